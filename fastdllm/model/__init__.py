@@ -1,0 +1,1 @@
+"""The network, its caches, and how checkpoints become one."""

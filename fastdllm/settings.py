@@ -1,0 +1,140 @@
+"""The words of a run: how to decode and what to reuse. Frozen, validated, part of a run's identity."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+POLICIES = ("output", "residual", "token", "adaptive", "replay")
+SUBSETS = ("first", "middle", "last")
+SUBSET_SIZE = 12
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused, errors that name field, value and what is allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(describe(type(self), error)) from error
+
+
+def describe(model: type[BaseModel], error: ValidationError) -> str:
+    """One sentence a problem: Class.field=value; allowed: ... (the keys, for an unknown one)."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{model.__name__}.{field}: unknown; allowed: {', '.join(model.model_fields)}")
+        elif problem["type"] == "value_error":
+            lines.append(f"{model.__name__}.{problem['ctx']['error']}" if field == ""
+                         else f"{model.__name__}.{field}: {problem['ctx']['error']}")
+        else:
+            known = model.model_fields.get(field)
+            hint = f" ({known.description})" if known and known.description else ""
+            lines.append(f"{model.__name__}.{field}={problem['input']!r}; allowed: {problem['msg']}{hint}")
+    return "; ".join(lines)
+
+
+class Decoding(Settings):
+    """How a block is denoised (design section 3; upstream's defaults where it has any)."""
+
+    threshold: float = Field(0.9, ge=0.0, le=1.0, description="a probability from 0 to 1; 1.0: one token a step")
+    max_new_tokens: int = Field(256, ge=1, description="at least 1 generated token")
+    block_size: int | None = Field(None, ge=1, description="None: the checkpoint's bd_size")
+    small_block: int = Field(8, ge=1, description="a divisor of the block size")
+    block_cache: bool = Field(True, description="False: every step is a plain full forward")
+    temperature: float = Field(0.0, ge=0.0, description="0: argmax")
+    top_p: float = Field(0.95, gt=0.0, le=1.0, description="used at temperature > 0 only")
+    mask_id: int | None = Field(None, ge=0, description="None: the tokenizer's")
+    stop_ids: tuple[int, ...] | None = Field(None, description="None: the tokenizer's end of turn")
+    stop_strings: tuple[str, ...] = Field((), description="text that ends an answer, checked after every step")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Decoding:
+        if self.block_size is not None and self.block_size % self.small_block:
+            raise ValueError(f"small_block={self.small_block}; allowed: a divisor of block_size={self.block_size}")
+        if any(stop < 0 for stop in self.stop_ids or ()):
+            raise ValueError(f"stop_ids={self.stop_ids}; allowed: token ids from 0 up")
+        if "" in self.stop_strings:
+            raise ValueError(f"stop_strings={self.stop_strings}; allowed: non-empty strings")
+        return self
+
+
+def _layers(value: Any) -> Any:
+    """Lists become tuples; strings are checked for their form here, for their range by `layer_indices`."""
+    if value is None or isinstance(value, str):
+        if isinstance(value, str):
+            parse_layers(value)
+        return value
+    if not isinstance(value, (list, tuple)) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
+        raise ValueError(f"layers={value!r}; allowed: first, middle, last, a range like '8-19', or a list of indices")
+    _distinct(list(value), value)
+    return tuple(value)
+
+
+def _distinct(indices: list[int], given: Any) -> None:
+    if not indices or len(set(indices)) != len(indices) or min(indices) < 0:
+        raise ValueError(f"layers={given!r}; allowed: one or more different layer indices from 0 up")
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """Indices of a range or comma list ('8-19', '0,2,4-6'); None for a named subset."""
+    if text in SUBSETS:
+        return None
+    indices: list[int] = []
+    for part in text.split(","):
+        ends = part.strip().split("-")
+        if len(ends) > 2 or not all(end.isdigit() for end in ends):
+            raise ValueError(f"layers={text!r}; allowed: first, middle, last, a range like '8-19', "
+                             "or a list of indices")
+        indices += range(int(ends[0]), int(ends[-1]) + 1)
+    _distinct(indices, text)
+    return indices
+
+
+class Reuse(Settings):
+    """What is reused, and when: on a step with `step % k != 0` the chosen layers do not run (design section 4)."""
+
+    k: int = Field(1, ge=1, description="a whole number from 1 up; 1: no reuse")
+    layers: Annotated[str | tuple[int, ...] | None, BeforeValidator(_layers)] = None
+    policy: str = Field("output", description=f"one of {', '.join(POLICIES)}, or the path of a Python file")
+    full_forwards: bool = Field(False, description="True: full forwards may reuse too; their skipped layers keep "
+                                                   "their block-cache entries")
+    similarity: float = Field(0.95, ge=-1.0, le=1.0, description="policy adaptive: reuse from this cosine on")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Reuse:
+        if self.k > 1 and self.layers is None:
+            raise ValueError(f"layers=None with k={self.k}; allowed: first, middle, last, a range like '8-19', "
+                             "or a list of indices")
+        if self.policy not in POLICIES and not self.policy.endswith(".py"):
+            raise ValueError(f"policy={self.policy!r}; allowed: {', '.join(POLICIES)}, or a Python file")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can be reused at all."""
+        return self.k > 1
+
+    def layer_indices(self, layer_count: int, first_from_1_to_11: bool = False) -> tuple[int, ...]:
+        """The chosen layers of a network with `layer_count` layers; () without reuse.
+
+        Twelve layers each: first starts behind layer 0, middle is centred, last ends before the final
+        layer (28 layers: 1..12, 8..19, 16..27). `first_from_1_to_11` is bug 3 of the log.
+        """
+        if not self.active or self.layers is None:
+            return ()
+        if isinstance(self.layers, str) and self.layers in SUBSETS:
+            start = {"first": 1, "middle": (layer_count - SUBSET_SIZE) // 2, "last": layer_count - SUBSET_SIZE}
+            size = SUBSET_SIZE - (1 if first_from_1_to_11 and self.layers == "first" else 0)
+            chosen = tuple(range(start[self.layers], start[self.layers] + size))
+        else:
+            chosen = tuple(sorted(parse_layers(self.layers) or () if isinstance(self.layers, str) else self.layers))
+        if not chosen or min(chosen) < 0 or max(chosen) >= layer_count:
+            raise ValueError(f"Reuse.layers={self.layers!r}; allowed: layer indices from 0 to {layer_count - 1}")
+        return chosen
