@@ -1,0 +1,32 @@
+"""Problems, prompts, answers and scores. `get(name)` gives a task, `names()` all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdllm.tasks.base import Problem, Prompt, Score, Task, TaskOptions
+
+EMBEDDED = ("arithmetic", "arithmetic_wordings")
+HARNESS = ("gsm8k", "minerva_math", "mmlu", "mmlu_generative", "gpqa_main_n_shot", "ifeval", "humaneval", "mbpp")
+
+__all__ = ["Problem", "Prompt", "Score", "Task", "TaskOptions", "get", "names"]
+
+
+def names() -> tuple[str, ...]:
+    """Every task name, the embedded ones first."""
+    return EMBEDDED + HARNESS
+
+
+def get(name: str, **options: Any) -> Task:
+    """The task of that name, with `TaskOptions` (prompt, shots, multiturn, allow_code_execution).
+
+    Raises ValueError that lists the known names. No data are read: `problems` does that.
+    """
+    chosen = TaskOptions(**options)
+    if name in EMBEDDED:
+        from fastdllm.tasks.embedded import Arithmetic
+        return Arithmetic(name, chosen)
+    if name in HARNESS:
+        from fastdllm.tasks.benchmarks import benchmark      # imports the harness, which takes seconds
+        return benchmark(name, chosen)
+    raise ValueError(f"task={name!r}; allowed: {', '.join(names())}")

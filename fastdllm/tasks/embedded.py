@@ -1,0 +1,47 @@
+"""The embedded checkpoint's own tasks: generated arithmetic problems, known and unseen wordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdllm.tasks import answers
+from fastdllm.tasks.arithmetic import generate
+from fastdllm.tasks.base import Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
+
+FULL = 1000                    # problems of the whole task: a 95 % interval of +-1 point at 97 %
+SPLITS = {"arithmetic": "test", "arithmetic_wordings": "wordings"}
+SEED = 0                       # of the held-out problems; training draws from another split
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Multi-step word problems whose worked answer ends in `#### N`; `split` is disjoint from training."""
+
+    name: str
+    options: TaskOptions
+    metric: str = "strict"
+    generative: bool = True
+    max_new_tokens: int = 192
+    stop_strings: tuple[str, ...] = ()
+
+    def problems(self, limit: int | None = None, data: Path | None = None) -> list[Problem]:
+        check_limit(limit)
+        if data is not None:
+            rows = read_rows(data, ("question", "target"))[:limit]
+            return [self._problem(str(row.get("id", i)), row["question"], str(row["target"]))
+                    for i, row in enumerate(rows)]
+        return [self._problem(p.id, p.question, p.target)
+                for p in generate(SPLITS[self.name], min(limit or FULL, FULL), SEED)]
+
+    def _problem(self, id: str, question: str, target: str) -> Problem:
+        # The checkpoint knows the bare question only, so "own" appends nothing.
+        instruction = f"\n{answers.BOXED_INSTRUCTION}" if self.options.prompt == "boxed" else ""
+        return Problem(id=id, prompt=question + instruction, target=target)
+
+    def score(self, problem: Problem, output: str) -> dict[str, Score]:
+        return answers.score_number(output, problem.target, ("strict", "flexible", "boxed"))
+
+    def fingerprint(self, problems: Sequence[Problem]) -> str:
+        return fingerprint(problems)
