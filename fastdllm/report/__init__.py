@@ -1,0 +1,1 @@
+"""Statistics, tables, plots, the audit of results, widgets, the gallery: what a reader sees."""

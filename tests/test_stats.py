@@ -1,0 +1,119 @@
+"""The statistics against published worked examples (each cited) and against scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from fastdllm.report import stats
+
+
+@pytest.mark.parametrize(("correct", "n", "low", "high"), [
+    # Newcombe 1998, Statistics in Medicine 17:857-872, table I, method 3 (score, no continuity correction)
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718),
+])
+def test_wilson_reproduces_newcombe(correct: int, n: int, low: float, high: float) -> None:
+    assert stats.wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(correct: int, n: int) -> None:
+    with pytest.raises(ValueError, match="allowed: 0 <= correct <= n"):
+        stats.wilson(correct, n)
+
+
+def test_mcnemar_reproduces_fagerland() -> None:
+    # Fagerland, Lydersen, Laake 2013, BMC Med Res Methodol 13:91: airway hyper-responsiveness, 1 and 7 discordant
+    assert stats.mcnemar(7, 1) == pytest.approx(0.0703, abs=5e-5)
+    assert stats.mcnemar(0, 0) == 1.0
+
+
+def test_unpaired_difference_reproduces_newcombe() -> None:
+    # Newcombe 1998, Statistics in Medicine 17:873-890, example (a), method 10: 56/70 - 48/80
+    assert stats.difference_unpaired(48, 80, 56, 70) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+def test_holm_reproduces_the_worked_example() -> None:
+    # the four p-values of the worked example in "Holm-Bonferroni method", Wikipedia: the first and the last stand
+    adjusted = stats.holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert len(stats.holm([])) == 0
+
+
+def test_power_of_two_proportions_reproduces_r_and_fleiss() -> None:
+    # the examples of R's help page of power.prop.test
+    assert stats.power(0.50, 0.75, 50) == pytest.approx(0.740, abs=5e-4)
+    assert stats.n_needed(0.50, 0.75, power=0.90) == 77  # 76.7 there
+    # Fleiss, Levin, Paik 2003, Statistical Methods for Rates and Proportions: 0.60 against 0.70, 80 %: 356 each
+    assert stats.n_needed(0.60, 0.70) == 356
+
+
+def test_paired_power_reproduces_obrien() -> None:
+    # O'Brien 2002 as replicated in the G*Power manual (exact McNemar): odds ratio 0.25, 40 % discordant, n 50, one-sided
+    assert stats.power_paired(0.32, 0.08, 50, sides=1) == pytest.approx(0.839343, abs=2e-5)
+
+
+def test_paired_power_agrees_with_simulation_and_n_needed_reaches_it() -> None:
+    rng = np.random.default_rng(1)
+    draws = rng.multinomial(60, [0.20, 0.05, 0.75], size=4000)
+    simulated = np.mean([stats.mcnemar(int(a), int(b)) <= 0.05 for a, b, _ in draws])
+    assert stats.power_paired(0.20, 0.05, 60) == pytest.approx(simulated, abs=0.025)
+    n = stats.n_needed_paired(0.20, 0.05)
+    assert stats.power_paired(0.20, 0.05, n) >= 0.8 > stats.power_paired(0.20, 0.05, n - 1)
+
+
+def test_paired_bootstrap_agrees_with_scipy() -> None:
+    # Student's sleep data (Student 1908, Biometrika 6:1-25): mean difference 1.58
+    a = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
+    b = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+    difference, low, high = stats.paired_bootstrap(a, b, draws=20_000)
+    reference = scipy_stats.bootstrap((b - a,), np.mean, method="percentile", n_resamples=20_000, rng=2)
+    assert difference == pytest.approx(1.58)
+    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.04)
+
+
+def test_ratio_bootstrap_knows_a_constant_ratio_and_widens_with_noise() -> None:
+    rng = np.random.default_rng(3)
+    tokens, seconds = rng.integers(50, 200, 100), rng.uniform(1, 3, 100)
+    assert stats.ratio_bootstrap(tokens, seconds, tokens, seconds / 1.25) == pytest.approx((1.25,) * 3, rel=1e-5)
+    ratio, low, high = stats.ratio_bootstrap(tokens, seconds, tokens, seconds * rng.uniform(0.5, 1.1, 100))
+    assert low < ratio < high and high - low > 0.02
+
+
+def test_compare_paired_counts_and_never_claims_certainty() -> None:
+    a, b = [1, 1, 1, 0, 0, 1, 1, 1], [1, 0, 0, 1, 0, 1, 1, 1]
+    pair = stats.compare_paired(a, b)
+    assert (pair.lost, pair.gained, pair.n) == (2, 1, 8)
+    assert pair.low < pair.difference < pair.high
+    same = stats.compare_paired(a, a)
+    assert same.p == 1.0 and same.low < 0 < same.high  # eight equal answers do not prove equality
+
+
+def test_repeats_ratio_is_welch_on_logs() -> None:
+    ratio, low, high = stats.repeats_ratio([10, 11, 10.5], [12, 13, 12.4])
+    welch = scipy_stats.ttest_ind(np.log([12, 13, 12.4]), np.log([10, 11, 10.5]), equal_var=False)
+    assert math.log(low) == pytest.approx(welch.confidence_interval().low)
+    assert low < ratio < high
+    with pytest.raises(ValueError, match="2 or more"):
+        stats.repeats_ratio([10], [12, 13])
+
+
+def test_smallest_loss_inverts_power() -> None:
+    loss = stats.smallest_loss(0.8, 1319)
+    assert stats.power(0.8, 0.8 - loss, 1319) == pytest.approx(0.8, abs=1e-6)
+    assert math.isnan(stats.smallest_loss(0.1, 4))
+
+
+def test_no_difference_found_is_never_no_difference() -> None:
+    text = stats.say_difference(-1.0, -6.0, 4.0, 100)
+    assert "no difference found" in text and "not excluded" in text and "6.0 points" in text
+    assert stats.say_difference(-8.0, -11.0, -5.0, 100).startswith("-8.0 points (95 %")
+    assert "not measured" in stats.say_difference(-8.0, math.nan, math.nan, 100)
+
+
+def test_lists_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="equally long"):
+        stats.paired_bootstrap([1, 0], [1])
