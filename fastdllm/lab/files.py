@@ -1,0 +1,74 @@
+"""Files that are whole or absent: temporary name, fsync, rename; lines that are on disk when `append` returns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256(data: str | bytes) -> str:
+    """Hexadecimal SHA-256 of text (as UTF-8) or bytes."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write(path: Path, data: str | bytes) -> None:
+    """Replace `path` by `data`, atomically: a reader, or a crash, sees the old file or the new one.
+
+    Raises OSError that names the file (a full disk, no permission); the old file is untouched then.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as handle:
+            handle.write(data.encode() if isinstance(data, str) else data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _named(error, path) from error
+
+
+def append(path: Path, line: str) -> None:
+    """Add one line and wait until it is on disk. Raises OSError that names the file."""
+    try:
+        with path.open("ab") as handle:
+            handle.write(line.encode() + b"\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename and make the rename durable."""
+    os.replace(source, target)
+    sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, f"{path} could not be written ({error.strerror}); what was there before is unchanged")

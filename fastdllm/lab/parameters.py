@@ -1,0 +1,157 @@
+"""Everything that one run needs to know, and what a grid file may say besides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from fastdllm.settings import Decoding, Reuse, Settings
+from fastdllm.tasks.base import TaskOptions
+
+DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "top_p",
+            "mask_id", "stop_ids", "stop_strings")
+REUSE = ("k", "layers", "policy", "full_forwards", "similarity")
+SECTION = {**dict.fromkeys(DECODING, "decoding"), **dict.fromkeys(REUSE, "reuse")}
+
+
+class Parameters(Settings):
+    """One run, resolved or not: "auto" is still allowed here, and the task's own `max_new_tokens` may be missing."""
+
+    model: str = Field("tiny", min_length=1, description="tiny, a checkpoint directory, or a hub id")
+    model_revision: str | None = None
+    engine: Literal["diffusion", "autoregressive"] = "diffusion"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int = Field(32, ge=1, description="rows that are denoised together, at least 1")
+    task: str = "arithmetic"
+    limit: int | None = Field(None, ge=1, description="problems per subtask, at least 1; none: all")
+    data: str | None = Field(None, description="a local data file of the task")
+    prompt: str = TaskOptions.model_fields["prompt"]
+    shots: int | None = TaskOptions.model_fields["shots"]
+    multiturn: bool = TaskOptions.model_fields["multiturn"]
+    allow_code_execution: bool = TaskOptions.model_fields["allow_code_execution"]
+    decoding: Decoding = Decoding()
+    reuse: Reuse = Reuse()
+    revision: str = Field("fixed", description="of the historical code, as in fastdllm.decode.revisions")
+    seed: int = Field(0, ge=0, description="a whole number from 0 up")
+    repeat: int = Field(0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")
+
+    @model_validator(mode="after")
+    def _reuse_can_act(self) -> Parameters:
+        if self.reuse.active and not self.decoding.block_cache:
+            raise ValueError(f"reuse.k={self.reuse.k} with decoding.block_cache=False reuses nothing; "
+                             "allowed: k=1, or block_cache=True")
+        if self.reuse.active and self.engine == "autoregressive":
+            raise ValueError(f"reuse.k={self.reuse.k} with engine='autoregressive' reuses nothing; "
+                             "allowed: k=1, or engine='diffusion'")
+        return self
+
+    @classmethod
+    def of(cls, **flat: Any) -> Parameters:
+        """From flat values, as a notebook's parameters cell holds them; unknown names are refused.
+
+        "" and 0 stand for None where only None and other values are allowed (a notebook's parameters are typed).
+        """
+        values: dict[str, Any] = {"decoding": {}, "reuse": {}}
+        for name, value in flat.items():
+            if value in EMPTY.get(name, ()):
+                value = None
+            section = SECTION.get(name)
+            (values[section] if section else values)[name] = value
+        if values["decoding"].get("max_new_tokens", 0) is None:
+            del values["decoding"]["max_new_tokens"]      # the task's own
+        return cls(**values)
+
+    def flat(self) -> dict[str, Any]:
+        """The values a notebook's parameters cell takes: the inverse of `of`."""
+        dumped = self.model_dump(mode="json")
+        flat = {name: value for name, value in dumped.items() if name not in ("decoding", "reuse")}
+        flat |= {name: dumped["decoding"][name] for name in DECODING} | {name: dumped["reuse"][name] for name in REUSE}
+        if "max_new_tokens" not in self.decoding.model_fields_set:
+            flat["max_new_tokens"] = None
+        flat = {name: EMPTY[name][0] if value is None and name in EMPTY else value for name, value in flat.items()}
+        layers = flat["layers"]
+        flat["layers"] = ",".join(map(str, layers)) if isinstance(layers, list) else layers
+        return flat
+
+    def key(self) -> str:
+        """Two runs with the same key are the same computation: without reuse, what would be reused is no matter."""
+        reuse = self.reuse if self.reuse.active else Reuse()
+        given = "max_new_tokens" in self.decoding.model_fields_set      # otherwise the task decides
+        return f"{given} {self.model_copy(update={'reuse': reuse}).model_dump_json()}"
+
+
+# What a flat, typed parameter holds where the value is None.
+EMPTY: dict[str, tuple[Any, ...]] = {
+    "model_revision": ("",), "limit": (0,), "data": ("",), "shots": (-1,), "layers": ("",), "block_size": (0,),
+    "max_new_tokens": (0,), "mask_id": (-1,), "stop_ids": ((), [])}
+
+
+class Criteria(Settings):
+    """The success criterion of a hypothesis: more than `speedup` at less than `points_lost`, and what rejects it."""
+
+    speedup: float = Field(1.2, gt=0, description="tokens/s against k=1 that counts as success")
+    points_lost: float = Field(5.0, ge=0, description="accuracy points lost against k=1 that are acceptable")
+    negligible_speedup: float = Field(1.05, gt=0, description="a speed-up below this rejects")
+    catastrophic_loss: float = Field(20.0, ge=0, description="a loss above this many points rejects")
+
+
+class Record(Settings):
+    """What a run keeps besides its samples."""
+
+    trace: int = Field(0, ge=0, description="the first so many problems are decoded again with a trace, untimed")
+    token_ids: bool = Field(True, description="keep the token ids of every output")
+
+
+class Slurm(Settings):
+    """How a grid is submitted. A profile (params/slurm/NAME.yml) holds the same keys; the grid's own win."""
+
+    profile: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: str | None = None
+    constraint: str | None = None
+    time: str = Field("04:00:00", pattern=r"^(\d+-)?\d+(:\d\d){0,2}$", description="minutes, H:MM:SS or D-HH:MM:SS")
+    memory: str | None = Field(None, pattern=r"^\d+[KMGT]?$", description="like 32G")
+    cpus: int = Field(2, ge=1, description="CPU cores per task")
+    throttle: int = Field(4, ge=1, description="array tasks that run at once")
+    requeue: bool = True
+    signal_seconds: int = Field(120, ge=1, description="seconds before the time limit at which a cell is told to stop")
+    setup: tuple[str, ...] = Field((), description="shell lines run before the cell")
+    mail_user: str | None = None
+
+
+def check(field: str, value: Any) -> None:
+    """Check one value of an axis by itself. Raises ValueError naming what is allowed."""
+    section = SECTION.get(field)
+    model: type[Settings] = {"decoding": Decoding, "reuse": Reuse, None: Parameters}[section]
+    info = model.model_fields[field]
+    adapter = TypeAdapter(Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation)
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        hint = f" ({info.description})" if info.description else ""
+        raise ValueError(f"{value!r}; allowed: {first['msg']}{hint}") from error
+
+
+def expand(path: str) -> str:
+    """`~` and `$VAR` replaced. Raises ValueError naming a variable that is not set."""
+    import os
+    expanded = os.path.expandvars(os.path.expanduser(path))
+    if "$" in expanded:
+        name = expanded[expanded.index("$"):].split("/")[0]
+        raise ValueError(f"{path!r}: {name} is not set; allowed: variables of the environment")
+    return expanded
+
+
+def root() -> Path:
+    """The project: the nearest directory above the working directory that holds notebooks/ and params/."""
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / "notebooks").is_dir() and (directory / "params").is_dir():
+            return directory
+    return Path(__file__).resolve().parents[2]
