@@ -63,7 +63,7 @@ class LayerReuse:
     variant: Variant
     k: int
     layers: frozenset[int]
-    stored: dict[int, tuple[Tensor, int, str]] = field(default_factory=dict)   # output, event, kind
+    stored: dict[int, tuple[Tensor, int]] = field(default_factory=dict)   # output and its event
     counts: Counter[str] = field(default_factory=Counter)
     served: tuple[int, int] | None = None
     kind: str = "prefill"
@@ -89,9 +89,9 @@ class LayerReuse:
             self.counts["recompute"] += 1
             output = layer(hidden)
             if self.variant.cache_source == "latest" or self.kind != "small":
-                self.stored[index] = (output, self.event, self.kind)
+                self.stored[index] = (output, self.event)
             return output
-        cached, event, _ = self.stored.get(index, (None, 0, ""))
+        cached, event = self.stored.get(index, (None, 0))
         if cached is not None and cached.shape[1] != hidden.shape[1]:
             end = self.replace_position + hidden.shape[1]
             cut = cached[:, self.replace_position:end] if end <= cached.shape[1] else None
@@ -108,7 +108,7 @@ class LayerReuse:
 
     def keep(self, rows: Tensor) -> None:
         """Drop the rows that leave the batch, [R] bool."""
-        self.stored = {index: (output[rows], *rest) for index, (output, *rest) in self.stored.items()}
+        self.stored = {index: (output[rows], event) for index, (output, event) in self.stored.items()}
 
 
 @dataclass
