@@ -121,17 +121,17 @@ class Reuse(Settings):
         """Whether anything can be reused at all."""
         return self.k > 1
 
-    def layer_indices(self, layer_count: int, first_from_1_to_11: bool = False) -> tuple[int, ...]:
-        """The chosen layers of a network with `layer_count` layers; () without reuse.
+    def layer_indices(self, layer_count: int, first_subset: str = "1-12") -> tuple[int, ...]:
+        """The chosen layers of a network with `layer_count` layers; () if none were chosen.
 
-        Twelve layers each: first starts behind layer 0, middle is centred, last ends before the final
-        layer (28 layers: 1..12, 8..19, 16..27). `first_from_1_to_11` is bug 3 of the log.
+        Twelve layers each: first starts behind layer 0, middle is centred, last ends with the final
+        layer (28 layers: 1..12, 8..19, 16..27). `first_subset="1-11"` is bug 3 of the log.
         """
-        if not self.active or self.layers is None:
+        if self.layers is None:
             return ()
         if isinstance(self.layers, str) and self.layers in SUBSETS:
             start = {"first": 1, "middle": (layer_count - SUBSET_SIZE) // 2, "last": layer_count - SUBSET_SIZE}
-            size = SUBSET_SIZE - (1 if first_from_1_to_11 and self.layers == "first" else 0)
+            size = SUBSET_SIZE - (first_subset == "1-11" and self.layers == "first")
             chosen = tuple(range(start[self.layers], start[self.layers] + size))
         else:
             chosen = tuple(sorted(parse_layers(self.layers) or () if isinstance(self.layers, str) else self.layers))

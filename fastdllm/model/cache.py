@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -109,3 +111,16 @@ class Cache:
         else:
             keys, values = keys.index_select(0, context.slot_index), values.index_select(0, context.slot_index)
         return keys[:, :context.visible], values[:, :context.visible]
+
+    @contextmanager
+    def preserved(self, layer: int, context: Context) -> Iterator[None]:
+        """Undo what a forward of this layer writes: for looking at what it would have computed."""
+        shape = (self.slots * self.positions, *self.keys[layer].shape[2:])
+        flat = [buffer[layer].view(shape) for buffer in (self.keys, self.values)]
+        before, missing = [buffer[context.flat].clone() for buffer in flat], set(self.missing[layer])
+        try:
+            yield
+        finally:
+            for buffer, values in zip(flat, before, strict=True):
+                buffer[context.flat] = values
+            self.missing[layer] = missing

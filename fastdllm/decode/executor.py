@@ -1,0 +1,117 @@
+"""Runs one batch of equal forwards through the network: the eager executor, which is the reference."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastdllm.decode.policies import Output, Plan
+from fastdllm.decode.sampling import choose, predict, sample
+from fastdllm.decode.step import Forward, Prediction
+from fastdllm.decode.trace import Trace
+from fastdllm.decode.wrappers import Wrappers
+from fastdllm.model.network import Network
+from fastdllm.settings import Decoding
+
+
+class NonFiniteLogits(ArithmeticError):
+    """A logit is nan or infinite; the message names layer and step."""
+
+
+class Executor(Protocol):
+    """Runs forwards of one kind whose plans have equal keys, and says what they predict."""
+
+    decisions: list[tuple[str, ...]]     # of the last run: per wrapped layer call, one for each row
+
+    def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
+        """One prediction per forward, in order."""
+        ...
+
+
+class Eager:
+    """Layer by layer, with the wrappers attached where a policy acts. One host synchronisation a forward."""
+
+    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: Output | None,
+                 trace: Trace | None = None, generators: dict[int, torch.Generator] | None = None):
+        self.network, self.decoding, self.policy = network, decoding, policy
+        self.cache = network.new_cache(slots, positions)
+        self.wrappers = Wrappers(list(network.model.layers), policy, trace) if policy else None
+        self.generators = generators if generators is not None else {}
+        self.decisions: list[tuple[str, ...]] = []
+        self.logits: Tensor | None = None      # [slots, block, vocab] for `replay`
+
+    @torch.inference_mode()
+    def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
+        """One prediction per forward. Raises NonFiniteLogits, MissingBlockCache."""
+        kind = forwards[0].kind
+        logits = self._replayed(forwards) if plans[0].skip else self._computed(forwards, plans)
+        if logits is None:
+            return [Prediction((), (), ())] * len(forwards)
+        denoising = forwards[0].small_block is not None
+        if denoising and self.decoding.temperature > 0:
+            tokens, confidence = sample(logits, self.decoding.temperature, self.decoding.top_p,
+                                        [self.generators[f.row] for f in forwards])
+        else:
+            tokens, confidence = predict(logits)
+        masked = torch.tensor([f.masked or (True,) for f in forwards], device=logits.device)
+        unmask = choose(confidence, masked, self.decoding.threshold)
+        packed = torch.stack([tokens.double(), confidence.double(), unmask.double()]).tolist()   # the one sync
+        for row, forward in enumerate(forwards):
+            if any(value != value for value in packed[1][row]):
+                raise NonFiniteLogits(self._diagnose(forwards, kind, forward))
+        return [Prediction(tuple(map(int, packed[0][r])), tuple(packed[1][r]), tuple(map(bool, packed[2][r])))
+                for r in range(len(forwards))]
+
+    def _context(self, forwards: list[Forward]):
+        return self.network.context(self.cache, forwards[0].kind, tuple(f.slot for f in forwards),
+                                    [f.start for f in forwards], forwards[0].width, [f.end for f in forwards],
+                                    tuple(f.replace_position for f in forwards))
+
+    def _computed(self, forwards: list[Forward], plans: list[Plan]) -> Tensor | None:
+        """Run the network; float32 logits [R, n, vocab] at each forward's `read`, None if nothing is read."""
+        first = forwards[0]
+        context = self._context(forwards)
+        if first.kind == "full" and not (self.policy and self.policy.reuse.full_forwards):
+            self.cache.begin_block_cache(context.slots)
+        tokens = torch.tensor([f.tokens for f in forwards], device=self.network.device)
+        wrapped = self.wrappers is not None and first.small_block is not None
+        with self.wrappers.attached(forwards, plans) if self.wrappers and wrapped else nullcontext():
+            hidden = self.network(tokens, context, self.cache)
+        self.decisions = self.wrappers.decisions if self.wrappers and wrapped else []
+        if not first.read:
+            return None
+        keep_all = first.small_block is not None and self.policy is not None and self.policy.keeps_logits
+        if keep_all:
+            return self._keep(forwards, self.network.logits(hidden))
+        read = torch.tensor([f.read for f in forwards], device=hidden.device)
+        return self.network.logits(hidden.gather(1, read[:, :, None].expand(-1, -1, hidden.shape[-1])))
+
+    def _keep(self, forwards: list[Forward], logits: Tensor) -> Tensor:
+        """Store raw logits [R, w, vocab] by position of the block; return those that are read."""
+        if self.logits is None:
+            self.logits = logits.new_empty(self.cache.slots, self.policy.store.block, logits.shape[-1])
+        for row, forward in enumerate(forwards):
+            offset = forward.replace_position or 0
+            self.logits[forward.slot, offset:offset + forward.width] = logits[row]
+            self.policy.keep(self.policy.layers[0], [forward], logits[row:row + 1, :, :1], logits[row:row + 1, :, :1])
+        return torch.stack([logits[row, list(f.read)] for row, f in enumerate(forwards)])
+
+    def _replayed(self, forwards: list[Forward]) -> Tensor:
+        """Old logits for each forward's `read`, [R, n, vocab]."""
+        self.decisions = []
+        return torch.stack([self.logits[f.slot, [(f.replace_position or 0) + i for i in f.read]] for f in forwards])
+
+    def _diagnose(self, forwards: list[Forward], kind: str, bad: Forward) -> str:
+        """Run the forward again and name the first layer whose output is not finite."""
+        where = f"row {bad.row}, block {bad.block}, step {bad.step}, {kind} forward"
+        hidden = self.network.model.embed_tokens(torch.tensor([f.tokens for f in forwards],
+                                                              device=self.network.device))
+        context = self._context(forwards)
+        for index, layer in enumerate(self.network.model.layers):
+            hidden = layer(hidden, context, self.cache)
+            if not hidden.isfinite().all():
+                return f"logits are not finite: first in layer {index}, {where}"
+        return f"logits are not finite: first in the final norm or lm_head, {where}"

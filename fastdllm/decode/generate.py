@@ -1,0 +1,106 @@
+"""The public calls: `denoise` (every step), `generate_rows` (rows as they finish) and `generate`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fastdllm.decode.loop import Engine, StopStrings, check_prompt, positions_needed, resolve
+from fastdllm.decode.revisions import Revision
+from fastdllm.decode.row import Row
+from fastdllm.decode.step import RowResult, Step
+from fastdllm.decode.trace import Trace
+from fastdllm.model.lm import LM
+from fastdllm.settings import Decoding, Reuse
+
+Prompt = str | Sequence[int] | Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What `generate` returns; lists are in the order of the prompts."""
+
+    texts: list[str]
+    tokens: list[list[int]]            # generated part, up to and including the stop token
+    nfe: list[dict[str, int]]          # per row, forwards by kind
+    trace: pd.DataFrame | None
+    rows: list[RowResult]
+    seconds: float
+    reused_nothing: bool               # k > 1, and no row reused anything
+
+
+def token_ids(lm: LM, index: int, prompt: Prompt) -> list[int]:
+    """A prompt as token ids: a user message or conversation goes through the chat template."""
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise ValueError(f"prompts[{index}]={prompt!r}; allowed: a text that is not empty")
+        return lm.encode(prompt)
+    if prompt and isinstance(prompt[0], dict):
+        return lm.encode([dict(message) for message in prompt])     # pyright: ignore
+    return [int(token) for token in prompt]                         # pyright: ignore
+
+
+def build(lm: LM, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse, revision: str | Revision, seed: int,
+          batch_size: int | None, trace: Trace | None) -> tuple[Engine, list[list[int]]]:
+    """Check everything, then lay out caches for the longest prompt; raises ValueError before any work."""
+    rules = resolve(lm, decoding, reuse, revision)
+    if not prompts:
+        raise ValueError("prompts=[]; allowed: at least one prompt")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; allowed: 1 or more")
+    ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]
+    for index, prompt in enumerate(ids):
+        check_prompt(lm, index, prompt, rules)
+    positions = max(positions_needed(len(prompt), rules) for prompt in ids)
+    slots = min(len(ids), batch_size or len(ids))
+    return Engine(lm, rules, decoding, reuse, slots, positions, seed, trace), ids
+
+
+def denoise(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
+            revision: str | Revision = "fixed", seed: int = 0, batch_size: int | None = None,
+            trace: Trace | None = None) -> Iterator[Step]:
+    """The loop itself: yields a Step for every forward of every row.
+
+    Prompts are texts, conversations or token ids. The model is unpatched whenever the generator is
+    suspended, so it may be dropped at any step.
+    """
+    engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace)
+    yield from engine.steps(iter(enumerate(ids)))
+
+
+def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
+                  revision: str | Revision = "fixed", seed: int = 0, batch_size: int | None = None,
+                  trace: Trace | None = None) -> Iterator[RowResult]:
+    """Rows as they finish, `batch_size` at a time (None: all at once); the next prompt takes a free slot."""
+    engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace)
+    for _ in engine.steps(iter(enumerate(ids))):
+        while engine.finished:
+            yield finish(lm, engine.finished.pop(0), engine.rules.find_stop)
+    while engine.finished:
+        yield finish(lm, engine.finished.pop(0), engine.rules.find_stop)
+
+
+def finish(lm: LM, row: Row, stop: object) -> RowResult:
+    """The result of a finished row, its text cut before a stop string."""
+    text = lm.decode(row.generated)
+    return row.result(stop.cut(text) if isinstance(stop, StopStrings) else text)
+
+
+def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
+             revision: str | Revision = "fixed", trace: bool | Trace = False, seed: int = 0,
+             batch_size: int | None = None) -> Output:
+    """Generate all answers. `trace=True` also returns what every wrapped layer did (see `Trace`).
+
+    Raises ValueError for bad input before any work, NonFiniteLogits naming layer and step, and
+    MissingBlockCache where a revision (6d2a9a8) needs an entry that it never wrote.
+    """
+    log = Trace() if trace is True else trace or None
+    began = time.perf_counter()
+    rows = sorted(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, seed=seed,
+                                batch_size=batch_size, trace=log), key=lambda result: result.row)
+    return Output(texts=[row.text for row in rows], tokens=[row.tokens for row in rows],
+                  nfe=[row.nfe for row in rows], trace=log.frame() if log else None, rows=rows,
+                  seconds=time.perf_counter() - began, reused_nothing=all(row.reused_nothing for row in rows))

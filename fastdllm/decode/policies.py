@@ -1,0 +1,257 @@
+"""Reuse policies: what stands in for the layers that do not run (design section 4).
+
+A policy answers two questions. `plan(forward)`, before anything runs: is the forward skipped, and if
+not, what happens in each wrapped layer? `layer(index, hidden, store, forwards)`: what does a reused
+layer return? Both answers are per row. A policy of your own is a Python file with a class `Policy`
+that derives from one of these (docs/add_a_policy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdllm.decode.revisions import Revision
+from fastdllm.decode.step import Forward
+from fastdllm.decode.store import Source, Store, changed, serves, slice_start
+from fastdllm.settings import Reuse
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to happen in one forward; rows with equal plans can share a batch."""
+
+    decision: str                            # recompute, reuse, fallback, bypass, or "ask" (decided layer by layer)
+    reason: str
+    skip: bool = False                       # the whole forward is skipped
+    columns: tuple[int, ...] | None = None   # reused layers compute these offsets of the forward
+
+    def key(self) -> tuple[object, ...]:
+        """Rows may run together if their keys are equal."""
+        return self.decision, self.skip, None if self.columns is None else len(self.columns)
+
+
+class Original:
+    """The wrapped layer's own forward, whole or in part.
+
+    `whole(hidden)` is the original call. `part(hidden, rows, columns)` runs some rows (indices) at some
+    positions (offsets [len(rows), n]); only our own network can do that.
+    """
+
+    def __init__(self, whole: Callable[[Tensor], Tensor],
+                 part: Callable[[Tensor, list[int], Tensor], Tensor] | None):
+        self.whole, self.part = whole, part
+
+
+class Output:
+    """`output`: layer output := stored output. The log's layer reuse.
+
+    Cost: a reused layer reads no weights and computes nothing. For contiguous layers the layers below
+    still run in vain (notebook 06): `replay` gives the same tokens for nothing.
+    """
+
+    keeps_logits = False      # whether the executor is to store logits instead of layer outputs
+
+    def __init__(self, reuse: Reuse, revision: Revision, layers: tuple[int, ...], slots: int, block: int):
+        self.reuse, self.revision, self.layers = reuse, revision, layers
+        self.store = Store(slots, block, in_place=reuse.full_forwards)
+
+    def may_reuse(self, forward: Forward) -> bool:
+        """The schedule: `step % k != 0`, counted over full and small forwards since the block began."""
+        return forward.step is not None and forward.step % self.reuse.k != 0
+
+    def plan(self, forward: Forward) -> Plan:
+        """Decide for one row's forward, from bookkeeping alone."""
+        if forward.small_block is None:
+            return Plan("bypass", f"{forward.kind} forwards run without wrappers")
+        if forward.kind == "full" and self.revision.on_full_block == "bypass":
+            return Plan("bypass", "wrappers are off in full forwards")
+        if forward.kind == "full" and self.revision.on_full_block == "refresh" and not self.reuse.full_forwards:
+            return Plan("recompute", "a full forward refreshes")
+        if not self.may_reuse(forward):
+            return Plan("recompute", "step % k == 0")
+        source = self.store.source(self.layers[0], forward.slot)
+        if source is None or (self.reuse.full_forwards and source.block != forward.block):
+            return Plan("recompute" if self.reuse.full_forwards else "fallback", "nothing stored")
+        if not serves(source, forward):
+            return Plan("fallback", "slice out of range")
+        return self.reuse_plan(source, forward)
+
+    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
+        """The plan of a forward that the schedule lets reuse and the store can serve."""
+        return Plan("reuse", "same width" if source.width == forward.width else "sliced at replace_position")
+
+    def start(self, source: Source, forward: Forward) -> int:
+        """Where the served part begins in the stored entry."""
+        return slice_start(source, forward)
+
+    def forget(self, slot: int) -> None:
+        """A new row moves into a slot: nothing stored there is its own."""
+        self.store.forget(slot)
+
+    def starts(self, index: int, forwards: list[Forward]) -> list[int]:
+        """`start` for each forward, from the entries of layer `index`."""
+        return [self.start(self.store.sources[index, f.slot], f) for f in forwards]
+
+    def stores(self, forward: Forward) -> bool:
+        """Whether a recomputed output is kept (`cache_source="full"` keeps those of full forwards only)."""
+        return self.revision.cache_source == "latest" or forward.kind == "full"
+
+    def keep(self, index: int, forwards: list[Forward], hidden: Tensor, output: Tensor) -> None:
+        """Store what a recomputed layer returned; hidden and output are [R, w, hidden]."""
+        self.store.put(index, forwards, output)
+
+    def layer(self, index: int, hidden: Tensor, store: Store, forwards: list[Forward]) -> Tensor:
+        """What a reused layer returns for its input `hidden` [R, w, hidden]."""
+        return store.get(index, forwards, self.starts(index, forwards))
+
+    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: Plan,
+            original: Original) -> tuple[Tensor, tuple[str, ...]]:
+        """Carry out a plan in one layer: output [R, w, hidden] and the decision for each row."""
+        if plan.decision == "reuse":
+            if self.revision.run_skipped:
+                original.whole(hidden)      # discarded: what remains is that it wrote the block cache
+            return self.layer(index, hidden, self.store, forwards), ("reuse",) * len(forwards)
+        output = original.whole(hidden)
+        if plan.decision == "recompute" and self.stores(forwards[0]):
+            self.keep(index, forwards, hidden, output)
+        return output, (plan.decision,) * len(forwards)
+
+
+class Residual(Output):
+    """`residual`: layer output := input + stored (output - input).
+
+    Sees new tokens through the input, so the subset matters. Cost of a reused layer: one addition.
+    """
+
+    def keep(self, index: int, forwards: list[Forward], hidden: Tensor, output: Tensor) -> None:
+        self.store.put(index, forwards, output - hidden)
+
+    def layer(self, index: int, hidden: Tensor, store: Store, forwards: list[Forward]) -> Tensor:
+        return hidden + store.get(index, forwards, self.starts(index, forwards))
+
+
+class Token(Output):
+    """`token` (TRIM, token-level reuse minimisation): only positions whose token changed are computed.
+
+    The other positions keep their stored output. Computed positions are written back, with their
+    token, so that each is computed once per change. Cost: all of the layer's weights, but only the
+    changed positions' FLOPs and activations: it pays where compute binds (large batches), not at batch 1.
+    """
+
+    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
+        columns = changed(source, forward, self.start(source, forward))
+        return Plan("reuse", f"{len(columns)} changed positions computed", columns=columns)
+
+    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: Plan,
+            original: Original) -> tuple[Tensor, tuple[str, ...]]:
+        if plan.decision != "reuse":
+            return super().run(index, hidden, forwards, plan, original)
+        starts = self.starts(index, forwards)
+        columns = [changed(self.store.sources[index, f.slot], f, start)
+                   for f, start in zip(forwards, starts, strict=True)]
+        if columns[0]:     # equally many in every row, by the plan's key
+            where = torch.tensor(columns, device=hidden.device)
+            fresh = require_part(original)(hidden, list(range(len(forwards))), where)
+            for row, forward in enumerate(forwards):
+                self.store.patch(index, forward, starts[row], columns[row], fresh[row])
+        return self.store.get(index, forwards, starts), ("reuse",) * len(forwards)
+
+
+class Adaptive(Output):
+    """`adaptive`: a layer is reused while its input resembles the input it was last computed from.
+
+    Similarity is the mean cosine over positions against the last *computed* input, never a reused
+    one, so that drift cannot hide. `Reuse.similarity` is the bound, k the longest time between forced
+    recomputes. Cost of a reused layer: reading two inputs; each layer waits for the answer (one host
+    synchronisation a layer).
+    """
+
+    def __init__(self, reuse: Reuse, revision: Revision, layers: tuple[int, ...], slots: int, block: int):
+        super().__init__(reuse, revision, layers, slots, block)
+        self.inputs = Store(slots, block, in_place=reuse.full_forwards)
+
+    def forget(self, slot: int) -> None:
+        super().forget(slot)
+        self.inputs.forget(slot)
+
+    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
+        return Plan("ask", "input similarity")
+
+    def keep(self, index: int, forwards: list[Forward], hidden: Tensor, output: Tensor) -> None:
+        super().keep(index, forwards, hidden, output)
+        self.inputs.put(index, forwards, hidden)
+
+    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: Plan,
+            original: Original) -> tuple[Tensor, tuple[str, ...]]:
+        if plan.decision != "ask":
+            return super().run(index, hidden, forwards, plan, original)
+        usable = [serves(self.store.source(index, f.slot), f) for f in forwards]
+        if not all(usable):
+            return super().run(index, hidden, forwards, Plan("recompute", "slice out of range"), original)
+        starts = self.starts(index, forwards)
+        before = self.inputs.get(index, forwards, starts)
+        similar = F.cosine_similarity(hidden.float(), before.float(), dim=-1).mean(1) >= self.reuse.similarity
+        output = self.store.get(index, forwards, starts).clone()
+        rows = [row for row, same in enumerate(similar.tolist()) if not same]
+        if rows:
+            every = torch.arange(hidden.shape[1], device=hidden.device).expand(len(rows), -1)
+            fresh = (original.whole(hidden) if len(rows) == len(forwards)
+                     else require_part(original)(hidden, rows, every))
+            output[rows] = fresh
+            self.keep(index, [forwards[row] for row in rows], hidden[rows], fresh)
+        return output, tuple("recompute" if row in rows else "reuse" for row in range(len(forwards)))
+
+
+class Replay(Output):
+    """`replay`: the forward is skipped altogether and the last logits are sampled again.
+
+    The free equivalent of `output` on contiguous layers: the same tokens, no bytes and no FLOPs.
+    What is stored are logits, by position of the block; the layers named only set the schedule's
+    bookkeeping. No layer is wrapped.
+    """
+
+    keeps_logits = True
+
+    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
+        return Plan("reuse", "the last logits are sampled again", skip=True)
+
+
+def require_part(original: Original) -> Callable[[Tensor, list[int], Tensor], Tensor]:
+    """The layer's partial forward; ValueError for a decoder that has none."""
+    if original.part is None:
+        raise ValueError("policy: token and adaptive compute parts of a layer; allowed on this decoder: output, "
+                         "residual")
+    return original.part
+
+
+BUILT_IN: dict[str, type[Output]] = {"output": Output, "residual": Residual, "token": Token, "adaptive": Adaptive,
+                                     "replay": Replay}
+
+
+def policy_class(name: str) -> type[Output]:
+    """A built-in policy, or the class `Policy` of a Python file that the user named.
+
+    Naming a file runs it: this happens only for the path given in `Reuse.policy`, never for one found
+    in a results folder. Raises ValueError if the file or the class is missing.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    import importlib.util
+    from pathlib import Path
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"Reuse.policy={name!r}: no such file; allowed: {', '.join(BUILT_IN)}, or a Python file")
+    spec = importlib.util.spec_from_file_location(f"policy_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"Reuse.policy={name!r}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = vars(module).get("Policy")
+    if not (isinstance(found, type) and issubclass(found, Output)):
+        raise ValueError(f"Reuse.policy={name!r}: no class Policy(Output) in it; see docs/add_a_policy.md")
+    return found

@@ -1,0 +1,74 @@
+"""What the loop passes around: a forward to run, the step it became, and a row's result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KINDS = ("prefill", "full", "small", "commit")
+DENOISING = ("full", "small")
+DECISIONS = ("recompute", "reuse", "fallback", "bypass")
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One row's next forward: `width` tokens from absolute position `start` on, keys below `end` visible."""
+
+    row: int
+    slot: int
+    index: int                       # the row's n-th forward
+    kind: str                        # one of KINDS
+    block: int                       # absolute: position // block size (of the first token)
+    small_block: int | None          # None for prefill and commit
+    step: int | None                 # denoising forwards since the block began; None for prefill and commit
+    start: int
+    tokens: tuple[int, ...]          # [width] as they go in
+    end: int
+    read: tuple[int, ...]            # offsets whose logits are wanted: position p is predicted at p - 1
+    masked: tuple[bool, ...]         # of the small block's positions; () for prefill and commit
+    replace_position: int | None     # offset of a small forward in its block; None otherwise
+    offset: int = 0                  # offset of the small block in its block
+    block_cache: bool = False        # whether this block's cache exists already
+
+    @property
+    def width(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a forward says: a token and its confidence for each position of `Forward.read`, and what to unmask."""
+
+    tokens: tuple[int, ...]
+    confidence: tuple[float, ...]
+    unmask: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward of one row, done. B is the block size; positions are offsets in the block."""
+
+    row: int
+    block: int
+    small_block: int | None
+    step: int | None
+    kind: str                        # one of KINDS, or "replay": no forward ran, old logits were sampled again
+    start: int                       # absolute position of the block
+    tokens: tuple[int, ...]          # [B] after the step, the mask id where still masked
+    unmasked: tuple[bool, ...]       # [B] by this step
+    confidence: tuple[float, ...]    # [B] nan where the step did not look
+    nfe: dict[str, int]              # so far, by kind
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """A finished row."""
+
+    row: int                         # index into the prompts
+    tokens: list[int]                # generated part, up to and including the stop token
+    text: str
+    nfe: dict[str, int]              # prefill, full, small, commit, replay
+    decisions: dict[str, int]        # wrapped layer calls: recompute, reuse, fallback, bypass
+    finish: str                      # stop, length or stop_string
+    reused_nothing: bool             # k > 1, and yet nothing was reused
+    seconds: float                   # from the row's first forward to its last
+    steps: int = field(default=0)
