@@ -14,7 +14,6 @@ from pydantic import Field
 from fastdllm.settings import Settings
 
 Prompt = str | list[dict[str, str]]
-PROMPTS = ("own", "boxed", "none")
 
 
 @dataclass(frozen=True)
@@ -30,18 +29,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class Score:
-    """What one rule made of one output. `extracted` None: the rule found no answer."""
+    """What one rule made of one output. `extracted` None: the rule found no answer, or shows none.
+
+    `parts`: the verdicts of a problem's parts where the rule's rate is over parts (IFEval's two
+    instruction-level rates); `correct` then says whether all of them hold.
+    """
 
     extracted: str | None
     correct: bool
+    parts: tuple[bool, ...] = ()
 
 
 class TaskOptions(Settings):
     """What changes a task's prompts or its scoring. The prompts enter a run's identity by their content."""
 
-    prompt: str = Field("own", pattern="^(own|boxed|none)$", description="the instruction that is appended: own (the "
-                        "task's), boxed (the log's \\boxed{} replacement), none")
-    shots: int | None = Field(None, ge=0, description="worked examples in the prompt; None: the task's own number")
+    prompt: str = Field("own", pattern="^(own|boxed)$", description="the instruction that is appended: own (the "
+                        "task's), boxed (what the published evaluation puts in its place)")
+    shots: int | None = Field(None, ge=0, description="worked examples in the prompt; None: the published number")
     multiturn: bool = Field(True, description="worked examples as turns of the conversation")
     allow_code_execution: bool = Field(False, description="humaneval and mbpp run what the model wrote")
 
