@@ -1,0 +1,196 @@
+"""Each audit rule: planted faults that it must find, clean tables on which it must stay silent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.report import audit, audit_sources
+from fastdllm.report.audit import Evidence, Finding
+
+SUBSETS = ("first", "middle", "last")
+
+
+def cell(k: int = 1, layers: str = "first", batch: str = "a", task: str = "gsm8k", **values: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {"row": f"{batch}/{task}/k{k}_{layers}", "batch": batch, "task": task, "k": k,
+                            "config": f"k{k}_{layers}", "layers": layers, "n": 1319, "accuracy": 1061 / 1319,
+                            "tokens": 436484, "origin": "published", "file": "x"}
+    return base | values
+
+
+def grid(**values: Any) -> list[dict[str, Any]]:
+    """Nine healthy cells: accuracy and tokens depend on k and a little on the subset."""
+    return [cell(k, layers, **({"accuracy": (1061 - 60 * (k - 1) + (i if k > 1 else 0)) / 1319,
+                                "tokens": 436484 + 1000 * (k - 1) + (i if k > 1 else 0)} | values))
+            for k in (1, 2, 3) for i, layers in enumerate(SUBSETS)]
+
+
+def fired(rule: str, rows: list[dict[str, Any]], statements: list[dict[str, Any]] | None = None) -> list[Finding]:
+    return audit.audit(Evidence.of(rows, statements or []), only=[rule])
+
+
+def stated(kind: str, parameter: str, value: str, source: str, subject: str = "m") -> dict[str, str]:
+    return {"kind": kind, "subject": subject, "parameter": parameter, "value": value, "source": source}
+
+
+def small(batch: str, tokens: tuple[int, ...], right: tuple[int, ...]) -> list[dict[str, Any]]:
+    configs = [(1, "first"), (2, "first"), (2, "middle"), (2, "last")]
+    return [cell(k, layers, batch, n=10, limit=10, tokens=t, accuracy=c / 10)
+            for (k, layers), t, c in zip(configs, tokens, right, strict=True)]
+
+
+def speeds(values: dict[tuple[int, str], tuple[float, str]]) -> list[dict[str, Any]]:
+    return [cell(k, layers, tokens_per_s=speed, node=node) for (k, layers), (speed, node) in values.items()]
+
+
+# A node twice as slow as the others, at every k / the same speeds with the nodes exchanged so that k explains them.
+SLOW_NODE = speeds({(1, "first"): (50, "n1"), (1, "middle"): (50.4, "n1"), (1, "last"): (25, "n2"), (2, "first"): (40, "n1"),
+                    (2, "middle"): (20, "n2"), (2, "last"): (20.3, "n2"), (3, "first"): (34, "n1"),
+                    (3, "middle"): (17, "n2"), (3, "last"): (17.1, "n2")})
+K_ONLY = speeds({(1, "first"): (50, "n1"), (1, "middle"): (50.4, "n2"), (1, "last"): (49.8, "n2"), (2, "first"): (40, "n1"),
+                 (2, "middle"): (40.2, "n2"), (2, "last"): (40.3, "n2"), (3, "first"): (34, "n1"),
+                 (3, "middle"): (33.8, "n2"), (3, "last"): (34.1, "n2")})
+LAUNCHED = [cell(2, layers, finished=f"20260119_00534{i}", seconds=9000.0 + 3000 * i) for i, layers in enumerate(SUBSETS)]
+FINISHED = [cell(2, layers, finished=f"20260119_0{3 + i}5349", seconds=9000.0 + 3000 * i)
+            for i, layers in enumerate(SUBSETS)]
+FILES = [cell(origin="lm_eval", finished=f"2026021{day}_000000", accuracy=score, row=f"r{day}")
+         for day, score in ((5, 0.1), (6, 0.7))]
+FULL = {"accuracy": 0.837, "n": 1000, "tokens": None}
+
+# rule -> (rows, statements) that must fire, (rows, statements) that must not
+PLANTED: dict[str, tuple[tuple[list, list], tuple[list, list]]] = {
+    "copied_accuracy": ((small("a", (3540, 18493, 18717, 3508), (7, 1, 1, 6)) + small("b", (3540, 3572, 3571, 3316), (7, 1, 1, 6)), []),
+                        (small("a", (3540, 3572, 3571, 3316), (7, 1, 1, 6)) + small("b", (3540, 3572, 3571, 3316), (7, 1, 1, 6)), [])),
+    "must_agree": (([cell(accuracy=0.6, n=10), cell(1, "last", accuracy=0.7, n=10)], []), (grid(), [])),
+    "equal_tokens": (([cell(2, "first", tokens=3572, accuracy=0.7, n=10), cell(2, "last", tokens=3572, accuracy=0.1, n=10)], []),
+                     (grid(), [])),
+    "no_effect": ((grid(accuracy=9342 / 14042, n=14042, tokens=None, task="mmlu"), []), (grid(), [])),
+    "reused_nothing": (([cell(2, reuse=0)], []), ([cell(1, reuse=0), cell(2, reuse=400)], [])),
+    "runaway": (([cell(tokens=3540, n=10), cell(2, tokens=18493, n=10, accuracy=0.1)], []), (grid(), [])),
+    "empty_answers": (([cell(empty=6, n=10)], []), ([cell(empty=1, n=1319), cell(2)], [])),
+    "too_few": ((small("a", (3540, 3572, 3571, 3316), (7, 7, 6, 6)), []), (grid(), [])),
+    "impossible_accuracy": (([cell(accuracy=0.8044, n=1319)], []), (grid(), [])),
+    "limit_per_subtask": (([cell(task="minerva_math", limit=10, n=70, accuracy=30 / 70)], []),
+                          ([cell(limit=10, n=10, accuracy=0.7), cell(2)], [])),
+    "unreadable": (([cell(problem="the checksum does not fit")], []), (grid(), [])),
+    "throughput_follows_node": ((SLOW_NODE, []), (K_ONLY, [])),
+    "baseline_speed": (([cell(tokens_per_s=22.75), cell(1, "last", tokens_per_s=49.63)], []),
+                       ([cell(tokens_per_s=49.54), cell(1, "last", tokens_per_s=49.63)], [])),
+    "arithmetic": (([cell(seconds=100.0, tokens_per_s=50.0)], []),
+                   ([cell(seconds=436484 / 50, tokens_per_s=50.0)], [])),
+    "launch_times": ((LAUNCHED, []), (FINISHED, [])),
+    "mixed_code": (([cell(code="6f96d95"), cell(2, code="6c8822f")], []), ([cell(code="6c8822f"), cell(2, code="6c8822f")], [])),
+    "dirty_tree": (([cell(dirty=True, code="a"), cell(2, dirty=False, code="a")], []), ([cell(dirty=False, code="a"), cell(2)], [])),
+    "which_result": (([*FILES, cell(origin="summary", accuracy=0.1, row="s")], []),
+                     ([FILES[1], cell(origin="summary", accuracy=0.7, row="s")], [])),
+    "summary_disagrees": (([FILES[1], cell(origin="summary", accuracy=0.1, row="s")], []),
+                          ([FILES[1], cell(origin="summary", accuracy=0.7, row="s")], [])),
+    "stated_twice": (([], [stated("parameter", "threshold", "1.0", "guide"), stated("parameter", "threshold", "0.95", "proposal")]),
+                     ([], [stated("parameter", "threshold", "1.0", "guide"), stated("parameter", "threshold", "1.0", "proposal")])),
+    "layer_tables": (([], [stated("model", "num_hidden_layers", "28", "config"), stated("layers", "last", "24-35", "guide")]),
+                     ([], [stated("model", "num_hidden_layers", "28", "config"), stated("layers", "last", "16-27", "guide")])),
+    "published_score": (([cell()], []), ([cell(**FULL), cell(task="unknown")], [])),
+    "stated_empty": (([], [stated("empty", "empty answers", "6", "status")]), ([], [stated("parameter", "x", "6", "status")])),
+}
+
+
+def test_every_rule_has_planted_cases() -> None:
+    assert set(PLANTED) == set(audit.rules())
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+def test_rule_fires_on_the_planted_fault(rule: str) -> None:
+    (rows, statements), _ = PLANTED[rule]
+    findings = fired(rule, rows, statements)
+    assert findings and all(f.rule == rule and f.rows and f.statement and f.sure for f in findings)
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+def test_rule_stays_silent_on_a_clean_table(rule: str) -> None:
+    _, (rows, statements) = PLANTED[rule]
+    assert fired(rule, rows, statements) == []
+
+
+def test_which_result_is_worst_when_the_summary_took_the_old_score() -> None:
+    assert fired("which_result", [*FILES, cell(origin="summary", accuracy=0.1, row="s")])[0].level == "impossible"
+    assert fired("which_result", [*FILES, cell(origin="summary", accuracy=0.7, row="s")])[0].level == "note"
+
+
+def test_a_single_odd_row_is_not_called_a_node_effect() -> None:
+    odd = speeds({(1, "first"): (22.75, "n1"), (1, "middle"): (49.5, "n2"), (1, "last"): (49.6, "n3"),
+                  (2, "first"): (40, "n3"), (2, "middle"): (33.5, "n3"), (2, "last"): (40.5, "n3"),
+                  (3, "first"): (34.3, "n2"), (3, "middle"): (33.9, "n2"), (3, "last"): (34.1, "n2")})
+    (finding,) = fired("throughput_follows_node", odd)
+    assert finding.level == "note" and "k1_first" in finding.statement and "undecided" in finding.sure
+
+
+def test_equal_tokens_and_equal_scores_are_expected() -> None:
+    (finding,) = fired("equal_tokens", [cell(2, layers, tokens=3572) for layers in SUBSETS])
+    assert finding.level == "note" and "does not depend on the subset" in finding.sure
+
+
+def test_published_table_shows_what_the_issue_lists() -> None:
+    findings = audit.audit(audit_sources.published())
+    by_rule = {f.rule: f for f in reversed(findings)}
+    assert {"copied_accuracy", "must_agree", "equal_tokens", "no_effect", "throughput_follows_node", "too_few",
+            "layer_tables", "stated_twice", "stated_empty", "limit_per_subtask", "mixed_code", "baseline_speed",
+            "published_score", "runaway"} <= set(by_rule)
+    text = " ".join(f.statement for f in findings)
+    for fact in ("all 9 accuracies of feb16_run2", "limit 10 is n = 70", "limit 10 is n = 570", "24-35", "0.95",
+                 "6f96d959 (changed tree): k1_first, k2_first, k3_first", "9 of 10", "10 of 10"):
+        assert fact in text
+    nodes = [f for f in findings if f.rule == "throughput_follows_node"]
+    assert {f.level: f.statement.split(":")[0] for f in nodes} == {
+        "doubtful": "jan_limit minerva_math limit 10", "note": "jan_full gsm8k"}
+    assert [f.level for f in findings] == sorted((f.level for f in findings), key=audit.LEVELS.index)
+
+
+def harness_file(folder: Path, stamp: str, score: float, task: str = "gsm8k") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"results_{stamp}.json").write_text(json.dumps({
+        "results": {task: {"alias": task, "exact_match,strict-match": score, "exact_match_stderr,strict-match": 0.1}},
+        "group_subtasks": {task: []}, "n-samples": {task: {"original": 1319, "effective": 10}},
+        "config": {"limit": 10.0, "model_args": "model_path=Efficient-Large-Model/Fast_dLLM_v2_7B,threshold=1,reuse_k=2"},
+        "git_hash": "26d6179"}))
+    (folder / f"samples_{task}_{stamp}.jsonl").write_text(
+        "\n".join(json.dumps({"doc_id": i, "resps": [["" if i < 6 else "text"]]}) for i in range(10)))
+
+
+def test_reading_a_folder_of_the_old_layout_finds_the_old_bug(tmp_path: Path) -> None:
+    """Two result files in one folder, and a summary that took the first one a directory listing gives."""
+    folder = tmp_path / "results" / "00_baseline" / "gsm8k_limit_10" / "k2_middle"
+    harness_file(folder / "model__name", "2026-02-15T21-37-39.123456", 0.1)
+    harness_file(folder / "model__name", "2026-02-16T00-29-10.123456", 0.7)
+    (folder / "summary.json").write_text(json.dumps({
+        "accuracy": 0.1, "total_tokens": 3572, "total_time": 86.22, "throughput": 41.43, "timestamp": "20260216_002910",
+        "config": {"threshold": 0.95, "reuse_k": 2, "layer_subset": "middle"}, "git_commit": "26d6179", "git_dirty": True}))
+    evidence = audit_sources.read(tmp_path / "results")
+    assert len(evidence.rows) == 3 and set(evidence.rows["n"]) == {10}
+    findings = {f.rule: f for f in audit.audit(evidence)}
+    assert findings["which_result"].level == "impossible"
+    assert "threshold is stated as" in findings["stated_twice"].statement
+    assert "6 of 10 answers are empty" in findings["empty_answers"].statement
+    assert audit.failing(findings.values()) >= {"00_baseline/gsm8k_limit_10/k2_middle"}
+
+
+def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "x" / "gsm8k" / "k1_first"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{")
+    (folder / "results_1.json").write_text("[]")
+    findings = audit.audit(audit_sources.read(tmp_path))
+    assert {f.rule for f in findings} == {"unreadable"} and len(findings) == 2
+
+
+def test_wrong_arguments_say_what_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="allowed: a folder of results"):
+        audit_sources.read(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"summary.json or results_"):
+        audit_sources.read(tmp_path)
+    with pytest.raises(ValueError, match="allowed: copied_accuracy"):
+        audit.audit(Evidence.of([]), only=["nonsense"])
+    with pytest.raises(ValueError, match="columns"):
+        Evidence.of([{"acuracy": 1}])
