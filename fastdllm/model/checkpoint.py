@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastdllm.model.config import ModelConfig
+from fastdllm.model.files import weight_files
 from fastdllm.model.network import Network
 
 # Kept as a table so that packed parameters and file names meet in one place:
@@ -37,7 +38,7 @@ class Place:
     first: int | None = None
     last: int | None = None
 
-    def of(self, parameters: dict[str, Tensor]) -> Tensor:
+    def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The tensor itself, as a view."""
         whole = parameters[self.parameter]
         return whole if self.first is None else whole[self.first:self.last]
@@ -60,33 +61,6 @@ def places(config: ModelConfig) -> dict[str, Place]:
             for kind in ("weight", "bias") if ours.endswith("qkv_proj") else ("weight",):
                 table[f"{layer}{name}.{kind}"] = Place(f"{layer}{ours}.{kind}", *rows)
     return table
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory, in order.
-
-    Raises ValueError naming what is missing: a shard of the index, or any safetensors at all.
-    """
-    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{index}: not a safetensors index ({error}); allowed: JSON with 'weight_map'") from error
-        bad = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-        if bad:
-            raise ValueError(f"{index}: shard {bad[0]!r}; allowed: names of .safetensors files in the same directory")
-        missing = [name for name in names if not (directory / name).exists()]
-        if missing:
-            raise ValueError(f"{directory}: shard {', '.join(missing)} of model.safetensors.index.json is missing")
-        return [directory / name for name in names]
-    if single.exists():
-        return [single]
-    pickles = sorted(p.name for p in directory.glob("*.bin")) + sorted(p.name for p in directory.glob("*.pt"))
-    if pickles:
-        raise ValueError(f"{directory}: only pickle files ({', '.join(pickles)}), which can run code when loaded; "
-                         "allowed: model.safetensors or model.safetensors.index.json with its shards")
-    raise ValueError(f"{directory}: no weights; allowed: model.safetensors or model.safetensors.index.json")
 
 
 def tensors(files: list[Path]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastdllm.model.checkpoint import load_network, weight_files
+from fastdllm.model.checkpoint import load_network
 from fastdllm.model.config import ModelConfig
+from fastdllm.model.files import find, fingerprint
 from fastdllm.model.network import Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDED = Path(__file__).parent.parent / "checkpoints"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,13 +52,13 @@ class LM:
                              "allowed: a list of token ids")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(str(text), add_special_tokens=False))
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids without special tokens; ids as text where there is no tokenizer."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "auto",
@@ -75,32 +73,14 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     path = find(str(name), revision)
     network = load_network(path, target, choose_dtype(dtype, target))
     tokenizer = load_tokenizer(path)
-    mask = tokenizer.mask_token_id if tokenizer is not None else network.config.mask_token_id
-    stop = tokenizer.eos_token_id if tokenizer is not None else network.config.eos_token_id
-    return LM(name=str(name), path=path, network=network, tokenizer=tokenizer, mask_id=mask,
-              stop_ids=() if stop is None else (stop,), fingerprint=fingerprint(path),
+    mask, stop = network.config.mask_token_id, network.config.eos_token_id
+    if tokenizer is not None:
+        mask, stop = (tokenizer.convert_tokens_to_ids(token) if token else None
+                      for token in (tokenizer.mask_token, tokenizer.eos_token))
+    return LM(name=str(name), path=path, network=network, tokenizer=tokenizer,
+              mask_id=mask if isinstance(mask, int) else None,
+              stop_ids=(stop,) if isinstance(stop, int) else (), fingerprint=fingerprint(path),
               load_seconds=time.perf_counter() - began)
-
-
-def find(name: str, revision: str | None = None) -> Path:
-    """The directory of a checkpoint; a hub id is looked up in the local cache and then on the hub."""
-    if (EMBEDDED / name / "config.json").exists():
-        return EMBEDDED / name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.count("/") != 1 or name.startswith("."):
-        known = sorted(p.parent.name for p in EMBEDDED.glob("*/config.json"))
-        raise ValueError(f"model: {name!r} is no directory; allowed: {known}, a checkpoint directory, or a hub id "
-                         "like 'Efficient-Large-Model/Fast_dLLM_v2_7B'")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    patterns = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.json"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"model: {name!r} is neither in the local cache nor to be had from the hub "
-                         f"({type(error).__name__}); allowed: fetch it first on a node with network") from error
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -135,15 +115,3 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
         raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} entries; "
                          f"allowed: at most vocab_size={vocabulary} of config.json")
     return tokenizer
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 over the content of config, weights and tokenizer: what makes two checkpoints the same."""
-    digest = hashlib.sha256()
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"]
-    for file in [path / name for name in names if (path / name).exists()] + weight_files(path):
-        digest.update(json.dumps([file.name, file.stat().st_size]).encode())
-        with file.open("rb") as handle:
-            while chunk := handle.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
