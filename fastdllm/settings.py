@@ -31,8 +31,8 @@ def describe(model: type[BaseModel], error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"{model.__name__}.{field}: unknown; allowed: {', '.join(model.model_fields)}")
         elif problem["type"] == "value_error":
-            lines.append(f"{model.__name__}.{problem['ctx']['error']}" if field == ""
-                         else f"{model.__name__}.{field}: {problem['ctx']['error']}")
+            said = problem.get("ctx", {}).get("error", problem["msg"])
+            lines.append(f"{model.__name__}.{field}: {said}" if field else f"{model.__name__}.{said}")
         else:
             known = model.model_fields.get(field)
             hint = f" ({known.description})" if known and known.description else ""
@@ -43,16 +43,16 @@ def describe(model: type[BaseModel], error: ValidationError) -> str:
 class Decoding(Settings):
     """How a block is denoised (design section 3; upstream's defaults where it has any)."""
 
-    threshold: float = Field(0.9, ge=0.0, le=1.0, description="a probability from 0 to 1; 1.0: one token a step")
-    max_new_tokens: int = Field(256, ge=1, description="at least 1 generated token")
-    block_size: int | None = Field(None, ge=1, description="None: the checkpoint's bd_size")
-    small_block: int = Field(8, ge=1, description="a divisor of the block size")
-    block_cache: bool = Field(True, description="False: every step is a plain full forward")
-    temperature: float = Field(0.0, ge=0.0, description="0: argmax")
-    top_p: float = Field(0.95, gt=0.0, le=1.0, description="used at temperature > 0 only")
-    mask_id: int | None = Field(None, ge=0, description="None: the tokenizer's")
-    stop_ids: tuple[int, ...] | None = Field(None, description="None: the tokenizer's end of turn")
-    stop_strings: tuple[str, ...] = Field((), description="text that ends an answer, checked after every step")
+    threshold: float = Field(default=0.9, ge=0.0, le=1.0, description="a probability, 0 to 1; 1.0: one token a step")
+    max_new_tokens: int = Field(default=256, ge=1, description="at least 1 generated token")
+    block_size: int | None = Field(default=None, ge=1, description="None: the checkpoint's bd_size")
+    small_block: int = Field(default=8, ge=1, description="a divisor of the block size")
+    block_cache: bool = Field(default=True, description="False: every step is a plain full forward")
+    temperature: float = Field(default=0.0, ge=0.0, description="0: argmax")
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0, description="used at temperature > 0 only")
+    mask_id: int | None = Field(default=None, ge=0, description="None: the tokenizer's")
+    stop_ids: tuple[int, ...] | None = Field(default=None, description="None: the tokenizer's end of turn")
+    stop_strings: tuple[str, ...] = Field(default=(), description="text that ends an answer, checked after every step")
 
     @model_validator(mode="after")
     def _fits(self) -> Decoding:
@@ -100,12 +100,12 @@ def parse_layers(text: str) -> list[int] | None:
 class Reuse(Settings):
     """What is reused, and when: on a step with `step % k != 0` the chosen layers do not run (design section 4)."""
 
-    k: int = Field(1, ge=1, description="a whole number from 1 up; 1: no reuse")
+    k: int = Field(default=1, ge=1, description="a whole number from 1 up; 1: no reuse")
     layers: Annotated[str | tuple[int, ...] | None, BeforeValidator(_layers)] = None
-    policy: str = Field("output", description=f"one of {', '.join(POLICIES)}, or the path of a Python file")
-    full_forwards: bool = Field(False, description="True: full forwards may reuse too; their skipped layers keep "
-                                                   "their block-cache entries")
-    similarity: float = Field(0.95, ge=-1.0, le=1.0, description="policy adaptive: reuse from this cosine on")
+    policy: str = Field(default="output", description=f"{', '.join(POLICIES)}, or the path of a Python file")
+    full_forwards: bool = Field(default=False, description="True: full forwards may reuse too; their skipped layers "
+                                                           "keep their block-cache entries")
+    similarity: float = Field(default=0.95, ge=-1.0, le=1.0, description="policy adaptive: reuse from this cosine on")
 
     @model_validator(mode="after")
     def _complete(self) -> Reuse:

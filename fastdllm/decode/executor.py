@@ -83,25 +83,26 @@ class Eager:
         self.decisions = self.wrappers.decisions if self.wrappers and wrapped else []
         if not first.read:
             return None
-        keep_all = first.small_block is not None and self.policy is not None and self.policy.keeps_logits
-        if keep_all:
-            return self._keep(forwards, self.network.logits(hidden))
+        if first.small_block is not None and self.policy and self.policy.keeps_logits:
+            return self._keep(self.policy, forwards, self.network.logits(hidden))
         read = torch.tensor([f.read for f in forwards], device=hidden.device)
         return self.network.logits(hidden.gather(1, read[:, :, None].expand(-1, -1, hidden.shape[-1])))
 
-    def _keep(self, forwards: list[Forward], logits: Tensor) -> Tensor:
+    def _keep(self, policy: Output, forwards: list[Forward], logits: Tensor) -> Tensor:
         """Store raw logits [R, w, vocab] by position of the block; return those that are read."""
         if self.logits is None:
-            self.logits = logits.new_empty(self.cache.slots, self.policy.store.block, logits.shape[-1])
+            self.logits = logits.new_empty(self.cache.slots, policy.store.block, logits.shape[-1])
         for row, forward in enumerate(forwards):
             offset = forward.replace_position or 0
             self.logits[forward.slot, offset:offset + forward.width] = logits[row]
-            self.policy.keep(self.policy.layers[0], [forward], logits[row:row + 1, :, :1], logits[row:row + 1, :, :1])
+            policy.keep(policy.layers[0], [forward], logits[row:row + 1, :, :1], logits[row:row + 1, :, :1])
         return torch.stack([logits[row, list(f.read)] for row, f in enumerate(forwards)])
 
     def _replayed(self, forwards: list[Forward]) -> Tensor:
         """Old logits for each forward's `read`, [R, n, vocab]."""
         self.decisions = []
+        if self.logits is None:
+            raise RuntimeError("replay before any forward")      # plans skip only what a source has filled
         return torch.stack([self.logits[f.slot, [(f.replace_position or 0) + i for i in f.read]] for f in forwards])
 
     def _diagnose(self, forwards: list[Forward], kind: str, bad: Forward) -> str:

@@ -73,10 +73,16 @@ def denoise(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
                   revision: str | Revision = "fixed", seed: int = 0, batch_size: int | None = None,
-                  trace: Trace | None = None) -> Iterator[RowResult]:
-    """Rows as they finish, `batch_size` at a time (None: all at once); the next prompt takes a free slot."""
+                  trace: Trace | None = None, numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
+    """Rows as they finish, `batch_size` at a time (None: all at once); the next prompt takes a free slot.
+
+    `numbers` are the rows' own numbers (None: 0, 1, 2 ...), which also seed their sampling: a run that is resumed
+    with the problems that are left draws what it would have drawn.
+    """
+    if numbers is not None and len(set(numbers)) != len(prompts):
+        raise ValueError(f"numbers: {len(set(numbers))} different ones; allowed: one for each of {len(prompts)} prompts")
     engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace)
-    for _ in engine.steps(iter(enumerate(ids))):
+    for _ in engine.steps(iter(zip(numbers or range(len(ids)), ids, strict=True))):
         while engine.finished:
             yield finish(lm, engine.finished.pop(0), engine.rules.find_stop)
     while engine.finished:

@@ -86,7 +86,7 @@ def check_prompt(lm: LM, index: int, prompt: Sequence[int], rules: Rules) -> Non
     """ValueError for an empty or too long prompt, or an id outside the vocabulary."""
     if not prompt:
         raise ValueError(f"prompts[{index}]=[]; allowed: at least one token")
-    if not (0 <= min(prompt) and max(prompt) < lm.config.vocab_size):
+    if min(prompt) < 0 or max(prompt) >= lm.config.vocab_size:
         bad = next(token for token in prompt if not 0 <= token < lm.config.vocab_size)
         raise ValueError(f"prompts[{index}]: token id {bad}; allowed: 0 to {lm.config.vocab_size - 1}")
     if (need := positions_needed(len(prompt), rules)) > lm.config.max_position_embeddings:
@@ -126,15 +126,14 @@ class Engine:
             for row in rows.values():
                 forward = row.next()
                 plan = self.policy.plan(forward) if self.policy and forward.small_block is not None else PLAIN
-                key = (forward.kind, forward.width, forward.start if forward.kind == "prefill" else 0, bool(forward.read),
-                       *plan.key())
+                at = forward.start if forward.kind == "prefill" else 0
+                key = (forward.kind, forward.width, at, bool(forward.read), *plan.key())
                 members = groups.setdefault(key, ([], []))
                 members[0].append(forward)
                 members[1].append(plan)
             for forwards, plans in groups.values():
                 predictions = self.executor.run(forwards, plans)
-                for step in self._apply(rows, forwards, plans, predictions):
-                    yield step
+                yield from self._apply(rows, forwards, plans, predictions)
             self._retire()
 
     def _apply(self, rows: dict[int, Row], forwards: list[Forward], plans: list[Plan],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-KINDS = ("prefill", "full", "small", "commit")
+KINDS: tuple[str, ...] = ("prefill", "full", "small", "commit")
 DENOISING = ("full", "small")
-DECISIONS = ("recompute", "reuse", "fallback", "bypass")
+DECISIONS: tuple[str, ...] = ("recompute", "reuse", "fallback", "bypass")
 
 
 @dataclass(frozen=True, slots=True)

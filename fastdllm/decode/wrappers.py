@@ -94,7 +94,7 @@ class Wrappers:
 
 def partial(forward: Callable[..., Tensor], context: Context,
             cache: Cache) -> Callable[[Tensor, list[int], Tensor], Tensor]:
-    """The layer on some rows and positions only: hidden [R, w, d], rows, columns [len(rows), n] -> [len(rows), n, d]."""
+    """The layer on some rows and positions (columns [len(rows), n]): hidden [R, w, d] -> [len(rows), n, d]."""
     def part(hidden: Tensor, rows: list[int], columns: Tensor) -> Tensor:
         wide = columns[:, :, None].expand(-1, -1, hidden.shape[-1])
         return forward(hidden[torch.tensor(rows, device=hidden.device)].gather(1, wide),

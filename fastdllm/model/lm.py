@@ -75,7 +75,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     tokenizer = load_tokenizer(path)
     mask, stop = network.config.mask_token_id, network.config.eos_token_id
     if tokenizer is not None:
-        mask, stop = (tokenizer.convert_tokens_to_ids(token) if token else None
+        mask, stop = (tokenizer.convert_tokens_to_ids(str(token)) if token else None
                       for token in (tokenizer.mask_token, tokenizer.eos_token))
     return LM(name=str(name), path=path, network=network, tokenizer=tokenizer,
               mask_id=mask if isinstance(mask, int) else None,
