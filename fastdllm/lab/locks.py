@@ -1,0 +1,79 @@
+"""One process per cell. The lock is the kernel's (flock): it ends with its holder, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+POLL = 0.05   # seconds
+
+
+class Locked(RuntimeError):
+    """Another process works on this cell."""
+
+
+@contextmanager
+def lock(path: Path, wait: float = 2.0, **about: Any) -> Iterator[None]:
+    """Hold `path` for the length of the block; `about` tells others what is going on.
+
+    Raises Locked naming the holder after `wait` seconds, OSError where the file system knows no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as handle:
+        deadline = time.monotonic() + wait
+        while not _try(handle, fcntl.LOCK_EX, path):
+            if time.monotonic() > deadline:
+                raise Locked(f"{path.parent}: another process works on it ({describe(_read(handle))})")
+            time.sleep(POLL)
+        handle.truncate(0)
+        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(),
+                                 "slurm_job": os.environ.get("SLURM_JOB_ID"),
+                                 "since": datetime.now(UTC).isoformat(timespec="seconds"), **about}))
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.truncate(0)
+            handle.flush()
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock (pid, host, slurm_job, since ...); None if nobody does."""
+    if not path.exists():
+        return None
+    with path.open("r", encoding="utf-8") as handle:
+        return None if _try(handle, fcntl.LOCK_SH, path) else _read(handle)
+
+
+def describe(about: dict[str, Any]) -> str:
+    """`process 123 on host n1 since 10:15`."""
+    if not about:
+        return "it has just begun"
+    job = f", Slurm job {about['slurm_job']}" if about.get("slurm_job") else ""
+    return f"process {about['pid']} on {about['host']}{job} since {about['since']}"
+
+
+def _try(handle: IO[str], mode: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, mode | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise OSError(error.errno, f"{path}: this file system knows no locks ({error.strerror}); "
+                                   "allowed: an `output:` on one that does") from error
+    return True
+
+
+def _read(handle: IO[str]) -> dict[str, Any]:
+    handle.seek(0)
+    text = handle.read()
+    return json.loads(text) if text.endswith("}") else {}
