@@ -27,6 +27,6 @@ def get(name: str, **options: Any) -> Task:
         from fastdllm.tasks.embedded import Arithmetic
         return Arithmetic(name, chosen)
     if name in HARNESS:
-        from fastdllm.tasks.benchmarks import benchmark      # imports the harness, which takes seconds
+        from fastdllm.tasks.benchmarks import benchmark  # imports the harness: seconds
         return benchmark(name, chosen)
     raise ValueError(f"task={name!r}; allowed: {', '.join(names())}")

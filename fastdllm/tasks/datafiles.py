@@ -10,8 +10,8 @@ from fastdllm.tasks.base import read_rows
 
 Rows = list[dict[str, Any]]
 
-GATED = {"Idavidrein/gpqa": "accept its terms at https://huggingface.co/datasets/Idavidrein/gpqa with your account, then "
-                            "set HF_TOKEN in the environment or log in with 'hf auth login'"}
+GATED = {"Idavidrein/gpqa": "accept its terms at https://huggingface.co/datasets/Idavidrein/gpqa with your account, "
+                            "then set HF_TOKEN in the environment or log in with 'hf auth login'"}
 
 
 def local_splits(data: Path, evaluated: str, examples: str | None, shots: int,
@@ -45,6 +45,6 @@ def hub_splits(path: str, subset: str | None, task: str) -> dict[str, Any]:
         return dict(datasets.load_dataset(path, subset))
     except (DatasetsError, OSError, ValueError) as error:
         way = f"{GATED[path]}; " if path in GATED else ""
-        raise ValueError(f"task={task}: the data set {path} ({subset or 'default'}) is neither in the local cache nor to "
-                         f"be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); allowed: "
+        raise ValueError(f"task={task}: the data set {path} ({subset or 'default'}) is neither in the local cache nor "
+                         f"to be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); allowed: "
                          f"{way}fetch it first on a machine with network, or give local files as 'data:'") from error
