@@ -1,0 +1,39 @@
+# make demo | test | notebooks | publish | bench | lint | docs. Each does its own set-up in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: setup demo test notebooks publish bench lint docs clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[test]"
+	touch $@
+
+demo: setup          ## the 3x3 grid on the embedded checkpoint, a report and its HTML, in executed/demo
+	$(BIN)/fastdllm grid run params/demo.yml
+	$(BIN)/fastdllm grid report params/demo.yml
+
+test: setup          ## all tests, notebooks with smoke parameters included
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+notebooks: setup     ## every notebook at full size
+	$(BIN)/fastdllm notebooks
+
+publish: setup       ## refresh executed/published from what make demo and make notebooks left
+	$(BIN)/fastdllm publish demo notebooks
+
+bench: setup         ## speed, as ratios against the plain loop in the same run
+	$(BIN)/python -m benchmarks.bench_cpu
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+docs: setup          ## the API pages, from docstrings, in build/api
+	$(BIN)/python -m pdoc fastdllm '!fastdllm.cli' -o build/api
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,93 @@
+"""The project's own files agree with one another and with the house (design section 5)."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ORDER = ("cli", "report", "lab", "train", "tasks", "decode", "model", "settings")
+SOURCES = sorted((ROOT / "fastdllm").rglob("*.py"))
+
+
+def pins():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_lock_is_inside_the_ranges_and_complete():
+    locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
+    wanted = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+    for requirement in wanted:
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert name in locked, f"{name} is not locked"
+        assert Version(locked[name]) in requirement.specifier, f"{name} {locked[name]} is outside {requirement}"
+    assert locked["torch"] == "2.13.0"
+    assert not any("+" in version for version in locked.values()), "a local version tag would exclude other builds"
+
+
+def test_environment_yml_is_valid_and_agrees():
+    from rattler import MatchSpec
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert set(environment) == {"name", "channels", "dependencies"}
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    specs = {MatchSpec(entry).name.normalized: entry for entry in conda}
+    assert specs["python"] == f"python{PROJECT['requires-python']}" and "pip" in specs
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-c requirements.lock", "-e .[test]"]
+
+
+def room(path):
+    return path.relative_to(ROOT / "fastdllm").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if room(p) in ORDER], ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    below = ORDER[ORDER.index(room(path)):]
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "fastdllm" and len(parts) > 1:
+                assert parts[1] in below or parts[1] not in ORDER, f"{path.name}: {name} lies above {room(path)}"
+            if parts[0] in ("pickle", "cloudpickle", "dill"):
+                raise AssertionError(f"{path.name} imports {name}")
+
+
+def test_no_machine_paths_and_no_unsafe_yaml():
+    places = "|".join("/" + place + "/" for place in ("work", "farm", "root", "opt"))
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        if name.endswith((".py", ".md", ".yml", ".toml", ".sh", ".ipynb", ".json", "Makefile", ".cfg", ".csv")):
+            text = (ROOT / name).read_text(errors="replace")
+            assert not re.search(places, text), f"{name} holds a path of a machine"
+            if name.endswith(".py") and name != "tests/test_project.py":
+                assert "yaml.load(" not in text and "trust_remote_code=True" not in text.replace("allow_code", ""), name
+
+
+def test_source_notebooks_carry_no_outputs_and_have_parameters():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for path in notebooks:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), path.name
+        assert any("parameters" in cell["metadata"].get("tags", []) for cell in cells), path.name
+        definitions = sum(len(re.findall(r"^\s*(?:def|class) ", "".join(cell["source"]), re.M)) for cell in cells)
+        assert definitions <= 1, f"{path.name}: {definitions} definitions belong in fastdllm/"
+
+
+def test_published_showcase_is_small():
+    files = [path for path in (ROOT / "executed" / "published").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12e6
+    for path in files:
+        assert path.suffix != ".ipynb" or path.stat().st_size <= 400_000, path.name
+        assert path.name not in ("samples.jsonl", "trace.parquet"), path
