@@ -66,7 +66,8 @@ def ask(*command: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise SlurmError(f"{command[0]} did not answer within {TIMEOUT} s; allowed: trying again") from error
     if done.returncode:
-        raise SlurmError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip() or f'exit status {done.returncode}'}")
+        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        raise SlurmError(f"{command[0]}: {said}")
     return done.stdout
 
 
