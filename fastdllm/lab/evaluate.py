@@ -169,15 +169,16 @@ def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: p
     """Decode some problems again with a trace; notes how many gave the tokens of the timed run."""
     if not problems or parameters.engine != "diffusion" or parameters.reuse.layers is None:
         return {}
-    from fastdllm.decode import Trace, generate_rows
-    trace, same = Trace(), 0
-    for result in generate_rows(lm, [problem.prompt for problem in problems], decoding=parameters.decoding,
-                                reuse=parameters.reuse, revision=parameters.revision, seed=parameters.seed,
-                                batch_size=1, trace=trace):
-        same += result.text == run.done[result.row]["output"]
+    from fastdllm.lab.steps import STEPS, Recorder
+    recorder = Recorder(lm, [problem.prompt for problem in problems], parameters.decoding, parameters.reuse,
+                        parameters.revision, parameters.seed)
+    for _ in recorder:
+        pass
+    same = sum(result.text == run.done[row]["output"] for row, result in recorder.results.items())
     part = directory / (records.TRACE + ".part")
-    trace.write(part)
+    recorder.trace.write(part)
     files.move(part, directory / records.TRACE)
+    recorder.write(directory / STEPS)
     return {"traced": len(problems), "traced_same_output": same}
 
 

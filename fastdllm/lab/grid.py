@@ -67,15 +67,15 @@ class Grid(Settings):
     allow_code_execution: bool = False
     revision: str = "fixed"
     seed: int = 0
-    decoding: dict[str, Any] = {}
-    reuse: dict[str, Any] = {}
-    axes: dict[str, list[Any]] = {}
-    configs: list[dict[str, Any]] = []
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    reuse: dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    configs: list[dict[str, Any]] = Field(default_factory=list)
     record: Record = Record()
     slurm: Slurm = Slurm()
     jobs: int | None = Field(None, ge=1, description="cells at once on this machine; none: what it can hold")
     output: str = "executed"
-    caches: dict[str, str] = {}
+    caches: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("axes")
     @classmethod

@@ -56,19 +56,25 @@ def _with_profile(file: yamlfile.YamlFile, slurm: dict[str, Any]) -> dict[str, A
     """The profile's keys under the grid's own."""
     if not slurm.get("profile"):
         return slurm
-    name = str(slurm["profile"])
+    try:
+        return slurm_profile(str(slurm["profile"])).model_dump(exclude_unset=True) | slurm
+    except ValueError as error:
+        raise ValueError(f"{file.where(('slurm', 'profile'))}: {error}") from error
+
+
+def slurm_profile(name: str) -> Slurm:
+    """A Slurm profile: a YAML file, or the name of one in params/slurm. Raises ValueError naming file and line."""
     path = Path(expand(name)) if name.endswith((".yml", ".yaml")) else root() / "params" / "slurm" / f"{name}.yml"
     if not path.is_file():
         known = sorted(p.stem for p in (root() / "params" / "slurm").glob("*.yml"))
-        raise ValueError(f"{file.where(('slurm', 'profile'))}: {name!r}; allowed: {', '.join(known)}, or a YAML file")
-    profile = yamlfile.read(path)
+        raise ValueError(f"profile {name!r}; allowed: {', '.join(known)}, or a YAML file")
+    file = yamlfile.read(path)
     try:
-        Slurm(**profile.values)
+        return Slurm(**file.values)
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
-            raise ValueError(profile.explain(error.__cause__)) from error
+            raise ValueError(file.explain(error.__cause__)) from error
         raise
-    return profile.values | slurm
 
 
 def _check_values(file: yamlfile.YamlFile, grid: Grid) -> None:

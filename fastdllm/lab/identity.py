@@ -28,9 +28,9 @@ def tree_hash(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:]
+            match node.body:
+                case [ast.Expr(ast.Constant(str())), *rest]:
+                    node.body = rest
     return sha256(ast.dump(tree))
 
 
@@ -89,8 +89,8 @@ class Today:
         key = canonical([id(task), parameters.limit, parameters.data])
         if key not in self._problems:
             found = task.problems(parameters.limit, Path(parameters.data) if parameters.data else None)
-            dataset = Dataset(name=parameters.data or parameters.task, fingerprint=task.fingerprint(found), n=len(found))
-            self._problems[key] = (found, dataset)
+            name = parameters.data or parameters.task
+            self._problems[key] = found, Dataset(name=name, fingerprint=task.fingerprint(found), n=len(found))
         return self._problems[key]
 
     def resolve(self, parameters: Parameters, seen: Parameters | None = None) -> Parameters:
@@ -118,9 +118,9 @@ class Today:
                 chosen = choose_device(device)
                 device, dtype = chosen.type, str(choose_dtype(dtype, chosen)).removeprefix("torch.")
         task, given = self.task(parameters), parameters.decoding.model_fields_set
-        decoding = parameters.decoding.model_copy(update={
-            name: value for name, value in (("max_new_tokens", task.max_new_tokens), ("stop_strings", task.stop_strings))
-            if name not in given})
+        of_task = {"max_new_tokens": task.max_new_tokens, "stop_strings": task.stop_strings}
+        decoding = parameters.decoding.model_copy(update={name: value for name, value in of_task.items()
+                                                          if name not in given})
         return parameters.model_copy(update={"device": device, "dtype": dtype, "decoding": decoding})
 
     def payload(self, parameters: Parameters, seen: Parameters | None = None) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Record(Settings):
     reused_nothing: int
     sessions: int = Field(1, description="1 + the number of times the run was interrupted and resumed")
     samples_sha256: str | None = None
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = Field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """What the checksum covers, as plain JSON values."""

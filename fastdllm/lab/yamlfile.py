@@ -38,7 +38,7 @@ class YamlFile:
             name, equals, text = assignment.partition("=")
             key = tuple(name.strip().split("."))
             if not equals or not all(key):
-                raise ValueError(f"--set {assignment!r}; allowed: key=value, like decoding.threshold=0.8 or axes.k=[1,2]")
+                raise ValueError(f"--set {assignment!r}; allowed: key=value, like decoding.threshold=0.8, axes.k=[1,2]")
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:

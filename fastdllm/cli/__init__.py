@@ -1,0 +1,30 @@
+"""The commands. One module each; they import at their top nothing but typer and the standard library,
+so that `--help` is quick, and everything else inside the command.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fastdllm.cli import grid, run
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+    help="Layer reuse in block-diffusion language models: decode, instrument, investigate.",
+    epilog="First steps: [bold]fastdllm grid run demo[/bold], then [bold]fastdllm grid report demo[/bold].")
+app.add_typer(grid.app, name="grid")
+app.command("run", epilog=run.EXAMPLES)(run.run)
+
+
+def main() -> None:
+    """Entry point. What was asked for and could not be had is one sentence on stderr and exit status 1."""
+    try:
+        app()
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"fastdllm: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        print("fastdllm: interrupted; finished samples are kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None

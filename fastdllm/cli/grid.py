@@ -1,0 +1,176 @@
+"""`fastdllm grid`: an experiment's cells, seen, run, submitted, followed and reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fastdllm.lab.grid import Cell, Grid
+    from fastdllm.lab.slurm import Job
+
+app = typer.Typer(no_args_is_help=True, help="Grids of runs: params/*.yml, one cell per configuration.", epilog=(
+    "Examples: [bold]fastdllm grid status[/bold] (the default grid, layer_reuse) · "
+    "[bold]fastdllm grid run demo[/bold] · [bold]fastdllm grid run layer_reuse_7b --task gsm8k --limit 10[/bold] · "
+    "[bold]fastdllm grid run demo --config k2_middle --force[/bold] · "
+    "[bold]fastdllm grid submit layer_reuse_7b --dry-run[/bold] · [bold]fastdllm grid logs demo k2_middle -f[/bold]"))
+
+PARAMS = typer.Argument(help="A YAML file, or the name of one in params/ (default: layer_reuse).",
+                        show_default=False)
+NAMES = typer.Argument(help="With --force: only these configurations start over.", show_default=False)
+TASK = typer.Option("--task", help="Only this task of the grid; a task that it lacks replaces its own.")
+LIMIT = typer.Option("--limit", min=1, help="At most so many problems (per subtask); kept apart in _limit_N.")
+CONFIG = typer.Option("--config", help="Only this configuration, like k2_middle (may be given again).")
+SET = typer.Option("--set", help="Change a value, like decoding.threshold=0.8 or axes.k=[1,2].")
+FORCE = typer.Option("--force", help="Start over, also where complete; names may follow.")
+FORCED = typer.Option("--force-config", help="Start this configuration over (may be given again).")
+DRY = typer.Option("--dry-run", help="Print exactly what would happen, and do nothing.")
+JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, memory and GPUs hold).")
+
+
+def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
+         changes: list[str] | None) -> tuple[Grid, list[Cell]]:
+    """The grid and the cells that are meant."""
+    from fastdllm.lab import gridfile, runner
+    changes = list(changes or [])
+    if limit is not None:
+        changes.append(f"limit={limit}")
+    grid = gridfile.load(params, changes)
+    if task is not None and task not in {cell.task for cell in grid.cells()}:
+        axis = "axes.task" if "task" in grid.axes else "task"
+        grid = gridfile.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
+    return grid, runner.select(grid.cells(), task, config or ())
+
+
+def forced(params: str | None, names: list[str] | None, force: bool,
+           config: list[str] | None) -> tuple[str | None, bool | list[str]]:
+    """`--force [NAME]`: the params file, and what starts over (everything, or some names)."""
+    from fastdllm.lab import gridfile
+    names = [*(names or []), *(config or [])]
+    if force and params is not None:
+        try:
+            gridfile.find(params)
+        except ValueError:      # `grid run --force k2_middle`: the default grid
+            params, names = None, [params, *names]
+    if names and not (force or config):
+        raise ValueError(f"{' '.join(names)}: names stand behind --force only; allowed: --config NAME to choose cells")
+    return params, names or force
+
+
+def queue(grid: Grid) -> dict[str, Job]:
+    """Where Slurm has the grid's cells; empty without Slurm, and inside a job, which runs its own cells."""
+    import os
+
+    from fastdllm.lab import slurm
+    if not slurm.available() or "SLURM_JOB_ID" in os.environ:
+        return {}
+    from fastdllm.lab.submission import cell_jobs
+    return cell_jobs(grid.directory)
+
+
+@app.command()
+def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
+           limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
+           changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Show every cell: complete, stale (and why), partial, failed, running, queued, pending. Status 0: all complete."""
+    from fastdllm.lab import status as states
+    grid, cells = read(params, task, limit, config, changes)
+    found = states.states(cells, jobs=queue(grid))
+    typer.echo(states.text(found))
+    if not states.all_complete(found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str] | None, NAMES] = None,
+        task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
+        config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
+        force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
+        jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Run what is missing on this machine; partial cells go on at the next unsolved problem."""
+    from fastdllm.lab import runner
+    from fastdllm.lab import status as states
+    params, over = forced(params, names, force, force_config)
+    grid, cells = read(params, task, limit, config, changes)
+    if not isinstance(over, bool):
+        runner.select(cells, None, over)      # an unknown name is an error
+    if dry_run:
+        typer.echo(runner.plan(cells, grid.cells(), over, queue=queue(grid)).text())
+        return
+    good = runner.run(grid, cells, over, jobs, queue=queue(grid))
+    found = states.states(cells, jobs=queue(grid))
+    typer.echo(states.text(found))
+    typer.echo(f"records: {grid.directory}")
+    if not (good and states.all_complete(found)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str] | None, NAMES] = None,
+           task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
+           config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
+           force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
+           report: Annotated[bool, typer.Option("--report", help="Run the report when the grid is through.")] = False,
+           changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
+    from fastdllm.lab import runner, submission
+    params, over = forced(params, names, force, force_config)
+    grid, cells = read(params, task, limit, config, changes)
+    plan = runner.plan(cells, grid.cells(), over, queue=queue(grid))
+    for state in plan.busy:
+        typer.echo(f"left alone: {state.cell.path} ({state.state}: {state.detail})")
+    if not dry_run:
+        runner.share_complete(plan)
+    groups = [[cell, *(target for source, target in plan.share if source is cell)] for cell, _, _ in plan.run]
+    if not groups:
+        typer.echo("nothing to submit: everything is complete or under way")
+        return
+    prepared = submission.plan_grid(grid, groups, force=bool(over), report=report)
+    if dry_run:
+        typer.echo(prepared.text)
+        return
+    note = submission.submit(prepared)
+    typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: fastdllm grid status {params or ''}")
+
+
+@app.command()
+def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
+           limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
+           changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Cancel this grid's Slurm jobs and no others; finished samples are kept."""
+    from fastdllm.lab import submission
+    grid, cells = read(params, task, limit, config, changes)
+    chosen = {cell.path for cell in cells} if task or limit or config else None
+    gone = submission.cancel(grid.directory, chosen)
+    typer.echo(f"cancelled: {', '.join(gone)}" if gone else "nothing to cancel")
+
+
+@app.command()
+def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuration's name in the default grid.")],
+         name: Annotated[str | None, typer.Argument(help="The configuration, like k2_middle.")] = None,
+         follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
+         task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
+         changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Print a cell's log, wherever the cell runs, and its path."""
+    from fastdllm.lab import logs as cell_logs
+    grid, cells = read(None if name is None else params, task, limit, [name or params], changes)
+    for cell in cells:
+        cell_logs.show(cell, grid, follow)
+
+
+@app.command()
+def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
+           limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open."""
+    from fastdllm.report.page import write
+    grid, _ = read(params, task, limit, None, changes)
+    typer.echo(write(grid))
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
+        source: Annotated[str, typer.Option("--from", help="The grid to start from.")] = "layer_reuse") -> None:
+    """Make a new params file from another one."""
+    from fastdllm.lab import gridfile
+    typer.echo(f"wrote {gridfile.new(name, source)}")

@@ -1,0 +1,95 @@
+"""`fastdllm run`: one configuration, or one notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = ("Examples: [bold]fastdllm run --k 2 --layers middle --limit 50[/bold] · "
+            "[bold]fastdllm run --task gsm8k --threshold 0.8 --set batch_size=8[/bold] · "
+            "[bold]fastdllm run my_configuration.yml[/bold] (flat parameters, as the configuration panel saves them) · "
+            "[bold]fastdllm run notebooks/01_tour.ipynb --params params/my_tour.yml[/bold]")
+
+
+def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or a YAML file of flat parameters; "
+                                                        "nothing: one configuration from the options.")] = None,
+        params: Annotated[str | None, typer.Option("--params", help="YAML file of a notebook's parameters.")] = None,
+        k: Annotated[int | None, typer.Option(help="Reuse on steps with step % k != 0; 1: no reuse.")] = None,
+        layers: Annotated[str | None, typer.Option(help="first, middle, last, 8-19, or 1,2,5.")] = None,
+        policy: Annotated[str | None, typer.Option(help="output, residual, token, adaptive, replay, or a .py.")] = None,
+        revision: Annotated[str | None, typer.Option(help="Of the historical code: fixed, 26d6179 ...")] = None,
+        threshold: Annotated[float | None, typer.Option(help="Confidence above which a token is unmasked.")] = None,
+        task: Annotated[str | None, typer.Option(help="arithmetic, gsm8k ...")] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help="At most so many problems per subtask.")] = None,
+        model: Annotated[str | None, typer.Option(help="tiny, a directory, or a hub id.")] = None,
+        changes: Annotated[list[str] | None, typer.Option("--set", help="Any other parameter, as key=value.")] = None,
+        experiment: Annotated[str, typer.Option(help="Directory under executed/.")] = "single",
+        trace: Annotated[int, typer.Option(min=0, help="Trace so many problems.")] = 0,
+        force: Annotated[bool, typer.Option("--force", help="Start over, also where complete.")] = False,
+        submit: Annotated[bool, typer.Option("--submit", help="A notebook: as a Slurm job.")] = False,
+        profile: Annotated[str, typer.Option(help="Slurm profile for --submit.")] = "generic",
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen.")] = False) -> None:
+    """Run one configuration or one notebook, with the record, the log and the resuming of a grid's cell."""
+    options = {"k": k, "layers": layers, "policy": policy, "revision": revision, "threshold": threshold, "task": task,
+               "limit": limit, "model": model}
+    given = {name: value for name, value in options.items() if value is not None}
+    if what is not None and what.endswith(".ipynb"):
+        good = _notebook(what, params, [*(changes or []), *(f"{name}={value}" for name, value in given.items())],
+                         experiment, force, submit, profile, dry_run)
+    else:
+        if submit or params:
+            raise ValueError("--submit and --params go with a notebook; allowed: fastdllm grid submit for a grid")
+        good = _configuration(what, given, changes or [], experiment, trace, force, dry_run)
+    if not good:
+        raise typer.Exit(1)
+
+
+def _configuration(what: str | None, given: dict[str, object], changes: list[str], experiment: str, trace: int,
+                   force: bool, dry_run: bool) -> bool:
+    from fastdllm.lab import runner, single, yamlfile
+    from fastdllm.lab import status as states
+    file = yamlfile.read(Path(what)) if what else yamlfile.YamlFile(Path("options"), {}, {})
+    grid = single.grid_of({**file.set(changes).values, **given}, experiment, trace)
+    cells = grid.cells()
+    if dry_run:
+        typer.echo(runner.plan(cells, cells, force).text())
+        return True
+    good = runner.run(grid, cells, force, jobs=1)
+    found = states.states(cells)
+    typer.echo(states.text(found))
+    typer.echo(f"record: {cells[0].directory}")
+    return good and states.all_complete(found)
+
+
+def _notebook(what: str, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,
+              profile: str, dry_run: bool) -> bool:
+    from fastdllm.lab import notebooks, single
+    notebook = notebooks.find(what)
+    values = single.read_parameters(notebook, params, changes)
+    experiment = "notebooks" if experiment == "single" else experiment
+    directory = single.notebook_directory(notebook, experiment, Path(params).stem if params else "")
+    if submit:
+        return _submit(notebook, params, changes, experiment, directory, force, profile, dry_run)
+    if dry_run:
+        typer.echo(f"would run {notebook.name} with {values or 'its own parameters'} -> {directory / notebook.name}")
+        return True
+    return single.run_notebook(notebook, values, directory, force)
+
+
+def _submit(path: Path, params: str | None, changes: list[str], experiment: str, target: Path, force: bool,
+            profile: str, dry_run: bool) -> bool:
+    from fastdllm.lab import gridfile, submission
+    command = ["run", str(path), "--experiment", experiment]
+    if params:
+        command += ["--params", str(Path(params).resolve())]
+    for change in changes:
+        command += ["--set", change]
+    prepared = submission.plan_command(path.stem, [*command, *(["--force"] if force else [])], target,
+                                       gridfile.slurm_profile(profile))
+    if dry_run:
+        typer.echo(prepared.text)
+    else:
+        typer.echo(f"submitted job {submission.submit(prepared).job}: {path.name} -> {target}")
+    return True

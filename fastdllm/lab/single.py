@@ -1,0 +1,137 @@
+"""One configuration, or one notebook, with the same care as a grid's cell."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fastdllm import tasks
+from fastdllm.lab import files, notebooks, records, yamlfile
+from fastdllm.lab.files import canonical, sha256
+from fastdllm.lab.grid import AXES, Grid
+from fastdllm.lab.identity import Today, code_hash, tree_hash
+from fastdllm.lab.parameters import SECTION, Parameters, expand, root
+from fastdllm.lab.runner import POLL, last_line, start
+from fastdllm.lab.worker import DONE, Work
+from fastdllm.settings import Settings
+
+ROOMS = ("settings.py", "model", "decode", "tasks", "lab", "report")
+RECORD = "notebook.json"
+
+
+class NotebookRun(Settings):
+    """What stands beside an executed notebook: it is done if `identity` is today's."""
+
+    identity: str
+    notebook: str
+    parameters: dict[str, Any]
+    date: str
+    seconds: float
+
+
+def flat_file(path: Path) -> dict[str, Any]:
+    """Flat parameters from a YAML file (the configuration panel saves such). Raises ValueError naming file and line."""
+    return yamlfile.read(path).values
+
+
+def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
+    """A grid of one cell from flat parameters; its name tells what is not the default.
+
+    Raises ValueError for an unknown name or a wrong value.
+    """
+    unknown = set(flat) - set(SECTION) - set(Parameters.model_fields)
+    if unknown:
+        allowed = sorted((set(Parameters.model_fields) | set(SECTION)) - {"decoding", "reuse"})
+        raise ValueError(f"{', '.join(sorted(unknown))}: unknown; allowed: {', '.join(allowed)}")
+    parameters, default = Parameters.of(**flat), Parameters().flat()
+    if parameters.task not in tasks.names():
+        raise ValueError(f"task={parameters.task!r}; allowed: {', '.join(tasks.names())}")
+    from fastdllm.decode.revisions import get
+    get(parameters.revision)
+    values = {section: parameters.__dict__[section].model_dump(exclude_unset=True) for section in ("decoding", "reuse")}
+    top = {name: value for name, value in parameters.model_dump().items()
+           if name in Grid.model_fields and name not in values}
+    now = parameters.flat()
+    named = {axis for axis in AXES if now[axis] != default[axis] or axis in ("k", "layers")} - {"task", "limit"}
+    config: dict[str, Any] = {"repeat": parameters.repeat}
+    for axis in named:
+        section = SECTION.get(axis)
+        config[axis] = values[section].pop(axis, now[axis]) if section else top.get(axis, now[axis])
+    config = {axis: value for axis, value in config.items() if value not in (None, "") and (axis != "repeat" or value)}
+    try:
+        return Grid(experiment=experiment, **top, **values, configs=[config], record={"trace": trace})
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def notebook_identity(notebook: Path, parameters: dict[str, Any]) -> str:
+    """Hash of code cells, all parameters, the package's code, torch, and the checkpoint that is named."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    values = {name: each.default for name, each in notebooks.declared(notebook).items()} | parameters
+    today = Today()
+    checkpoint = today.checkpoint(Parameters(model=values["model"])).fingerprint if values.get("model") else None
+    return sha256(canonical({"cells": [_tree(source) for source in sources], "parameters": values,
+                             "code": code_hash(rooms=ROOMS), "torch": today.torch, "checkpoint": checkpoint}))
+
+
+def _tree(source: str) -> str:
+    try:
+        return tree_hash(source)
+    except SyntaxError:      # a line for IPython, like %matplotlib
+        return sha256(source)
+
+
+def notebook_directory(notebook: Path, experiment: str, variant: str = "") -> Path:
+    """Where an executed notebook goes: executed/<experiment>/<notebook>[/<variant>]."""
+    return root() / "executed" / experiment / notebook.stem / variant
+
+
+def run_notebook(notebook: Path, parameters: dict[str, Any], directory: Path, force: bool = False) -> bool:
+    """Execute a notebook unless its executed copy is today's; True if it is there at the end.
+
+    Raises ValueError before anything starts for parameters that it doesn't have.
+    """
+    values = notebooks.check(notebook, parameters)
+    own, output = notebook_identity(notebook, values), directory / notebook.name
+    if not force and output.exists() and (directory / RECORD).exists():
+        known = NotebookRun(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
+        if known.identity == own:
+            print(f"complete already: {output}")
+            return True
+    began = time.time()
+    print(f"▶ {notebook.name}, log: {directory / records.LOG}")
+    process, log = start(Work(str(notebook), str(output), values, str(root())), directory / records.LOG, 1)
+    try:
+        while process.poll() is None:
+            time.sleep(POLL)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+    if process.returncode != DONE:
+        print(f"✗ {notebook.name}: {last_line(directory / records.LOG)}")
+        return False
+    done = NotebookRun(identity=own, notebook=notebook.name, parameters=values, seconds=time.time() - began,
+                       date=datetime.now(UTC).isoformat(timespec="seconds"))
+    files.write(directory / RECORD, done.model_dump_json(indent=1) + "\n")
+    print(f"✓ {output} ({done.seconds:.1f} s)")
+    return True
+
+
+def read_parameters(notebook: Path, params: str | None, changes: list[str]) -> dict[str, Any]:
+    """A notebook's parameters from a file and `key=value` changes. Raises ValueError naming file and line."""
+    path = Path(expand(params)) if params else None
+    file = yamlfile.read(path) if path else yamlfile.YamlFile(Path("--set"), {}, {})
+    values = file.set(changes).values
+    known = notebooks.declared(notebook)
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{file.where((name,))}: {notebook.name} has no such parameter; "
+                             f"allowed: {', '.join(known)}")
+    return notebooks.check(notebook, values)
