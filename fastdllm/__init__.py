@@ -11,13 +11,14 @@ from fastdllm.settings import Decoding, Reuse
 if TYPE_CHECKING:
     from fastdllm.decode import Revision, Step, Trace, denoise, generate
     from fastdllm.model.lm import LM, load
+    from fastdllm.report.widgets import explore
 
 __version__ = "0.1.0"
-__all__ = ["LM", "Decoding", "Reuse", "Revision", "Step", "Trace", "denoise", "generate", "load"]
+__all__ = ["LM", "Decoding", "Reuse", "Revision", "Step", "Trace", "denoise", "explore", "generate", "load"]
 
 # What needs torch (2.5 s) is imported when it is first asked for, so that `fastdllm --help` and status are quick.
 _LATER = {"LM": "model.lm", "load": "model.lm", "Revision": "decode", "Step": "decode", "Trace": "decode",
-          "denoise": "decode", "generate": "decode"}
+          "denoise": "decode", "generate": "decode", "explore": "report.widgets"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,15 +7,18 @@ texts, mask and stop ids, settings, results), so that a run can be looked at wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fastdllm.decode.generate import Prompt, build, finish
 from fastdllm.decode.loop import resolve
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.step import KINDS, RowResult, Step
+from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
@@ -24,6 +27,51 @@ NFE = (*KINDS, "replay")
 COLUMNS = ("row", "forward", "block", "small_block", "step", "kind", "start", "tokens", "unmasked", "confidence",
            *(f"nfe_{kind}" for kind in NFE))
 KEY = b"fastdllm"
+
+
+@dataclass(eq=False)
+class Recorder:
+    """Keeps every step, the trace and the results of some prompts: `for step in recorder: ...`.
+
+    Stopping early is fine; rows that did not end have no result. `distance=True` also runs each reused layer,
+    to say how far the stand-in is from what it would have returned. Raises ValueError for bad input at once.
+    """
+
+    lm: LM
+    prompts: Sequence[Prompt]
+    decoding: Decoding
+    reuse: Reuse
+    revision: str | Revision = "fixed"
+    seed: int = 0
+    distance: bool = False
+    steps: list[Step] = field(default_factory=list)
+    results: dict[int, RowResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trace = Trace(distance=self.distance)
+        self.engine, self.ids = build(self.lm, self.prompts, self.decoding, self.reuse, self.revision, self.seed, 1,
+                                      self.trace)
+
+    def __iter__(self) -> Iterator[Step]:
+        for step in self.engine.steps(iter(enumerate(self.ids))):
+            self.steps.append(step)
+            self._collect()
+            yield step
+        self._collect()
+
+    def _collect(self) -> None:
+        while self.engine.finished:
+            row = self.engine.finished.pop(0)
+            self.results[row.index] = finish(self.lm, row, self.engine.rules.find_stop)
+
+    def meta(self) -> dict[str, Any]:
+        """What the numbers of the steps so far mean."""
+        return meta(self.lm, dict(enumerate(self.ids)), self.steps, self.decoding, self.reuse, self.revision,
+                    self.results)
+
+    def write(self, path: Path) -> None:
+        """Write the steps so far as a steps file."""
+        write(path, frame(self.steps), self.meta())
 
 
 def frame(steps: Iterable[Step]) -> pd.DataFrame:

@@ -1,0 +1,140 @@
+// The stage: controls, panes, details, keyboard. Traits: runs, step, layer, playing, anchor.
+function legend() {
+  const node = make("div", "fd-legend");
+  for (const code of [1, 2, 3, 4, 5, 0]) {
+    const item = make("span"), swatch = make("canvas");
+    swatch.width = 14; swatch.height = 12;
+    mark(swatch.getContext("2d"), code, 0, 0, 14, 12, { ink: "#777", faint: "#cfcfcf" });
+    item.append(swatch, DECISION[code]);
+    node.append(item);
+  }
+  const ramp = make("span");
+  ramp.append("confidence 0", make("span", "fd-ramp"), "1");
+  node.append(ramp);
+  const signs = [["prompt", "text"], ["masked", "\u00b742"], ["carried", "over"], ["stop", "\u25a0end"], ["cut", "cut"], ["new", "new"]];
+  const names = { masked: "masked (looked at: 42 %)", carried: "carried over", stop: "stop", cut: "behind the end", new: "appears now", prompt: "prompt" };
+  for (const [role, text] of signs) {
+    const item = make("span");
+    item.append(make("span", `fd-token fd-${role}`, text), ` ${names[role]}`);
+    node.append(item);
+  }
+  node.append(make("span", "", "P prefill, F full, S small, C commit, R replay"));
+  return node;
+}
+
+function render({ model, el }) {
+  const root = make("div", "fd-player");
+  root.tabIndex = 0;
+  root.setAttribute("role", "application");
+  root.setAttribute("aria-label", "Denoising player. Arrow left and right: step. Up and down: layer. Space: play.");
+  root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
+  const bar = make("div", "fd-bar"), panes = make("div", "fd-panes"), details = make("div", "fd-details");
+  const slider = make("input"), where = make("span", "fd-where"), speed = make("select"), said = make("span");
+  slider.type = "range"; slider.min = 0; slider.setAttribute("aria-label", "step");
+  where.setAttribute("aria-live", "polite");
+  speed.setAttribute("aria-label", "steps per second");
+  for (const rate of [1, 4, 10, 25]) speed.append(new Option(`${rate}/s`, rate, rate === 4, rate === 4));
+  let runs = [], texts = [], maps = [], timer = null;
+
+  const last = () => Math.max(0, ...runs.map((run) => run.forwards - 1));
+  const select = (step, layer) => {
+    model.set("step", Math.max(0, Math.min(last(), step)));
+    if (layer !== null && layer !== undefined) model.set("layer", Math.max(0, Math.min(runs[0].layers - 1, layer)));
+    model.save_changes();
+  };
+  const play = (on) => { model.set("playing", on); model.save_changes(); };
+  const move = (by) => { play(false); select(model.get("step") + by); };
+  const difference = () => {
+    const at = runs.length === 2 ? firstDifference(runs[0], runs[1]) : -1;
+    if (at >= 0) { play(false); select(at); }
+    said.textContent = at >= 0 ? `first difference at forward ${at}` : "no difference";
+  };
+  const button = (text, label, act) => {
+    const node = make("button", "", text);
+    node.title = label; node.setAttribute("aria-label", label); node.addEventListener("click", act);
+    bar.append(node);
+    return node;
+  };
+  button("|\u25c0", "first step (Home)", () => move(-1e9));
+  button("\u25c0 step", "step back (arrow left)", () => move(-1));
+  const toggle = button("\u25b6 play", "play or pause (space)", () => play(!model.get("playing")));
+  button("step \u25b6", "step on (arrow right)", () => move(1));
+  button("\u25b6|", "last step (End)", () => move(1e9));
+  bar.append(slider, where, speed);
+  const differ = button("first differing step", "first differing step (d)", difference);
+  bar.append(said);
+  slider.addEventListener("input", () => { play(false); select(Number(slider.value)); });
+
+  function update() {
+    const started = performance.now(), step = model.get("step"), layer = model.get("layer");
+    slider.max = last(); slider.value = step;
+    where.textContent = `step ${step} / ${last()}`;
+    runs.forEach((run, i) => {
+      if (!run.forwards) return;
+      texts[i].update(step, runs.length === 2 ? runs[1 - i] : null, true);
+      maps[i].update(step, layer);
+      const table = make("table");
+      for (const [name, value] of facts(run, step, layer)) {
+        const line = make("tr");
+        line.append(make("td", "", name), make("td", "", value));
+        table.append(line);
+      }
+      details.children[i].replaceChildren(table);
+    });
+    root.dataset.stepMs = (performance.now() - started).toFixed(1);
+  }
+
+  function build() {
+    const started = performance.now();
+    runs = model.get("runs").map(unpack);
+    texts = runs.map((run) => new TextPane(run));
+    maps = runs.map((run) => new MapPane(run, (step, layer) => { root.focus(); play(false); select(step, layer); }));
+    const shape = runs.length === 2 ? "fd-two" : "fd-one";
+    panes.className = `fd-panes ${shape}`;
+    details.className = `fd-details ${runs.length === 2 ? "fd-panes fd-two" : ""}`;
+    panes.replaceChildren(...runs.map((run, i) => {
+      const pane = make("div", "fd-pane"), head = make("div", "fd-head", `${run.title} `);
+      head.append(make("small", "", `${run.forwards} forwards${run.finish ? `, ended by ${run.finish}` : ""}`));
+      pane.append(head, texts[i].node, maps[i].node);
+      return pane;
+    }));
+    details.replaceChildren(...runs.map(() => make("div")));
+    differ.style.display = runs.length === 2 ? "" : "none";
+    said.textContent = "";
+    update();
+    root.dataset.buildMs = (performance.now() - started).toFixed(1);
+  }
+
+  function run() {
+    toggle.textContent = model.get("playing") ? "\u2016 pause" : "\u25b6 play";
+    clearInterval(timer);
+    if (!model.get("playing")) return;
+    if (model.get("step") >= last()) select(0);
+    timer = setInterval(() => (model.get("step") >= last() ? play(false) : select(model.get("step") + 1)), 1000 / speed.value);
+  }
+  speed.addEventListener("change", run);
+
+  root.addEventListener("keydown", (event) => {
+    if (event.target !== root && event.key === " ") return; // a focused button has its own space
+    if (event.target.tagName === "SELECT") return;
+    const block = runs[0]?.block || 32, layer = model.get("layer"), step = model.get("step");
+    const act = { ArrowLeft: () => move(-1), ArrowRight: () => move(1), ArrowUp: () => select(step, layer - 1),
+      ArrowDown: () => select(step, layer + 1), Home: () => move(-1e9), End: () => move(1e9), " ": () => play(!model.get("playing")),
+      PageUp: () => move(-block), PageDown: () => move(block), d: difference }[event.key];
+    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault(); event.stopPropagation();
+    act();
+  });
+
+  root.append(bar, panes, details, legend());
+  el.append(root);
+  document.getElementById(model.get("anchor"))?.style.setProperty("display", "none"); // the static figure
+  model.on("change:runs", build);
+  model.on("change:step change:layer", update);
+  model.on("change:playing", run);
+  const watch = new ResizeObserver(() => runs.forEach((item, i) => item.forwards && maps[i].update(model.get("step"), model.get("layer"))));
+  watch.observe(panes);
+  build();
+  return () => { clearInterval(timer); watch.disconnect(); model.off("change:runs", build); model.off("change:step change:layer", update); model.off("change:playing", run); };
+}
+export default { render };

@@ -1,0 +1,215 @@
+// One run on the stage: its text, its decision map, its numbers. No state of its own but what is drawn.
+const KIND = { prefill: "P", full: "F", small: "S", commit: "C", replay: "R" };
+const DECISION = ["runs (not wrapped)", "recompute", "reuse", "fallback", "bypass", "replay"];
+const INK = ["", "#0072B2", "#E69F00", "#CC79A7", "", "#009E73"]; // Okabe-Ito; every one has a mark besides
+const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
+const ROLE = ["prompt", "unmasked", "carried", "stop", "cut"];
+
+function array(view, Type) { // DataView -> typed array (the view may start anywhere in its buffer)
+  return new Type(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+}
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function unpack(raw) {
+  const run = { ...raw };
+  for (const name of ["start", "small_block", "block_step", "nfe", "token", "when", "detail"])
+    run[name] = array(raw[name], Int32Array);
+  for (const name of ["confidence", "distance"]) run[name] = array(raw[name], Float32Array);
+  for (const name of ["role", "looked", "decisions"]) run[name] = array(raw[name], Uint8Array);
+  return run;
+}
+
+function piece(run, id) {
+  const text = run.pieces[id] ?? String(id);
+  return text.replaceAll("\n", "\u21b5").replaceAll("\t", "\u21e5") || "\u2205";
+}
+
+function paint(node, confidence) { // cividis, text black or white by luminance
+  const at = Math.max(0, Math.min(1, confidence)) * (CIVIDIS.length - 1), low = Math.min(Math.floor(at), 4);
+  const rgb = CIVIDIS[low].map((v, i) => Math.round(v + (CIVIDIS[low + 1][i] - v) * (at - low)));
+  node.style.background = `rgb(${rgb})`;
+  node.style.color = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 120 ? "#000" : "#fff";
+}
+
+// The first forward after which the texts of two runs differ, or -1 (as player.first_difference).
+function firstDifference(a, b) {
+  const last = Math.min(a.forwards, b.forwards), n = Math.max(a.when.length, b.when.length);
+  let found = last;
+  for (let i = 0; i < n; i++) {
+    const wa = i < a.when.length ? a.when[i] : last, wb = i < b.when.length ? b.when[i] : last;
+    const same = wa === wb && i < a.when.length && i < b.when.length && a.token[i] === b.token[i];
+    if (!same && Math.min(wa, wb) >= 0) found = Math.min(found, wa, wb);
+  }
+  return found < last ? found : -1;
+}
+
+class TextPane {
+  constructor(run) {
+    this.run = run;
+    this.node = make("div", "fd-text");
+    this.spans = [];
+    this.blocks = [];
+    this.state = new Array(run.token.length).fill("");
+    const size = run.block || run.token.length || 1;
+    for (let i = 0; i < run.token.length; i++) {
+      if (i % size === 0) {
+        const block = make("div", "fd-block");
+        block.title = `block ${i / size}`;
+        this.blocks.push(block);
+        this.node.append(block);
+      }
+      const span = make("span", "fd-token");
+      this.spans.push(span);
+      this.blocks[this.blocks.length - 1].append(span);
+    }
+    if (!run.token.length) this.node.append(make("em", "", "No steps were kept: the map alone."));
+  }
+
+  update(step, other, scroll) {
+    const { run } = this, at = Math.min(step, run.forwards - 1), base = run.start[at];
+    for (let i = 0; i < this.spans.length; i++) {
+      const shown = run.when[i] <= at, role = shown ? ROLE[run.role[i]] : "masked", fresh = shown && run.when[i] === at;
+      const off = i - base, code = off >= 0 && off < run.block ? run.looked[at * run.block + off] : 255;
+      const seen = !shown && code !== 255 ? Math.round(code / 2) : -1;
+      const differs = other && this.differs(i, at, other, step);
+      const state = `${role}${fresh ? " fd-new" : ""}${differs ? " fd-differs" : ""}|${seen}`;
+      if (state !== this.state[i]) this.draw(i, state, role, seen);
+    }
+    const block = this.blocks[run.block ? Math.floor(base / run.block) : 0];
+    if (block !== this.now) {
+      this.now?.classList.remove("fd-now");
+      block?.classList.add("fd-now");
+      this.now = block;
+      if (scroll && block) this.node.scrollTop = block.offsetTop - this.node.clientHeight / 2;
+    }
+  }
+
+  differs(i, at, other, step) {
+    const end = Math.min(step, other.forwards - 1), mine = this.run.when[i] <= at;
+    const theirs = i < other.when.length && other.when[i] <= end;
+    return this.run.when[i] >= 0 && (mine !== theirs || (mine && this.run.token[i] !== other.token[i]));
+  }
+
+  draw(i, state, role, seen) {
+    const { run } = this, span = this.spans[i];
+    this.state[i] = state;
+    span.className = `fd-token fd-${state.split("|")[0]}`;
+    span.style.background = span.style.color = "";
+    const sure = run.confidence[i], where = `position ${i}`;
+    if (role === "masked") {
+      span.textContent = seen >= 0 ? `\u00b7${seen}` : "\u00b7";
+      span.title = `${where}: masked` + (seen >= 0 ? `, looked at with confidence ${(seen / 100).toFixed(2)}` : "");
+      return;
+    }
+    span.textContent = role === "stop" ? `\u25a0${piece(run, run.token[i])}` : piece(run, run.token[i]);
+    const how = Number.isNaN(sure) ? "" : `, confidence ${sure.toFixed(4)}`;
+    span.title = `${where}: ${role}, token ${run.token[i]}${how}` + (run.when[i] < 0 ? "" : `, forward ${run.when[i]}`);
+    if (!Number.isNaN(sure)) paint(span, sure);
+  }
+}
+
+function mark(context, code, x, y, w, h, colours) { // colour and sign of one decision
+  if (code === 0 || code === 4) {
+    context.fillStyle = colours.faint;
+    context.fillRect(x, y, w, h);
+  } else {
+    context.fillStyle = INK[code];
+    context.fillRect(x, y, w, h);
+  }
+  context.strokeStyle = code === 4 ? colours.ink : "#000";
+  context.lineWidth = 1;
+  if (w < 4 || code < 2) return;
+  context.beginPath();
+  if (code !== 4) { context.moveTo(x + 1, y + h - 1); context.lineTo(x + w - 1, y + 1); }
+  if (code === 3) { context.moveTo(x + 1, y + 1); context.lineTo(x + w - 1, y + h - 1); }
+  if (code === 4 || code === 5) { context.moveTo(x + 1, y + h / 2); context.lineTo(x + w - 1, y + h / 2); }
+  context.stroke();
+}
+
+class MapPane {
+  constructor(run, select) {
+    this.run = run;
+    this.node = make("canvas", "fd-map");
+    this.node.setAttribute("role", "img");
+    this.node.setAttribute("aria-label", `decisions of ${run.layers} layers in ${run.forwards} forwards`);
+    this.row = 10;
+    this.left = 30;
+    this.top = 18;
+    this.height = this.top + run.layers * this.row + 4;
+    this.node.style.height = `${this.height}px`;
+    this.node.addEventListener("click", (event) => {
+      const box = this.node.getBoundingClientRect();
+      const step = this.first + Math.floor((event.clientX - box.left - this.left) / this.column);
+      const layer = Math.floor((event.clientY - box.top - this.top) / this.row);
+      if (step < this.first || step >= run.forwards) return;
+      select(step, layer >= 0 && layer < run.layers ? layer : null);
+    });
+  }
+
+  update(step, layer) {
+    const { run, row, left, top } = this, width = this.node.clientWidth || 420, ratio = window.devicePixelRatio || 1;
+    const style = getComputedStyle(this.node), pick = (name) => style.getPropertyValue(name).trim() || "#888";
+    const colours = { ink: pick("--fd-ink"), faint: pick("--fd-faint"), line: pick("--fd-line"), focus: pick("--fd-focus") };
+    const at = Math.min(step, run.forwards - 1);
+    this.column = Math.max(9, Math.min(16, Math.floor((width - left) / Math.max(1, run.forwards))));
+    const fits = Math.max(1, Math.floor((width - left) / this.column));
+    this.first = Math.max(0, Math.min(at - Math.floor(fits / 2), run.forwards - fits));
+    this.node.width = width * ratio;
+    this.node.height = this.height * ratio;
+    const context = this.node.getContext("2d");
+    context.scale(ratio, ratio);
+    context.font = "10px sans-serif";
+    context.textAlign = "center";
+    const w = this.column - 1, last = Math.min(run.forwards, this.first + fits);
+    for (let f = this.first; f < last; f++) {
+      const x = left + (f - this.first) * this.column;
+      context.fillStyle = f === at ? colours.focus : colours.ink;
+      context.fillText(KIND[run.kinds[f]] ?? "?", x + w / 2, 12);
+      for (let l = 0; l < run.layers; l++)
+        mark(context, run.decisions[f * run.layers + l], x, top + l * row, w, row - 1, colours);
+      if (run.block_step[f] === 0) { context.fillStyle = colours.ink; context.fillRect(x - 1, 2, 1, this.height); }
+    }
+    context.textAlign = "right";
+    context.fillStyle = colours.ink;
+    for (let l = 0; l < run.layers; l += 4) context.fillText(String(l), left - 5, top + l * row + 8);
+    context.strokeStyle = colours.focus;
+    context.lineWidth = 2;
+    const x = left + (at - this.first) * this.column;
+    context.strokeRect(x - 1.5, 1, w + 3, this.height - 2);
+    context.lineWidth = 3;
+    context.strokeRect(x - 1.5, top + layer * row - 1.5, w + 3, row + 2);
+  }
+}
+
+function facts(run, step, layer) { // what there is to say of the selected forward and cell
+  const at = Math.min(step, run.forwards - 1), rows = [], cell = at * run.layers + layer;
+  const n = run.nfe_kinds.length, nfe = run.nfe_kinds.map((kind, i) => `${kind} ${run.nfe[at * n + i]}`).join(", ");
+  const place = run.small_block[at] < 0 ? "" : `, small block ${run.small_block[at]}, step ${run.block_step[at]}`;
+  const block = run.block ? `, block ${run.start[at] / run.block}` : "";
+  rows.push(["forward", `${at} of ${run.forwards - 1}: ${run.kinds[at]}${block}${place}` + (step > at ? " (ended)" : "")]);
+  rows.push(["NFE so far", nfe]);
+  const fresh = [];
+  for (let i = 0; i < run.when.length; i++) if (run.when[i] === at && run.role[i] > 0) fresh.push(i);
+  rows.push(["appears", fresh.map((i) => `\u201c${piece(run, run.token[i])}\u201d` + (Number.isNaN(run.confidence[i])
+    ? " (carried over)" : ` ${run.confidence[i].toFixed(3)}`)).join(", ") || "nothing"]);
+  const known = run.detail[cell] < 0 ? {} : Object.fromEntries(run.detail_columns.map((name, i) => [name, run.detail_rows[run.detail[cell]][i]]));
+  const said = known.reason ? `: ${known.reason}` : "";
+  rows.push([`layer ${layer}`, DECISION[run.decisions[cell]] + said]);
+  if (known.input_shape) rows.push(["input, cache shape", `${known.input_shape}, ${known.cache_shape ?? "none served"}`]);
+  if (known.served_kind) rows.push(["served from", `${known.served_kind} forward ${known.served_forward}, block ` +
+    `${known.served_block}, small block ${known.served_small_block}, step ${known.served_step}`]);
+  if (known.replace_position != null) rows.push(["replace_position", String(known.replace_position)]);
+  if (known.slice_start != null) {
+    rows.push(["slice", `${known.slice_start}:${known.slice_stop}`]);
+    rows.push(["changed positions", `${known.changed} of ${known.slice_stop - known.slice_start}`]);
+    const far = run.distance[cell];
+    rows.push(["distance to fresh", Number.isNaN(far) ? "not measured" : far.toPrecision(3)]);
+  }
+  return rows;
+}

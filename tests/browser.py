@@ -1,0 +1,116 @@
+"""A real JupyterLab (or Voila) and a headless Chromium for the browser tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+         "--window-size=1300,1500")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether a page is served there (with status 200)."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+@contextmanager
+def server(command: list[str], ready: str, folder: Path, log: Path) -> Iterator[None]:
+    """A server process that is up when `ready` answers; ended with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        until = time.monotonic() + 60
+        while not answers(ready):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the server did not come up:\n{log.read_text()[-2000:]}")
+            time.sleep(0.3)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def lab(folder: Path, log: Path) -> Iterator[tuple[str, str]]:
+    """JupyterLab on `folder`: base address and token."""
+    port, token = free_port(), secrets.token_hex(12)
+    base = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
+               f"--IdentityProvider.token={token}", "--ServerApp.root_dir=" + str(folder),
+               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with server(command, f"{base}/api/status?token={token}", folder, log):
+        yield base, token
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[WebDriver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait(driver: WebDriver, css: str, seconds: float = 60, text: str | None = None) -> WebElement:
+    """The first element that matches (and contains the text); raises TimeoutError naming it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for element in driver.find_elements(By.CSS_SELECTOR, css):
+            if text is None or text in element.text:
+                return element
+        time.sleep(0.1)
+    raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s")
+
+
+def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
+    """Open a notebook in JupyterLab, run all its cells, wait until the kernel is idle again."""
+    driver.get(f"{base}/lab/tree/{notebook}?token={token}&reset")
+    wait(driver, ".jp-Notebook .jp-Cell")
+    wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
+    js(driver, "document.querySelector('.jp-Notebook').focus()")
+    for label in ("Run", "Run All Cells"):
+        if label == "Run":
+            wait(driver, ".lm-MenuBar-item", text="Run").click()
+        else:
+            wait(driver, ".lm-Menu-item", text=label).click()
+    time.sleep(0.5)
+    wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
+
+
+def js(driver: WebDriver, code: str, *arguments: object) -> object:
+    return driver.execute_script(code, *arguments)
