@@ -111,7 +111,8 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
            task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
            config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
            force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
-           report: Annotated[bool, typer.Option("--report", help="Run the report when the grid is through.")] = False,
+           report: Annotated[bool, typer.Option("--dependency", "--report", help="Run the report after the grid, as a "
+                                                "job that depends on it.")] = False,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
     from fastdllm.lab import runner, submission
@@ -122,11 +123,10 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
         typer.echo(f"left alone: {state.cell.path} ({state.state}: {state.detail})")
     if not dry_run:
         runner.share_complete(plan)
-    groups = [[cell, *(target for source, target in plan.share if source is cell)] for cell, _, _ in plan.run]
-    if not groups:
+    if not plan.run:
         typer.echo("nothing to submit: everything is complete or under way")
         return
-    prepared = submission.plan_grid(grid, groups, force=bool(over), report=report)
+    prepared = submission.plan_grid(grid, plan, report=report)
     if dry_run:
         typer.echo(prepared.text)
         return

@@ -114,7 +114,8 @@ def submit(plan: Plan) -> Submission:
     script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
-        files.write(params, yaml.safe_dump(as_submitted.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
+        values = as_submitted.model_dump(mode="json", exclude_defaults=True)
+        files.write(params, yaml.safe_dump(values, sort_keys=False))
     files.write(script, plan.script)
     job = slurm.submit(script)
     note = Submission(name=plan.name, job=job, submitted=datetime.now(UTC).isoformat(timespec="seconds"),
