@@ -76,10 +76,10 @@ class _Rules:
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(),
-                  batch_size: int | None = None) -> Iterator[RowResult]:
+                  batch_size: int | None = None, numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
     """Rows as they finish, `batch_size` at a time; the next prompt takes a free slot.
 
-    Of `decoding`, max_new_tokens, stop_ids and stop_strings count. Raises ValueError for bad input before
+    `numbers` are the rows' own numbers (None: 0, 1, 2 ...). Of `decoding`, max_new_tokens, stop_ids and stop_strings count. Raises ValueError for bad input before
     any work (temperature > 0 among it), NonFiniteLogits during it.
     """
     if decoding.temperature > 0:
@@ -91,7 +91,8 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
     ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]
     for index, prompt in enumerate(ids):
         _check(lm, index, prompt, decoding.max_new_tokens)
-    return _rows(causal(lm.network), ids, _Rules(lm, decoding), min(len(ids), batch_size or len(ids)))
+    return _rows(causal(lm.network), ids, _Rules(lm, decoding), min(len(ids), batch_size or len(ids)),
+                 numbers or range(len(ids)))
 
 
 def _check(lm: LM, index: int, prompt: list[int], new: int) -> None:
@@ -103,9 +104,9 @@ def _check(lm: LM, index: int, prompt: list[int], new: int) -> None:
                          f"allowed: max_position_embeddings={positions} in all")
 
 
-def _rows(network: Network, ids: list[list[int]], rules: _Rules, slots: int) -> Iterator[RowResult]:
+def _rows(network: Network, ids: list[list[int]], rules: _Rules, slots: int, numbers: Sequence[int]) -> Iterator[RowResult]:
     cache = network.new_cache(slots, max(map(len, ids)) + rules.limit)
-    waiting = iter(enumerate(ids))
+    waiting = iter(zip(numbers, ids, strict=True))
     active: dict[int, _Row] = {}
     while True:
         for slot in [slot for slot in range(slots) if slot not in active]:

@@ -14,6 +14,7 @@ from fastdllm.lab.locks import lock
 from fastdllm.lab.parameters import Parameters
 from fastdllm.lab.records import Record
 from fastdllm.tasks import Problem, Task
+from fastdllm.tasks.answers import stopped_by
 
 WARM_UP_TOKENS = 64      # two blocks: every kind of forward runs once before the clock does
 REPORT_SECONDS = 5.0
@@ -119,7 +120,7 @@ def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], 
         elapsed += time.perf_counter() - began
         if result is None:
             break
-        sample = scored(result, problems[result.row], task, lm, token_ids)
+        sample = scored(result, problems[result.row], task, lm, token_ids, parameters.decoding.stop_strings)
         run.add({**sample, "session": session, "elapsed": base + elapsed})
         correct += sample["correct"][task.metric]
         if time.perf_counter() - said > REPORT_SECONDS or len(run.done) == len(problems):
@@ -132,9 +133,13 @@ def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], n
     """RowResults as they finish; which loop runs depends on the task and the engine."""
     if not task.generative:
         from fastdllm.tasks.likelihood import score_rows
-        return iter(score_rows(lm, problems, numbers=numbers, batch_size=parameters.batch_size))
-    from fastdllm.decode import generate_rows
+        return score_rows(lm, problems, batch_size=parameters.batch_size, engine=parameters.engine, numbers=numbers)
     prompts = [problem.prompt for problem in problems]
+    if parameters.engine == "autoregressive":
+        from fastdllm.decode import autoregressive
+        return autoregressive.generate_rows(lm, prompts, decoding=parameters.decoding,
+                                            batch_size=parameters.batch_size, numbers=numbers)
+    from fastdllm.decode import generate_rows
     return generate_rows(lm, prompts, decoding=parameters.decoding, reuse=parameters.reuse,
                          revision=parameters.revision, seed=parameters.seed, batch_size=parameters.batch_size,
                          numbers=numbers)
@@ -151,8 +156,9 @@ def warm_up(lm: Any, parameters: Parameters, task: Task, problems: list[Problem]
     return time.perf_counter() - began
 
 
-def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool) -> dict[str, Any]:
-    """One sample as it stands in samples.jsonl."""
+def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
+           strings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """One sample as it stands in samples.jsonl; `strings` are the run's stop strings."""
     scores = task.score(problem, result.text)
     sample = {
         "id": problem.id, "index": result.row, "subtask": problem.subtask,
@@ -161,6 +167,10 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool) 
         "correct": {rule: score.correct for rule, score in scores.items()},
         "tokens": len(result.tokens), "nfe": result.nfe, "decisions": result.decisions, "finish": result.finish,
         "reused_nothing": result.reused_nothing, "seconds": round(result.seconds, 6)}
+    if result.finish == "stop_string":
+        sample["stop_string"] = stopped_by(lm.decode(result.tokens), strings)
+    if parts := {rule: list(score.parts) for rule, score in scores.items() if score.parts}:
+        sample["parts"] = parts
     return sample | ({"token_ids": list(result.tokens)} if token_ids else {})
 
 

@@ -37,6 +37,12 @@ def total(samples: list[dict[str, Any]], name: str) -> dict[str, int]:
     return dict(counts)
 
 
+def verdicts(samples: list[dict[str, Any]], rule: str) -> list[bool]:
+    """What a rule's rate is over: problems, or the parts of problems (IFEval's instructions)."""
+    return [verdict for sample in samples if rule in sample["correct"]
+            for verdict in sample.get("parts", {}).get(rule) or [sample["correct"][rule]]]
+
+
 def summarise(run: Partial, parameters: Parameters, task: Task, dataset: Dataset, identity: str, *, experiment: str,
               config: str, author: str, checkpoint: Checkpoint, code: Code, environment: Environment,
               load_seconds: float, warmup_seconds: float, notes: dict[str, Any]) -> Record:
@@ -52,7 +58,10 @@ def summarise(run: Partial, parameters: Parameters, task: Task, dataset: Dataset
         raise ValueError(f"reuse.k={parameters.reuse.k} reused nothing in any of {len(samples)} problems; allowed: "
                          "a configuration that reuses (a higher threshold gives more steps, see known issues)")
     rules = sorted({rule for sample in samples for rule in sample["correct"]})
-    scores = {rule: [sample["correct"][rule] for sample in samples if rule in sample["correct"]] for rule in rules}
+    scores = {rule: verdicts(samples, rule) for rule in rules}
+    empty = [sample for sample in samples if not sample["output"].strip()]
+    if empty:
+        notes = {**notes, "empty_by": dict(Counter(sample.get("stop_string") or sample["finish"] for sample in empty))}
     tokens = sum(sample["tokens"] for sample in samples)
     return Record(
         schema=1, identity=identity, experiment=experiment, task=task.name, config=config, limit=parameters.limit,
@@ -63,7 +72,7 @@ def summarise(run: Partial, parameters: Parameters, task: Task, dataset: Dataset
         decisions=total(samples, "decisions"), n=len(samples), metric=task.metric,
         accuracy={rule: accuracy(sum(found), len(found)) for rule, found in scores.items()},
         subtasks=dict(Counter(sample["subtask"] for sample in samples if sample["subtask"])),
-        empty=sum(not sample["output"].strip() for sample in samples),
+        empty=len(empty),
         finish={**dict.fromkeys(FINISHES, 0), **Counter(sample["finish"] for sample in samples)},
         reused_nothing=idle if parameters.reuse.active else 0,
         sessions=max(sample["session"] for sample in samples), notes=notes)

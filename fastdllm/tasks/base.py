@@ -43,11 +43,11 @@ class Score:
 class TaskOptions(Settings):
     """What changes a task's prompts or its scoring. The prompts enter a run's identity by their content."""
 
-    prompt: str = Field("own", pattern="^(own|boxed)$", description="the instruction that is appended: own (the "
-                        "task's), boxed (what the published evaluation puts in its place)")
-    shots: int | None = Field(None, ge=0, description="worked examples in the prompt; None: the published number")
-    multiturn: bool = Field(True, description="worked examples as turns of the conversation")
-    allow_code_execution: bool = Field(False, description="humaneval and mbpp run what the model wrote")
+    prompt: str = Field(default="own", pattern="^(own|boxed)$", description="own: the task's instruction; boxed: "
+                        "what the published evaluation puts in its place where it does (gsm8k, minerva_math)")
+    shots: int | None = Field(default=None, ge=0, description="worked examples; None: as the published evaluation")
+    multiturn: bool = Field(default=True, description="worked examples as turns of the conversation")
+    allow_code_execution: bool = Field(default=False, description="humaneval and mbpp run what the model wrote")
 
 
 class Task(Protocol):
@@ -57,11 +57,20 @@ class Task(Protocol):
     layer reuse has nothing to act on (`fastdllm.tasks.likelihood.score_rows`).
     """
 
-    name: str
-    metric: str
-    generative: bool
-    max_new_tokens: int
-    stop_strings: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def generative(self) -> bool: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]: ...
 
     def problems(self, limit: int | None = None, data: Path | None = None) -> list[Problem]:
         """The problems, at most `limit` of every subtask; from `data` where that is given.
@@ -79,9 +88,9 @@ class Task(Protocol):
         ...
 
 
-def fingerprint(problems: Sequence[Problem]) -> str:
-    """SHA-256 over ids, prompts, targets, subtasks and what scoring reads besides."""
-    digest = hashlib.sha256()
+def fingerprint(problems: Sequence[Problem], scorer: str = "") -> str:
+    """SHA-256 over ids, prompts, targets, subtasks, what scoring reads besides, and who scores if it isn't us."""
+    digest = hashlib.sha256(scorer.encode())
     for problem in problems:
         digest.update(json.dumps(asdict(problem), sort_keys=True, ensure_ascii=False, default=str).encode())
         digest.update(b"\n")

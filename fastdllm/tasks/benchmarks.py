@@ -73,9 +73,6 @@ def benchmark(name: str, options: TaskOptions) -> Task:
     if name in ("humaneval", "mbpp"):
         from fastdllm.tasks.code import code_task
         return code_task(name, options)
-    if options.prompt == "boxed" and FACTS[name].instruction is None:
-        raise ValueError(f"prompt='boxed' for {name}; allowed: own (boxed replaces the instruction of "
-                         f"{', '.join(n for n, facts in FACTS.items() if facts.instruction)})")
     return Benchmark(name, options)
 
 
@@ -138,7 +135,7 @@ class Benchmark:
         else:
             shots = self.shots if self.name != "minerva_math" else 0       # its examples come with the harness
             splits = self._by_subtask(local_splits(data, evaluated, examples, shots, self.facts.required))
-        return self._build({name: {split: rows for split, rows in found.items()} for name, found in splits.items()})
+        return self._build(splits)
 
     def _by_subtask(self, splits: dict[str, Rows]) -> dict[str, dict[str, Rows]]:
         column = self.facts.column
@@ -188,10 +185,10 @@ class Benchmark:
         return found
 
     def _problem(self, name: str, task: ConfigurableTask, index: int, instances: list[Instance]) -> Problem:
-        messages = self.instructed(json.loads(instances[0].args[0]))
+        messages = self.instructed(json.loads(instances[0].arguments[0]))
         meta: dict[str, Any] = {"doc": instances[0].doc}
         if not self.generative:
-            meta["choices"] = [instance.args[1] for instance in instances]
+            meta["choices"] = [instance.arguments[1] for instance in instances]
         return Problem(id=f"{name}-{index}", prompt=messages, target=self._target(task, instances[0].doc),
                        subtask=name if self.facts.column else "", meta=meta)
 
@@ -250,7 +247,8 @@ class Benchmark:
                 for metric, value in metrics.items()}
 
     def fingerprint(self, problems: Sequence[Problem]) -> str:
-        return fingerprint(problems)
+        """Over the problems and the harness's version, whose filters and metrics score them."""
+        return fingerprint(problems, f"lm_eval {lm_eval.__version__}")
 
 
 def as_json(messages: list[dict[str, str]], **_: Any) -> str:
@@ -269,7 +267,7 @@ def shuffled_choices(rows: datasets.Dataset) -> datasets.Dataset:
     """GPQA's four answers in an order that depends on the row's place and nothing else."""
     rng = random.Random(42)
     shuffled = []
-    for row in rows:
+    for row in rows.to_list():
         texts = [clean(row[key]) for key in ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3",
                                              "Correct Answer")]
         right = texts[-1]

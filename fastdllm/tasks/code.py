@@ -29,8 +29,8 @@ def code_task(name: str, options: TaskOptions) -> CodeTask:
     if not options.allow_code_execution:
         raise ValueError(f"task={name} runs what the model wrote; allowed: with 'allow_code_execution: true' in the "
                          "params file (it runs in a process of its own, with limited time and memory)")
-    if options.prompt != "own" or options.shots:
-        raise ValueError(f"task={name} with prompt={options.prompt!r}, shots={options.shots}; allowed: own, 0")
+    if options.shots:
+        raise ValueError(f"task={name} with shots={options.shots}; allowed: 0")
     return CodeTask(name, options, 1024 if name == "humaneval" else 512)
 
 
@@ -51,7 +51,7 @@ class CodeTask:
         if data is not None:
             rows = read_rows(data, REQUIRED[self.name])
         else:
-            rows = list(hub_splits(*SOURCE[self.name], self.name)["test"])
+            rows = list(hub_splits(*SOURCE[self.name], task=self.name)["test"])
         return [self._problem(row) for row in rows[:limit]]
 
     def _problem(self, row: dict[str, Any]) -> Problem:

@@ -42,7 +42,7 @@ def hub_splits(path: str, subset: str | None, task: str) -> dict[str, Any]:
     import datasets
     from datasets.exceptions import DatasetsError
     try:
-        return dict(datasets.load_dataset(path, subset))
+        return {str(split): rows for split, rows in datasets.load_dataset(path, subset).items()}
     except (DatasetsError, OSError, ValueError) as error:
         way = f"{GATED[path]}; " if path in GATED else ""
         raise ValueError(f"task={task}: the data set {path} ({subset or 'default'}) is neither in the local cache nor "

@@ -26,6 +26,10 @@ class Arithmetic:
     max_new_tokens: int = 192
     stop_strings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.options.shots:
+            raise ValueError(f"task={self.name} with shots={self.options.shots}; allowed: 0 (it was trained without)")
+
     def problems(self, limit: int | None = None, data: Path | None = None) -> list[Problem]:
         check_limit(limit)
         if data is not None:

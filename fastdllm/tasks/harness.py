@@ -32,7 +32,6 @@ ENGINES = ("diffusion", "autoregressive")
 MAX_GEN_TOKS = 256             # where neither the task nor the caller says (the harness's default)
 
 
-@register_model("fastdllm")
 class FastDLLM(HarnessLM):
     """A checkpoint behind the harness's interface. `results` keeps every finished row, with its forwards."""
 
@@ -72,7 +71,7 @@ class FastDLLM(HarnessLM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The checkpoint's template, for the harness's own record."""
-        return self.lm.tokenizer.chat_template if self.lm.tokenizer is not None and chat_template else None
+        return str(self.lm.tokenizer.chat_template) if self.lm.tokenizer is not None and chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as text; without generation prompt, the last turn stays open."""
@@ -86,7 +85,7 @@ class FastDLLM(HarnessLM):
         """Token ids of a request's context, the boxed instruction in the place of the task's where it is wanted."""
         if self.lm.tokenizer is None:
             raise ValueError(f"model: {self.lm.name} has no tokenizer files; allowed: a checkpoint with a tokenizer")
-        text = request.args[0]
+        text = str(request.arguments[0])
         if self.prompt == "boxed":
             for name, facts in FACTS.items():
                 if facts.instruction and str(request.task_name).startswith(name):
@@ -99,7 +98,7 @@ class FastDLLM(HarnessLM):
         """One text per request. Stop strings end a row as soon as they stand in its final tokens."""
         groups: dict[Decoding, list[int]] = {}
         for index, request in enumerate(requests):
-            groups.setdefault(self._decoding(request.args[1]), []).append(index)
+            groups.setdefault(self._decoding(request.arguments[1]), []).append(index)
         prompts = [self.encode(request) for request in requests]
         found: dict[int, RowResult] = {}
         for decoding, members in groups.items():
@@ -109,7 +108,7 @@ class FastDLLM(HarnessLM):
             for row in self._rows([prompts[i] for i in order], decoding):
                 index = order[row.row]
                 found[index] = row
-                self.cache_hook.add_partial("generate_until", requests[index].args, row.text)
+                self.cache_hook.add_partial("generate_until", requests[index].arguments, row.text)
         self.results += [found[index] for index in range(len(requests))]
         return [found[index].text for index in range(len(requests))]
 
@@ -138,14 +137,14 @@ class FastDLLM(HarnessLM):
         diffusion, as in the published evaluation. Layer reuse has nothing to act on here, and k > 1 is refused.
         """
         if self.reuse.active:
-            raise ValueError(f"model_args: k={self.reuse.k} for a task scored by likelihood reuses nothing (one forward "
-                             "a choice, no denoising); allowed: k=1, or a generative task such as mmlu_generative")
-        pairs = [likelihood.Pair(i, 0, *likelihood.encode_pair(self.lm, *request.args))
+            raise ValueError(f"model_args: k={self.reuse.k} for a task scored by likelihood reuses nothing (one "
+                             "forward a choice, no denoising); allowed: k=1, or a generative task (mmlu_generative)")
+        pairs = [likelihood.Pair(i, 0, *likelihood.encode_pair(self.lm, *request.arguments))
                  for i, request in enumerate(requests)]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         for index, score, _ in likelihood.score_pairs(self.lm, pairs, self.batch_size, self.engine):
             found[index] = (score.value, score.greedy and self.engine == "autoregressive")
-            self.cache_hook.add_partial("loglikelihood", requests[index].args, found[index])
+            self.cache_hook.add_partial("loglikelihood", requests[index].arguments, found[index])
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -166,6 +165,9 @@ class FastDLLM(HarnessLM):
                 "prompt": self.prompt, "generated_tokens": sum(len(row.tokens) for row in self.results), "nfe": nfe}
 
 
+register_model("fastdllm")(FastDLLM)
+
+
 def evaluate(model: FastDLLM, name: str, *, data: str | Path | None = None, limit: int | None = None,
              shots: int | None = None, multiturn: bool = True) -> dict[str, Any]:
     """Run one benchmark through the harness's own driver; its results, samples included, as an object.
@@ -175,8 +177,9 @@ def evaluate(model: FastDLLM, name: str, *, data: str | Path | None = None, limi
     if name not in FACTS:
         raise ValueError(f"task={name!r}; allowed: {', '.join(FACTS)}")
     tasks = Benchmark(name, TaskOptions(shots=shots, multiturn=multiturn)).load(Path(data) if data else None)
-    results = lm_eval.evaluate(lm=model, task_dict={"tasks": tasks}, limit=limit, apply_chat_template=True,
-                               fewshot_as_multiturn=multiturn, bootstrap_iters=0)
+    driver: Any = lm_eval.evaluate
+    results = driver(lm=model, task_dict={"tasks": tasks}, limit=limit, apply_chat_template=True,
+                     fewshot_as_multiturn=multiturn, bootstrap_iters=0)
     if results is None:
         raise RuntimeError("the harness gave no results: this is not the first process of a group")
     return {**results, "model": model.get_model_info()}

@@ -111,12 +111,13 @@ def score_pairs(lm: LM, pairs: Sequence[Pair], batch_size: int, engine: str = "d
         yield from ((index, score, seconds) for index, score in zip(part, scores, strict=True))
 
 
-def score_rows(lm: LM, problems: Sequence[Problem], *, batch_size: int = 1,
-               engine: str = "diffusion") -> Iterator[RowResult]:
+def score_rows(lm: LM, problems: Sequence[Problem], *, batch_size: int = 1, engine: str = "diffusion",
+               numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
     """Problems as their last choice is scored: the counterpart of `generate_rows` for likelihood tasks.
 
     `text` is JSON, {"choices": [...], "loglikelihood": [...]}, which the task's `score` reads; `tokens`
-    holds the scored token ids, one or more per choice; `nfe` counts the forwards as prefill, one a choice.
+    holds the scored token ids, one or more per choice; `nfe` counts the forwards as prefill, one a choice. `numbers` are
+    the rows' own numbers (None: 0, 1, 2 ...).
     """
     pairs = []
     for owner, problem in enumerate(problems):
@@ -132,7 +133,8 @@ def score_rows(lm: LM, problems: Sequence[Problem], *, batch_size: int = 1,
         if len(row) == len(choices):
             done = [row[place] for place in range(len(choices))]
             yield RowResult(
-                row=pair.owner, tokens=[token for found, _, scored in done for token in scored.choice[:found.tokens]],
+                row=pair.owner if numbers is None else numbers[pair.owner],
+                tokens=[token for found, _, scored in done for token in scored.choice[:found.tokens]],
                 text=json.dumps({"choices": choices, "loglikelihood": [found.value for found, _, _ in done]}),
                 nfe={**dict.fromkeys((*KINDS, "replay"), 0), "prefill": len(choices)},
                 decisions=dict.fromkeys(DECISIONS, 0), finish="scored", reused_nothing=False,
