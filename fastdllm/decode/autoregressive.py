@@ -79,8 +79,9 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
                   batch_size: int | None = None, numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
     """Rows as they finish, `batch_size` at a time; the next prompt takes a free slot.
 
-    `numbers` are the rows' own numbers (None: 0, 1, 2 ...). Of `decoding`, max_new_tokens, stop_ids and stop_strings count. Raises ValueError for bad input before
-    any work (temperature > 0 among it), NonFiniteLogits during it.
+    Of `decoding`, max_new_tokens, stop_ids and stop_strings count. `numbers` are the rows' own numbers (None:
+    0, 1, 2 ...). Raises ValueError for bad input before any work (temperature > 0 among it), NonFiniteLogits
+    during it.
     """
     if decoding.temperature > 0:
         raise ValueError(f"Decoding.temperature={decoding.temperature} with engine autoregressive; allowed: 0 (greedy)")
@@ -104,7 +105,8 @@ def _check(lm: LM, index: int, prompt: list[int], new: int) -> None:
                          f"allowed: max_position_embeddings={positions} in all")
 
 
-def _rows(network: Network, ids: list[list[int]], rules: _Rules, slots: int, numbers: Sequence[int]) -> Iterator[RowResult]:
+def _rows(network: Network, ids: list[list[int]], rules: _Rules, slots: int,
+          numbers: Sequence[int]) -> Iterator[RowResult]:
     cache = network.new_cache(slots, max(map(len, ids)) + rules.limit)
     waiting = iter(zip(numbers, ids, strict=True))
     active: dict[int, _Row] = {}

@@ -116,8 +116,8 @@ def score_rows(lm: LM, problems: Sequence[Problem], *, batch_size: int = 1, engi
     """Problems as their last choice is scored: the counterpart of `generate_rows` for likelihood tasks.
 
     `text` is JSON, {"choices": [...], "loglikelihood": [...]}, which the task's `score` reads; `tokens`
-    holds the scored token ids, one or more per choice; `nfe` counts the forwards as prefill, one a choice. `numbers` are
-    the rows' own numbers (None: 0, 1, 2 ...).
+    holds the scored token ids, one or more per choice; `nfe` counts the forwards as prefill, one a choice.
+    `numbers` are the rows' own numbers (None: 0, 1, 2 ...).
     """
     pairs = []
     for owner, problem in enumerate(problems):
