@@ -96,7 +96,7 @@ def environment(parameters: Parameters) -> Environment:
     """Versions, device and node. Never the variables of the environment: they may hold secrets."""
     return Environment(python=sys.version.split()[0], torch=version("torch"), transformers=version("transformers"),
                        platform=platform.platform(), device_name=device_name(parameters.device),
-                       node=socket.gethostname(), slurm_job=slurm_job())
+                       node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), slurm_job=slurm_job())
 
 
 def device_name(device: str) -> str:

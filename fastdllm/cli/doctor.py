@@ -1,0 +1,48 @@
+"""`fastdllm doctor`: is this machine fit for a run?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EXAMPLES = ("Examples: [bold]fastdllm doctor[/bold] · [bold]fastdllm doctor layer_reuse_7b[/bold] (all that it needs) · "
+            "[bold]fastdllm doctor --task gpqa_main_n_shot[/bold] (gated data) · "
+            "[bold]fastdllm doctor --model Efficient-Large-Model/Fast_dLLM_v2_7B --device cuda --dtype bfloat16[/bold]")
+
+
+def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that it needs is checked.")] = None,
+           task: Annotated[str | None, typer.Option(help="Can this task's problems be had?")] = None,
+           model: Annotated[str | None, typer.Option(help="tiny, a directory, or a hub id.")] = None,
+           device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+           dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+           quick: Annotated[bool, typer.Option("--quick", help="What a job asks before it starts: no network, no data, "
+                                               "no weights.")] = False) -> None:
+    """Check device, dtype, versions, driver, Slurm, hub login, checkpoint and data. Status 0: a run would start."""
+    import os
+
+    from fastdllm.lab import doctor as lab
+    from fastdllm.lab.parameters import Parameters, root
+    if not quick and not lab.reachable():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")       # before the hub's library is imported: no minutes of retries
+    options = {"task": task, "model": model, "device": device, "dtype": dtype}
+    given = {name: value for name, value in options.items() if value is not None}
+    if params is None:
+        runs, output = [Parameters(**given)], root() / "executed"
+    else:
+        from fastdllm.lab import gridfile
+        grid = gridfile.load(params)
+        os.environ.update(grid.caches)
+        runs = list({run.model_dump_json(): run for run in (
+            cell.parameters.model_copy(update=given) for cell in grid.cells() if task in (None, cell.task))}.values())
+        output = grid.directory
+        if not runs:
+            raise ValueError(f"--task {task!r}; allowed: {', '.join(sorted({cell.task for cell in grid.cells()}))}")
+    checks = []
+    for check in lab.examine(runs, output, quick=quick):
+        checks.append(check)
+        if not quick or check.ok is False:
+            typer.echo(str(check))
+    if not lab.healthy(checks):
+        raise typer.Exit(1)
+    typer.echo("fit for this run")

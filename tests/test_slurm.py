@@ -1,0 +1,172 @@
+"""Grids on a real Slurm: two nodes on this host. All jobs are submitted at once, so that the waiting is shared."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import lab_support
+import pytest
+from slurm import cluster
+from typer.testing import CliRunner
+
+from fastdllm.cli import app
+from fastdllm.lab import gridfile, records, slurm, submission
+from fastdllm.lab import status as states
+from fastdllm.lab.status import CellState
+
+pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(500)]
+HERE = Path(__file__).parent / "slurm"
+PATIENCE = 240.0      # seconds that a loaded machine may take for the whole story
+
+
+def fastdllm(*arguments: str, ok: bool = True) -> str:
+    """Run a command as a user would; its output."""
+    done = CliRunner().invoke(app, list(arguments))
+    assert (done.exit_code == 0) is ok, done.output
+    return done.output
+
+
+@dataclass
+class Story:
+    """Everything that was submitted."""
+
+    directory: Path
+    files: dict[str, Path]
+    run: Path
+    foreign: int
+
+    def look(self, name: str) -> dict[str, CellState]:
+        grid = gridfile.load(self.files[name])
+        return {each.cell.name: each for each in states.states(grid.cells(), jobs=submission.cell_jobs(grid.directory))}
+
+    def until_begun(self, name: str) -> None:
+        """Until the first sample of its only cell is on disk."""
+        def begun():
+            [found] = self.look(name).values()
+            assert found.state in ("queued", "running"), f"{found.state}: {found.detail}"
+            return re.search(r"; [1-9]\d* of", found.detail)
+        cluster.wait(begun, PATIENCE, 1.0)
+
+    def until_over(self, name: str) -> dict[str, CellState]:
+        def through():
+            found = self.look(name)
+            return found if all(each.state not in ("queued", "running") for each in found.values()) else None
+        return cluster.wait(through, PATIENCE, 1.0)
+
+    def log(self, name: str, config: str) -> str:
+        grid = gridfile.load(self.files[name])
+        cell = next(cell for cell in grid.cells() if cell.name == config)
+        path = submission.job_log(grid.directory, cell.path)
+        assert path is not None
+        return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("grids")
+    model = lab_support.checkpoint(directory / "model")
+    common = {"time": "10", "cpus": 1, "throttle": 4, "signal_seconds": 30}
+    slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
+    nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 2}
+    settings = {
+        "limited": slow | {"limit": 16, "slurm": common | {"time": "1", "signal_seconds": 10}},
+        "node": slow | {"limit": 6, "slurm": common}, "cancelled": slow | {"limit": 30, "slurm": common},
+        "broken": {"axes": {}, "limit": 2, "configs": [{"k": 1}, {"k": 2, "layers": "middle",
+                                                                  "policy": str(HERE / "fails.py")}],
+                   "slurm": common},
+        "nine": nine | {"slurm": common}, "unfit": {"device": "cuda", "dtype": "float32", "slurm": common}}
+    with pytest.MonkeyPatch.context() as patch, cluster.slurm(16900) as run:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        files = {name: lab_support.params(directory / f"{name}.yml", model, **values)
+                 for name, values in settings.items()}
+        foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
+        for path in files.values():
+            fastdllm("grid", "submit", str(path))
+        yield Story(directory, files, run, foreign)
+
+
+def test_cancel_takes_this_grids_jobs_and_no_others(story):
+    story.until_begun("cancelled")
+    note = submission.submissions(story.directory / "executed" / "cancelled")[-1]
+    assert str(note.job) in fastdllm("grid", "cancel", str(story.files["cancelled"]))
+    found = story.until_over("cancelled")["k2_middle_slow"]
+    assert found.state == "partial"
+    assert re.search(r"[1-9]\d* of 30.*CANCELLED", found.detail), found.detail
+    assert slurm.jobs([story.foreign])[story.foreign, None].running
+    assert all(not job.over for (number, _), job in slurm.jobs([n.job for n in submission.submissions(
+        story.directory / "executed" / "limited")]).items()), "another grid's job was cancelled"
+
+
+def test_a_node_that_goes_down_gives_its_cell_to_another(story):
+    story.until_begun("node")
+    job = submission.cell_jobs(story.directory / "executed" / "node")["arithmetic_limit_6/k2_middle_slow"]
+    cluster.kill_node(story.run, job.node)
+    found = story.until_over("node")["k2_middle_slow"]
+    assert found.state == "complete"
+    assert found.record is not None
+    assert found.record.sessions == 2
+    assert found.record.environment.node != job.node
+    assert len(records.samples(found.cell.directory)["id"].unique()) == 6
+
+
+def test_nine_cells_through_an_array(story):
+    found = story.until_over("nine")
+    assert {each.state for each in found.values()} == {"complete"}
+    assert len(found) == 9
+    note = submission.submissions(story.directory / "executed" / "nine")[-1]
+    assert len(note.tasks) == 7, "k=1 is one computation under three names"
+    jobs = {each.record.environment.slurm_job for each in found.values() if each.record}
+    assert jobs == {f"{note.job}_{index}" for index in range(7)}
+    assert fastdllm("grid", "status", str(story.files["nine"])).rstrip().splitlines()[-2] == "Completed: 9 / 9"
+
+
+def test_resubmission_runs_only_what_is_missing(story):
+    found = story.until_over("nine")
+    assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["nine"]))
+    lost = found["k3_last"].cell.directory
+    (lost / records.SUMMARY).unlink()
+    before = {name: (each.cell.directory / records.SUMMARY).stat().st_mtime_ns
+              for name, each in found.items() if name != "k3_last"}
+    text = fastdllm("grid", "submit", str(story.files["nine"]), "--dry-run")
+    assert "1 runs for 1 cells" in text
+    assert not list(lost.glob(records.SUMMARY)), "a dry run submits nothing"
+    fastdllm("grid", "submit", str(story.files["nine"]))
+    assert "left alone" in fastdllm("grid", "submit", str(story.files["nine"])), "it is in the queue already"
+    found = story.until_over("nine")
+    assert {each.state for each in found.values()} == {"complete"}
+    assert before == {name: (found[name].cell.directory / records.SUMMARY).stat().st_mtime_ns for name in before}
+
+
+def test_a_failing_cell_says_why(story):
+    found = story.until_over("broken")
+    assert found["k1"].state == "complete"
+    assert found["k2_middle_fails"].state == "failed"
+    assert "planted fault" in found["k2_middle_fails"].detail
+    output = fastdllm("grid", "status", str(story.files["broken"]), ok=False)
+    assert "Completed: 1 / 2" in output
+
+
+def test_an_unfit_node_is_found_out_before_anything_is_loaded(story):
+    found = next(iter(story.until_over("unfit").values()))
+    assert found.state == "failed", found
+    text = story.log("unfit", found.cell.name)
+    assert "✗ device" in text
+    assert not (found.cell.directory / records.LOG).exists(), "the cell itself was not started"
+
+
+def test_a_cell_outlives_its_time_limit(story):
+    found = story.until_over("limited")["k2_middle_slow"]
+    assert found.state == "complete", f"{found}\n{story.log('limited', 'k2_middle_slow')}"
+    assert found.record is not None
+    assert found.record.sessions >= 2
+    assert len(records.samples(found.cell.directory)["id"].unique()) == 16
+    text = story.log("limited", "k2_middle_slow")
+    assert "the time limit is near" in text
+    assert "start number 2" in text
+    assert "resuming at problem" in (found.cell.directory / records.LOG).read_text()
+    shown = subprocess.run(["scontrol", "show", "job", str(submission.submissions(
+        story.directory / "executed" / "limited")[-1].job)], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"Restarts=[1-9]", shown)
