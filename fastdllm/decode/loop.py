@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from fastdllm.decode.executor import Eager
+from fastdllm.decode.executor import Eager, Executor
+from fastdllm.decode.fast import Fast, supported
 from fastdllm.decode.policies import Output, Plan, policy_class
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.revisions import get as get_revision
@@ -18,6 +19,7 @@ from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
 PLAIN = Plan("bypass", "no policy")
+EXECUTORS = ("auto", "eager", "fast")      # auto: fast on a GPU wherever it can do what is asked
 
 
 def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision = "fixed") -> Rules:
@@ -102,7 +104,7 @@ class Engine:
     """
 
     def __init__(self, lm: LM, rules: Rules, decoding: Decoding, reuse: Reuse, slots: int, positions: int,
-                 seed: int = 0, trace: Trace | None = None, keep_prefix: bool = False):
+                 seed: int = 0, trace: Trace | None = None, keep_prefix: bool = False, executor: str = "auto"):
         self.lm, self.rules, self.seed, self.keep_prefix = lm, rules, seed, keep_prefix
         layers = reuse.layer_indices(lm.config.num_hidden_layers, rules.revision.first_subset)
         self.policy: Output | None = None
@@ -110,7 +112,12 @@ class Engine:
             self.policy = policy_class(reuse.policy)(reuse, rules.revision, layers, slots, rules.block)
         self.generators: dict[int, torch.Generator] = {}
         self.temperature = decoding.temperature
-        self.executor = Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators)
+        if executor not in EXECUTORS:
+            raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
+        on_gpu = lm.device.type == "cuda" and supported(decoding, self.policy, trace is not None) is None
+        self.executor: Executor = (
+            Fast(lm.network, slots, positions, decoding, self.policy) if executor == "fast" or executor == "auto" and on_gpu
+            else Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators))
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
         self.finished: list[Row] = []
@@ -169,6 +176,14 @@ class Engine:
             same += 1
         whole = min(same, len(prompt) - 1) // self.rules.block * self.rules.block
         return whole if len(prompt) % self.rules.block else min(whole, len(prompt) - self.rules.block)
+
+    def abandon(self) -> None:
+        """Drop the rows that did not finish (an answer was interrupted); what their prefix holds stays of use."""
+        for slot, row in enumerate(self.slots):
+            if row is not None:
+                self.resident[slot] = row.tokens[:row.prefix]
+                self.slots[slot] = None
+                self.generators.pop(row.index, None)
 
     def _retire(self) -> None:
         for slot, row in enumerate(self.slots):

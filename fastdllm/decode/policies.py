@@ -217,6 +217,11 @@ class Replay(Output):
 
     keeps_logits = True
 
+    def keep(self, index: int, forwards: list[Forward], hidden: Tensor, output: Tensor) -> None:
+        """Only books which forward the stored logits are from; the executor stores them."""
+        for forward in forwards:
+            self.store.note(index, forward)
+
     def reuse_plan(self, source: Source, forward: Forward) -> Plan:
         return Plan("reuse", "the last logits are sampled again", skip=True)
 

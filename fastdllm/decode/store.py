@@ -71,15 +71,19 @@ class Store:
             shape = (self.slots, self.block, values.shape[-1])
             self.values[layer] = torch.zeros(shape, dtype=values.dtype, device=values.device)
         for row, forward in enumerate(forwards):
-            source, start = Source.of(forward), 0
-            held = self.source(layer, forward.slot)
-            if self.in_place and held and held.block == forward.block and forward.replace_position is not None:
-                start = forward.replace_position
-                tokens = held.tokens[:start] + forward.tokens + held.tokens[start + forward.width:]
-                source = Source(held.kind, held.block, forward.small_block, forward.step, forward.index, held.width,
-                                tokens)
+            start = self.note(layer, forward)
             self.values[layer][forward.slot, start:start + forward.width] = values[row]
-            self.sources[layer, forward.slot] = source
+
+    def note(self, layer: int, forward: Forward) -> int:
+        """Book where an entry comes from; returns where in the slot's buffer its values belong."""
+        source, start = Source.of(forward), 0
+        held = self.source(layer, forward.slot)
+        if self.in_place and held and held.block == forward.block and forward.replace_position is not None:
+            start = forward.replace_position
+            tokens = held.tokens[:start] + forward.tokens + held.tokens[start + forward.width:]
+            source = Source(held.kind, held.block, forward.small_block, forward.step, forward.index, held.width, tokens)
+        self.sources[layer, forward.slot] = source
+        return start
 
     def patch(self, layer: int, forward: Forward, start: int, columns: tuple[int, ...], values: Tensor) -> None:
         """Replace single positions (start + offsets in the forward) of an entry by values [len(columns), hidden]."""

@@ -1,0 +1,130 @@
+"""The fast executor: the same predictions as `Eager`, from one captured graph per shape of forward."""
+
+from __future__ import annotations
+
+from fastdllm.decode.executor import Eager, NonFiniteLogits
+from fastdllm.decode.policies import Output, Plan, Replay, Residual
+from fastdllm.decode.step import Forward, Prediction
+from fastdllm.model.graphs import Graphs, Run, Shape
+from fastdllm.model.network import Network
+from fastdllm.settings import Decoding
+
+
+def supported(decoding: Decoding, policy: Output | None, traced: bool) -> str | None:
+    """None if the fast executor can run this, or else what it can't do."""
+    if traced:
+        return "a trace looks into the layers"
+    if decoding.temperature > 0:
+        return "sampling at temperature > 0 needs a generator per row"
+    if policy is not None and type(policy) not in (Output, Residual, Replay):
+        return f"policy {policy.reuse.policy} decides inside the layers"
+    if policy is not None and (policy.revision.run_skipped or policy.revision.on_full_block == "by_step"):
+        return f"revision {policy.revision.name} has bugs that only the wrappers reproduce"
+    return None
+
+
+def runs(layers: tuple[int, ...]) -> tuple[Run, ...]:
+    """Contiguous stretches of ascending layer indices: (8, 9, 10, 14) -> ((8, 10), (14, 14))."""
+    found: list[Run] = []
+    for layer in layers:
+        if found and found[-1][1] == layer - 1:
+            found[-1] = (found[-1][0], layer)
+        else:
+            found.append((layer, layer))
+    return tuple(found)
+
+
+class Fast:
+    """An executor (see `Executor`) on static buffers. Layers that are reused neither run nor are looked at.
+
+    Policy `replay` needs no logits here: at temperature 0 a token and its confidence say all, and they
+    are on the host already.
+    """
+
+    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: Output | None):
+        if (why := supported(decoding, policy, False)) is not None:
+            raise ValueError(f"executor='fast': {why}; allowed: executor='eager'")
+        self.eager = Eager(network, slots + 1, positions, decoding, None)      # for its cache and its diagnosis
+        self.cache, self.policy, self.threshold = self.eager.cache, policy, decoding.threshold
+        self.block = policy.store.block if policy else 0
+        self.graphs = Graphs(network, self.cache, self.block, decoding.threshold, slots)
+        self.runs = runs(policy.layers) if policy else ()
+        self.decisions: list[tuple[str, ...]] = []
+        self.predicted: dict[int, list[tuple[int, float]]] = {}      # slot -> token, confidence at each offset
+
+    def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
+        """One prediction per forward. Raises NonFiniteLogits."""
+        first, plan = forwards[0], plans[0]
+        self.decisions = []
+        if plan.skip:
+            return [self._replay(forward) for forward in forwards]
+        if first.kind == "prefill":
+            return self._prefill(forwards)
+        skipped: tuple[Run, ...] = ()
+        keep: tuple[Run, ...] = ()
+        entries = [0] * len(forwards)
+        policy, everything = self.policy, False
+        if policy is not None and first.small_block is not None:
+            everything = policy.keeps_logits
+            if plan.decision == "reuse":
+                skipped, entries = self.runs, policy.starts(policy.layers[0], forwards)
+            elif everything or (plan.decision == "recompute" and policy.stores(first)):
+                keep = () if everything else self.runs
+                entries = [self._note(policy, forward) for forward in forwards]
+            self.decisions = [(plan.decision,) * len(forwards)] * len(policy.layers)
+        shape = Shape(self.graphs.bucket(len(forwards)), first.width, len(first.read), skipped, keep,
+                      isinstance(policy, Residual) and bool(skipped or keep), everything)
+        packed = self.graphs.run(shape, [self._row(forward, entry)
+                                         for forward, entry in zip(forwards, entries, strict=True)])
+        if everything:
+            for row, forward in enumerate(forwards):
+                pairs = list(zip(packed[0][row][shape.read:], packed[1][row][shape.read:], strict=True))
+                held = self.predicted.setdefault(forward.slot, [(0, 0.0)] * self.block)
+                offset = forward.replace_position or 0
+                held[offset:offset + forward.width] = pairs
+        return [self._prediction(forwards, row, packed, shape.read) for row in range(len(forwards))]
+
+    def _row(self, forward: Forward, entry: int) -> list[int]:
+        masked = forward.masked or (True,) * len(forward.read)
+        return [*forward.tokens, *forward.read, *masked, forward.slot, forward.start, forward.end, entry]
+
+    def _prediction(self, forwards: list[Forward], row: int, packed: list[list[list[float]]],
+                    read: int) -> Prediction:
+        tokens, confidence, unmask = (part[row][:read] for part in packed)
+        if any(value != value for value in confidence):
+            raise NonFiniteLogits(self.eager._diagnose(forwards, forwards[row].kind, forwards[row]))
+        return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)))
+
+    def _note(self, policy: Output, forward: Forward) -> int:
+        """Book a stored output for all layers of the policy; where in the slot's entry it goes."""
+        start = 0
+        for layer in policy.layers:
+            start = policy.store.note(layer, forward)
+        return start
+
+    def _prefill(self, forwards: list[Forward]) -> list[Prediction]:
+        """Whole prompt blocks at once: each is a row of its own, attending to what stands before its end."""
+        size = self.eager.network.config.bd_size
+        rows, last = [], []
+        for forward in forwards:
+            for begin in range(0, forward.width, size):
+                start = forward.start + begin
+                rows.append([*forward.tokens[begin:begin + size], *([size - 1] if forward.read else []),
+                             *([1] if forward.read else []), forward.slot, start, start + size, 0])
+            last.append(len(rows) - 1)
+        read = 1 if forwards[0].read else 0
+        shape = Shape(self.graphs.bucket(len(rows)), size, read, shared=True)
+        packed = self.graphs.run(shape, rows)
+        return [self._prediction(forwards, row, [[part[i] for i in last] for part in packed], read)
+                for row in range(len(forwards))]
+
+    def _replay(self, forward: Forward) -> Prediction:
+        """Sample the last predictions again; no device is involved."""
+        offset = forward.replace_position or 0
+        pairs = [self.predicted[forward.slot][offset + i] for i in forward.read]
+        open_ = [value if masked else float("-inf")
+                 for (_, value), masked in zip(pairs, forward.masked, strict=True)]
+        best = open_.index(max(open_))
+        return Prediction(tuple(int(token) for token, _ in pairs), tuple(value for _, value in pairs),
+                          tuple(masked and (value > self.threshold or i == best)
+                                for i, (value, masked) in enumerate(zip(open_, forward.masked, strict=True))))

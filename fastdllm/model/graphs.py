@@ -1,0 +1,170 @@
+"""The fast executor's network half: one captured CUDA graph for each shape of forward.
+
+A graph reads one packed block of pinned host memory (tokens, slots, positions), runs the layers that
+run, predicts, unmasks, and writes one packed block back: one host synchronisation a forward. On a
+machine without CUDA the same code runs uncaptured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdllm.model import kernels
+from fastdllm.model.cache import Cache
+from fastdllm.model.network import Network
+from fastdllm.model.static import Place, TorchOps, TritonOps
+
+Run = tuple[int, int]                 # first and last of contiguous layers
+FIELDS = ("slot", "start", "end", "entry")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one graph computes. `entry` in the data says where in a slot's stored output a row reads or writes."""
+
+    rows: int                         # a bucket: the last rows may be idle
+    width: int
+    read: int                         # positions a row whose prediction is wanted; 0: none
+    skipped: tuple[Run, ...] = ()     # these layers do not run: the stored output of the last stands in
+    keep: tuple[Run, ...] = ()        # the output behind the last of these layers is stored
+    residual: bool = False            # stored is output - input of the run, and input is added when served
+    everything: bool = False          # predictions of all positions are returned too (for `replay`)
+    shared: bool = False              # rows may share a slot: blocks of one prompt
+
+    @property
+    def columns(self) -> int:
+        """Integers a row goes in with: tokens, read offsets, masked flags, FIELDS."""
+        return self.width + 2 * self.read + len(FIELDS)
+
+
+def buckets(most: int) -> list[int]:
+    """Batch sizes that graphs are captured for: exact up to 4, then in steps of about a quarter."""
+    sizes = [1, 2, 3, 4]
+    while sizes[-1] < most:
+        sizes.append(sizes[-1] + max(2, sizes[-1] // 4))
+    return [size for size in sizes if size < most] + [most]
+
+
+class Captured:
+    """One shape: its buffers and, on CUDA, its graph."""
+
+    def __init__(self, graphs: Graphs, shape: Shape):
+        device = graphs.network.device
+        self.shape, self.graph = shape, None
+        on_gpu = device.type == "cuda"
+        self.incoming = torch.zeros(shape.rows, shape.columns, dtype=torch.int64, pin_memory=on_gpu)
+        self.outgoing = torch.zeros(0, pin_memory=on_gpu)
+        self.rows, self.idle = self.incoming.numpy(), graphs.idle_row(shape)
+        self.incoming[:] = torch.tensor(self.idle)
+        self.device_in = self.incoming.to(device) if on_gpu else self.incoming
+        result = graphs.compute(shape, self.device_in)       # warms up: compiles kernels, sizes the output
+        self.outgoing = torch.zeros(result.shape, pin_memory=on_gpu)
+        if not on_gpu:
+            return
+        torch.cuda.synchronize(device)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=graphs.pool):
+            self.device_in.copy_(self.incoming, non_blocking=True)
+            self.outgoing.copy_(graphs.compute(shape, self.device_in), non_blocking=True)
+        graphs.pool = self.graph.pool()
+
+
+class Graphs:
+    """Runs forwards by shape; captures a shape when it is first seen.
+
+    The cache must have one slot more than there are rows: idle rows of a bucket write there.
+    Stored outputs stand in `stored[last layer of the run]`, [slots, block, hidden].
+    """
+
+    def __init__(self, network: Network, cache: Cache, block: int, threshold: float, most_rows: int):
+        self.network, self.cache, self.block, self.threshold = network, cache, block, threshold
+        fused = kernels.usable(network.config, network.device, network.dtype)
+        self.ops = TritonOps(network, cache) if fused else TorchOps(network, cache)
+        self.stored: dict[int, Tensor] = {}
+        self.buckets = buckets(most_rows)
+        self.captured: dict[Shape, Captured] = {}
+        self.pool: tuple[int, int] | None = None
+        self.synchronisations = 0
+
+    def bucket(self, rows: int) -> int:
+        """The smallest batch size that graphs are captured for and that holds `rows`."""
+        return next((size for size in self.buckets if size >= rows), -(-rows // 8) * 8)
+
+    def idle_row(self, shape: Shape) -> list[int]:
+        """Data of an idle row: it computes on the spare slot, and nobody reads it."""
+        return [0] * (shape.width + 2 * shape.read) + [self.cache.slots - 1, 0, shape.width, 0]
+
+    @torch.inference_mode()
+    def run(self, shape: Shape, rows: list[list[int]]) -> list[list[list[float]]]:
+        """Run one forward of `rows` (as `Shape.columns` says); tokens, confidence, unmask, each [rows][n].
+
+        With `shape.everything` a second half follows: tokens and confidence at all positions, [rows][width].
+        """
+        captured = self.captured.get(shape)
+        if captured is None:
+            for run in (*shape.skipped, *shape.keep):
+                self.store(run)
+            captured = self.captured[shape] = Captured(self, shape)
+        captured.rows[:len(rows)] = rows
+        if len(rows) < shape.rows:
+            captured.rows[len(rows):] = captured.idle
+        if captured.graph is None:
+            captured.outgoing = self.compute(shape, captured.incoming)
+        else:
+            captured.graph.replay()
+            torch.cuda.current_stream(self.network.device).synchronize()      # the only one
+        self.synchronisations += 1
+        return captured.outgoing[:, :len(rows)].tolist()
+
+    def store(self, run: Run) -> Tensor:
+        """The buffer of stored outputs behind a run of layers."""
+        if run[1] not in self.stored:
+            self.stored[run[1]] = torch.zeros(self.cache.slots, self.block, self.network.config.hidden_size,
+                                              device=self.network.device, dtype=self.network.dtype)
+        return self.stored[run[1]]
+
+    def compute(self, shape: Shape, data: Tensor) -> Tensor:
+        """The forward itself: no host decision depends on `data` [rows, columns]. Returns float32, see `run`."""
+        rows, width, read = shape.rows, shape.width, shape.read
+        slots, starts, ends, entries = data[:, -len(FIELDS):].unbind(1)
+        place = Place.of(self.network, self.cache, width, slots, starts, ends, shape.shared)
+        entry = ((slots * self.block + entries)[:, None] + torch.arange(width, device=data.device)).reshape(-1)
+        hidden = self.network.model.embed_tokens(data[:, :width]).view(rows * width, -1)
+        skip, keep = dict(shape.skipped), dict(shape.keep)
+        ends_keep = {last: first for first, last in keep.items()}
+        index, before = 0, hidden
+        while index < self.network.config.num_hidden_layers:
+            if index in skip:
+                index = skip[index]
+                served = self.stored[index].view(-1, hidden.shape[-1])[entry]
+                hidden = hidden + served if shape.residual else served
+            else:
+                before = hidden if index in keep else before
+                hidden = self.ops.layer(index, hidden, place)
+                if index in ends_keep:
+                    self.stored[index].view(-1, hidden.shape[-1]).index_copy_(
+                        0, entry, hidden - before if shape.residual else hidden)
+            index += 1
+        if not read:
+            return torch.zeros(3, rows, 0, device=data.device)
+        where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read] != 0
+        if not shape.everything:
+            wanted = hidden.view(rows, width, -1).gather(1, where[:, :, None].expand(-1, -1, hidden.shape[-1]))
+            tokens, confidence = (part.view(rows, read) for part in self.ops.head(wanted.flatten(0, 1)))
+            return self.unmask(tokens, confidence, masked)
+        tokens, confidence = (part.view(rows, width) for part in self.ops.head(hidden))
+        chosen = self.unmask(tokens.gather(1, where), confidence.gather(1, where), masked)
+        return torch.cat([chosen, torch.stack([tokens.float(), confidence, confidence])], dim=2)
+
+    def unmask(self, tokens: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
+        """Pack tokens, confidence and the choice of positions to unmask: [3, rows, read], float32.
+
+        Masked positions above the threshold, and always the most confident one, ties to the left.
+        """
+        best = torch.where(masked, confidence, -torch.inf).argmax(1, keepdim=True)
+        offsets = torch.arange(masked.shape[1], device=masked.device)
+        reveal = ((confidence > self.threshold) | (offsets == best)) & masked
+        return torch.stack([tokens.float(), confidence, reveal.float()])
