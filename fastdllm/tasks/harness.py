@@ -8,14 +8,17 @@ same prompts and scores without the harness's driver (`fastdllm.tasks.benchmarks
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM as HarnessLM
 from lm_eval.api.registry import register_model
+from tqdm import tqdm
 
 import fastdllm
 from fastdllm import Decoding, Reuse, decode
@@ -25,6 +28,7 @@ from fastdllm.tasks import answers, likelihood
 from fastdllm.tasks.base import TaskOptions
 from fastdllm.tasks.benchmarks import FACTS, Benchmark
 
+log = logging.getLogger(__name__)
 GENERATION = ("until", "max_gen_toks", "do_sample", "temperature", "top_p")     # generation_kwargs that we know
 DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache")
 REUSE = ("k", "layers", "policy", "full_forwards", "similarity")
@@ -57,6 +61,9 @@ class FastDLLM(HarnessLM):
             raise ValueError(f"model_args: k={self.reuse.k} with engine=autoregressive reuses nothing; allowed: k=1")
         self.batch_size, self.engine, self.revision, self.seed = int(batch_size), engine, revision, seed
         self.prompt = TaskOptions(prompt=prompt).prompt
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            log.warning("device=%s, which is also lm_eval's default, is not there; running on the CPU", device)
+            device = "cpu"
         self.lm = pretrained if isinstance(pretrained, LM) else fastdllm.load(
             pretrained, revision=model_revision, device=device, dtype=dtype)
         self._device = self.lm.device
@@ -101,6 +108,7 @@ class FastDLLM(HarnessLM):
             groups.setdefault(self._decoding(request.arguments[1]), []).append(index)
         prompts = [self.encode(request) for request in requests]
         found: dict[int, RowResult] = {}
+        bar = tqdm(total=len(requests), desc="fastdllm", unit="answer", disable=disable_tqdm)
         for decoding, members in groups.items():
             # Longest first: rows of like length share a batch, and too little memory shows at once. Sampling is
             # seeded by a row's place, which therefore stays.
@@ -108,7 +116,9 @@ class FastDLLM(HarnessLM):
             for row in self._rows([prompts[i] for i in order], decoding):
                 index = order[row.row]
                 found[index] = row
+                bar.update()
                 self.cache_hook.add_partial("generate_until", requests[index].arguments, row.text)
+        bar.close()
         self.results += [found[index] for index in range(len(requests))]
         return [found[index].text for index in range(len(requests))]
 

@@ -1,0 +1,92 @@
+"""Programs that a model wrote: run apart from us, within limits, and only when asked for."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fastdllm import tasks
+from fastdllm.tasks import access, sandbox
+
+DATA = Path(__file__).parent / "data/tasks"
+
+
+def test_a_program_passes_only_if_its_end_is_reached():
+    assert sandbox.run("assert 1 + 1 == 2").passed
+    for early in ("assert 1 + 1 == 3", "raise SystemExit(0)", "import os; os._exit(0)", "def f(:"):
+        outcome = sandbox.run(early)
+        assert (outcome.passed, outcome.reason) == (False, "failed"), early
+
+
+def test_time_is_limited():
+    outcome = sandbox.run("while True: pass", seconds=1)
+    assert (outcome.passed, outcome.reason) == (False, "timed out")
+
+
+def test_what_a_program_starts_ends_with_it(tmp_path):
+    marker = tmp_path / "alive"
+    sandbox.run("import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', "
+                f"\"import time; time.sleep(2); open({str(marker)!r}, 'w').close()\"])\nimport time; time.sleep(9)", 1)
+    time.sleep(2)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("program", ["a = ' ' * (3 << 30)", "open('big', 'wb').write(b'1' * (1 << 26))"])
+def test_memory_and_files_are_limited(program):
+    assert not sandbox.run(program).passed
+
+
+def test_there_is_no_network_where_the_system_allows():
+    if not sandbox.network_isolated():
+        pytest.skip("this system lets nobody make a network name space")
+    listed = "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']\n"
+    assert sandbox.run(listed).passed
+    reached = sandbox.run("import socket; socket.create_connection(('192.0.2.1', 80), 2)")
+    assert not reached.passed
+    assert "unreachable" in reached.detail
+
+
+def test_no_secret_of_the_environment_is_visible(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    assert sandbox.run("import os; assert 'HF_TOKEN' not in os.environ and not os.listdir('.') == []").passed
+
+
+def test_it_runs_in_another_process():
+    assert not sandbox.run(f"import os; assert os.getpid() == {os.getpid()}").passed
+    with pytest.raises(ValueError, match="seconds=0"):
+        sandbox.run("", seconds=0)
+
+
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_code_tasks_need_the_flag(name):
+    for ask in (tasks.get, access.check):
+        with pytest.raises(ValueError, match="allow_code_execution"):
+            ask(name)
+    assert "headline pass@1,fenced" in access.check(name, DATA / f"{name}.jsonl", allow_code_execution=True)
+
+
+def test_humaneval_scores():
+    task = tasks.get("humaneval", allow_code_execution=True)
+    twice, shout = task.problems(None, DATA / "humaneval.jsonl")
+    assert len(task.problems(1, DATA / "humaneval.jsonl")) == 1
+    right = "def twice(n: int) -> int:\n    return n + n"
+
+    def correct(problem, output):
+        return [task.score(problem, output)[f"pass@1,{rule}"].correct for rule in ("fenced", "completion")]
+    assert correct(twice, f"Sure:\n```python\n{right}\n```\nThat is all.") == [True, False]
+    assert correct(twice, "    return 2 * n\n") == [False, True]
+    assert correct(twice, "```python\ndef twice(n):\n    return n\n```") == [False, False]
+    assert correct(shout, "") == [False, False]
+    assert task.score(shout, "")["pass@1,fenced"].extracted is None
+
+
+def test_mbpp_scores():
+    task = tasks.get("mbpp", allow_code_execution=True)
+    problem = task.problems(None, DATA / "mbpp.jsonl")[1]
+    assert "assert turn('abc') == 'cba'" in problem.prompt
+    good = task.score(problem, "```python\ndef turn(text):\n    return ''.join(reversed(text))\n```")
+    assert good["pass@1,fenced"].correct
+    assert not task.score(problem, "```python\ndef turn(text):\n    return text\n```")["pass@1,fenced"].correct

@@ -1,0 +1,281 @@
+"""Tasks: prompts, options, local data, scores; and what is said when something is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastdllm import tasks
+from fastdllm.tasks import access, answers, likelihood
+
+DATA = Path(__file__).parent / "data/tasks"
+LOCAL = {"gsm8k": DATA / "gsm8k", "minerva_math": DATA / "minerva_math.jsonl", "mmlu": DATA / "mmlu",
+         "mmlu_generative": DATA / "mmlu", "gpqa_main_n_shot": DATA / "gpqa.jsonl", "ifeval": DATA / "ifeval.jsonl"}
+
+
+def load(name: str, limit: int | None = None, **options):
+    task = tasks.get(name, **({"shots": 0} | options))
+    return task, task.problems(limit, LOCAL.get(name))
+
+
+def verdicts(task, problem, output: str) -> dict[str, bool]:
+    return {rule: score.correct for rule, score in task.score(problem, output).items()}
+
+
+# -- the registry and the embedded tasks
+
+def test_unknown_names_and_options_say_what_is_allowed():
+    with pytest.raises(ValueError, match=r"task='gsm'; allowed: arithmetic, .*gsm8k.*mbpp"):
+        tasks.get("gsm")
+    with pytest.raises(ValueError, match=r"TaskOptions.prompt='cot'"):
+        tasks.get("gsm8k", prompt="cot")
+    with pytest.raises(ValueError, match=r"TaskOptions.temperature: unknown"):
+        tasks.get("arithmetic", temperature=1)
+    with pytest.raises(ValueError, match="shots=3"):
+        tasks.get("arithmetic", shots=3)
+    for limit in (0, -1, True):
+        with pytest.raises(ValueError, match="limit="):
+            tasks.get("arithmetic").problems(limit)
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "arithmetic_wordings"])
+def test_embedded_tasks(name):
+    task, problems = load(name, 40, shots=None)
+    assert len({problem.id for problem in problems}) == 40
+    assert task.fingerprint(problems) == task.fingerprint(load(name, 40, shots=None)[1])
+    assert task.fingerprint(problems) != task.fingerprint(problems[:39])
+    right = f"So it is {problems[0].target}.\n#### {problems[0].target}"
+    assert verdicts(task, problems[0], right) == {"strict": True, "flexible": True, "boxed": False}
+    boxed = tasks.get(name, prompt="boxed").problems(40)
+    assert boxed[0].prompt.endswith(answers.BOXED_INSTRUCTION)
+    assert task.fingerprint(boxed) != task.fingerprint(problems)
+
+
+def test_every_headline_is_one_of_the_rules():
+    for name in LOCAL:
+        task, problems = load(name, 1)
+        output = '{"loglikelihood": [-1, -2, -3, -4]}' if not task.generative else "#### 1"
+        assert task.metric in task.score(problems[0], output), name
+
+
+# -- the benchmarks' prompts
+
+def test_the_boxed_instruction_replaces_the_tasks_own_and_enters_the_fingerprint():
+    own, boxed = load("gsm8k"), load("gsm8k", prompt="boxed")
+    assert own[1][0].prompt[-1]["content"].endswith("\nAnswer:")
+    assert boxed[1][0].prompt[-1]["content"].endswith("\n" + answers.BOXED_INSTRUCTION)
+    assert own[0].fingerprint(own[1]) != boxed[0].fingerprint(boxed[1])
+    math = load("minerva_math", prompt="boxed")[1][0].prompt[-1]["content"]
+    assert math.startswith("Problem:\n") and math.endswith(answers.BOXED_INSTRUCTION) and "Solution:" not in math
+
+
+def test_worked_examples_are_turns_of_the_conversation_or_one_message():
+    _, problems = load("gsm8k", 1, shots=2)
+    assert [message["role"] for message in problems[0].prompt] == ["user", "assistant", "user", "assistant", "user"]
+    assert "####" in problems[0].prompt[1]["content"]
+    assert problems[0].prompt == load("gsm8k", 1, shots=2)[1][0].prompt
+    _, single = load("gsm8k", 1, shots=2, multiturn=False)
+    assert [message["role"] for message in single[0].prompt] == ["user"]
+    assert single[0].prompt[0]["content"].count("####") == 2
+
+
+def test_subtasks_have_true_counts_and_limits_hold_for_each():
+    _, everything = load("mmlu")
+    assert Counter(problem.subtask for problem in everything) == {
+        "mmlu_astronomy": 3, "mmlu_high_school_computer_science": 2}
+    _, limited = load("mmlu", 1, shots=2)
+    assert Counter(problem.subtask for problem in limited) == {
+        "mmlu_astronomy": 1, "mmlu_high_school_computer_science": 1}
+    assert limited[0].prompt[0]["role"] == "system" and "astronomy" in limited[0].prompt[0]["content"]
+    assert limited[0].meta["choices"] == ["A", "B", "C", "D"]
+    assert set(Counter(problem.subtask for problem in load("minerva_math")[1])) == {
+        "minerva_math_algebra", "minerva_math_counting_and_prob", "minerva_math_prealgebra"}
+
+
+def test_gpqa_has_the_same_choices_however_often_it_is_read():
+    task, problems = load("gpqa_main_n_shot")
+    again = task.problems(None, LOCAL["gpqa_main_n_shot"])
+    assert again == problems and len({problem.target for problem in problems}) > 1
+    for problem in problems:
+        place = "ABCD".index(problem.target[1]) + 1
+        assert problem.meta["doc"][f"choice{place}"] == problem.meta["doc"]["Correct Answer"]
+
+
+def test_stop_strings_are_the_harness_tasks_own():
+    assert load("gsm8k", 1)[0].stop_strings == ("Question:", "</s>", "<|im_end|>")
+    assert load("mmlu_generative", 1)[0].stop_strings == ("</s>", "\n")
+    assert load("mmlu", 1)[0].stop_strings == load("ifeval", 1)[0].stop_strings == ()
+
+
+# -- scores
+
+def test_gsm8k_scores_show_that_the_format_differs():
+    task, problems = load("gsm8k")
+    shop = problems[2]
+    assert shop.target == "1,200"
+    assert verdicts(task, shop, "That is \\boxed{1200}") == {
+        "exact_match,strict-match": False, "exact_match,flexible-extract": True, "strict": False, "flexible": True,
+        "boxed": True}
+    assert all(verdicts(task, problems[3], "It reads -25.\n#### -25")[rule] for rule in (
+        "exact_match,strict-match", "exact_match,flexible-extract", "strict", "flexible"))
+    assert not any(verdicts(task, shop, "").values())
+
+
+def test_minerva_math_scores_expressions():
+    task, problems = load("minerva_math")
+    third = next(problem for problem in problems if problem.target == "\\frac{1}{6}")
+    assert verdicts(task, third, "It is $\\boxed{\\frac{2}{12}}$.") == {
+        "exact_match,none": False, "math_verify,none": True, "boxed": True}
+    assert verdicts(task, third, "Final Answer: The final answer is $\\frac{1}{6}$. I hope it is correct.")[
+        "exact_match,none"]
+    assert not any(verdicts(task, third, "\\boxed{6}").values())
+
+
+def test_multiple_choice_scores():
+    task, problems = load("mmlu")
+    output = json.dumps({"loglikelihood": [-3.0, -2.0, -1.0, -4.0]})
+    assert [task.score(p, output)["acc,none"].extracted for p in problems] == ["C"] * 5
+    assert [task.score(p, output)["acc,none"].correct for p in problems] == [p.target == "C" for p in problems]
+    generative, written = load("mmlu_generative")
+    assert verdicts(generative, written[0], "A") == {"exact_match,get_response": True, "choice": True}
+    assert verdicts(generative, written[0], "The answer is (A).") == {"exact_match,get_response": False, "choice": True}
+
+
+def test_ifeval_has_four_rates_two_of_them_over_instructions():
+    task, problems = load("ifeval")
+    scores = task.score(problems[1], "HELLO there you")     # long enough, not in lowercase
+    assert {rule: score.correct for rule, score in scores.items()} == {
+        "prompt_level_strict_acc,none": False, "inst_level_strict_acc,none": False,
+        "prompt_level_loose_acc,none": False, "inst_level_loose_acc,none": False}
+    assert scores["inst_level_strict_acc,none"].parts == (True, False)
+    assert scores["prompt_level_strict_acc,none"].parts == ()
+    assert all(verdicts(task, problems[1], "hello there you").values())
+
+
+def test_a_fresh_task_scores_what_another_process_generated():
+    task, problems = load("gsm8k", 1)
+    assert tasks.get("gsm8k", shots=0).score(problems[0], "#### 17") == task.score(problems[0], "#### 17")
+
+
+# -- what is missing is said before a model is loaded
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("gsm8k", None, "does not exist"), ("gsm8k", "", "is empty"), ("gsm8k", "{", "line 1: no JSON"),
+    ("gsm8k", '{"question": "q"}', "line 1: answer missing"),
+    ("mmlu", '{"question": "q", "choices": ["a"], "answer": 0, "subject": "cooking"}', "subject='cooking'")])
+def test_bad_local_data(tmp_path, name, content, says):
+    path = tmp_path / "rows.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=says):
+        tasks.get(name, shots=0).problems(None, path)
+
+
+def test_worked_examples_need_their_file():
+    with pytest.raises(ValueError, match=r"shots=5: .*dev.jsonl"):
+        tasks.get("mmlu").problems(None, DATA / "mmlu/test.jsonl")
+
+
+def test_sentences_need_nltks_data(tmp_path, monkeypatch):
+    import nltk
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    path = tmp_path / "ifeval.jsonl"
+    row = {"key": 7, "prompt": "Write two sentences.", "instruction_id_list": ["length_constraints:number_sentences"],
+           "kwargs": [{"num_sentences": 2, "relation": "at least"}]}
+    path.write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=r"1 problems .*key 7.*punkt_tab"):
+        tasks.get("ifeval").problems(None, path)
+
+
+def test_without_network_the_message_says_what_to_do():
+    """In another process: the hub's client reads HF_HUB_OFFLINE when it is imported."""
+    code = ("from fastdllm.tasks import access\n"
+            "for name in ('gsm8k', 'gpqa_main_n_shot'):\n"
+            "    try: access.check(name)\n"
+            "    except ValueError as error: print(error)\n")
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True,
+                          cwd=DATA.parents[2])
+    first, second = done.stdout.splitlines()
+    assert "task=gsm8k" in first and "'data:'" in first
+    assert "gated" in second and "huggingface.co/datasets/Idavidrein/gpqa" in second and "HF_TOKEN" in second
+
+
+def test_local_files_need_no_access():
+    assert "headline acc,none" in access.check("gpqa_main_n_shot", LOCAL["gpqa_main_n_shot"])
+    assert "headline strict" in access.check("arithmetic")
+
+
+# -- likelihood
+
+@pytest.mark.parametrize(("context", "choice", "expected"), [
+    ([1, 2], [3], [1, 2, 99, 98, 99, 99, 99, 99]),
+    ([1, 2], [3, 4, 5], [1, 2, 99, 4, 5, 98, 99, 99]),
+    ([1, 2, 3, 4, 5, 6], [7], [1, 2, 3, 4, 5, 6, 99, 98]),
+    ([1, 2, 3, 4, 5, 6, 7], [8], [1, 2, 3, 4, 5, 6, 7, 99, 98, 99, 99, 99, 99, 99, 99, 99])])
+def test_where_the_masks_stand(context, choice, expected):
+    assert likelihood.masked_sequence(context, choice, 8, 99, 98) == expected
+
+
+@pytest.fixture
+def marked(golden):
+    """The random checkpoint with the ids that its files don't name."""
+    return dataclasses.replace(golden, mask_id=511, stop_ids=(510,))
+
+
+def block_causal_logits(lm, tokens: list[int]) -> torch.Tensor:
+    """[width, vocab]: one plain forward over the whole sequence."""
+    cache = lm.network.new_cache(1, len(tokens))
+    context = lm.network.context(cache, "prefill", (0,), [0], len(tokens), [len(tokens)])
+    with torch.inference_mode():
+        return lm.network.logits(lm.network(torch.tensor([tokens]), context, cache))[0]
+
+
+def test_one_forward_scoring_is_the_published_one(marked):
+    context, choice = list(range(40, 77)), [3, 4]
+    tokens = [*context, 511, 4, 510] + [511] * 24
+    assert len(tokens) == 64
+    shifted = torch.cat([block_causal_logits(marked, tokens)[:1], block_causal_logits(marked, tokens)[:-1]])
+    labels = [*context, *choice] + [-100] * 25
+    masked = [place for place, token in enumerate(tokens) if token == 511]
+    loss = torch.nn.functional.cross_entropy(shifted[masked], torch.tensor([labels[i] for i in masked]), reduction="sum")
+    found = likelihood.score_batch(marked, [likelihood.Pair(0, 0, context, choice)])[0]
+    assert found.value == pytest.approx(-loss.item(), abs=1e-5)
+    assert found.tokens == 1
+
+
+def test_likelihoods_do_not_depend_on_the_batch(marked):
+    pairs = [likelihood.Pair(i, 0, list(range(1, 2 + 17 * i)), [7, 9][:1 + i % 2]) for i in range(5)]
+    for engine in ("diffusion", "autoregressive"):
+        together = {i: score.value for i, score, _ in likelihood.score_pairs(marked, pairs, 5, engine)}
+        alone = {i: score.value for i, score, _ in likelihood.score_pairs(marked, pairs, 1, engine)}
+        assert together == pytest.approx(alone, abs=1e-4)
+
+
+def test_causal_likelihood_sums_over_all_choice_tokens(golden):
+    from fastdllm.decode.autoregressive import causal
+    view = causal(golden.network)
+    cache = view.new_cache(1, 4)
+    with torch.inference_mode():
+        logits = view.logits(view(torch.tensor([[5, 6, 7, 8]]), view.context(cache, "prefill", (0,), [0], 4, [4]), cache))
+    expected = logits[0].log_softmax(-1)[[1, 2, 3], [7, 8, 9]].sum().item()
+    found = likelihood.score_batch(golden, [likelihood.Pair(0, 0, [5, 6], [7, 8, 9])], "autoregressive")[0]
+    assert (found.value, found.tokens) == (pytest.approx(expected, abs=1e-4), 3)
+
+
+def test_likelihood_rows_carry_what_the_score_needs(tiny):
+    task, problems = load("mmlu", 1)
+    rows = sorted(likelihood.score_rows(tiny, problems, batch_size=3, numbers=[5, 9]), key=lambda row: row.row)
+    assert [row.row for row in rows] == [5, 9]
+    assert [row.nfe["prefill"] for row in rows] == [4, 4]
+    assert [len(row.tokens) for row in rows] == [4, 4]
+    values = json.loads(rows[0].text)["loglikelihood"]
+    best = "ABCD"[values.index(max(values))]
+    assert task.score(problems[0], rows[0].text)["acc,none"].extracted == best
