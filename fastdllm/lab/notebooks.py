@@ -94,16 +94,12 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
     ValueError before anything starts for parameters that the notebook doesn't have.
     """
     values = check(notebook, parameters)
-    import papermill
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
     part = output.with_name(f"{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(notebook), str(part), parameters=values, cwd=str(cwd or root()), progress_bar=False, log_output=True,
-            config=Config(KernelManager={"transport": "tcp"}))      # ipc kernels of two processes mix up their sockets
+        _run(notebook, part, values, cwd or root())
     except PapermillExecutionError as error:
         files.move(part, failed)
         raise NotebookFailed(_last_line(error), _cell_name(notebook, failed), error.ename) from error
@@ -111,6 +107,19 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
         os.fsync(handle.fileno())
     files.move(part, output)
     failed.unlink(missing_ok=True)
+
+
+def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: int = 3) -> None:
+    import papermill
+    from traitlets.config import Config
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(part), parameters=values, cwd=str(cwd), progress_bar=False, log_output=True,
+            config=Config(KernelManager={"transport": "tcp"}))      # ipc kernels of two processes mix up their sockets
+    except RuntimeError as error:       # the kernel is dead: out of memory, or another process was faster at its port
+        if "before replying" not in str(error) or tries == 1:
+            raise NotebookFailed(str(error).strip(), "(the kernel)", type(error).__name__) from error
+        _run(notebook, part, values, cwd, tries - 1)
 
 
 def _last_line(error: Any) -> str:

@@ -61,7 +61,7 @@ def look(cell: Cell, today: Today, job: Job | None = None) -> CellState:
         return CellState(cell, "not applicable", cell.not_applicable)
     directory = cell.directory
     if not directory.is_dir():
-        return _waiting(cell, job) or _ended(CellState(cell, "pending"), job)
+        return _waiting(cell, job) or _after(CellState(cell, "pending"), job)
     holder = locks.holder(directory / RUN_LOCK) or locks.holder(directory / ".samples.lock")
     if holder is not None:
         return CellState(cell, "running", _running(directory, holder, job))
@@ -69,16 +69,7 @@ def look(cell: Cell, today: Today, job: Job | None = None) -> CellState:
         return waiting
     if (failure := directory / FAILED).exists():
         return CellState(cell, "failed", _last_error(failure))
-    return _ended(_recorded(cell, today), job)
-
-
-def _ended(found: CellState, job: Job | None) -> CellState:
-    """What the queue says of a job that ended without a complete cell (TIMEOUT, OUT_OF_MEMORY, CANCELLED ...)."""
-    if job is None or found.state not in ("partial", "pending") or job.state == "COMPLETED":
-        return found
-    state: State = "failed" if job.state not in ("CANCELLED", "PREEMPTED") and found.state == "pending" else found.state
-    about = f"job {job.id} ended: {job.state}" + (f" on {job.node}" if job.node else "")
-    return replace(found, state=state, detail="; ".join(part for part in (found.detail, about) if part))
+    return _after(_recorded(cell, today), job)
 
 
 def _recorded(cell: Cell, today: Today) -> CellState:

@@ -27,7 +27,6 @@ from fastdllm import __version__
 from fastdllm.lab import files, runner, slurm
 from fastdllm.lab.grid import Cell, Grid
 from fastdllm.lab.parameters import Slurm, root
-from fastdllm.lab.status import Job
 from fastdllm.settings import Settings
 
 FOLDER = "slurm"
@@ -136,7 +135,7 @@ def submissions(directory: Path) -> list[Submission]:
     return sorted(found, key=lambda note: (note.submitted, note.job))
 
 
-def cell_jobs(directory: Path) -> dict[str, Job]:
+def cell_jobs(directory: Path) -> dict[str, slurm.Job]:
     """The latest Slurm task of every cell that was submitted, by the cell's path; forgotten jobs are left out."""
     notes = submissions(directory)
     known = slurm.jobs(note.job for note in notes)
@@ -146,7 +145,7 @@ def cell_jobs(directory: Path) -> dict[str, Job]:
             job = known.get((note.job, index)) or known.get((note.job, None))
             for cell in cells:
                 if job is not None:
-                    found[cell] = Job(job.name, job.state, job.node, job.elapsed, job.over)
+                    found[cell] = job
                 else:
                     found.pop(cell, None)
     return found
