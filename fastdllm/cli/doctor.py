@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-EXAMPLES = ("Examples: [bold]fastdllm doctor[/bold] · [bold]fastdllm doctor layer_reuse_7b[/bold] (all that it needs) · "
+EXAMPLES = ("Examples: [bold]fastdllm doctor[/bold] · [bold]fastdllm doctor layer_reuse_7b[/bold] (its needs) · "
             "[bold]fastdllm doctor --task gpqa_main_n_shot[/bold] (gated data) · "
             "[bold]fastdllm doctor --model Efficient-Large-Model/Fast_dLLM_v2_7B --device cuda --dtype bfloat16[/bold]")
 
