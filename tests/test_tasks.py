@@ -245,7 +245,8 @@ def test_one_forward_scoring_is_the_published_one(marked):
     shifted = torch.cat([block_causal_logits(marked, tokens)[:1], block_causal_logits(marked, tokens)[:-1]])
     labels = [*context, *choice] + [-100] * 25
     masked = [place for place, token in enumerate(tokens) if token == 511]
-    loss = torch.nn.functional.cross_entropy(shifted[masked], torch.tensor([labels[i] for i in masked]), reduction="sum")
+    targets = torch.tensor([labels[i] for i in masked])
+    loss = torch.nn.functional.cross_entropy(shifted[masked], targets, reduction="sum")
     found = likelihood.score_batch(marked, [likelihood.Pair(0, 0, context, choice)])[0]
     assert found.value == pytest.approx(-loss.item(), abs=1e-5)
     assert found.tokens == 1
@@ -264,7 +265,8 @@ def test_causal_likelihood_sums_over_all_choice_tokens(golden):
     view = causal(golden.network)
     cache = view.new_cache(1, 4)
     with torch.inference_mode():
-        logits = view.logits(view(torch.tensor([[5, 6, 7, 8]]), view.context(cache, "prefill", (0,), [0], 4, [4]), cache))
+        context = view.context(cache, "prefill", (0,), [0], 4, [4])
+        logits = view.logits(view(torch.tensor([[5, 6, 7, 8]]), context, cache))
     expected = logits[0].log_softmax(-1)[[1, 2, 3], [7, 8, 9]].sum().item()
     found = likelihood.score_batch(golden, [likelihood.Pair(0, 0, [5, 6], [7, 8, 9])], "autoregressive")[0]
     assert (found.value, found.tokens) == (pytest.approx(expected, abs=1e-4), 3)

@@ -1,0 +1,218 @@
+"""lm-evaluation-harness and the embedded checkpoint: its driver, our grid cells, and both the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from fastdllm import Decoding, Reuse, tasks
+from fastdllm.lab import records
+from fastdllm.lab.evaluate import evaluate as evaluate_cell
+from fastdllm.lab.parameters import Parameters
+from fastdllm.tasks import harness
+
+DATA = Path(__file__).parent / "data/tasks"
+SHARED = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared"))
+GSM8K = SHARED / "data/gsm8k/test.jsonl"
+SHORT = {"threshold": 0.5, "max_new_tokens": 40}
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return harness.FastDLLM(tiny, batch_size=4, **SHORT)
+
+
+def request(text: str, number: int = 0, task: str = "local", **generation) -> Instance:
+    return Instance("generate_until", {}, (text, generation), number, metadata=(task, number, 1))
+
+
+def chat(model, *questions: str) -> list[str]:
+    return [model.apply_chat_template([{"role": "user", "content": question}]) for question in questions]
+
+
+# -- through the harness's own driver
+
+@pytest.mark.parametrize(("name", "data", "metrics", "counts"), [
+    ("gsm8k", "gsm8k", {"exact_match,strict-match", "exact_match,flexible-extract"}, {"gsm8k": 2}),
+    ("minerva_math", "minerva_math.jsonl", {"exact_match,none", "math_verify,none"},
+     {"minerva_math_algebra": 2, "minerva_math_prealgebra": 1, "minerva_math_counting_and_prob": 1}),
+    ("mmlu", "mmlu", {"acc,none"}, {"mmlu_astronomy": 2, "mmlu_high_school_computer_science": 2}),
+    ("gpqa_main_n_shot", "gpqa.jsonl", {"acc,none", "acc_norm,none"}, {"gpqa_main_n_shot": 2}),
+    ("ifeval", "ifeval.jsonl", {f"{level}_level_{way}_acc,none" for level in ("prompt", "inst")
+                                for way in ("strict", "loose")}, {"ifeval": 2})])
+def test_benchmarks_run_and_a_grid_cell_scores_the_same(model, name, data, metrics, counts):
+    results = harness.evaluate(model, name, data=DATA / data, limit=2, shots=0)
+    assert {task: found["effective"] for task, found in results["n-samples"].items()} == counts
+    for values in results["results"].values():
+        assert {key for key in values if "," in key and "stderr" not in key} == metrics
+    task = tasks.get(name, shots=0)
+    problems = task.problems(2, DATA / data)
+    ours = Counter()
+    for problem in problems:
+        samples = [sample for sample in results["samples"][problem.subtask or name]
+                   if sample["doc_id"] == int(problem.id.rsplit("-", 1)[1])]
+        prompt = model.apply_chat_template(problem.prompt)
+        assert all(sample["arguments"][0][0] == prompt for sample in samples)
+        if task.generative:
+            output = samples[0]["resps"][0][0]
+        else:
+            output = json.dumps({"loglikelihood": [response[0][0] for response in samples[0]["resps"]]})
+        scores = task.score(problem, output)
+        ours.update({rule: sum(score.parts) if score.parts else score.correct for rule, score in scores.items()})
+    theirs = Counter()
+    for found in results["samples"].values():
+        for sample in found:
+            theirs.update({f"{metric},{sample['filter']}": sum(sample[metric]) if isinstance(sample[metric], list)
+                           else sample[metric] for metric in sample["metrics"]})
+    assert {metric: ours[metric] for metric in metrics} == {metric: theirs[metric] for metric in metrics}
+
+
+def test_the_model_is_found_by_name_after_installation(tmp_path):
+    """In a process that imports nothing of ours: torch calls the entry point."""
+    assert [point.value for point in entry_points(group="torch.backends", name="fastdllm")] == [
+        "fastdllm.tasks.registration:register"]
+    code = ("from lm_eval.evaluator import simple_evaluate\n"
+            "from lm_eval.tasks import TaskManager\n"
+            "manager = TaskManager(include_path='.', include_defaults=False)\n"
+            "found = simple_evaluate(model='fastdllm', model_args='pretrained=tiny,k=2,layers=middle,threshold=0.9,"
+            "max_new_tokens=32', tasks=['sums'], device='cpu', apply_chat_template=True, task_manager=manager,"
+            "bootstrap_iters=0)\n"
+            "import json; print(json.dumps([found['config']['reuse'], found['config']['nfe'], found['n-samples']]))\n")
+    (tmp_path / "sums.yaml").write_text(f"""
+task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {DATA / 'gsm8k/test.jsonl'}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["Question:"]}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+""")
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, env=environment, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    reuse, nfe, counts = json.loads(done.stdout.splitlines()[-1])
+    assert (reuse["k"], reuse["layers"]) == (2, "middle")
+    assert nfe["small"] > 0 and counts["sums"]["effective"] == 4
+
+
+# -- the model's own methods
+
+def test_answers_come_back_in_the_order_of_the_requests(model):
+    questions = ["How much is 4 + 5?", "There are 18 boxes with 6 stones each. 91 of them are sold. How many is that?",
+                 "A book costs 12 dollars. Ben buys 3. What does he pay?"]
+    prompts = chat(model, *questions)
+    together = model.generate_until([request(text, i) for i, text in enumerate(prompts)], disable_tqdm=True)
+    assert together == [model.generate_until([request(text)], disable_tqdm=True)[0] for text in prompts]
+    assert len(set(together)) == 3
+
+
+def test_stop_strings_are_each_requests_own_and_end_the_work(model):
+    prompt = chat(model, "There are 18 boxes with 6 stones each. 91 of them are sold. How many is that?")[0]
+    free, cut = model.generate_until([request(prompt), request(prompt, 1, until=["\n"])], disable_tqdm=True)
+    assert "\n" in free and cut == free.split("\n")[0]
+    whole, ended = model.results[-2:]
+    assert ended.finish == "stop_string"
+    assert ended.tokens == whole.tokens[:len(ended.tokens)]
+    forwards = [sum(row.nfe.values()) for row in (whole, ended)]
+    assert forwards[1] < forwards[0], "nothing is denoised behind the text that ends the answer"
+
+
+def test_the_boxed_instruction_reaches_the_model(tiny):
+    boxed = harness.FastDLLM(tiny, prompt="boxed")
+    text = "Question: How much is 1 + 1?\nAnswer:"
+    assert "\\boxed{{}}" in tiny.decode(boxed.encode(request(text, task="gsm8k")))
+    assert "\\boxed" not in tiny.decode(boxed.encode(request(text, task="ifeval")))
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ({"tresh": 1}, "tresh unknown; allowed: .*threshold"), ({"engine": "mamba"}, "engine='mamba'"),
+    ({"batch_size": "auto"}, "batch_size='auto'"), ({"k": 2}, "layers=None with k=2"),
+    ({"engine": "autoregressive", "k": 2, "layers": "first"}, "k=2"), ({"threshold": 2}, "threshold=2")])
+def test_bad_model_args(tiny, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        harness.FastDLLM(tiny, **arguments)
+
+
+def test_what_is_not_offered_says_why(model, tiny):
+    with pytest.raises(NotImplementedError, match="no one probability"):
+        model.loglikelihood_rolling([])
+    with pytest.raises(ValueError, match="num_beams unknown"):
+        model.generate_until([request("x", num_beams=4)])
+    reusing = harness.FastDLLM(tiny, k=2, layers="middle")
+    with pytest.raises(ValueError, match=r"k=2 .*mmlu_generative"):
+        reusing.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])
+
+
+# -- as grid cells, with the record of any other cell
+
+def cell(directory: Path, task: str, data: str, **settings) -> records.Record:
+    decoding = Decoding(**{**SHORT, **settings.pop("decoding", {})})
+    parameters = Parameters(task=task, data=str(DATA / data), limit=2, device="cpu", batch_size=4, decoding=decoding,
+                            **{"shots": 0, **settings})
+    return evaluate_cell(parameters, directory, experiment="test", config="cell", say=lambda line: None)
+
+
+def test_a_reuse_cell_of_gsm8k(tmp_path):
+    record = cell(tmp_path, "gsm8k", "gsm8k", prompt="boxed", decoding={"threshold": 1.0},
+                  reuse=Reuse(k=2, layers="middle"))
+    assert (record.n, record.metric) == (2, "exact_match,flexible-extract")
+    assert set(record.accuracy) == {"exact_match,strict-match", "exact_match,flexible-extract", "strict", "flexible",
+                                    "boxed"}
+    assert record.decisions["reuse"] > 0 and record.parameters.prompt == "boxed"
+    assert record.parameters.decoding.stop_strings == ("Question:", "</s>", "<|im_end|>")
+
+
+def test_an_empty_answer_names_the_string_that_cut_it(tmp_path, monkeypatch):
+    """Whatever the model writes first is made a stop string: every answer is then empty, as in the log."""
+    free = cell(tmp_path / "free", "gsm8k", "gsm8k", decoding={"stop_strings": ()})
+    first = sorted({row["output"][0] for row in map(json.loads, (tmp_path / "free/samples.jsonl").open())})
+    assert free.empty == 0
+    record = cell(tmp_path / "cut", "gsm8k", "gsm8k", decoding={"stop_strings": tuple(first)})
+    assert (record.empty, record.finish["stop_string"]) == (2, 2)
+    assert sum(record.notes["empty_by"].values()) == 2 and set(record.notes["empty_by"]) <= set(first)
+
+
+def test_a_likelihood_cell_counts_tokens_and_time(tmp_path):
+    record = cell(tmp_path, "mmlu", "mmlu")
+    assert record.subtasks == {"mmlu_astronomy": 2, "mmlu_high_school_computer_science": 2}
+    assert record.n == 4 and record.tokens == 16 and record.nfe["prefill"] == 16
+    assert record.tokens_per_second == pytest.approx(16 / record.seconds)
+    with pytest.raises(ValueError, match=r"reuse.k=2 on mmlu.*nothing to reuse"):
+        cell(tmp_path / "k2", "mmlu", "mmlu", reuse=Reuse(k=2, layers="middle"))
+
+
+def test_ifeval_rates_have_their_own_counts(tmp_path):
+    record = cell(tmp_path, "ifeval", "ifeval.jsonl")
+    counts = {rule: accuracy.n for rule, accuracy in record.accuracy.items()}
+    assert counts["prompt_level_strict_acc,none"] == record.n == 2
+    assert counts["inst_level_strict_acc,none"] == counts["inst_level_loose_acc,none"] == 3
+
+
+def test_the_autoregressive_engine_makes_the_same_record(tmp_path):
+    record = cell(tmp_path, "gsm8k", "gsm8k", engine="autoregressive")
+    assert record.n == 2 and record.nfe["prefill"] == 2 and record.nfe["full"] == record.nfe["small"] == 0
+    assert record.tokens == record.nfe["commit"] + 2
+
+
+def test_missing_data_is_said_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        evaluate_cell(Parameters(task="gsm8k", data=str(tmp_path / "none.jsonl"), model="tiny"), tmp_path)
+    assert not list(tmp_path.glob("*.json*"))
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason=f"the real GSM8K test set is not at {GSM8K}")
+def test_gsm8k_on_the_real_file(model):
+    results = harness.evaluate(model, "gsm8k", data=GSM8K, limit=2, shots=0)
+    assert results["n-samples"]["gsm8k"] == {"original": 1319, "effective": 2}
+    assert all(sample["resps"][0][0] for sample in results["samples"]["gsm8k"])
