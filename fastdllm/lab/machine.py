@@ -41,5 +41,12 @@ def default_jobs(device: str, cells: int) -> int:
 
 
 def threads(jobs: int) -> dict[str, str]:
-    """Environment that gives each of `jobs` processes its share of the cores."""
-    return {**dict.fromkeys(THREADS, str(max(1, cores() // jobs))), "TOKENIZERS_PARALLELISM": "false"}
+    """Environment that gives each of `jobs` processes its share of the cores, or less where that is asked for.
+
+    Threads sleep while they wait: on a machine with other work, spinning ones make a run twenty times slower.
+    """
+    share = max(1, cores() // jobs)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    count = min(share, int(asked)) if asked.isdigit() and int(asked) else share
+    return {**dict.fromkeys(THREADS, str(count)), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            "TOKENIZERS_PARALLELISM": "false"}
