@@ -72,7 +72,8 @@ class Run:
         codes[(self.steps["kind"] == "replay").to_numpy()] = CODES.index("replay")
         if self.trace is not None and len(self.trace):
             outside = self.steps["kind"].isin(["prefill", "commit"]).to_numpy()     # never wrapped, so never traced
-            codes[np.ix_(outside, self.trace["layer"].unique())] = CODES.index("bypass")
+            wrapped = np.isin(np.arange(self.meta["layers"]), self.trace["layer"].to_numpy())
+            codes[outside[:, None] & wrapped[None, :]] = CODES.index("bypass")
             values = self.trace["decision"].map(CODES.index).to_numpy()
             codes[self.trace["forward"].to_numpy(), self.trace["layer"].to_numpy()] = values
         return codes
@@ -130,9 +131,9 @@ def load(directory: str | Path, row: int = 0) -> Run:
         raise ValueError(f"row={row}: not in {path}; allowed: {', '.join(map(str, held))}")
     trace = pd.read_parquet(home / TRACE) if (home / TRACE).exists() else None
     if trace is not None:
-        trace = trace[trace["row"] == row].reset_index(drop=True)
+        trace = trace.query("row == @row").reset_index(drop=True)
     name = about.get("title") or f"{home.name}, row {row}"
-    return Run(name, table[table["row"] == row].reset_index(drop=True), trace, about, row)
+    return Run(name, table.query("row == @row").reset_index(drop=True), trace, about, row)
 
 
 def positions(run: Run) -> Positions:

@@ -72,7 +72,7 @@ def draw_text(axes: Axes, run: Run, shown: np.ndarray, first: int, last: int) ->
         ticks = [i for i, p in enumerate(shown) if p % run.meta["block"] == 0]
         axes.set_yticks(ticks, [str(shown[i]) for i in ticks], fontsize=7)
         axes.set_ylabel("position")
-    for i in np.flatnonzero(role == ROLES.index("stop")):
+    for i in np.flatnonzero(role == ROLES.index("stop")).tolist():
         axes.axhline(i, color="#D55E00", linewidth=0.8, linestyle=":")
     axes.tick_params(labelbottom=False)
     axes.figure.colorbar(image, ax=axes, label="confidence when unmasked", pad=0.01, fraction=0.03, shrink=0.6)

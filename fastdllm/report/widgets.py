@@ -111,8 +111,9 @@ def details(run: Run) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
     group = columns.groupby(list(DETAILS), dropna=False, sort=False).ngroup().to_numpy()
     cell = run.trace["forward"].to_numpy(), run.trace["layer"].to_numpy()
     index[cell], distance[cell] = group, run.trace["distance"].to_numpy(np.float32)
-    rows = columns[~pd.Series(group).duplicated().to_numpy()].astype(object)
-    return [[None if pd.isna(value) else value for value in row] for row in rows.to_numpy().tolist()], index, distance
+    first = np.unique(group, return_index=True)[1]
+    rows = columns.iloc[first].astype(object).to_numpy().tolist()
+    return [[None if pd.isna(value) else value for value in row] for row in rows], index, distance
 
 
 def opened(source: Any, row: int = 0) -> Run:
@@ -125,24 +126,20 @@ def opened(source: Any, row: int = 0) -> Run:
     if not isinstance(trace, pd.DataFrame):
         raise ValueError(f"run={type(source).__name__}; allowed: a Run, the directory of one, a trace "
                          "(DataFrame), or an Output made with trace=True")
-    return from_trace(trace[trace["row"] == row].reset_index(drop=True))
+    return from_trace(trace.query("row == @row").reset_index(drop=True))
 
 
 def from_trace(trace: pd.DataFrame) -> Run:
     """The decision map alone: a trace tells what the layers did, not which tokens appeared."""
     if trace.empty:
         raise ValueError("trace: empty; allowed: a trace with at least one wrapped layer call")
-    heads = trace.drop_duplicates("forward").set_index("forward")
-    blank = {**dict.fromkeys((f"nfe_{kind}" for kind in NFE), 0), "tokens": [[]], "unmasked": [[]], "confidence": [[]]}
-    lines = []
-    for forward in range(int(trace["forward"].max()) + 1):
-        known = heads.loc[forward] if forward in heads.index else None
-        head = {"block": -1, "small_block": pd.NA, "step": pd.NA, "kind": "not traced"} if known is None else \
-            {name: known[name] for name in ("block", "small_block", "step", "kind")}
-        lines.append({"row": 0, "forward": forward, "start": 0, **head, **blank})
-    table = pd.DataFrame(lines).astype({"small_block": "Int64", "step": "Int64"})
-    table[["tokens", "unmasked", "confidence"]] = [[[], [], []]] * len(table)
-    about = {"model": "", "layers": int(trace["layer"].max()) + 1, "block": 0, "small": 0, "mask_id": -1,
+    heads = trace.drop_duplicates("forward").set_index("forward")[["block", "small_block", "step", "kind"]]
+    table = heads.reindex(range(int(trace["forward"].to_numpy().max()) + 1)).reset_index()
+    table["kind"] = table["kind"].fillna("not traced")
+    table = table.assign(row=0, start=0, **dict.fromkeys((f"nfe_{kind}" for kind in NFE), 0))
+    for column in ("tokens", "unmasked", "confidence"):
+        table[column] = [[] for _ in range(len(table))]
+    about = {"model": "", "layers": int(trace["layer"].to_numpy().max()) + 1, "block": 0, "small": 0, "mask_id": -1,
              "stop_ids": [], "prompts": {}, "pieces": {}, "results": {}}
     return Run("trace only: no steps were kept", table, trace, about)
 

@@ -1,0 +1,154 @@
+"""A conversation: answers that stream as blocks commit, the prefix cache kept between turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fastdllm.decode.generate import finish
+from fastdllm.decode.loop import Engine, check_prompt, positions_needed, resolve
+from fastdllm.decode.step import RowResult, Step
+from fastdllm.lab import steps as steps_file
+from fastdllm.model.lm import LM
+from fastdllm.report.player import Run, title
+from fastdllm.settings import Decoding, Reuse
+
+SPARE = 4096        # positions that a conversation may grow by before its cache is laid out anew
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an answer stands after a step."""
+
+    text: str                  # final so far: committed blocks, everything at the end
+    step: Step
+    tokens: int                # generated and final
+    seconds: float
+    nfe: dict[str, int]
+    kept: int                  # prompt tokens whose keys were in the prefix cache already
+
+    @property
+    def forwards(self) -> int:
+        """Forwards that ran."""
+        return sum(count for kind, count in self.nfe.items() if kind != "replay")
+
+    def speed(self) -> str:
+        """tokens/s, NFE by kind, tokens per forward, as one line."""
+        kinds = ", ".join(f"{kind} {count}" for kind, count in self.nfe.items() if count)
+        kept = f"; {self.kept} prompt tokens from the prefix cache" if self.kept else ""
+        return (f"{self.tokens} tokens, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, NFE {self.forwards} "
+                f"({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
+
+
+class Conversation:
+    """Multi-turn chat with one model. Settings may change between turns."""
+
+    def __init__(self, lm: LM, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(), revision: str = "fixed"):
+        if lm.tokenizer is None:
+            raise ValueError(f"model: {lm.name} has no tokenizer files; allowed: a checkpoint with a tokenizer")
+        resolve(lm, decoding, reuse, revision)
+        self.lm, self.decoding, self.reuse, self.revision = lm, decoding, reuse, revision
+        self.messages: list[dict[str, str]] = []
+        self.steps: list[Step] = []                 # of the last answer
+        self.ids: list[int] = []                    # its prompt
+        self.result: RowResult | None = None
+        self.turn = 0
+        self._said: list[int] = []                  # all tokens so far, as the model saw and wrote them
+        self._engine: Engine | None = None
+        self._made_for: tuple[object, ...] = ()
+        self._positions = 0
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self.messages, self._said = [], []
+
+    def _encode(self) -> list[int]:
+        """The conversation as token ids. What was answered stands as it was generated, not encoded anew, so that
+        the prefix cache holds it; only what the template puts behind it is encoded."""
+        tokenizer = self.lm.tokenizer
+        if tokenizer is None or not self._said:
+            return self.lm.encode(self.messages)
+        stop = str(tokenizer.decode([self.lm.stop_ids[0]]))
+        head = str(tokenizer.apply_chat_template(self.messages[:-1], tokenize=False))
+        full = str(tokenizer.apply_chat_template(self.messages, tokenize=False, add_generation_prompt=True))
+        if not full.startswith(head) or stop not in head:        # a template that rewrites earlier turns
+            return self.lm.encode(self.messages)
+        rest = head[head.rindex(stop) + len(stop):] + full[len(head):]
+        return self._said + list(tokenizer.encode(rest, add_special_tokens=False))
+
+    def engine(self, ids: list[int]) -> Engine:
+        """The engine that holds the prefix; a new one if settings changed or the conversation outgrew it."""
+        rules = resolve(self.lm, self.decoding, self.reuse, self.revision)
+        check_prompt(self.lm, 0, ids, rules)
+        need, wanted = positions_needed(len(ids), rules), (self.decoding, self.reuse, self.revision)
+        if self._engine is None or self._made_for != wanted or need > self._positions:
+            whole = self.lm.config.max_position_embeddings // rules.block * rules.block
+            self._positions = max(need, min(whole, need + SPARE))
+            self._engine = Engine(self.lm, rules, self.decoding, self.reuse, 1, self._positions, keep_prefix=True)
+            self._made_for = wanted
+        return self._engine
+
+    def ask(self, text: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+        """Answer a message: one Progress per forward. A cancelled answer stays in the conversation as far as it got.
+
+        Raises ValueError for an empty message, or a conversation that has become too long for the model.
+        """
+        if not text.strip():
+            raise ValueError("message: empty; allowed: some text")
+        self.messages.append({"role": "user", "content": text})
+        try:
+            self.ids = self._encode()
+            engine = self.engine(self.ids)
+        except ValueError:
+            self.messages.pop()
+            raise
+        self.steps, self.result, self.turn = [], None, self.turn + 1
+        said, answered, began, kept = "", [], time.perf_counter(), -1
+        try:
+            for step in engine.steps(iter([(self.turn, self.ids)])):
+                self.steps.append(step)
+                row = engine.slots[0]
+                if row is None:
+                    raise RuntimeError("the answer's row is gone while it is being written")
+                if kept < 0:
+                    kept = step.start if step.kind == "prefill" else row.prefix
+                final = row.generated or row.tokens[row.length:]
+                if row.finish:
+                    self.result = finish(self.lm, row, engine.rules.find_stop)
+                    said, final = self.result.text, self.result.tokens
+                    answered = final
+                elif step.kind == "commit":
+                    answered = final[:row.prefix - row.length]
+                    said = self.lm.decode(answered)
+                yield Progress(said, step, len(final), time.perf_counter() - began, step.nfe, kept)
+                if not row.finish and cancelled():
+                    break
+        finally:
+            engine.abandon()
+            engine.finished.clear()
+            self.messages.append({"role": "assistant", "content": said})
+            stop = self.lm.stop_ids[0]
+            self._said = [*self.ids, *answered, *([] if answered[-1:] == [stop] else [stop])]
+
+    def run(self) -> Run:
+        """The last answer, for the player (without a trace: chat is timed)."""
+        results = {self.turn: self.result} if self.result else {}
+        about = steps_file.meta(self.lm, {self.turn: self.ids}, self.steps, self.decoding, self.reuse, self.revision,
+                                results)
+        return Run(title(self.reuse, self.revision), steps_file.frame(self.steps), None, about, self.turn)
+
+
+class Streamed:
+    """What of a growing text was not printed yet; a character whose bytes are incomplete waits."""
+
+    def __init__(self) -> None:
+        self.printed = ""
+
+    def new(self, text: str, last: bool = False) -> str:
+        """The part to print now."""
+        ready = text if last else text.rstrip("\ufffd")
+        if not ready.startswith(self.printed):       # never seen with byte-level tokenizers; print nothing twice
+            return ""
+        fresh, self.printed = ready[len(self.printed):], ready
+        return fresh

@@ -1,0 +1,102 @@
+"""The chat as a page: conversation, live denoising, sliders, speed figures. Notebook 18, and `fastdllm app`."""
+
+from __future__ import annotations
+
+import html
+import time
+
+import ipywidgets as w
+
+from fastdllm.model.lm import LM
+from fastdllm.report.chat import Conversation
+from fastdllm.report.form import Controls, Job, Status, button
+from fastdllm.report.widgets import Player
+
+REFRESH = 0.25       # seconds between two pictures of a live answer
+
+
+class Chatroom(w.VBox):
+    """A conversation with the player below it. `conversation` may be driven from code as well."""
+
+    def __init__(self, lm: LM, **settings: object) -> None:
+        self.controls = Controls(**{"k": 1, "max_new_tokens": 192, **settings})         # pyright: ignore
+        self.conversation = Conversation(lm, self.controls.decoding(), self.controls.reuse(),
+                                         self.controls.revision.value)
+        self.status, self.player = Status(), Player()
+        self.log = w.HTML(layout=w.Layout(min_height="60px", max_height="320px", overflow="auto"))
+        self.log.add_class("fd-log")
+        self.message = w.Text(placeholder="a question", continuous_update=True, layout=w.Layout(width="420px"))
+        self.message.add_class("fd-message")
+        self.message.on_submit(lambda _: self.send())
+        self.go = button("send", self.send, "primary")
+        self.halt = button("stop", self.stop, "warning")
+        self.halt.disabled = True
+        self.live = w.Checkbox(True, description="show the denoising live", indent=False)
+        self.job = Job(self.status, self._busy)
+        grid = w.GridBox(self.controls.all(), layout=w.Layout(grid_template_columns="320px 320px"))
+        super().__init__([self.log, w.HBox([self.message, self.go, self.halt, button("clear", self.clear)]),
+                          self.status.node, grid, self.live, self.player])
+        self._draw()
+
+    def _busy(self, on: bool) -> None:
+        self.go.disabled, self.halt.disabled = on, not on
+
+    def _draw(self, pending: str = "") -> None:
+        lines = [*self.conversation.messages]
+        if pending:
+            lines.append({"role": "assistant", "content": pending + " …"})
+        self.log.value = "".join(
+            f"<p style='margin:2px 0'><b>{'You' if line['role'] == 'user' else 'Model'}:</b> "
+            f"<span style='white-space:pre-wrap'>{html.escape(line['content'])}</span></p>" for line in lines) or \
+            "<em>Nothing said yet.</em>"
+
+    def send(self) -> None:
+        """Answer what stands in the field, in the background."""
+        text = self.message.value
+        if self.job.running:
+            self.status.say("an answer is being written; stop it first")
+            return
+        try:
+            chat = self.conversation
+            chat.decoding, chat.reuse = self.controls.decoding(), self.controls.reuse()
+            chat.revision = self.controls.revision.value
+        except ValueError as error:
+            self.status.say(str(error), error=True)
+            return
+        self.message.value = ""
+        self.job.start(lambda: self._answer(text))
+
+    def _answer(self, text: str) -> None:
+        shown, progress = 0.0, None
+        for progress in self.conversation.ask(text, self.job.stop.is_set):
+            if time.perf_counter() - shown > REFRESH:
+                shown = time.perf_counter()
+                self._draw(progress.text or " ")
+                self.status.say(progress.speed())
+                if self.live.value:
+                    self._show()
+        self._draw()
+        self._show()
+        if progress is not None:
+            self.status.say(progress.speed() + (" (stopped)" if self.conversation.result is None else ""))
+
+    def _show(self) -> None:
+        run = self.conversation.run()
+        self.player.show(run, step=max(0, len(run.steps) - 1))
+
+    def stop(self) -> None:
+        """Stop the answer between two forwards."""
+        self.job.cancel()
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        if self.job.running:
+            self.status.say("an answer is being written; stop it first")
+            return
+        self.conversation.clear()
+        self._draw()
+        self.status.say("")
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the answer is written (for scripts)."""
+        self.job.wait(seconds)
