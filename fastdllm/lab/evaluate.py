@@ -53,6 +53,8 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
         say(f"complete already: identity {own[:12]}, {found.n} problems")
         return found
     with lock(directory / ".samples.lock", wait=5.0):
+        if not force and (found := complete(directory, own)):      # another process finished it while we waited
+            return found
         if force:
             partial.path_of(directory, own).unlink(missing_ok=True)
         keep_policy_file(resolved, directory)
@@ -64,7 +66,8 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
                 say(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
             lm = load(resolved, parameters.device, checkpoint.fingerprint, clock)
             solve(lm, resolved, task, problems, run, clock, token_ids, say)
-        notes = write_trace(lm, resolved, problems[:trace], run, directory) if trace else {}
+        notes = summary.peak_memory(resolved.device) if lm is not None else {}
+        notes |= write_trace(lm, resolved, problems[:trace], run, directory) if trace else {}
         record = summary.summarise(
             run, resolved, task, dataset, own, experiment=experiment, config=config or "run", author=author,
             checkpoint=checkpoint, code=summary.code(today.code, policy), environment=summary.environment(resolved),

@@ -111,6 +111,16 @@ def device_name(device: str) -> str:
         return platform.processor() or "cpu"
 
 
+def peak_memory(device: str) -> dict[str, Any]:
+    """The most memory this process has held so far: on the GPU what torch allocated, else resident memory."""
+    if device == "cuda":
+        import torch
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "peak_memory_of": "GPU"}
+    import resource
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "peak_memory_of": "process"}
+
+
 def slurm_job() -> str | None:
     """`123_4` for an array task, `123` for a job, None outside Slurm."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
