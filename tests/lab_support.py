@@ -1,4 +1,4 @@
-"""A checkpoint and grids small enough to run a lot: the golden weights with a tokenizer of their own."""
+"""A checkpoint, grids and records small enough to make a lot of: golden weights with a tokenizer of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 
 import yaml
 
+from fastdllm.lab import evaluate, partial, summary
+from fastdllm.lab.grid import Cell
+from fastdllm.lab.identity import Today, identity
+from fastdllm.lab.records import Code, Record
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.tokenizer import save_tokenizer, train_tokenizer
 
@@ -31,3 +35,24 @@ def params(path: Path, model: Path, **changes: object) -> Path:
         "axes": {"k": [1, 2], "layers": ["first", "middle"]}, "jobs": 1}
     path.write_text(yaml.safe_dump(values | changes, sort_keys=False), encoding="utf-8")
     return path
+
+
+def synthetic(cell: Cell, today: Today, correct: int = 3, sessions: int = 1, seconds: float = 2.0) -> Record:
+    """A complete record, samples included, of a cell that never ran; its identity is today's."""
+    directory, parameters = cell.directory, today.resolve(cell.parameters)
+    problems, dataset = today.problems(cell.parameters)
+    own = identity(today.payload(cell.parameters))
+    reuse = parameters.reuse.active
+    run = partial.begin(directory, own, parameters, len(problems))
+    for index, problem in enumerate(problems):
+        run.add({"id": problem.id, "index": index, "subtask": "", "prompt_hash": "0", "output": "#### 1",
+                 "extracted": {"strict": "1"}, "correct": {"strict": index < correct}, "tokens": 10 + index,
+                 "nfe": {"prefill": 1, "full": 4, "small": 6, "commit": 1, "replay": 0},
+                 "decisions": {"recompute": 80, "reuse": 40 if reuse else 0, "fallback": 0, "bypass": 0},
+                 "finish": "stop", "reused_nothing": False, "seconds": 0.1, "session": sessions,
+                 "elapsed": seconds * (index + 1) / len(problems)})
+    record = summary.summarise(
+        run, parameters, today.task(parameters), dataset, own, experiment=cell.experiment, config=cell.name, author="",
+        checkpoint=today.checkpoint(parameters), code=Code(version="0", hash=today.code),
+        environment=summary.environment(parameters), load_seconds=0.0, warmup_seconds=0.0, notes={})
+    return evaluate.finish(directory, run, record)

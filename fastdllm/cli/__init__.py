@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import chat, doctor, grid, run, webapp
+from fastdllm.cli import audit, chat, doctor, grid, run, webapp
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
@@ -16,6 +16,7 @@ app = typer.Typer(
     epilog="First steps: [bold]fastdllm grid run demo[/bold], then [bold]fastdllm grid report demo[/bold].")
 app.add_typer(grid.app, name="grid")
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)

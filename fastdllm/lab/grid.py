@@ -144,7 +144,9 @@ class Grid(Settings):
 
 
 def _not_applicable(values: dict[str, Any]) -> str | None:
-    """Why reuse can't act in this configuration, or None (design section 4, last paragraph)."""
+    """Why a configuration doesn't run: reuse can't act (design section 4), or it lacks a permission; else None."""
+    if runs_code(values["task"]) and not values["allow_code_execution"]:
+        return f"{values['task']} runs what the model wrote: set allow_code_execution: true"
     if values["reuse"].get("k", 1) == 1:
         return None
     if not values["decoding"].get("block_cache", True):
@@ -159,6 +161,11 @@ def _not_applicable(values: dict[str, Any]) -> str | None:
 def generative(task: str) -> bool:
     """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
     return task not in ("mmlu", "gpqa_main_n_shot")
+
+
+def runs_code(task: str) -> bool:
+    """Whether scoring a task runs the model's code."""
+    return task in ("humaneval", "mbpp")
 
 
 def cell_name(values: dict[str, Any], varying: set[str]) -> str:

@@ -89,6 +89,7 @@ def figure(record: Record, samples: pd.DataFrame) -> Figure:
     right.legend(frameon=False)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
+    plt.close(drawn)      # a notebook shows what is returned; it would show an open figure again
     return drawn
 
 
@@ -112,6 +113,7 @@ def trace_figure(trace: pd.DataFrame, row: int = 0) -> Figure:
                 loc="lower left", bbox_to_anchor=(0, 1))
     axes.set_xlabel(f"forward of problem {row}")
     axes.set_ylabel("layer")
+    plt.close(drawn)
     return drawn
 
 

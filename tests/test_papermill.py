@@ -1,0 +1,89 @@
+"""papermill with care: parameters are checked first, output is whole or absent, the failing cell is named."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from fastdllm.lab import notebooks, single
+from fastdllm.lab.parameters import root
+
+
+def notebook(path, *sources, parameters="x: int = 1  # a number\ny: float = 0.5\nz: str = 'a'\non: bool = True\n"):
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell(source, metadata={"name": name}) for name, source in sources]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def test_parameters_are_read_without_running_anything(tmp_path):
+    found = notebooks.declared(notebook(tmp_path / "n.ipynb"))
+    assert {name: (each.type, each.default) for name, each in found.items()} == {
+        "x": ("int", 1), "y": ("float", 0.5), "z": ("str", "a"), "on": ("bool", True)}
+    with pytest.raises(ValueError, match="allowed: a literal value"):
+        notebooks.declared(notebook(tmp_path / "m.ipynb", parameters="x: int = open('/etc/passwd')"))
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"w": 1}, "w=1 is unknown; allowed: x, y, z, on"), ({"x": 1.5}, "x=1.5; allowed: int"),
+    ({"x": True}, "x=True; allowed: int"), ({"z": 3}, "z=3; allowed: str"), ({"on": 1}, "on=1; allowed: bool"),
+    ({"y": "0.5"}, "y='0.5'; allowed: float")])
+def test_wrong_parameters_are_refused_before_anything_starts(tmp_path, values, message):
+    path = notebook(tmp_path / "n.ipynb", ("run", "x"))
+    with pytest.raises(ValueError, match=message):
+        notebooks.execute(path, tmp_path / "out" / "n.ipynb", values)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_shipped_notebook_declares_its_parameters():
+    for path in sorted((root() / "notebooks").glob("*.ipynb")):
+        found = notebooks.declared(path)
+        assert all(each.type in notebooks.TYPES for each in found.values()), path.name
+        content = json.loads(path.read_text())
+        assert not any(cell.get("outputs") for cell in content["cells"]), f"{path.name} carries outputs"
+
+
+def test_cell_notebook_takes_the_parameters_of_a_run():
+    from fastdllm.lab import gridfile, runner
+    grid = gridfile.load("demo")
+    for cell in grid.cells():
+        notebooks.check(notebooks.find(grid.notebook), runner.parameters(grid, cell, False))
+
+
+def test_output_is_whole_or_absent_and_the_failing_cell_is_named(tmp_path):
+    path = notebook(tmp_path / "n.ipynb", ("double", "print(2 * x)"), ("boom", "if x == 3:\n    raise KeyError('gone')"))
+    output = tmp_path / "out" / "n.ipynb"
+    notebooks.execute(path, output, {"x": 4, "y": 1})
+    done = nbformat.read(output, 4)
+    assert any("8" in out.get("text", "") for cell in done.cells for out in cell.get("outputs", []))
+    before = output.read_bytes()
+    with pytest.raises(notebooks.NotebookFailed, match="boom") as failure:
+        notebooks.execute(path, output, {"x": 3})
+    assert (failure.value.where, failure.value.ename) == ("boom", "KeyError")
+    assert output.read_bytes() == before      # the last good copy stays
+    assert "Traceback" in (tmp_path / "out" / "n.failed.ipynb").read_text()
+    assert sorted(each.name for each in output.parent.iterdir()) == ["n.failed.ipynb", "n.ipynb"]
+
+
+def test_any_notebook_runs_once_and_again_when_it_changed(tmp_path, capsys):
+    path = notebook(tmp_path / "n.ipynb", ("run", "print(x)"))
+    assert single.run_notebook(path, {"x": 2}, tmp_path / "out")
+    assert single.run_notebook(path, {"x": 2}, tmp_path / "out")
+    assert "complete already" in capsys.readouterr().out
+    own = single.notebook_identity(path, {"x": 2})
+    assert single.notebook_identity(path, {"x": 3}) != own
+    notebook(path, ("run", "print(x)  # a comment"))
+    assert single.notebook_identity(path, {"x": 2}) == own
+    notebook(path, ("run", "print(x + 1)"))
+    assert single.notebook_identity(path, {"x": 2}) != own
+
+
+def test_parameters_of_a_notebook_from_a_file(tmp_path):
+    path = notebook(tmp_path / "n.ipynb")
+    (tmp_path / "p.yml").write_text("x: 3\ny: 1\n")
+    assert single.read_parameters(path, str(tmp_path / "p.yml"), ["z=b"]) == {"x": 3, "y": 1.0, "z": "b"}
+    (tmp_path / "p.yml").write_text("x: 3\nzork: 1\n")
+    with pytest.raises(ValueError, match=r"p.yml, line 2, zork: n.ipynb has no such parameter; allowed: x, y"):
+        single.read_parameters(path, str(tmp_path / "p.yml"), [])

@@ -1,0 +1,154 @@
+"""Records: whole or absent, checksummed, made from their own samples and from nothing else."""
+
+import json
+
+import lab_support
+import pytest
+
+from fastdllm.lab import files, partial, records, status
+from fastdllm.lab.grid import Cell
+from fastdllm.lab.identity import Today, identity
+from fastdllm.lab.parameters import Parameters
+
+FLAT = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 4, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def today():
+    return Today()
+
+
+@pytest.fixture
+def cell(tmp_path):
+    return Cell("e", "k2_middle", Parameters.of(**FLAT), tmp_path / "arithmetic_limit_4" / "k2_middle")
+
+
+def test_what_is_written_is_read(cell, today):
+    record = lab_support.synthetic(cell, today)
+    assert records.read(cell.directory) == record
+    assert (record.n, record.headline.correct, record.tokens, record.seconds) == (4, 3, 46, 2.0)
+    assert record.nfe == {"prefill": 4, "full": 16, "small": 24, "commit": 4, "replay": 0}
+    assert record.headline.low == pytest.approx(0.3006, abs=1e-4)        # Wilson, 3 of 4
+    assert record.headline.high == pytest.approx(0.9544, abs=1e-4)
+    samples = records.samples(cell.directory)
+    assert list(samples["tokens"]) == [10, 11, 12, 13]
+
+
+def test_a_record_edited_by_hand_is_refused(cell, today):
+    lab_support.synthetic(cell, today)
+    path = cell.directory / records.SUMMARY
+    for edit in ('"value": 0.75', '"tokens": 46', '"config": "k2_middle"'):
+        text = path.read_text()
+        assert edit in text
+        path.write_text(text.replace(edit, edit[:-2] + ('9"' if edit.endswith('"') else "99"), 1))
+        with pytest.raises(ValueError, match=r"summary.json: the checksum does not fit"):
+            records.read(cell.directory)
+        assert status.look(cell, today).state == "failed"
+        path.write_text(text)
+    assert status.look(cell, today).state == "complete"
+
+
+def test_edited_samples_are_refused(cell, today):
+    lab_support.synthetic(cell, today)
+    path = cell.directory / records.SAMPLES
+    path.write_text(path.read_text().replace('"strict":false', '"strict":true'))
+    with pytest.raises(ValueError, match="not the samples"):
+        records.samples(cell.directory)
+
+
+def test_a_record_that_claims_another_identity_is_refused(cell, today):
+    record = lab_support.synthetic(cell, today)
+    records.write(cell.directory, record.model_copy(update={"seconds": 1.0}))
+    assert status.look(cell, today).state == "complete"
+    changed = record.parameters.model_copy(update={"batch_size": 7})
+    records.write(cell.directory, record.model_copy(update={"parameters": changed}))      # checksum right, content not
+    assert status.look(cell, today).state == "failed"
+
+
+def test_old_results_in_the_directory_are_never_read(cell, today):
+    """The old bug: results were looked up with the first results_*.json that a directory listing gave."""
+    cell.directory.mkdir(parents=True)
+    (cell.directory / "results_2026-02-15.json").write_text('{"results": {"gsm8k": {"exact_match": 0.7}}}')
+    (cell.directory / "samples.jsonl").write_text('{"correct": true}\n')
+    assert status.look(cell, today).state == "pending"
+    record = lab_support.synthetic(cell, today, correct=1)
+    assert record.headline.correct == 1
+    assert len(records.samples(cell.directory)) == 4
+    (cell.directory / records.SUMMARY).write_text('{"accuracy": 0.7, "total_tokens": 3540}')
+    with pytest.raises(ValueError, match="not a record of this suite"):
+        records.read(cell.directory)
+    assert status.look(cell, today).state == "failed"
+
+
+def test_a_shared_record_is_shown_under_its_own_name(cell, today, tmp_path):
+    lab_support.synthetic(cell, today)
+    other = cell.directory.parent / "k2_other"
+    reuse = cell.parameters.reuse.model_copy(update={"layers": "last"})
+    records.share(cell.directory, other, "k2_other", reuse)
+    shared = records.read(other)
+    assert (shared.config, shared.shared_from, shared.parameters.reuse.layers) == ("k2_other", "k2_middle", "last")
+    assert records.samples(other).equals(records.samples(cell.directory))
+
+
+def test_frame(cell, today):
+    row = records.frame([lab_support.synthetic(cell, today)]).iloc[0]
+    wanted = {"experiment": "e", "task": "arithmetic", "config": "k2_middle", "k": 2, "layers": "middle", "n": 4,
+              "policy": "output", "revision": "fixed", "threshold": 0.9, "batch_size": 32, "accuracy": 0.75, "correct": 3,
+              "tokens": 46, "nfe": 48, "nfe_small": 24, "reuse": 160, "recompute": 320, "tokens_per_second": 23.0}
+    assert {name: row[name] for name in wanted} == wanted
+    assert row["tokens_per_forward"] == pytest.approx(46 / 48)
+
+
+def test_a_cut_last_line_is_dropped_and_the_rest_kept(cell, today):
+    own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
+    run = partial.begin(cell.directory, own, resolved, 4)
+    for index in range(3):
+        run.add({"index": index, "elapsed": 0.5 * (index + 1), "session": 1})
+    whole = run.path.read_bytes()
+    for cut in (1, 5, 20):
+        run.path.write_bytes(whole[:-cut])
+        again = partial.begin(cell.directory, own, resolved, 4)
+        assert (sorted(again.done), again.seconds, again.sessions) == ([0, 1], 1.0, 2)
+    again.add({"index": 3, "elapsed": 1.25, "session": again.sessions})
+    assert sorted(partial.begin(cell.directory, own, resolved, 4).done) == [0, 1, 3]
+    assert partial.progress(run.path) == (3, 4)
+    assert status.look(cell, today).state == "partial"
+    assert status.look(cell, today).detail == "3 of 4"
+
+
+def test_a_damaged_line_names_file_and_line(cell, today):
+    own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
+    run = partial.begin(cell.directory, own, resolved, 4)
+    run.add({"index": 0, "elapsed": 0.5, "session": 1})
+    run.add({"index": 1, "elapsed": 0.6, "session": 1})
+    run.path.write_text(run.path.read_text().replace('"index":0', '"index:0'))
+    with pytest.raises(ValueError, match=r"partial-.*jsonl, line 2: damaged"):
+        partial.begin(cell.directory, own, resolved, 4)
+
+
+def test_unfinished_samples_of_another_configuration_are_not_mixed_in(cell, today):
+    own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
+    partial.begin(cell.directory, own, resolved, 4).add({"index": 0, "elapsed": 0.5, "session": 1})
+    other = Cell("e", cell.name, Parameters.of(**FLAT | {"threshold": 0.5}), cell.directory)
+    look = status.look(other, today)
+    assert (look.state, look.detail) == ("stale", "unfinished run of another configuration (decoding)")
+    fresh = partial.begin(cell.directory, identity(today.payload(other.parameters)), today.resolve(other.parameters), 4)
+    assert not fresh.done
+    assert sorted(partial.begin(cell.directory, own, resolved, 4).done) == [0]      # going back finds them again
+
+
+def test_secrets_of_the_environment_stay_out(cell, today, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
+    lab_support.synthetic(cell, today)
+    for path in cell.directory.rglob("*"):
+        assert path.is_dir() or "hf_planted_secret" not in path.read_text(errors="replace"), path
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    files.write(path, "old")
+    path.parent.joinpath("blocked").mkdir()
+    with pytest.raises(OSError, match="blocked"):
+        files.write(tmp_path / "blocked", json.dumps([1]))
+    assert path.read_text() == "old"
+    assert not list(tmp_path.glob("*.part"))
