@@ -52,7 +52,7 @@ def test_power_of_two_proportions_reproduces_r_and_fleiss() -> None:
 
 
 def test_paired_power_reproduces_obrien() -> None:
-    # O'Brien 2002 as replicated in the G*Power manual (exact McNemar): odds ratio 0.25, 40 % discordant, n 50, one-sided
+    # O'Brien 2002 as replicated in the G*Power manual (exact McNemar): odds ratio 0.25, 40 % discordant, n 50
     assert stats.power_paired(0.32, 0.08, 50, sides=1) == pytest.approx(0.839343, abs=2e-5)
 
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, grid, run, webapp
+from fastdllm.cli import audit, chat, doctor, grid, run, share, webapp
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
@@ -20,6 +20,9 @@ app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("publish", epilog=share.PUBLISH)(share.publish)
+app.command("gallery", epilog=share.GALLERY)(share.gallery)
+app.command("import", epilog=share.IMPORT)(share.import_results)
 
 
 def main() -> None:

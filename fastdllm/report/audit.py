@@ -66,10 +66,13 @@ class Evidence:
             yield f"{batch} {task}" + (f" limit {limit}" if limit else ""), rows
 
     def alike(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Tables split further so that only k and the layers differ inside one."""
+        """Tables split further so that only k and the layers differ inside one; named by what else varies."""
         for name, rows in self.tables():
+            settings = [set(setting.split(", ")) for setting in rows["setting"].unique()]
+            common = set.intersection(*settings) if settings else set()
             for (setting, _), part in rows.groupby(["setting", "metric"], sort=False):
-                yield (f"{name} ({setting})" if setting else name), part
+                own = ", ".join(piece for piece in str(setting).split(", ") if piece not in common)
+                yield (f"{name} ({own})" if own else name), part
 
 
 Rule = Callable[[Evidence], Iterator[Finding]]

@@ -19,7 +19,7 @@ CRITERION = 0.05  # the loss that the proposal wants told apart
 
 def copied_accuracy(evidence: Evidence) -> Iterator[Finding]:
     """Accuracies equal to another run's, cell by cell, although the outputs were not."""
-    for (task, limit, _), rows in evidence.rows.groupby(["task", "limit", "setting"], sort=False):
+    for (task, _, _), rows in evidence.rows.groupby(["task", "limit", "setting"], sort=False):
         for a, b in combinations(rows["batch"].unique(), 2):
             both = rows[rows["batch"] == a].merge(rows[rows["batch"] == b], on=["config", "metric"])
             both = both[both["accuracy_x"].notna() & both["accuracy_y"].notna()]
@@ -45,7 +45,8 @@ def must_agree(evidence: Evidence) -> Iterator[Finding]:
         if len(one) < 2 or (one["accuracy"].nunique() == 1 and one["tokens"].nunique() <= 1):
             continue
         same_code = one["code"].nunique() <= 1
-        values = ", ".join(f"{r.config} {r.accuracy:.1%}" + (f" with {r.tokens:.0f} tokens" if r.tokens == r.tokens else "")
+        values = ", ".join(f"{r.config} {r.accuracy:.1%}"
+                           + (f" with {r.tokens:.0f} tokens" if r.tokens == r.tokens else "")
                            for r in one.itertuples())
         yield Finding("must_agree", "impossible" if same_code else "doubtful", names(one),
                       f"{name}: k=1 is one computation under {len(one)} names, and they differ: {values}",
@@ -93,7 +94,8 @@ def no_effect(evidence: Evidence) -> Iterator[Finding]:
             continue
         blind = published.tasks()["loglikelihood"].get(rows["task"].iloc[0], False)
         yield Finding("no_effect", "impossible", names(scored),
-                      f"{name}: all {len(scored)} rows say {scored['accuracy'].iloc[0]:.4%}; k and layers changed nothing",
+                      f"{name}: all {len(scored)} rows say {scored['accuracy'].iloc[0]:.4%}; "
+                      "k and layers changed nothing",
                       "certain: the task is scored by log-likelihood, on which layer reuse does not act" if blind
                       else f"almost certain at n = {n:.0f}: reuse was not active")
 
@@ -163,7 +165,7 @@ def limit_per_subtask(evidence: Evidence) -> Iterator[Finding]:
     """A limit read as n where it counts per subtask."""
     for name, rows in evidence.tables():
         limit, n = int(rows["limit"].iloc[0]), rows["n"].max()
-        if not limit or not n == n or n == limit:
+        if not limit or n != n or n == limit:
             continue
         count = rows["accuracy"].dropna() * limit
         broken = bool(((count - count.round()).abs() > 1e-3).any())

@@ -110,7 +110,7 @@ def _record_row(record: records.Record, file: str) -> dict[str, Any]:
     folder = record.task + (f"_limit_{record.limit}" if record.limit else "")
     return {"row": f"{record.experiment}/{folder}/{record.config}", "batch": record.experiment, "task": record.task,
             "config": record.config, "k": flat["k"], "layers": flat["layers"], "setting": setting,
-            "limit": record.limit, "n": record.n, "metric": record.metric, "accuracy": flat["accuracy"],
+            "limit": record.limit, "n": record.headline.n, "metric": record.metric, "accuracy": flat["accuracy"],
             "tokens": record.tokens, "seconds": record.seconds, "tokens_per_s": record.tokens_per_second,
             "finished": _stamp(record.date), "code": record.code.hash[:8], "node": record.environment.node,
             "empty": record.empty, "reuse": record.decisions.get("reuse", 0) + record.nfe.get("replay", 0),

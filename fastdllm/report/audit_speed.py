@@ -41,7 +41,7 @@ def throughput_follows_node(evidence: Evidence) -> Iterator[Finding]:
     """At equal k, does tokens/s follow the machine? Tested with every row left out in turn, not assumed."""
     for name, rows in evidence.alike():
         rows = rows[rows["tokens_per_s"].notna() & rows["node"].notna()]
-        rows = rows.drop_duplicates(["k", "seconds", "tokens_per_s", "node"]).reset_index(drop=True)  # one run, two names
+        rows = rows.drop_duplicates(["k", "seconds", "tokens_per_s", "node"]).reset_index(drop=True)  # one run
         whole = node_effect(rows) if len(rows) > 3 else None
         if whole is None or whole[0] >= 0.05 or whole[1] < 0.5:
             continue
@@ -75,7 +75,8 @@ def baseline_speed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("baseline_speed", "doubtful", names(one),
                       f"{name}: k=1 runs at {values} tokens/s; speed-ups against it are uncertain by a factor of "
                       f"{one['tokens_per_s'].max() / one['tokens_per_s'].min():.2f}",
-                      "certain: the same computation" + (" with the same tokens" if one["tokens"].nunique() == 1 else ""))
+                      "certain: the same computation"
+                      + (" with the same tokens" if one["tokens"].nunique() == 1 else ""))
 
 
 def arithmetic(evidence: Evidence) -> Iterator[Finding]:
@@ -156,7 +157,8 @@ def summary_disagrees(evidence: Evidence) -> Iterator[Finding]:
     """A summary whose score is not that of the one result file beside it."""
     rows = evidence.rows
     files = rows[rows["origin"] == "lm_eval"].groupby(["batch", "task", "config"]).filter(lambda g: len(g) == 1)
-    both = files.merge(rows[rows["origin"] == "summary"], on=["batch", "task", "config"], suffixes=("_file", "_summary"))
+    both = files.merge(rows[rows["origin"] == "summary"], on=["batch", "task", "config"],
+                       suffixes=("_file", "_summary"))
     for row in both[(both["accuracy_file"] - both["accuracy_summary"]).abs() > 1e-9].itertuples():
         yield Finding("summary_disagrees", "impossible", (str(row.row_summary), str(row.row_file)),
                       f"{row.row_summary}: {row.accuracy_summary:.4f} in the summary, {row.accuracy_file:.4f} in the "

@@ -40,7 +40,7 @@ class Paired:
 
 def wilson(correct: int, n: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval of a proportion; ValueError unless 0 <= correct <= n and n > 0."""
-    if not 0 < n or not 0 <= correct <= n:
+    if n <= 0 or not 0 <= correct <= n:
         raise ValueError(f"correct={correct}, n={n}; allowed: 0 <= correct <= n and n > 0")
     low, high = proportion_confint(correct, n, alpha=1 - level, method="wilson")
     return float(low), float(high)
@@ -89,13 +89,16 @@ def ratio_bootstrap(tokens_a: ArrayLike, seconds_a: ArrayLike, tokens_b: ArrayLi
 
 def compare_paired(a: ArrayLike, b: ArrayLike, *, level: float = LEVEL, draws: int = 2000, seed: int = 0,
                    weights: np.ndarray | None = None) -> Paired:
-    """Everything about two configurations' correctness on the same problems."""
+    """Everything about two configurations' correctness on the same problems.
+
+    The bootstrap draws from the pairs and two more, one lost and one gained (Agresti and Min 2005, Statistics in
+    Medicine 24:729-740): with few discordant pairs the plain percentile interval is too narrow. `weights` are
+    `resamples(n + 2)`.
+    """
     x, y = _same_length(a, b)
     lost, gained = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
-    difference, low, high = paired_bootstrap(x, y, level=level, draws=draws, seed=seed, weights=weights)
-    if lost + gained == 0:  # the bootstrap sees no variation; the rule of three does
-        low, high = -3 / len(x), 3 / len(x)
-    return Paired(len(x), lost, gained, difference, low, high, mcnemar(lost, gained))
+    _, low, high = paired_bootstrap([*x, 1, 0], [*y, 0, 1], level=level, draws=draws, seed=seed, weights=weights)
+    return Paired(len(x), lost, gained, float((y - x).mean()), low, high, mcnemar(lost, gained))
 
 
 def difference_unpaired(correct_a: int, n_a: int, correct_b: int, n_b: int, level: float = LEVEL) -> Interval:

@@ -1,0 +1,89 @@
+"""The success criterion of the proposal, on any grid, with its uncertainty.
+
+Confirm if k=2 or k=3 gives more than 1.2x throughput at less than 5 points of accuracy lost; reject if every reuse
+configuration shows a negligible speed-up or a catastrophic loss. Both words get a number (lab.parameters.Criteria):
+negligible is surely below 1.05x, catastrophic is surely above 20 points. "Surely" means the whole interval, taken at
+1 - 0.05/m for m reuse configurations, so that looking at many of them confirms nothing by chance.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from fastdllm.lab.parameters import Criteria
+from fastdllm.report import show, tables
+from fastdllm.report.results import Results
+
+Outcome = Literal["confirmed", "rejected", "undecided"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome, the rule that gave it, and one row per reuse configuration: what it is, and why."""
+
+    outcome: Outcome
+    rule: str
+    why: str
+    rows: pd.DataFrame
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.why} (rule: {self.rule})"
+
+
+def level(count: int) -> float:
+    """Interval level at which `count` configurations are looked at together (Bonferroni)."""
+    return 1 - 0.05 / max(1, count)
+
+
+def judge(results: Results) -> Verdict:
+    """The verdict on a grid's complete cells; incomplete ones can only leave it undecided."""
+    count = int((results.frame["k"] > 1).sum()) if len(results.frame) else 0
+    table = tables.grid_table(results, level(count))
+    missing = [state.cell.path for state in results.missing if state.cell.parameters.reuse.active]
+    return judge_table(table, results.grid.criteria, missing)
+
+
+def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | None = None) -> Verdict:
+    """The verdict on a table with the columns of `tables.grid_table`, its intervals taken at `level(m)`."""
+    reused = table[(table["k"] > 1) & table["state"].isin(["complete", "published"])] if len(table) else table
+    rows = pd.DataFrame([{"task": row["task"], "config": row["config"], **_one(row, criteria)}
+                         for row in reused.to_dict("records")], columns=["task", "config", "is", "why"])
+    m = len(rows)
+    sure = f"{100 * level(m):.1f} % intervals for {m} configurations"
+    confirm = (f"some configuration with k > 1: speed-up > {criteria.speedup}x and "
+               f"loss < {criteria.points_lost} points, {sure}")
+    reject = (f"every configuration with k > 1: speed-up < {criteria.negligible_speedup}x (negligible) or "
+              f"loss > {criteria.catastrophic_loss} points (catastrophic), {sure}")
+    if (rows["is"] == "meets").any():
+        named = ", ".join(f"{r['config']} ({r['why']})" for r in rows[rows["is"] == "meets"].to_dict("records"))
+        return Verdict("confirmed", confirm, named, rows)
+    if m and not missing and rows["is"].isin(["negligible", "catastrophic"]).all():
+        counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
+        return Verdict("rejected", reject, f"all {m} reuse configurations: {counts}", rows)
+    if not m:
+        return Verdict("undecided", confirm, "no reuse configuration with a complete record", rows)
+    counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
+    never = " Every one surely misses the bar for success, though not all by as much as rejection asks." if (
+        not missing and rows["is"].isin(["negligible", "catastrophic", "misses"]).all()) else ""
+    gaps = f"; {len(missing)} cells are not complete" if missing else ""
+    return Verdict("undecided", f"neither: {confirm}; nor: {reject}", f"{counts}{gaps}.{never}", rows)
+
+
+def _one(row: dict, criteria: Criteria) -> dict[str, str]:
+    """One configuration: meets, negligible, catastrophic, misses (surely), or open. Missing intervals leave it open."""
+    why = (f"speed-up {show.text(row['speedup'], row['speed_low'], row['speed_high'], 2)}, "
+           f"loss {show.text(row['lost'], row['lost_low'], row['lost_high'])} points")
+    if row["lost_low"] > criteria.catastrophic_loss:
+        return {"is": "catastrophic", "why": why}
+    if row["speed_high"] < criteria.negligible_speedup:
+        return {"is": "negligible", "why": why}
+    if row["speed_low"] > criteria.speedup and row["lost_high"] < criteria.points_lost:
+        return {"is": "meets", "why": why}
+    if row["speed_high"] <= criteria.speedup or row["lost_low"] >= criteria.points_lost:
+        return {"is": "misses", "why": why}
+    return {"is": "open", "why": why}

@@ -1,0 +1,145 @@
+"""The log writes itself: an entry in the form of the log's template, and a results page per experiment."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from fastdllm.lab import files
+from fastdllm.lab.parameters import root
+from fastdllm.report import audit, audit_sources, criteria, show, stats, tables
+from fastdllm.report.results import Results
+
+PAGE, ENTRY = "results.md", "log_entry.md"
+NOTES, NOTES_END = "<!-- notes: kept when this page is written again -->", "<!-- end of notes -->"
+NO_NOTES = "_No notes yet. What stands between the two marks is kept._"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report says about one grid, computed once."""
+
+    results: Results
+    table: pd.DataFrame
+    verdict: criteria.Verdict
+    findings: list[audit.Finding]
+
+    @classmethod
+    def of(cls, results: Results) -> Report:
+        """Raises ValueError if no cell of the grid has a record yet."""
+        if not results.found:
+            raise ValueError(f"{results.grid.experiment}: no cell has a record; allowed: a grid after "
+                             "`fastdllm grid run` or `submit`")
+        table = tables.grid_table(results)
+        findings = audit.audit(audit_sources.from_records(results.records))
+        return cls(results, table, criteria.judge(results), findings)
+
+
+def entry(report: Report) -> str:
+    """Log entries in the form of the template, one per task."""
+    results, parts = report.results, []
+    date = max(record.date for record in results.records)[:10]
+    folders = [state.cell.directory.parent.name for state, _ in results.found]
+    for folder, rows in report.table.groupby(folders, sort=False):
+        used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
+        one = rows[rows["k"] == 1]
+        others = (f"threshold={_values(rows['threshold'])}, batch_size={_values(rows['batch_size'])}, "
+                  f"policy={_values(rows['policy'])}, revision={_values(rows['revision'])}, model={used.model}, "
+                  f"dtype={_values(rows['dtype'])}, limit={used.limit or 'none'}")
+        notes = [report.verdict.outcome + ": " + report.verdict.why]
+        notes += [f"{f.level}: {f.statement}" for f in report.findings if f.level != "note"]
+        parts.append("\n".join([
+            f"#### {date} - {results.grid.experiment}", f"- **Task**: {folder}", "- **Configuration**:",
+            f"  - Layer Reuse: k={_values(rows['k'])}", f"  - Layer Subset: {_values(rows['layers'])}",
+            f"  - Other params: {others}", "- **Results**:",
+            f"  - Accuracy: {_list(rows, _accuracy)}",
+            f"  - Throughput: {_list(rows, lambda r: f'{r.tokens_per_second:.1f} tokens/s')}",
+            f"  - Speedup: {_list(rows[rows['k'] > 1], _speedup)}"
+            if len(one) else "  - Speedup: not measured (no k=1 cell)",
+            "- **Notes**: " + "; ".join(notes), f"- **Logs**: `{short(results.grid.directory / str(folder))}`"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def page(report: Report, notes: str = NO_NOTES) -> str:
+    """The results page: hypothesis, verdict, table, best configurations, rules, audit, coverage, notes."""
+    results, verdict = report.results, report.verdict
+    grid, goal = results.grid, results.grid.criteria
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    missing = "\n".join(f"- {state.cell.path}: {state.state}{f' ({state.detail})' if state.detail else ''}"
+                        for state in results.missing)
+    return "\n".join([
+        f"# {grid.experiment}", "", f"Written {written} by `fastdllm grid report`; the records are in "
+        f"`{short(grid.directory)}`." + (f" Author: {grid.author}." if grid.author else ""), "",
+        "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
+        f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
+        f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
+        "## Verdict", "", f"**{verdict.outcome}** — {verdict.why}", "", f"Rule: {verdict.rule}.", "",
+        show.Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
+        "## Results", "", show.Html(show.grid(report.table), CAPTION).markdown(), "",
+        "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
+        "## Best configuration per benchmark", "", show.Html(tables.best(report.table)).markdown(), "",
+        "## Extraction rules", "", show.Html(tables.rules_table(results), "* the headline rule").markdown(), "",
+        "## Measured and published", "", show.Html(tables.against_published(results)).markdown(), "",
+        "## Audit", "", audit.summary(report.findings) + ".", "",
+        show.Html(audit.frame(report.findings)).markdown() if report.findings else "", "",
+        "## Coverage", "", show.Html(tables.coverage(results)).markdown(), "",
+        *(["Not complete:", "", missing, ""] if missing else []),
+        "## Notes", "", NOTES, notes, NOTES_END, ""])
+
+
+CAPTION = ("accuracy with 95 % Wilson interval; points lost and speed-up against k=1 with 95 % intervals, paired over "
+           "the same problems; seconds without loading and warm-up; reuse counts layer calls")
+
+
+def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
+    """One sentence per reuse configuration with McNemar's p, Holm-corrected over the grid."""
+    lines = []
+    for row in table[(table["k"] > 1) & table["lost"].notna()].head(most).itertuples():
+        said = stats.say_difference(-row.lost, -row.lost_high, -row.lost_low, row.n)
+        p = f"; McNemar p = {row.p:.2g}, Holm over the grid {row.p_holm:.2g}" if row.p == row.p else ""
+        lines.append(f"{row.task} {row.config}: {said}{p}")
+    return lines
+
+
+def write(report: Report) -> list[Path]:
+    """Write the page and the entry beside the records; free notes on an older page are kept."""
+    folder = report.results.grid.directory
+    old = folder / PAGE
+    notes = kept_notes(old.read_text(encoding="utf-8")) if old.exists() else NO_NOTES
+    files.write(old, page(report, notes))
+    files.write(folder / ENTRY, entry(report))
+    return [old, folder / ENTRY]
+
+
+def kept_notes(text: str) -> str:
+    """What stands between the marks of a page; ValueError if the marks are gone, so that no note is lost."""
+    if NOTES not in text or NOTES_END not in text:
+        raise ValueError(f"{PAGE}: the marks of the notes are missing; allowed: a page with {NOTES} and {NOTES_END} "
+                         "(put them back around your notes, or move the page away)")
+    return text.split(NOTES, 1)[1].rsplit(NOTES_END, 1)[0].strip("\n")
+
+
+def short(path: Path) -> str:
+    """A path as seen from the project: pages name no machine's folders."""
+    return str(path.relative_to(root())) if path.is_relative_to(root()) else path.name
+
+
+def _values(column: pd.Series) -> str:
+    return "/".join(dict.fromkeys(str(value) for value in column if str(value)))
+
+
+def _list(rows: pd.DataFrame, said) -> str:
+    return ", ".join(f"{row.config} {said(row)}" for row in rows.itertuples())
+
+
+def _speedup(row) -> str:
+    return show.text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
+
+
+def _accuracy(row) -> str:
+    return f"{100 * row.accuracy:.2f}% (n={row.n}, {100 * row.low:.1f} to {100 * row.high:.1f})"

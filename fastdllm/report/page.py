@@ -1,0 +1,43 @@
+"""`fastdllm grid report`: the report notebook of a grid, executed, and its HTML that works offline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fastdllm.lab import files, notebooks
+from fastdllm.lab.grid import Grid
+from fastdllm.lab.parameters import root
+from fastdllm.report import log
+from fastdllm.report.results import Results
+
+NOTEBOOK = "90_report.ipynb"
+
+
+def write(grid: Grid) -> str:
+    """Execute the report notebook beside the records (it also writes the page and the log entry); what to open.
+
+    Raises ValueError if no cell has a record yet; NotebookFailed if the notebook fails.
+    """
+    results = Results.of(grid)
+    if not results.found:
+        raise ValueError(f"{grid.experiment}: no cell has a record; allowed: a grid after `fastdllm grid run`")
+    folder = results.save_grid()
+    executed = folder / NOTEBOOK
+    inside = folder.is_relative_to(root())
+    notebooks.execute(notebooks.find(NOTEBOOK), executed, {"directory": log.short(folder) if inside else str(folder)})
+    html = export(executed)
+    complete, applicable = (sum(s.state in wanted for s in results.states) for wanted in (
+        ("complete",), ("complete", "stale", "partial", "failed", "running", "queued", "pending", "imported")))
+    return "\n".join([f"{complete} of {applicable} cells complete", f"log entry: {log.short(folder / log.ENTRY)}",
+                      f"results page: {log.short(folder / log.PAGE)}", f"report: {log.short(html)}"])
+
+
+def export(notebook: Path, hide_code: bool = False) -> Path:
+    """An executed notebook as one HTML file beside it."""
+    from nbconvert import HTMLExporter
+    exporter = HTMLExporter(template_name="lab", exclude_input=hide_code, mathjax_url="", require_js_url="")
+    body, _ = exporter.from_filename(str(notebook))
+    target = notebook.with_suffix(".html")
+    files.write(target, re.sub(r'<script src="">\s*</script>', "", body))  # the blanked addresses above
+    return target

@@ -1,0 +1,102 @@
+"""Figures of the reports: readable in print, by colour-blind readers and at a glance."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe-Ito: told apart with every kind of colour vision; markers say the same without colour.
+COLORS = {"first": "#0072B2", "middle": "#E69F00", "last": "#009E73", "": "#666666"}
+MARKERS = {"first": "o", "middle": "s", "last": "^", "": "D"}
+GREY = "#666666"
+LABELLED = 40  # more rows than this are drawn without names
+
+
+def style(axes: Axes) -> Axes:
+    """No box, a light grid along the values."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy with its interval and tokens/s, one line per configuration, baselines in grey.
+
+    `table` as `tables.grid_table` or `tables.published_table` makes it.
+    """
+    rows = table.reset_index(drop=True)
+    many = len(rows) > LABELLED
+    height = 1.3 + (0.27 if not many else 0.02) * len(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, min(height, 14)), sharey=True, layout="constrained")
+    at = np.arange(len(rows))
+    names = [_subset(value) for value in rows["layers"]]
+    colors = [GREY if k == 1 else COLORS[name] for k, name in zip(rows["k"], names, strict=True)]
+    for i, row in rows.iterrows():
+        value = 100 * np.array([row["accuracy"], row["low"], row["high"]])
+        left.errorbar(value[0], i, xerr=[[max(0, value[0] - value[1])], [max(0, value[2] - value[0])]], color=colors[i],
+                      fmt=MARKERS[names[i]] if row["k"] > 1 else "D", markersize=6, linewidth=1.6,
+                      capsize=0 if many else 3)
+    base = rows.loc[rows["k"] == 1, "accuracy"]
+    if len(base) and rows["task"].nunique() == 1:
+        left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
+    bars = right.barh(at, rows["tokens_per_second"], color=colors, height=0.62)
+    if not many:
+        right.bar_label(bars, [f" {speed:.1f}" + (f"  ({ratio:.2f}x)" if k > 1 and ratio == ratio else "")
+                               for speed, ratio, k in zip(rows["tokens_per_second"], rows["speedup"], rows["k"],
+                                                          strict=True)], fontsize=8.5)
+        right.set_xlim(0, 1.28 * rows["tokens_per_second"].max())
+    several = rows["task"].nunique() > 1
+    left.set_yticks(at, [] if many else [f"{t} {c}" if several else c for t, c in zip(rows["task"], rows["config"],
+                                                                                  strict=True)])
+    left.invert_yaxis()
+    left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {_span(rows['n'])})")
+    right.set_xlabel("tokens/s (and against k=1)")
+    for axes in (left, right):
+        style(axes)
+    if title:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5.0), title: str = "") -> Figure:
+    """Points lost against speed-up with both intervals; the shaded corner is where the criterion is met."""
+    rows = table[(table["k"] > 1) & table["speedup"].notna()].reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    edge = max(1.3, float(np.nanmax([criteria[0], *rows["speedup"], *rows["speed_high"].clip(upper=3)]))) + 0.05
+    axes.fill_between([criteria[0], edge], -100, criteria[1], color="#009E73", alpha=0.12, linewidth=0)
+    axes.text(edge, criteria[1], " criterion met ", ha="right", va="bottom", color="#007a5a", fontsize=9)
+    for k, marker in zip(sorted(rows["k"].unique()), "osD^v<>", strict=False):
+        for name, part in rows[rows["k"] == k].groupby(rows["layers"].map(_subset)):
+            error_x = [(part["speedup"] - part["speed_low"]).clip(lower=0).fillna(0),
+                       (part["speed_high"] - part["speedup"]).clip(lower=0).fillna(0)]
+            error_y = [(part["lost"] - part["lost_low"]).clip(lower=0).fillna(0),
+                       (part["lost_high"] - part["lost"]).clip(lower=0).fillna(0)]
+            axes.errorbar(part["speedup"], part["lost"], xerr=error_x, yerr=error_y, fmt=marker, color=COLORS[name],
+                          label=f"k={k} {name}".strip(), capsize=2, linewidth=1.2, markersize=6)
+    axes.axvline(1, color=GREY, linewidth=0.9, linestyle="--")
+    axes.axhline(0, color=GREY, linewidth=0.9, linestyle="--")
+    low = float(np.nanmin([0, *rows["lost_low"], *rows["lost"]]))
+    high = float(np.nanmax([6, *rows["lost_high"], *rows["lost"]]))
+    axes.set(xlabel="speed-up against k=1 (tokens/s)", ylabel="accuracy points lost against k=1",
+             ylim=(low - 1, high + 1), xlim=(min(0.9, float(np.nanmin([1, *rows["speed_low"].clip(lower=0.3),
+                                                                        *rows["speedup"]]))) - 0.03, edge))
+    axes.legend(frameon=False, fontsize=8.5, ncols=2)
+    style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    return figure
+
+
+def _subset(layers: str) -> str:
+    return layers if layers in COLORS else ""
+
+
+def _span(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"

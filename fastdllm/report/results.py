@@ -1,0 +1,115 @@
+"""What a report starts from: a grid's records, their states, and their single answers, read once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fastdllm.lab import files, records, status
+from fastdllm.lab.grid import Cell, Grid
+from fastdllm.lab.records import Record
+from fastdllm.settings import Reuse
+
+GRID_FILE = "grid.json"  # the resolved grid, beside the records: what a report was made from
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The answers of one run by problem: arrays [n] of right or wrong, tokens and seconds."""
+
+    ids: tuple[str, ...]
+    correct: np.ndarray
+    tokens: np.ndarray
+    seconds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Results:
+    """The cells of a grid that have a record (complete, stale or imported), in the grid's order."""
+
+    grid: Grid
+    states: list[status.CellState]
+
+    @classmethod
+    def of(cls, grid: Grid, cells: list[Cell] | None = None) -> Results:
+        return cls(grid, status.states(grid.cells() if cells is None else cells))
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Results:
+        """From an experiment's directory, by the grid.json that `grid report` puts there."""
+        path = Path(directory) / GRID_FILE
+        if not path.is_file():
+            raise ValueError(f"directory={str(directory)!r}; allowed: an experiment with a {GRID_FILE} "
+                             "(`fastdllm grid report` writes it)")
+        return cls.of(Grid(**json.loads(path.read_text(encoding="utf-8"))))
+
+    def save_grid(self) -> Path:
+        """Write grid.json beside the records; returns the directory."""
+        files.write(self.grid.directory / GRID_FILE, self.grid.model_dump_json(indent=1) + "\n")
+        return self.grid.directory
+
+    @cached_property
+    def found(self) -> list[tuple[status.CellState, Record]]:
+        return [(state, state.record) for state in self.states if state.record is not None]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for _, record in self.found]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """`records.frame` with three more columns: state, key (the run's settings without reuse and repeat), folder."""
+        table = records.frame(self.records)
+        table["state"] = [state.state for state, _ in self.found]
+        table["key"] = [baseline_key(record) for record in self.records]
+        table["run"] = [run_key(record) for record in self.records]
+        table["folder"] = [str(state.cell.directory) for state, _ in self.found]
+        return table
+
+    @cached_property
+    def outcomes(self) -> dict[str, Outcomes | None]:
+        """Answers by folder; None where no samples are kept. Cells that share a run share the arrays."""
+        by_home: dict[Path, Outcomes | None] = {}
+        found: dict[str, Outcomes | None] = {}
+        for state, record in self.found:
+            folder = state.cell.directory
+            home = folder if record.shared_from is None else folder.parent / record.shared_from
+            if home not in by_home:
+                by_home[home] = read_outcomes(home / records.SAMPLES, record)
+            found[str(folder)] = by_home[home]
+        return found
+
+    @property
+    def missing(self) -> list[status.CellState]:
+        """Applicable cells without a complete record."""
+        return [state for state in self.states if state.state not in ("complete", "not applicable")]
+
+
+def baseline_key(record: Record) -> str:
+    """Equal for two runs that differ in nothing but the reuse and the repeat."""
+    return record.parameters.model_copy(update={"reuse": Reuse(), "repeat": 0}).model_dump_json()
+
+
+def run_key(record: Record) -> str:
+    """Equal for two runs of one computation: repeats, and k=1 under several names."""
+    return record.parameters.model_copy(update={"repeat": 0}).key()
+
+
+def read_outcomes(path: Path, record: Record) -> Outcomes | None:
+    """The answers in a samples.jsonl; None if there is no such file, ValueError if they are not the record's."""
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    if record.samples_sha256 is not None and files.sha256(data) != record.samples_sha256:
+        raise ValueError(f"{path}: these are not the samples that {records.SUMMARY} was made from; "
+                         "allowed: records as they were written")
+    rows = [json.loads(line) for line in data.splitlines()]
+    return Outcomes(tuple(row["id"] for row in rows),
+                    np.array([bool(row["correct"][record.metric]) for row in rows], dtype=np.float32),
+                    np.array([row["tokens"] for row in rows], dtype=np.float32),
+                    np.array([row["seconds"] for row in rows], dtype=np.float32))

@@ -1,0 +1,104 @@
+"""Numbers as text: the grid table for people, as HTML that needs no script and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+STYLE = """<style>
+.fd{border-collapse:collapse;font:12.5px/1.4 system-ui,sans-serif;margin:.5em 0}
+.fd th{border-bottom:2px solid #444;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
+.fd td{border-bottom:1px solid #ddd;text-align:right;padding:3px 6px;white-space:nowrap}
+.fd td{font-variant-numeric:tabular-nums}
+.fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;max-width:46em}
+.fd tr.base td{background:#f3f3f3}.fdc{font:12.5px/1.4 system-ui,sans-serif;color:#555;margin:0 0 .8em;max-width:70em}
+@media (prefers-color-scheme:dark){.fd td{border-color:#555}.fd tr.base td{background:#8883}.fdc{color:#aaa}}
+</style>"""
+LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
+WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Rounded, and never -0.0."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def text(value: Any, low: Any, high: Any, digits: int = 1, scale: float = 1.0) -> str:
+    """`82.0 [76.1, 86.7]`; without brackets where there is no interval, a dash where there is no value."""
+    if value is None or math.isnan(value):
+        return "–"
+    shown = number(scale * value, digits)
+    if math.isnan(low) or math.isnan(high):
+        return shown
+    return f"{shown} [{number(scale * low, digits)}, {number(scale * high, digits)}]"
+
+
+def grid(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the nine-row table as text, from `tables.grid_table` (or what there is of it)."""
+    if table.empty:
+        return table
+    rows = []
+    for row in table.to_dict("records"):
+        shown: dict[str, Any] = {"task": row["task"], "config": row["config"]}
+        if row["state"] != "complete":
+            shown["state"] = row["state"]
+        shown |= {"n": f"{row['n']:.0f}", "accuracy %": text(row["accuracy"], row["low"], row["high"], scale=100),
+                  "points lost": text(row["lost"], row["lost_low"], row["lost_high"]) if row["k"] > 1 else "baseline",
+                  "speed-up": text(row["speedup"], row["speed_low"], row["speed_high"], 2),
+                  "tokens": whole(row["tokens"])}
+        if "nfe" in row:
+            shown |= {"NFE": whole(row["nfe"]), **{f"NFE {kind}": whole(row[f"nfe_{kind}"])
+                                                  for kind in ("prefill", "full", "small", "commit")},
+                      "replayed": whole(row["nfe_replay"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
+                      "recompute": whole(row["recompute"]), "reuse": whole(row["reuse"]),
+                      "fallback": whole(row["fallback"])}
+        shown |= {"seconds": f"{row['seconds']:.1f}", "tokens/s": f"{row['tokens_per_second']:.1f}"}
+        rows.append(shown)
+    shown_table = pd.DataFrame(rows).fillna("")
+    if "replayed" in shown_table and (shown_table["replayed"] == "0").all():
+        shown_table = shown_table.drop(columns="replayed")
+    return shown_table.drop(columns="task") if shown_table["task"].nunique() == 1 else shown_table
+
+
+def whole(value: Any) -> str:
+    """A count with thin separators; a dash where there is none."""
+    return "–" if value is None or value != value else f"{int(value):,}".replace(",", " ")
+
+
+class Html:
+    """A table that notebooks, HTML exports and Markdown pages can show."""
+
+    def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
+        self.table, self.caption = table, caption
+
+    def _repr_html_(self) -> str:
+        columns = list(self.table.columns)
+        kinds = ["w" if c in WIDE else "l" if c in LEFT or i == 0 else "" for i, c in enumerate(columns)]
+        head = "".join(f'<th class="{"l" if kind else ""}">{escape(str(c))}</th>'
+                       for c, kind in zip(columns, kinds, strict=True))
+        body = []
+        for row in self.table.itertuples(index=False):
+            base = ' class="base"' if "baseline" in row else ""
+            body.append(f"<tr{base}>" + "".join(f'<td class="{kind}">{escape(_cell(value))}</td>'
+                                                for value, kind in zip(row, kinds, strict=True)) + "</tr>")
+        caption = f'<p class="fdc">{escape(self.caption)}</p>' if self.caption else ""
+        return (f'{STYLE}<div style="overflow-x:auto"><table class="fd"><thead><tr>{head}</tr></thead>'
+                f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
+
+    def __repr__(self) -> str:
+        return self.markdown()
+
+    def markdown(self) -> str:
+        """A Markdown table with its caption below."""
+        columns = [str(c) for c in self.table.columns]
+        lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+        lines += ["| " + " | ".join(_cell(value).replace("|", "\\|").replace("\n", " ") for value in row) + " |"
+                  for row in self.table.itertuples(index=False)]
+        return "\n".join(lines + (["", self.caption] if self.caption else []))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

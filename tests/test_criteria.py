@@ -1,0 +1,86 @@
+"""The success criterion: every outcome on a grid made for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_support import synthetic
+
+from fastdllm.lab.grid import Cell, Grid
+from fastdllm.lab.parameters import Criteria
+from fastdllm.report import criteria, tables
+from fastdllm.report.results import Results
+
+
+def table(**changes: Any) -> pd.DataFrame:
+    """Two reuse rows that meet the criterion, unless changed."""
+    row = {"task": "t", "state": "complete", "k": 2, "speedup": 1.3, "speed_low": 1.25, "speed_high": 1.35, "lost": 2.0,
+           "lost_low": 0.5, "lost_high": 4.0} | changes
+    return pd.DataFrame([row | {"config": "k2_first"}, row | {"config": "k3_first", "k": 3}])
+
+
+SLOW = {"speedup": 1.0, "speed_low": 0.98, "speed_high": 1.02}
+BROKEN = {"lost": 60.0, "lost_low": 50.0, "lost_high": 70.0}
+
+
+@pytest.mark.parametrize(("changes", "outcome", "kinds"), [
+    ({}, "confirmed", {"meets"}),
+    ({"lost_high": 6.0}, "undecided", {"open"}),  # the loss may be above 5
+    ({"speed_low": 1.15}, "undecided", {"open"}),  # the speed-up may be below 1.2
+    ({"speed_low": np.nan, "speed_high": np.nan}, "undecided", {"open"}),  # not measured is not a result
+    (SLOW, "rejected", {"negligible"}),
+    (BROKEN, "rejected", {"catastrophic"}),
+    ({"speedup": 1.1, "speed_low": 1.08, "speed_high": 1.12}, "undecided", {"misses"}),
+    ({"lost": 10.0, "lost_low": 8.0, "lost_high": 12.0}, "undecided", {"misses"}),
+])
+def test_outcomes(changes: dict[str, float], outcome: str, kinds: set[str]) -> None:
+    verdict = criteria.judge_table(table(**changes), Criteria())
+    assert verdict.outcome == outcome
+    assert set(verdict.rows["is"]) == kinds
+    assert verdict.rule
+    assert verdict.why
+
+
+def test_one_success_confirms_and_an_incomplete_grid_is_never_rejected() -> None:
+    mixed = pd.concat([table(**SLOW).head(1), table().tail(1)])
+    assert criteria.judge_table(mixed, Criteria()).outcome == "confirmed"
+    verdict = criteria.judge_table(table(**SLOW), Criteria(), missing=["t/k3_last"])
+    assert verdict.outcome == "undecided"
+    assert "1 cells are not complete" in verdict.why
+    assert criteria.judge_table(pd.DataFrame(), Criteria()).outcome == "undecided"
+
+
+def test_stale_cells_do_not_count() -> None:
+    assert criteria.judge_table(table(state="stale"), Criteria()).outcome == "undecided"
+
+
+def test_more_configurations_need_more_certainty() -> None:
+    assert criteria.level(1) == 0.95
+    assert criteria.level(6) == pytest.approx(1 - 0.05 / 6)
+
+
+def fast(cell: Cell) -> tuple[float, float, int]:
+    return (0.95, 0.02, 60) if cell.parameters.reuse.k == 1 else (0.95, 0.014, 60)
+
+
+def slow(cell: Cell) -> tuple[float, float, int]:
+    return 0.95, 0.02, 60
+
+
+@pytest.mark.parametrize(("behave", "outcome"), [(fast, "confirmed"), (slow, "rejected")])
+def test_on_a_grid_of_records(tmp_path: Path, behave: Any, outcome: str) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=300, axes={"k": [1, 2], "layers": ["first", "last"]})
+    synthetic(grid, behave)
+    assert criteria.judge(Results.of(grid)).outcome == outcome
+
+
+def test_on_the_published_grids() -> None:
+    """January's single runs with a baseline that varies by 2.2x can confirm nothing and reject nothing."""
+    january = tables.published_table("jan_full", "gsm8k", level=criteria.level(6))
+    verdict = criteria.judge_table(january, Criteria())
+    assert verdict.outcome == "undecided"
+    assert "meets" not in set(verdict.rows["is"])

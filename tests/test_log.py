@@ -1,0 +1,74 @@
+"""The log that writes itself: entry, page, notes that stay, and the report command's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_support import synthetic
+
+from fastdllm.lab.grid import Grid
+from fastdllm.report import log, page
+from fastdllm.report.results import Results
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=40, hypothesis="Reuse pays.", author="A. Author",
+                axes={"k": [1, 2, 3], "layers": ["first", "middle", "last"]})
+    synthetic(grid, only=lambda cell: cell.name != "k3_last")
+    return grid
+
+
+def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
+    text = log.entry(log.Report.of(Results.of(grid)))
+    lines = [line.split(":")[0] for line in text.splitlines()]
+    assert lines == ["#### 2026-11-21 - x", "- **Task**", "- **Configuration**", "  - Layer Reuse",
+                     "  - Layer Subset", "  - Other params", "- **Results**", "  - Accuracy", "  - Throughput", "  - Speedup", "- **Notes**",
+                     "- **Logs**"]
+    assert "k=1/2/3" in text
+    assert "k2_middle 92.50% (n=40, " in text
+
+
+def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
+    report = log.Report.of(Results.of(grid))
+    path, _ = log.write(report)
+    text = path.read_text()
+    for part in ("Reuse pays.", "A. Author", "## Verdict", "undecided", "Rule:", "Best configuration per benchmark",
+                 "## Coverage", "arithmetic_limit_40/k3_last: pending", "too_few", "Holm over the grid", log.NO_NOTES):
+        assert part in text
+    assert str(grid.directory) not in text  # no machine's paths
+    path.write_text(text.replace(log.NO_NOTES, "Seen twice.\n\n- on two days"))
+    log.write(report)
+    log.write(report)
+    assert path.read_text().count("Seen twice.\n\n- on two days") == 1
+
+
+def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
+    report = log.Report.of(Results.of(grid))
+    path, _ = log.write(report)
+    path.write_text("my own page")
+    with pytest.raises(ValueError, match="marks of the notes"):
+        log.write(report)
+    assert path.read_text() == "my own page"
+
+
+def test_report_command_writes_notebook_html_page_and_entry(grid: Grid) -> None:
+    said = page.write(grid)
+    assert said.splitlines()[0] == "8 of 9 cells complete"
+    assert said.splitlines()[-1].endswith("90_report.html")
+    html = (grid.directory / "90_report.html").read_text()
+    assert "k2_middle" in html
+    assert html.count("jp-RenderedImage") >= 2
+    assert 'src="http' not in html
+    assert "Traceback" not in html
+    assert {path.name for path in grid.directory.iterdir() if path.is_file()} == {
+        "grid.json", "results.md", "log_entry.md", "90_report.ipynb", "90_report.html"}
+
+
+def test_a_grid_without_records_is_refused(tmp_path: Path) -> None:
+    empty = Grid(experiment="x", output=str(tmp_path), limit=4, axes={"k": [1]})
+    with pytest.raises(ValueError, match="no cell has a record"):
+        page.write(empty)
+    with pytest.raises(ValueError, match=r"grid\.json"):
+        Results.read(tmp_path)

@@ -1,0 +1,132 @@
+"""The report's tables on records of known content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_support import synthetic
+
+from fastdllm.lab.grid import Cell, Grid
+from fastdllm.report import plots, show, tables
+from fastdllm.report.results import Results
+
+AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
+
+
+def collapse(cell: Cell) -> tuple[float, float, int]:
+    """k=2 loses 10 points and is a quarter faster, k=3 loses 20."""
+    k = cell.parameters.reuse.k
+    return 0.95 - 0.10 * (k - 1), 0.02 / (1.25 if k == 2 else 1), 60
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    grid = Grid(experiment="x", output=str(tmp_path_factory.mktemp("x")), limit=100, axes=AXES)
+    synthetic(grid, collapse)
+    return Results.of(grid)
+
+
+def test_nine_rows_with_baseline_loss_and_speed(results: Results) -> None:
+    table = tables.grid_table(results).set_index("config")
+    assert list(table.index) == [f"k{k}_{name}" for k in AXES["k"] for name in AXES["layers"]]
+    assert (table["state"] == "complete").all()
+    row = table.loc["k2_middle"]
+    assert row["accuracy"] == pytest.approx(0.85)
+    assert row["lost"] == pytest.approx(10)
+    assert row["lost_low"] < 10 < row["lost_high"]
+    assert row["speedup"] == pytest.approx(1.25)
+    assert row["speed_low"] < 1.25 < row["speed_high"]
+    assert row["speed_from"] == "problems"
+    assert row["p"] < row["p_holm"] < 0.05
+    assert row["tokens_per_forward"] == pytest.approx(60 / 33)
+    base = table.loc["k1_last"]
+    assert base["lost"] == 0
+    assert base["speed_from"] == "baseline"
+
+
+def test_paired_interval_is_wide_enough_for_few_discordant_pairs(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=100, axes={"k": [1, 2], "layers": ["first"]})
+    synthetic(grid, lambda cell: (0.95 if cell.parameters.reuse.k == 1 else 0.93, 0.02, 60))
+    row = tables.grid_table(Results.of(grid)).set_index("config").loc["k2_first"]
+    assert row["p"] == 0.5  # two lost, none gained
+    assert row["lost_low"] < 0 < row["lost_high"]
+
+
+def test_repeats_give_the_interval_of_the_speed_up(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20,
+                axes={"k": [1, 2], "layers": ["first"], "repeat": [0, 1, 2]})
+    synthetic(grid, lambda cell: (0.9, (0.02, 0.021, 0.0195)[cell.parameters.repeat] / cell.parameters.reuse.k, 60))
+    table = tables.grid_table(Results.of(grid))
+    reused = table[table["k"] == 2]
+    assert set(reused["speed_from"]) == {"3 repeats"}
+    assert (reused["speedup"] - 2).abs().max() < 1e-6
+
+
+def test_text_forms(results: Results) -> None:
+    shown = show.grid(tables.grid_table(results))
+    assert len(shown) == 9
+    assert {"n", "accuracy %", "points lost", "speed-up", "tokens", "NFE", "NFE prefill", "NFE full", "NFE small",
+            "NFE commit", "tokens / forward", "recompute", "reuse", "fallback", "seconds", "tokens/s"} <= set(shown)
+    assert shown["points lost"].iloc[0] == "baseline"
+    html = show.Html(shown, "a < b")._repr_html_()
+    assert html.count("<tr") == 10
+    assert "a &lt; b" in html
+    assert "<script" not in html
+    assert show.Html(shown).markdown().count("\n") == 10
+    assert show.number(-0.04) == "0.0"
+
+
+def test_rules_and_published_comparison(results: Results) -> None:
+    rules = tables.rules_table(results)
+    assert {"strict *", "flexible"} <= set(rules)
+    assert tables.against_published(results)["comparison"].tolist() == ["no published score"]
+    cover = tables.coverage(results).set_index("benchmark")
+    assert cover.loc["arithmetic", "here"] == "9 of 9 cells, n = 100"
+    assert cover.loc["humaneval", "here"] == "not run"
+    assert cover.loc["mmlu", "layer reuse"] == "cannot act"
+
+
+def test_a_limited_score_never_stands_beside_a_full_one_without_its_n() -> None:
+    said = tables._comparison(0.31, 0.54, 0.616, "Efficient-Large-Model/Fast_dLLM_v2_7B", False, 70, 5000)
+    assert "70 of 5000 problems only" in said
+    assert tables._comparison(0.78, 0.82, 0.837, "tiny", True, 1319, 1319) == "another model: not comparable"
+
+
+def test_published_table_has_n_intervals_and_the_noise_of_its_baseline() -> None:
+    january = tables.published_table("jan_full", "gsm8k").set_index("config")
+    row = january.loc["k2_middle"]
+    assert row["n"] == 1319
+    assert row["lost"] == pytest.approx(6.82, abs=0.01)
+    assert row["speed_low"] < 0.5 < 2 < row["speed_high"]  # one k=1 row is 2.2 times slower than the others
+    assert tables.published_table("jan_limit", "minerva_math", 10)["n"].unique().tolist() == [70]
+    with pytest.raises(ValueError, match="allowed: a table of"):
+        tables.published_table("jan_full", "humaneval")
+
+
+def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=50, axes={"k": [1, 2], "layers": ["first"]})
+    synthetic(grid, collapse)
+    for path in tmp_path.rglob("samples.jsonl"):
+        path.unlink()
+    row = tables.grid_table(Results.of(grid)).set_index("config").loc["k2_first"]
+    assert row["lost_low"] < row["lost"] < row["lost_high"]  # unpaired
+    assert row["speed_low"] != row["speed_low"]
+    assert row["speed_from"] == "one run"
+
+
+def test_changed_samples_are_refused(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1], "layers": ["first"]})
+    synthetic(grid)
+    path = next(tmp_path.rglob("samples.jsonl"))
+    path.write_text(path.read_text().replace("true", "false"))
+    with pytest.raises(ValueError, match="not the samples"):
+        tables.grid_table(Results.of(grid))
+
+
+def test_figures_draw_every_row(results: Results) -> None:
+    table = tables.grid_table(results)
+    left, right = plots.grid_figure(table, "x").axes
+    assert len(right.patches) == 9
+    assert [tick.get_text() for tick in left.get_yticklabels()] == list(table["config"])
+    assert len(plots.tradeoff_figure(table).axes[0].get_legend().get_texts()) == 6
