@@ -1,7 +1,11 @@
-"""Grids on a real Slurm: two nodes on this host. All jobs are submitted at once, so that the waiting is shared."""
+"""Grids on a real Slurm: two nodes on this host. The slow cells are submitted first, so that waiting is shared.
+
+The cells run a notebook that has the parameters of notebooks/10_cell.ipynb and computes, but draws nothing.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from dataclasses import dataclass
@@ -15,9 +19,11 @@ from typer.testing import CliRunner
 from fastdllm.cli import app
 from fastdllm.lab import gridfile, records, slurm, submission
 from fastdllm.lab import status as states
+from fastdllm.lab.parameters import root
 from fastdllm.lab.status import CellState
 
-pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(500),
+              pytest.mark.xdist_group("slurm")]
 HERE = Path(__file__).parent / "slurm"
 PATIENCE = 240.0      # seconds that a loaded machine may take for the whole story
 
@@ -27,6 +33,17 @@ def fastdllm(*arguments: str, ok: bool = True) -> str:
     done = CliRunner().invoke(app, list(arguments))
     assert (done.exit_code == 0) is ok, done.output
     return done.output
+
+
+def computing_notebook(path: Path) -> Path:
+    """The cell's notebook without its figures."""
+    notebook = json.loads((root() / "notebooks" / "10_cell.ipynb").read_text())
+    cells = {cell["metadata"].get("name"): cell for cell in notebook["cells"]}
+    lines = [line for line in "".join(cells["run"]["source"]).splitlines(True)
+             if "display" not in line and "fastdllm.report" not in line]
+    notebook["cells"] = [cells["parameters"], cells["run"] | {"source": lines}]
+    path.write_text(json.dumps(notebook))
+    return path
 
 
 @dataclass
@@ -68,23 +85,25 @@ class Story:
 def story(tmp_path_factory):
     directory = tmp_path_factory.mktemp("grids")
     model = lab_support.checkpoint(directory / "model")
-    common = {"time": "10", "cpus": 1, "throttle": 4, "signal_seconds": 30}
+    notebook = computing_notebook(directory / "cell.ipynb")
+    common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
     nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 2}
     settings = {
-        "limited": slow | {"limit": 16, "slurm": common | {"time": "1", "signal_seconds": 10}},
+        "limited": slow | {"limit": 16, "slurm": common | {"time": "2", "signal_seconds": 60, "partition": "second"}},
         "node": slow | {"limit": 6, "slurm": common}, "cancelled": slow | {"limit": 30, "slurm": common},
         "broken": {"axes": {}, "limit": 2, "configs": [{"k": 1}, {"k": 2, "layers": "middle",
                                                                   "policy": str(HERE / "fails.py")}],
                    "slurm": common},
-        "nine": nine | {"slurm": common}, "unfit": {"device": "cuda", "dtype": "float32", "slurm": common}}
-    with pytest.MonkeyPatch.context() as patch, cluster.slurm(16900) as run:
+        "nine": nine | {"slurm": common},
+        "unfit": {"axes": {}, "configs": [{"k": 1}], "device": "cuda", "dtype": "float32", "slurm": common}}
+    with pytest.MonkeyPatch.context() as patch, cluster.slurm() as run:
         patch.setenv("OMP_NUM_THREADS", "1")
-        files = {name: lab_support.params(directory / f"{name}.yml", model, **values)
+        files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(notebook), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
-        for path in files.values():
-            fastdllm("grid", "submit", str(path))
+        for name in ("limited", "node", "cancelled", "unfit"):
+            fastdllm("grid", "submit", str(files[name]))
         yield Story(directory, files, run, foreign)
 
 
@@ -113,6 +132,8 @@ def test_a_node_that_goes_down_gives_its_cell_to_another(story):
 
 
 def test_nine_cells_through_an_array(story):
+    fastdllm("grid", "submit", str(story.files["broken"]))
+    fastdllm("grid", "submit", str(story.files["nine"]))
     found = story.until_over("nine")
     assert {each.state for each in found.values()} == {"complete"}
     assert len(found) == 9

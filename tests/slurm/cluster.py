@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -26,8 +27,9 @@ def missing() -> str:
 
 
 @contextmanager
-def slurm(port: int) -> Iterator[Path]:
+def slurm() -> Iterator[Path]:
     """Slurm for the length of the block, with SLURM_CONF set; yields its directory."""
+    port = random.randrange(16000, 32000, 4)           # below the ports that the system gives out
     run = Path(tempfile.mkdtemp(prefix="slurm-"))      # short: munge's socket name has a limit
     before = os.environ.get("SLURM_CONF")
     try:
@@ -46,16 +48,18 @@ def slurm(port: int) -> Iterator[Path]:
 
 def kill_node(run: Path, node: str) -> None:
     """A node dies: its daemon and everything that its jobs started are gone at once; the controller is told."""
-    number = int((run / f"slurmd.{node}.pid").read_text())
-    doomed = [psutil.Process(number)]
+    daemon, steps, others = psutil.Process(int((run / f"slurmd.{node}.pid").read_text())), set(), []
     for process in psutil.process_iter():
         try:
             about = process.environ()
+            if about.get("SLURMD_NODENAME") == node and about.get("SLURM_CONF", "").startswith(str(run)):
+                others.append(process)
+                parent = process.parent()
+                if parent is not None and parent.name().startswith("slurmstepd"):
+                    steps.add(parent)       # it would tell the controller that its script was killed
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
-        if about.get("SLURMD_NODENAME") == node and about.get("SLURM_CONF", "").startswith(str(run)):
-            doomed.append(process)
-    for process in doomed:
+    for process in [daemon, *steps, *others]:
         try:
             process.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:

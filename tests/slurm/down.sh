@@ -2,7 +2,7 @@
 # Stop what up.sh started, by recorded process id: slurmd before slurmctld. usage: down.sh RUNDIR
 run=$1
 export SLURM_CONF="$run/slurm.conf"
-scancel --partition=main 2>/dev/null
+scancel --user="$(id -un)" 2>/dev/null
 for _ in $(seq 60); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 0.1; done
 for daemon in slurmd.n1 slurmd.n2 slurmctld munged; do
     pid=$(cat "$run/$daemon.pid" 2>/dev/null) || continue

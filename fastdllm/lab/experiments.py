@@ -1,0 +1,102 @@
+"""What lies in an experiment's directory: its grid's cells, other records, and executed notebooks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fastdllm.lab import gridfile, notebooks, records, single, status
+from fastdllm.lab.grid import Cell, Grid
+from fastdllm.lab.identity import Today
+from fastdllm.lab.parameters import Parameters, root
+from fastdllm.lab.status import CellState
+
+PUBLISHED, GALLERY = "published", "gallery"
+
+
+@dataclass(frozen=True)
+class Executed:
+    """An executed notebook that is no grid cell. `problem` says why it should not be shown as today's."""
+
+    path: Path
+    name: str
+    problem: str = ""
+    date: str = ""
+
+
+def executed() -> Path:
+    """Where everything that ran lies."""
+    return root() / "executed"
+
+
+def names(folder: Path | None = None) -> list[str]:
+    """The experiments that have a directory."""
+    folder = folder or executed()
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir()
+                  if path.is_dir() and path.name not in (PUBLISHED, GALLERY) and not path.name.startswith("."))
+
+
+def grid_of(experiment: str) -> Grid | None:
+    """The grid of params/ that an experiment is named after, or None.
+
+    Raises ValueError for a params file that is not valid.
+    """
+    for path in sorted((root() / "params").glob("*.yml")):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("experiment") == experiment:
+            return gridfile.load(path)
+    return None
+
+
+def cell_states(directory: Path, today: Today | None = None, grid: Grid | None = None) -> list[CellState]:
+    """The state of the grid's cells in this directory, then of every other record that lies in it."""
+    today = today or Today()
+    planned = [] if grid is None else status.states(
+        [cell for cell in grid.cells() if grid.directory.resolve() == directory.resolve()], today)
+    known = {state.cell.directory.resolve() for state in planned}
+    found = []
+    for path in sorted(directory.glob(f"*/*/{records.SUMMARY}")):
+        if path.parent.resolve() in known:
+            continue
+        try:
+            record = records.read(path.parent)
+        except ValueError as error:
+            cell = Cell(directory.name, path.parent.name, _place(path), path.parent)
+            found.append(CellState(cell, "failed", str(error)))
+            continue
+        cell = Cell(directory.name, record.config, record.parameters, path.parent)
+        found.append(CellState(cell, "complete", "redacted copy", record) if record.redacted
+                     else status.look(cell, today))
+    return planned + found
+
+
+def _place(path: Path) -> Parameters:
+    """Parameters that say no more than where a damaged record lies."""
+    task, _, limit = path.parent.parent.name.partition("_limit_")
+    return Parameters.of(task=task, limit=int(limit) if limit.isdigit() else 0)
+
+
+def notebook_runs(directory: Path) -> list[Executed]:
+    """Every executed notebook of the directory that is not a cell's, with what speaks against it."""
+    found = []
+    for path in sorted(directory.rglob("*.ipynb")):
+        if ".part" in path.name or path.name.endswith(".failed.ipynb") or (path.parent / records.SUMMARY).exists():
+            continue
+        name = str(path.relative_to(directory).with_suffix(""))
+        note = path.parent / single.RECORD
+        if not note.exists():
+            found.append(Executed(path, name))
+            continue
+        run = single.NotebookRun(**json.loads(note.read_text(encoding="utf-8")))
+        try:
+            now = single.notebook_identity(notebooks.find(run.notebook), run.parameters)
+            problem = "" if now == run.identity else "stale: the notebook, its parameters or the code changed"
+        except ValueError as error:
+            problem = f"cannot be checked: {error}"
+        found.append(Executed(path, name, problem, run.date))
+    return found

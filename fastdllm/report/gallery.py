@@ -1,0 +1,181 @@
+"""`fastdllm gallery`: executed/ as one static site that opens from the file system.
+
+An index table over experiments and cells, every executed notebook as a page, downloads of notebook and record.
+Nothing is loaded from elsewhere. Hosts, users, paths and secrets are left out unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fastdllm import __version__
+from fastdllm.lab import experiments, publish, records, redact
+from fastdllm.lab.identity import Today
+from fastdllm.lab.publish import Item
+from fastdllm.lab.redact import Redactor
+from fastdllm.lab.status import CellState
+from fastdllm.report import pages
+
+ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
+COLUMNS = (("State", ""), ("Experiment", ""), ("Task", ""), ("Configuration", ""), ("k", "number"), ("Layers", ""),
+           ("Policy", ""), ("Revision", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
+           ("Tokens/forward", "number"), ("Tokens", "number"), ("Node", ""), ("Date", "number"))
+
+
+@dataclass(frozen=True)
+class Site:
+    """A written gallery. `notes` say what a reader will miss."""
+
+    folder: Path
+    pages: int
+    size: int
+    notes: tuple[str, ...]
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index.html"
+
+
+@dataclass
+class Draft:
+    """The files of a site while it is being made."""
+
+    redactor: Redactor | None
+    writer: pages.Writer = field(default_factory=pages.Writer)
+    items: list[Item] = field(default_factory=list)
+
+    def add(self, path: Path, content: str | bytes) -> str:
+        """One file; returns its address relative to the index."""
+        self.items.append(Item(path, content.encode() if isinstance(content, str) else content))
+        return path.as_posix()
+
+    def notebook(self, source: Path, folder: Path, title: str, facts: Iterable[tuple[str, str]] = (),
+                 record: str = "") -> tuple[str, str]:
+        """A notebook's page and its download; returns both addresses."""
+        notebook = redact.read_notebook(source)
+        notebook = self.redactor.notebook(notebook) if self.redactor else notebook
+        name = source.name.removesuffix(".ipynb")
+        body = self.writer.page(notebook, title, "../" * len(folder.parts), f"{name}.ipynb", facts, record)
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        return self.add(folder / f"{name}.html", body), self.add(folder / f"{name}.ipynb", text)
+
+    def text(self, text: str) -> str:
+        return self.redactor.output(text) if self.redactor else text
+
+
+def build(names: list[str] | None = None, output: Path | None = None, *, redact: bool = True,
+          folder: Path | None = None) -> Site:
+    """Make the site. Raises ValueError for an unknown experiment, or if there is nothing to show."""
+    folder = folder or experiments.executed()
+    places = _places(folder)
+    if unknown := [name for name in names or [] if name not in places]:
+        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(places) or 'none: nothing has run'}")
+    today, shown = Today(), []
+    for name in names or list(places):
+        grid = experiments.grid_of(name)
+        shown.append((name, grid, experiments.cell_states(places[name], today, grid),
+                      experiments.notebook_runs(places[name])))
+    if not any(cells or runs for _, _, cells, runs in shown):
+        raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
+    nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
+    draft = Draft(_redactor(folder, nodes) if redact else None)
+    cells, sections = [], []
+    for name, grid, states, runs in shown:
+        own = [_cell(draft, name, state) for state in states]
+        notebooks = []
+        for run in runs:
+            place = Path("notebooks") / name / run.path.parent.relative_to(places[name])
+            page, notebook = draft.notebook(run.path, place, f"{name}: {run.name}")
+            notebooks.append({"name": run.name, "page": page, "notebook": notebook, "problem": run.problem})
+        sections.append({"name": name, "hypothesis": draft.text(grid.hypothesis) if grid else "", "cells": own,
+                         "notebooks": notebooks})
+        cells += own
+    applicable = [cell for cell in cells if cell["state"] != "not applicable"]
+    index = _templates().get_template("index.html.j2").render(
+        title="Fast-dLLM layer reuse: " + (", ".join(names) if names else "all experiments"), experiments=sections,
+        cells=cells, notebooks=[page for section in sections for page in section["notebooks"]], columns=COLUMNS,
+        states=sorted({cell["state"] for cell in cells}), redacted=redact, version=__version__,
+        complete=sum(cell["state"] == "complete" for cell in applicable), applicable=len(applicable),
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    draft.add(Path("index.html"), index)
+    for asset, content in draft.writer.assets().items():
+        draft.add(Path("assets") / asset, content)
+    target = output or folder / experiments.GALLERY
+    if target.exists() and any(target.iterdir()) and not (target / "assets" / "gallery.css").exists():
+        raise ValueError(f"output={str(target)!r} holds other files; allowed: a new or empty directory, or a gallery")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    publish.write(draft.items, target)
+    count = sum(item.path.suffix == ".html" for item in draft.items)
+    return Site(target, count, sum(len(item.content) for item in draft.items), tuple(draft.writer.notes))
+
+
+def pack(site: Site) -> Path:
+    """The site as one zip beside it. Raises ValueError if it is larger than a mailbox takes."""
+    target = site.folder.with_name(f"{site.folder.name}.zip")
+    part = target.with_name(f"{target.name}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path in sorted(site.folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, Path(site.folder.name) / path.relative_to(site.folder))
+    if part.stat().st_size > ZIP_LIMIT:
+        size = part.stat().st_size
+        part.unlink()
+        raise ValueError(f"{target}: {size / 1e6:.0f} MB; allowed: {ZIP_LIMIT // 10**6} MB, so name fewer experiments")
+    part.rename(target)
+    return target
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Experiments by name: what ran here, and else what was published."""
+    shelf = folder / experiments.PUBLISHED
+    return {name: shelf / name for name in experiments.names(shelf)} | {
+        name: folder / name for name in experiments.names(folder)}
+
+
+def _cell(draft: Draft, experiment: str, state: CellState) -> dict[str, Any]:
+    """One row of the index; adds the cell's pages and downloads."""
+    cell, reuse = state.cell, state.cell.parameters.reuse
+    record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
+    row = records.row(record) if record else None
+    place = Path("cells") / experiment / cell.directory.parent.name / cell.directory.name
+    found: dict[str, Any] = {
+        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment,
+        "task": cell.directory.parent.name, "config": cell.name, "k": reuse.k, "row": row, "page": "", "notebook": "",
+        "record": "", "traceback": "", "layers": row["layers"] if row else "", "policy": row["policy"] if row else "",
+        "revision": cell.parameters.revision, "node": row["node"] if row else ""}
+    if state.shared_with and not found["detail"]:
+        found["detail"] = f"same run as {state.shared_with}"
+    if record:
+        content = {**record.content(), "checksum": record.checksum}
+        found["record"] = draft.add(place / records.SUMMARY, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    facts = _facts(state, row)
+    title = f"{experiment}: {cell.path}"
+    for path in publish.executed_notebooks(cell.directory):
+        found["page"], found["notebook"] = draft.notebook(path, place, title, facts, records.SUMMARY if record else "")
+    for path in sorted(cell.directory.glob("*.failed.ipynb")):
+        found["traceback"], _ = draft.notebook(path, place, f"{title} (failed)", facts)
+    return found
+
+
+def _facts(state: CellState, row: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if row is None:
+        return [("state", state.state)]
+    return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
+            ("n", str(row["n"])), ("tokens/s", f"{row['tokens_per_second']:.0f}"), ("node", row["node"]),
+            ("identity", row["identity"][:12])]
+
+
+def _redactor(folder: Path, nodes: list[str]) -> Redactor:
+    return redact.redactor(folder, nodes)
+
+
+def _templates() -> Environment:
+    return Environment(loader=PackageLoader("fastdllm.report", "static"), autoescape=True, undefined=StrictUndefined)

@@ -1,0 +1,50 @@
+// The index table: sorts by any column, filters by text, experiment and state. No library, works from the file system.
+"use strict";
+const table = document.getElementById("cells");
+const rows = Array.from(table.tBodies[0].rows);
+const shown = document.getElementById("shown");
+const filters = ["text", "experiment", "state"].map((name) => document.getElementById(name));
+
+function key(row, column) {
+  const text = row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  const number = Number(text);
+  return text !== "" && !Number.isNaN(number) ? number : text.toLowerCase();
+}
+
+function compare(a, b) {
+  if (a === "" || b === "") return a === b ? 0 : a === "" ? 1 : -1;      // empty ones last
+  if (typeof a === typeof b) return a < b ? -1 : a > b ? 1 : 0;
+  return typeof a === "number" ? -1 : 1;
+}
+
+function sort(column) {
+  const heads = Array.from(table.tHead.rows[0].cells);
+  const up = heads[column].getAttribute("aria-sort") !== "ascending";
+  heads.forEach((head, index) => head.setAttribute("aria-sort", index !== column ? "none" : up ? "ascending" : "descending"));
+  const keyed = rows.map((row) => [key(row, column), row]);
+  keyed.sort(([a], [b]) => (a === "" || b === "" || up ? compare(a, b) : compare(b, a)));
+  table.tBodies[0].append(...keyed.map(([, row]) => row));
+}
+
+function filter() {
+  const [text, experiment, state] = filters.map((field) => field.value.trim().toLowerCase());
+  const words = text.split(/\s+/).filter(Boolean);
+  let count = 0;
+  for (const row of rows) {
+    const content = row.textContent.toLowerCase();
+    const visible = words.every((word) => content.includes(word)) &&
+      (!experiment || row.dataset.experiment.toLowerCase() === experiment) && (!state || row.dataset.state === state);
+    row.hidden = !visible;
+    count += visible;
+  }
+  shown.textContent = `${count} of ${rows.length} shown`;
+}
+
+table.tHead.querySelectorAll("button").forEach((button) =>
+  button.addEventListener("click", () => sort(button.closest("th").cellIndex)));
+filters.forEach((field) => field.addEventListener("input", filter));
+document.getElementById("clear").addEventListener("click", () => {
+  filters.forEach((field) => { field.value = ""; });
+  filter();
+});
+filter();
