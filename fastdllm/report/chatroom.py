@@ -8,7 +8,7 @@ import time
 import ipywidgets as w
 
 from fastdllm.model.lm import LM
-from fastdllm.report.chat import Conversation
+from fastdllm.report.chat import Conversation, Progress
 from fastdllm.report.form import Controls, Job, Status, button
 from fastdllm.report.widgets import Player
 
@@ -22,9 +22,10 @@ class Chatroom(w.VBox):
         self.controls = Controls(**{"k": 1, "max_new_tokens": 192, **settings})         # pyright: ignore
         self.conversation = Conversation(lm, self.controls.decoding(), self.controls.reuse(),
                                          self.controls.revision.value)
+        self.last: Progress | None = None            # where the last answer stands
         self.status, self.player = Status(), Player()
-        self.log = w.HTML(layout=w.Layout(min_height="60px", max_height="320px", overflow="auto"))
-        self.log.add_class("fd-log")
+        self.talk = w.HTML(layout=w.Layout(min_height="60px", max_height="320px", overflow="auto"))
+        self.talk.add_class("fd-log")
         self.message = w.Text(placeholder="a question", continuous_update=True, layout=w.Layout(width="420px"))
         self.message.add_class("fd-message")
         self.message.on_submit(lambda _: self.send())
@@ -34,7 +35,7 @@ class Chatroom(w.VBox):
         self.live = w.Checkbox(True, description="show the denoising live", indent=False)
         self.job = Job(self.status, self._busy)
         grid = w.GridBox(self.controls.all(), layout=w.Layout(grid_template_columns="320px 320px"))
-        super().__init__([self.log, w.HBox([self.message, self.go, self.halt, button("clear", self.clear)]),
+        super().__init__([self.talk, w.HBox([self.message, self.go, self.halt, button("clear", self.clear)]),
                           self.status.node, grid, self.live, self.player])
         self._draw()
 
@@ -45,7 +46,7 @@ class Chatroom(w.VBox):
         lines = [*self.conversation.messages]
         if pending:
             lines.append({"role": "assistant", "content": pending + " …"})
-        self.log.value = "".join(
+        self.talk.value = "".join(
             f"<p style='margin:2px 0'><b>{'You' if line['role'] == 'user' else 'Model'}:</b> "
             f"<span style='white-space:pre-wrap'>{html.escape(line['content'])}</span></p>" for line in lines) or \
             "<em>Nothing said yet.</em>"
@@ -67,8 +68,9 @@ class Chatroom(w.VBox):
         self.job.start(lambda: self._answer(text))
 
     def _answer(self, text: str) -> None:
-        shown, progress = 0.0, None
+        shown = 0.0
         for progress in self.conversation.ask(text, self.job.stop.is_set):
+            self.last = progress
             if time.perf_counter() - shown > REFRESH:
                 shown = time.perf_counter()
                 self._draw(progress.text or " ")
@@ -77,8 +79,12 @@ class Chatroom(w.VBox):
                     self._show()
         self._draw()
         self._show()
-        if progress is not None:
-            self.status.say(progress.speed() + (" (stopped)" if self.conversation.result is None else ""))
+        if self.last is not None:
+            self.status.say(self.last.speed() + (" (stopped)" if self.conversation.result is None else ""))
+
+    def ask(self, text: str) -> None:
+        """Answer at once, in the foreground (for scripts and the notebook's first question)."""
+        self._answer(text)
 
     def _show(self) -> None:
         run = self.conversation.run()

@@ -128,7 +128,7 @@ function render({ model, el }) {
 
   root.append(bar, panes, details, legend());
   el.append(root);
-  document.getElementById(model.get("anchor"))?.style.setProperty("display", "none"); // the static figure
+  root.append(make("style", "", `#${model.get("anchor")} { display: none }`)); // the static figure, wherever it stands
   model.on("change:runs", build);
   model.on("change:step change:layer", update);
   model.on("change:playing", run);

@@ -17,6 +17,7 @@ import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
+from IPython.display import HTML
 
 from fastdllm.decode.generate import Output
 from fastdllm.lab.steps import NFE
@@ -54,11 +55,15 @@ class Player(anywidget.AnyWidget):
                 used = np.flatnonzero((runs[0].decisions > 1).any(0))
                 self.layer = int(used[0]) if len(used) else 0
 
+    def static(self) -> HTML:
+        """What is on the stage as figures, for pages without a kernel; hidden where the widget is alive."""
+        return HTML(f'<div id="{self.anchor}">{image(*self.shown)}</div>')
+
     def _ipython_display_(self) -> None:
         """The figure first, then the widget, which hides the figure where it comes to life."""
-        from IPython.display import HTML, display
+        from IPython.display import display
         if self.shown:
-            display(HTML(f'<div class="fd-static" id="{self.anchor}">{image(*self.shown)}</div>'))
+            display(self.static())
         bundle = self._repr_mimebundle_()
         display(bundle[0] if isinstance(bundle, tuple) else bundle, raw=True)
 
