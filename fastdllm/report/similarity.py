@@ -1,0 +1,98 @@
+"""How similar a layer's output is to itself some steps before, on an unmodified run: what reuse could live on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdllm.decode import denoise
+from fastdllm.model.lm import LM
+from fastdllm.settings import Decoding
+
+
+def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Sequence[int] = (1, 2, 3)) -> pd.DataFrame:
+    """Cosine of each layer's output, and of its residual (output - input), to the same position's `lag` steps before.
+
+    One row per prompt, forward, lag, layer and position of the small block that is being denoised; both
+    steps are of the same small block. `step` counts denoising forwards since the block began; `changed` says
+    whether the token at the position is another one now, `masked` whether it is still masked.
+    """
+    layers, rows = lm.network.model.layers, []
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _m, args, out: (inputs.append(args[0]), outputs.append(out)) and None)
+             for layer in layers]
+    try:
+        for prompt, one in enumerate(ids):
+            history: list[tuple[Tensor, Tensor, tuple[int, ...], tuple[int, int]]] = []
+            before: tuple[int, ...] = ()      # the block as it goes into the forward
+            for step in denoise(lm, [one], decoding=decoding):
+                if step.small_block is None:
+                    history, before = [], ()
+                else:
+                    offset = step.small_block * decoding.small_block
+                    came = before or masked_before(step.tokens, step.unmasked, lm)
+                    part = slice(offset, offset + decoding.small_block) if step.kind == "full" else slice(None)
+                    out = torch.stack([o[0, part] for o in outputs]).float()             # [layers, b, hidden]
+                    residual = out - torch.stack([i[0, part] for i in inputs]).float()
+                    tokens = came[offset:offset + decoding.small_block]
+                    place = (step.block, step.small_block)
+                    history.append((out, residual, tokens, place))
+                    for lag in lags:
+                        if len(history) > lag and history[-1 - lag][3] == place:
+                            then = history[-1 - lag]
+                            rows.append(_rows(prompt, step, lag, history[-1], then, lm))
+                    before = step.tokens
+                inputs.clear()
+                outputs.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def masked_before(tokens: tuple[int, ...], unmasked: tuple[bool, ...], lm: LM) -> tuple[int, ...]:
+    """The block before a step: what the step unmasked was the mask id."""
+    mask = -1 if lm.mask_id is None else lm.mask_id
+    return tuple(mask if shown else token for token, shown in zip(tokens, unmasked, strict=True))
+
+
+def _rows(prompt: int, step, lag: int, now, then, lm: LM) -> pd.DataFrame:
+    output = F.cosine_similarity(now[0], then[0], dim=-1)            # [layers, b]
+    residual = F.cosine_similarity(now[1], then[1], dim=-1)
+    count, width = output.shape
+    layer, position = (index.flatten().numpy() for index in
+                       torch.meshgrid(torch.arange(count), torch.arange(width), indexing="ij"))
+    changed = [a != b for a, b in zip(now[2], then[2], strict=True)]
+    masked = [token == lm.mask_id for token in now[2]]
+    return pd.DataFrame({"prompt": prompt, "block": step.block, "small_block": step.small_block, "step": step.step,
+                         "kind": step.kind, "lag": lag, "layer": layer, "position": position,
+                         "output": output.flatten().cpu().numpy(), "residual": residual.flatten().cpu().numpy(),
+                         "changed": [changed[p] for p in position], "masked": [masked[p] for p in position]})
+
+
+def verdict(table: pd.DataFrame, bound: float) -> str:
+    """What the map says about reuse: medians by lag, the share above `bound`, and the positions that changed."""
+    if table.empty:
+        return "**Not measured**: no small block took more than one step on these prompts."
+    one = table[table.lag == table.lag.min()]
+    layers = one.groupby("layer").output.median()
+    steps = one.groupby(["prompt", "block", "step"]).ngroups
+    lines = [f"**One step before, the median cosine of a layer's output is {one.output.median():.3f}, of its residual "
+             f"{one.residual.median():.3f}** ({len(one)} values of {steps} steps, {one.prompt.nunique()} prompts)."]
+    lines += [f"Lag {lag}: {(rows.output >= bound).mean():.0%} of outputs and {(rows.residual >= bound).mean():.0%} of "
+              f"residuals reach {bound}." for lag, rows in table.groupby("lag")]
+    if one.changed.any() and not one.changed.all():
+        moved, still = one[one.changed], one[~one.changed]
+        lines.append(f"Where the token changed, {(moved.output >= bound).mean():.0%} of the outputs reach it, elsewhere "
+                     f"{(still.output >= bound).mean():.0%}: what reuse loses is concentrated in the few positions that "
+                     "were just unmasked, so a policy that recomputes those (`token`) has more to keep than one that "
+                     "reuses whole layers.")
+    lines.append(f"The layers lie between {layers.min():.3f} (layer {layers.idxmin()}) and {layers.max():.3f} (layer "
+                 f"{layers.idxmax()}). A cosine is no accuracy: notebook 09 measures what reuse costs. *Other prompts, or "
+                 "a lower threshold (fewer steps, more changes in each), change these numbers.*")
+    return " ".join(lines)

@@ -1,0 +1,170 @@
+"""The bisection against planted faults: historical ones and others, on ten random networks each."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastdllm import Decoding, Reuse
+from fastdllm.decode import executor, loop
+from fastdllm.decode.revisions import CHOICES
+from fastdllm.decode.row import Row
+from fastdllm.decode.sampling import choose
+from fastdllm.lab.generation_file import decoder, load
+from fastdllm.lab.published import PublishedModel
+from fastdllm.model import network
+from fastdllm.model.cache import Cache
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.lm import LM
+from fastdllm.model.network import Network
+from fastdllm.report.bisect import bisect, row_decoder
+
+SEEDS = range(10)
+MASK, STOP = 63, 62
+DECODING = Decoding(threshold=0.9, max_new_tokens=13, small_block=8)      # to the end of the first block
+REUSE = Reuse(k=2, layers="first")
+PROMPT = [[5, 17, 40]]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """One small random network a seed: 13 layers (so that `first` is 1..12), block 16."""
+    torch.set_num_threads(1)
+    return [random_lm(seed) for seed in SEEDS]
+
+
+def random_lm(seed):
+    config = ModelConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=13, num_attention_heads=4,
+                         num_key_value_heads=2, vocab_size=64, max_position_embeddings=64, bd_size=16)
+    net = Network(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+        net.lm_head.weight[[MASK, STOP]] = 0
+    return LM("random", Path("."), net.eval(), None, MASK, (STOP,))
+
+
+def find(lm, bad, decoding=DECODING, reuse=REUSE, good="fixed", tabulate=False):
+    return bisect(row_decoder(lm, good, reuse, decoding), bad,
+                  lambda revision: row_decoder(lm, revision, reuse, decoding), PROMPT, lm.network, tabulate=tabulate)
+
+
+@pytest.mark.parametrize("switch, value", [("run_skipped", True), ("full_block_every_k", True),
+                                           ("first_subset", "1-11"), ("on_full_block", "bypass"),
+                                           ("cache_source", "full")])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_names_a_historical_fault(networks, seed, switch, value):
+    lm = networks[seed]
+    verdict = find(lm, row_decoder(lm, f"fixed+{switch}={value}", REUSE, DECODING))
+    assert verdict.changes == {switch: (CHOICES[switch][0], value)}, str(verdict)
+    assert verdict.parting is not None
+    if switch in ("run_skipped", "first_subset"):      # faults 1 and 3 change no token
+        assert "output tokens" not in verdict.separates
+        assert "layer calls" in verdict.separates
+    if switch == "run_skipped":
+        assert "block cache" in verdict.separates
+
+
+class ShiftedRow(Row):
+    """Reads the prediction for a position at the position itself, in small forwards."""
+
+    def next(self):
+        forward = super().next()
+        return forward if forward.kind != "small" else replace(forward, read=tuple(range(forward.width)))
+
+
+def misplaced(confidence, masked, threshold):
+    """Compares the threshold with the confidence of the position to the left."""
+    return choose(confidence, masked, 1.0) | ((confidence.roll(1, -1) > threshold) & masked)
+
+
+class StalePrefix(Cache):
+    """Keeps what the last denoising step left in the block cache as the prefix of the next block."""
+
+    def write(self, layer, context, keys, values):
+        if context.kind != "commit":
+            super().write(layer, context, keys, values)
+
+
+def planted(patch, target, name, fault, decoder):
+    def decode(prompts):
+        with patch.context() as patched:
+            patched.setattr(target, name, fault)
+            return decoder(prompts)
+    return decode
+
+
+@pytest.mark.parametrize("fault", ["token shift", "threshold position"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_unknown_fault_is_none_of_the_switches(networks, monkeypatch, seed, fault):
+    target, name, planted_fault, threshold = {"token shift": (loop, "Row", ShiftedRow, 0.9),
+                                              "threshold position": (executor, "choose", misplaced, 0.2)}[fault]
+    lm, decoding = networks[seed], DECODING.model_copy(update={"threshold": threshold})
+    good = row_decoder(lm, "fixed", REUSE, decoding)
+    verdict = find(lm, planted(monkeypatch, target, name, planted_fault, good), decoding)
+    assert verdict.changes is None, str(verdict)
+    assert str(verdict).startswith("None of the known switches (")
+    assert verdict.tried > verdict.combinations     # all of them, for the bad decoder, and one for the good one
+    assert verdict.parting is not None
+    assert {"forwards", "input tokens", "output tokens"} & set(verdict.parting.observables)
+
+
+def test_stale_prefix_parts_at_the_commit(networks, monkeypatch):
+    lm, decoding = networks[0], DECODING.model_copy(update={"max_new_tokens": 29})
+    good = row_decoder(lm, "fixed", REUSE, decoding)
+    verdict = find(lm, planted(monkeypatch, network, "Cache", StalePrefix, good), decoding)
+    assert verdict.changes is None
+    assert verdict.parting.bad.kind == "commit"
+    assert verdict.parting.observables == ("block cache",)
+
+
+def test_names_the_interaction_and_gives_a_table(networks):
+    """From 8e18baac to 6c8822f three switches change; two of them together change the tokens."""
+    lm, decoding = networks[0], Decoding(threshold=0.9, max_new_tokens=29, small_block=4)
+    reuse = Reuse(k=2, layers="first")
+    verdict = find(lm, row_decoder(lm, "6c8822f", reuse, decoding), decoding, reuse, "8e18baac", tabulate=True)
+    assert set(verdict.changes) == {"run_skipped", "full_block_every_k", "on_full_block"}    # 3 is hidden by 1
+    assert set(verdict.tokens_by) == {"full_block_every_k", "on_full_block"}
+    assert "interaction" in str(verdict)
+    assert len(verdict.table) == 8
+    assert verdict.table["tokens of bad"].sum() >= 2        # the bad one itself, and it without fault 1
+    assert not verdict.table["tokens of good"].all()
+
+
+def test_nothing_separates_equal_decoders(networks):
+    lm = networks[0]
+    verdict = find(lm, row_decoder(lm, "fixed+trim_caches=false", REUSE, DECODING))
+    assert verdict.parting is None
+    assert "No observable separates" in str(verdict)
+
+
+def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
+    """Untrimmed layer caches show in batches only, and with bypass only: there a decoder raises."""
+    lm = networks[1]
+    file = load(Path(__file__).parent / "data" / "standin_generation.py", allow_code=True)
+    switches, model = file.batch_sample.__wrapped__.__globals__["SWITCHES"], PublishedModel(lm.network)
+    prompts = [[5, 17, 40], [8, 9, 10], [30, 2, 44]]
+    rows = row_decoder(lm, "fixed+on_full_block=bypass", Reuse(k=2, layers="first"), DECODING)(prompts)
+    stop = next(token for token in rows[0] if token not in rows[1] + rows[2])      # row 0 leaves after its first block
+    decoding = Decoding(threshold=0.9, max_new_tokens=32, small_block=8, stop_ids=(stop,))
+
+    def lockstep(**values):
+        def decode(prompts):
+            switches.update(values)
+            return decoder(file, lm, decoding, Reuse(k=2, layers="first"), model)(prompts)
+        return decode
+
+    def candidate(revision):
+        return lockstep(**{name: value for name, value in revision.switches().items() if name in switches})
+
+    choices = {"trim_caches": (True, False), "on_full_block": ("refresh", "bypass"), "run_skipped": (False, True)}
+    base = {"run_skipped": False, "full_block_every_k": False, "first_subset": "1-12", "cache_source": "latest"}
+    verdict = bisect(lockstep(**base, trim_caches=True, on_full_block="bypass"),
+                     lockstep(**base, trim_caches=False, on_full_block="bypass"), candidate, prompts, lm.network,
+                     layers=list(model.model.layers), choices=choices, together=True)
+    assert verdict.changes == {"trim_caches": (True, False)}, str(verdict)
+    assert "outcome" in verdict.separates
+    assert "RuntimeError" in set(verdict.table.outcome)
