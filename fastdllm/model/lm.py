@@ -108,8 +108,12 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
     """The checkpoint's tokenizer, or None if it has no tokenizer files."""
     if not ((path / "tokenizer.json").exists() or (path / "vocab.json").exists()):
         return None
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    said = path / "tokenizer_config.json"
+    plain = said.exists() and json.loads(said.read_text()).get("tokenizer_class") == "PreTrainedTokenizerFast"
+    # AutoTokenizer also looks at config.json and warns of a model type that transformers doesn't know.
+    loader = PreTrainedTokenizerFast if plain else AutoTokenizer
+    tokenizer = loader.from_pretrained(str(path), trust_remote_code=False)
     vocabulary = ModelConfig.from_file(path / "config.json").vocab_size
     if len(tokenizer) > vocabulary:
         raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} entries; "
