@@ -30,10 +30,10 @@ class Context:
     slot_index: Tensor                         # [R] the same on the device
     positions: Tensor                          # [R, w] absolute
     flat: Tensor                               # [R*w] slot * cache length + position
-    cos: Tensor                                # [R, w, 1, head_dim]
-    sin: Tensor                                # [R, w, 1, head_dim], first half negated
+    cos: Tensor                                # [R, w, heads + 2 kv_heads, head_dim], 1 for the values
+    sin: Tensor                                # the same, first half negated, 0 for the values
     visible: int                               # L
-    mask: Tensor | None                        # [R, 1, 1 or groups*w, L] True where a key may be seen
+    mask: Tensor | None                        # [R, 1, 1 or w, L] True where a key may be seen
     replace_position: tuple[int | None, ...]   # per row: offset of the small block, None if not a small forward
 
     def at(self, rows: list[int], columns: Tensor, cache_length: int) -> Context:
@@ -41,7 +41,7 @@ class Context:
         index = torch.tensor(rows, device=self.positions.device)
         slots = self.slot_index[index]
         positions = self.positions[index].gather(1, columns)
-        wide = columns[:, :, None, None].expand(-1, -1, 1, self.cos.shape[-1])
+        wide = columns[:, :, None, None].expand(-1, -1, *self.cos.shape[2:])
         mask = self.mask
         if mask is not None and mask.shape[0] > 1:
             mask = mask[index]
