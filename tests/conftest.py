@@ -34,3 +34,10 @@ def golden_prompts():
     """Token lists by length: p5, p31, p32, p33, p40, p44, p64, p70."""
     prompts = json.loads((GOLDEN / "golden.json").read_text())["prompts"]
     return {name: prompt["rows"][0] for name, prompt in prompts.items() if len(prompt["rows"]) == 1}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A small project in which a grid and a notebook have run (tests/share_support.py)."""
+    import share_support
+    return share_support.project(tmp_path_factory.mktemp("project"))

@@ -33,7 +33,7 @@ TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_p
                     r"sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})")
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 # An absolute path; the character before it tells it from a URL, a fraction or a closing tag.
-BEFORE, PART = r"(?<![\w./<>+~\\-])(?<!base64,)(?:file://)?/", r"[\w.@+~-]"
+BEFORE, PART = r"(?<![\w./<+~\\-])(?<!base64,)(?:file://)?/", r"[\w.@+~-]"
 PATH = re.compile(rf"{BEFORE}(?:{PART}+/)+{PART}*")
 PLACES = re.compile(rf"{BEFORE}(?:home|root|Users|scratch|work|tmp|var|opt|usr|mnt|data|gpfs|lustre|nfs|srv|media|"
                     rf"private|beegfs|ceph|projects?|cluster|storage|nobackup)/(?:{PART}+/)*{PART}*")

@@ -14,7 +14,7 @@ for _ in $(seq 50); do munge -S "$run/munge.sock" -n >/dev/null 2>&1 && break; s
 slurmctld -i 2>>"$run/start.log"
 for node in n1 n2; do slurmd -N "$node" 2>>"$run/start.log"; done
 for _ in $(seq 100); do
-    [ "$(sinfo -h -N -o %t 2>/dev/null | grep -c '^idle$')" = 2 ] && exit 0
+    [ "$(sinfo -h -N -p main -o %t 2>/dev/null | grep -c '^idle$')" = 2 ] && exit 0
     sleep 0.1
 done
 echo "Slurm did not come up" >&2

@@ -1,0 +1,169 @@
+"""Publishing: what is copied, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from share_support import REPO
+from typer.testing import CliRunner
+
+from fastdllm.cli import app
+from fastdllm.lab import publish as lab
+from fastdllm.lab import records, redact
+from fastdllm.report import publish as report
+
+pytestmark = pytest.mark.xdist_group("share")
+
+
+@pytest.fixture
+def project(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    yield finished
+    shutil.rmtree(finished / "executed" / "published", ignore_errors=True)
+
+
+@pytest.fixture
+def complete(project):
+    """The grid without the cell that fails, as an experiment of its own."""
+    target = project / "executed" / "whole"
+    shutil.copytree(project / "executed" / "small", target)
+    shutil.rmtree(target / "arithmetic_limit_2" / "k2_last_fails")
+    yield target
+    shutil.rmtree(target)
+
+
+def test_a_failed_cell_is_not_published(project):
+    with pytest.raises(ValueError, match=r"small is not published:\n  arithmetic_limit_2/k2_last_fails: failed"):
+        report.run("small")
+    done = CliRunner().invoke(app, ["publish", "small"])
+    assert done.exit_code != 0
+    assert not (project / "executed" / "published").exists()
+    assert "published anyway: arithmetic_limit_2/k2_last_fails: failed" in report.run("small", anyway=True)
+
+
+def test_summaries_and_notebooks_and_nothing_else(complete, project):
+    text = report.run("whole")
+    target = project / "executed" / "published" / "whole"
+    names = sorted(str(path.relative_to(target / "arithmetic_limit_2")) for path in target.rglob("*") if path.is_file())
+    assert names == ["k1_first/10_cell.ipynb", "k1_first/summary.json", "k1_middle/summary.json",
+                     "k2_middle/10_cell.ipynb", "k2_middle/summary.json"]
+    total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    assert f"5 files, {total / 1e6:.2f} MB (git would take" in text
+
+
+def test_published_records_are_whole_and_name_nobody(complete, project):
+    report.run("whole")
+    target = project / "executed" / "published" / "whole" / "arithmetic_limit_2" / "k2_middle"
+    mine, theirs = records.read(complete / "arithmetic_limit_2" / "k2_middle"), records.read(target)
+    assert theirs.redacted
+    assert theirs.identity == mine.identity
+    assert theirs.accuracy == mine.accuracy
+    assert theirs.environment.node.startswith("node-")
+    content = json.loads((target / "summary.json").read_text())
+    content["seconds"] = 0.001
+    (target / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="checksum"):
+        records.read(target)
+
+
+def test_no_host_no_user_no_path(complete, project):
+    report.run("whole")
+    report.run("notebooks")
+    text = "".join(path.read_text() for path in (project / "executed" / "published").rglob("*") if path.is_file())
+    assert str(project) not in text
+    assert str(Path.home()) not in text
+    assert "…/notes.txt" in text, "the name of a file may stay, where it lay may not"
+    assert "thesis/" not in text
+    for name in {socket.gethostname(), getpass.getuser()} - redact.NOBODY:
+        assert f'"{name}"' not in text
+
+
+def test_a_node_keeps_its_pseudonym(tmp_path):
+    first = redact.redactor(tmp_path, ["gpu07.cluster.example"])
+    second = redact.redactor(tmp_path, ["gpu08"])
+    assert first.node("gpu07") == first.node("gpu07.cluster.example") == second.node("gpu07") != second.node("gpu08")
+    assert first.output("ran on gpu07.cluster.example, 12 steps") == f"ran on {first.node('gpu07')}, 12 steps"
+    assert (tmp_path / redact.KEY).stat().st_mode & 0o077 == 0
+    assert redact.redactor(tmp_path / "other").node("gpu07") != first.node("gpu07"), "another project, another key"
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("see /home/jdoe/proj/a/b.py", "see ./a/b.py"), ("/home/jdoe2/x/y", "…/y"),
+    ('File "/scratch/a/m.bin", line 3', 'File "…/m.bin", line 3'),
+    ("https://huggingface.co/a/b?x=1", "https://huggingface.co/a/b?x=1"), ("50/60 tokens/s", "50/60 tokens/s"),
+    ("PATH=/usr/bin:/usr/local/bin", "PATH=…/bin:…/bin"), ("file:///home/other/x.png", "…/x.png"),
+    ("by jdoe on gpu07", "by <user> on NODE"), ("text/html </div>", "text/html </div>"),
+    ("data:image/jpeg;base64,/9j/4AAQ/abc/d==", "data:image/jpeg;base64,/9j/4AAQ/abc/d=="),
+    ("hf_abcdefghijklmnopqrstuvwx", "<secret>"), ("key=hunter2hunter2", "key=<secret>")])
+def test_redaction_of_text(before, after):
+    redactor = redact.build(b"key", ["gpu07"], ["jdoe", "root"], Path("/home/jdoe/proj"), ["/home/jdoe"],
+                            ["hunter2hunter2"])
+    assert redactor.output(before) == after.replace("NODE", redactor.node("gpu07"))
+
+
+def test_scripts_and_pictures_survive_redaction():
+    redactor = redact.build(b"key", [], ["jdoe"], None, ["/home/jdoe"])
+    html = '<p>/etc/x/y</p><script>ok = /foo/g.test(y) / 2; a = "/home/jdoe/z"</script>'
+    assert redactor.html(html) == '<p>…/y</p><script>ok = /foo/g.test(y) / 2; a = "…/z"</script>'
+    shown = {"image/png": "iVBOR/home/jdoe/abc", "text/plain": "/home/jdoe/a"}
+    cell = {"cell_type": "code", "source": "1 / 2", "metadata": {}, "outputs": [
+        {"output_type": "display_data", "metadata": {}, "data": shown}]}
+    found = redactor.notebook({"cells": [cell], "metadata": {}})["cells"][0]["outputs"][0]["data"]
+    assert found == {"image/png": "iVBOR/home/jdoe/abc", "text/plain": "…/a"}
+
+
+def test_the_audit_has_a_word(complete):
+    place = complete / "arithmetic_limit_2" / "k1_middle"
+    record = records.read(place)
+    score = record.headline.model_copy(update={"correct": 1, "value": 0.5})
+    records.write(place, record.model_copy(update={"accuracy": {record.metric: score}}))
+    with pytest.raises(ValueError, match="audit, must_agree"):
+        report.run("whole")
+
+
+def test_a_changed_record_is_not_published(complete):
+    path = complete / "arithmetic_limit_2" / "k2_middle" / "summary.json"
+    path.write_text(path.read_text().replace('"tokens": ', '"tokens": 9'))
+    with pytest.raises(ValueError, match=r"k2_middle: failed .*checksum"):
+        report.run("whole")
+
+
+def test_a_stale_notebook_is_not_published(project):
+    source = project / "notebooks" / "widgets.ipynb"
+    before = source.read_text()
+    source.write_text(before.replace("description='steps'", "description='blocks'"))
+    try:
+        with pytest.raises(ValueError, match="widgets: stale"):
+            report.run("notebooks")
+    finally:
+        source.write_text(before)
+    assert "published notebooks" in report.run("notebooks")
+
+
+def test_limits_can_not_be_overruled(complete, monkeypatch):
+    monkeypatch.setattr(lab, "NOTEBOOK_LIMIT", 1000)
+    with pytest.raises(ValueError, match=r"k1_first/10_cell.ipynb: \d+ kB; allowed: 1 kB"):
+        report.run("whole", anyway=True)
+    monkeypatch.setattr(lab, "NOTEBOOK_LIMIT", 400_000)
+    monkeypatch.setattr(lab, "TOTAL_LIMIT", 2000)
+    with pytest.raises(ValueError, match="in all"):
+        report.run("whole", anyway=True)
+
+
+def test_an_unknown_experiment_lists_the_known_ones(project):
+    with pytest.raises(ValueError, match=r"'nope'; allowed: .*small"):
+        report.run("nope")
+
+
+def test_git_keeps_what_is_published_and_nothing_else():
+    def ignored(path: str) -> bool:
+        return subprocess.run(["git", "check-ignore", "-q", path], cwd=REPO, check=False).returncode == 0
+    assert ignored("executed/demo/arithmetic/k1_first/summary.json")
+    assert ignored("executed/.redaction-key")
+    assert not ignored("executed/published/demo/arithmetic/k1_first/summary.json")
