@@ -110,6 +110,7 @@ class Grid(Settings):
     def cells(self) -> list[Cell]:
         """All cells, in the order of the axes. Raises ValueError for combinations that make no sense or meet twice."""
         found: dict[str, Cell] = {}
+        home = self.directory
         varying = {axis for axis, values in self.axes.items() if len(values) > 1 or axis in ("k", "layers")}
         varying |= {axis for config in self.configs for axis in config}
         for config in self.configs or [{}]:
@@ -117,13 +118,13 @@ class Grid(Settings):
                 raise ValueError(f"configs: {', '.join(sorted(both))} is an axis too; allowed: one place for each")
             for combination in itertools.product(*self.axes.values()):
                 values = config | dict(zip(self.axes, combination, strict=True))
-                cell = self._cell(values, varying)
+                cell = self._cell(values, varying, home)
                 if cell.path in found:
                     raise ValueError(f"configs: {values} meets {cell.path} again; allowed: each configuration once")
                 found[cell.path] = cell
         return list(found.values())
 
-    def _cell(self, values: dict[str, Any], varying: set[str]) -> Cell:
+    def _cell(self, values: dict[str, Any], varying: set[str], home: Path) -> Cell:
         base = {name: self.__dict__[name] for name in Parameters.model_fields if name in Grid.model_fields}
         base |= {"decoding": dict(self.decoding), "reuse": dict(self.reuse)}
         for axis, value in values.items():
@@ -140,7 +141,7 @@ class Grid(Settings):
         except ValueError as error:
             raise ValueError(f"cell {name}: {error}") from error
         folder = parameters.task + (f"_limit_{parameters.limit}" if parameters.limit else "")
-        return Cell(self.experiment, name, parameters, self.directory / folder / name, reason)
+        return Cell(self.experiment, name, parameters, home / folder / name, reason)
 
 
 def _not_applicable(values: dict[str, Any]) -> str | None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from pydantic import Field
 
 from fastdllm.lab import files
 from fastdllm.lab.parameters import Parameters
 from fastdllm.settings import Reuse, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd      # half a second: imported where a table is made, so that status is quick
 
 SCHEMA = 1
 SUMMARY, SAMPLES, TRACE, LOG = "summary.json", "samples.jsonl", "trace.parquet", "run.log"
@@ -178,11 +180,13 @@ def samples(directory: Path) -> pd.DataFrame:
     if record.samples_sha256 is not None and files.file_sha256(path) != record.samples_sha256:
         raise ValueError(f"{path}: these are not the samples that {SUMMARY} was made from; "
                          "allowed: records as they were written")
+    import pandas as pd
     return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per cell, flat columns: what tables and plots start from."""
+    import pandas as pd
     return pd.DataFrame([row(record) for record in records])
 
 

@@ -10,6 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+try:
+    from yaml import CSafeLoader as Loader      # the safe loader, in C where PyYAML was built with it
+except ImportError:
+    from yaml import SafeLoader as Loader
+
 Key = tuple[str | int, ...]
 
 
@@ -83,10 +88,10 @@ def read(path: str | Path) -> YamlFile:
     text = path.read_text(encoding="utf-8")
     lines: dict[Key, int] = {}
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Loader)
         if root is not None:
             _walk(path, root, (), lines)
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=Loader)      # a safe loader
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ValueError(f"{path}, line {line}: not valid YAML ({error.problem})") from error

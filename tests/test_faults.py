@@ -1,0 +1,227 @@
+"""Faults: killed at any moment, two at once, a full disk. A cell never reads as complete and is not."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import lab_support
+import pytest
+
+from fastdllm.lab import evaluate, files, gridfile, locks, partial, records, status
+from fastdllm.lab.identity import Today, identity
+
+CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
+CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluate", "fastdllm.decode", "transformers.models.auto", "scipy.stats",
+                                "lab_support"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return lab_support.checkpoint(tmp_path_factory.mktemp("model") / "random")
+
+
+def cell_of(tmp_path, model, **changes):
+    values = {"axes": {}, "configs": [{"k": 2, "layers": "middle"}], "limit": 6} | changes
+    return gridfile.load(lab_support.params(tmp_path / "g.yml", model, **values)).cells()[0]
+
+
+def work(cell, said):
+    """In a process of its own: evaluate the cell, and say how that went."""
+    import torch
+    torch.set_num_threads(1)
+    try:
+        record = evaluate.evaluate(cell.parameters, cell.directory, experiment="g", config=cell.name,
+                                   say=lambda text: None)
+        said.put(("record", record.identity))
+    except (locks.Locked, OSError, ValueError) as error:
+        said.put((type(error).__name__, str(error)))
+
+
+def start(cell):
+    said = CONTEXT.Queue()
+    process = CONTEXT.Process(target=work, args=(cell, said))
+    process.start()
+    return process, said
+
+
+def finish(cell):
+    process, said = start(cell)
+    result = said.get(timeout=120)
+    process.join()
+    return result
+
+
+def test_kill_9_at_ten_random_moments(tmp_path, model):
+    """While loading, decoding, writing the record: nothing finished is lost, nothing reads as complete and is not."""
+    cell, today = cell_of(tmp_path, model), Today()
+    own = identity(today.payload(cell.parameters))
+    began = time.monotonic()
+    assert finish(cell)[0] == "record"
+    whole_run = time.monotonic() - began
+    reference = [sample for sample in records.samples(cell.directory)["token_ids"]]
+    random.seed(2)
+    kept: dict[int, object] = {}
+    for path in cell.directory.iterdir():
+        path.unlink()
+    for _ in range(10):
+        process, _said = start(cell)
+        time.sleep(random.uniform(0.02, 1.0) * whole_run)
+        process.kill()      # SIGKILL
+        process.join()
+        state = status.look(cell, today)
+        if state.state == "complete":
+            assert len(records.samples(cell.directory)) == 6
+            break
+        assert state.state in ("pending", "partial")
+        if partial.path_of(cell.directory, own).exists():
+            run = partial.begin(cell.directory, own, today.resolve(cell.parameters), 6)
+            assert kept == {index: run.done[index]["token_ids"] for index in kept}      # still there, unchanged
+            kept = {index: sample["token_ids"] for index, sample in run.done.items()}
+    assert finish(cell) == ("record", own)
+    assert status.look(cell, today).state == "complete"
+    assert list(records.samples(cell.directory)["token_ids"]) == reference
+
+
+def test_killed_between_the_last_writes(tmp_path, model, monkeypatch):
+    """Samples written, record not; record written, unfinished samples not yet gone."""
+    cell, today = cell_of(tmp_path, model, limit=2), Today()
+    good = lab_support.synthetic(cell, today, correct=0)
+    own = good.identity
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_arguments):
+        raise Killed
+
+    for moment in ("write", "unlink"):
+        run = partial.begin(cell.directory, own, good.parameters, 2)
+        for index in range(2):
+            sample = {**json.loads((cell.directory / records.SAMPLES).read_text().splitlines()[index]), "elapsed": 9.0}
+            run.add(sample)
+        with monkeypatch.context() as patch:
+            patch.setattr(*((evaluate.records, "write", die) if moment == "write" else (type(run.path), "unlink", die)))
+            with pytest.raises(Killed):
+                evaluate.finish(cell.directory, run, good.model_copy(update={"seconds": 9.0}))
+        state = status.look(cell, today)
+        assert (state.state, state.detail) == ("partial", "2 of 2")
+        assert finish(cell) == ("record", own)      # nothing is decoded again
+        assert records.read(cell.directory).seconds == 9.0
+        assert status.look(cell, today).state == "complete"
+
+
+def test_two_processes_on_one_cell_end_with_one_record(tmp_path, model):
+    cell = cell_of(tmp_path, model, limit=4)
+    both = [start(cell), start(cell)]
+    results = [said.get(timeout=120) for _, said in both]
+    for process, _ in both:
+        process.join()
+    own = identity(Today().payload(cell.parameters))
+    assert ("record", own) in results
+    other = next((result for result in results if result[0] != "record"), None)
+    assert other is None or other[0] == "Locked" and f"process {both[0][0].pid}" in other[1] + f"process {both[0][0].pid}"
+    samples = records.samples(cell.directory)
+    assert list(samples["index"]) == [0, 1, 2, 3]
+    assert set(samples["session"]) == {1}
+
+
+def test_the_second_process_is_told_who_holds_the_cell(tmp_path, model):
+    cell = cell_of(tmp_path, model, limit=1)
+    with locks.lock(cell.directory / ".samples.lock"), pytest.raises(locks.Locked, match=f"process {os.getpid()} on "):
+        with locks.lock(cell.directory / ".samples.lock", wait=0.1):
+            pass
+    assert locks.holder(cell.directory / ".samples.lock") is None
+
+
+def test_a_lock_ends_with_its_holder(tmp_path):
+    code = ("import sys, time; from pathlib import Path; from fastdllm.lab.locks import lock\n"
+            "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    assert locks.holder(tmp_path / ".lock")["pid"] == holder.pid
+    holder.kill()
+    holder.wait()
+    assert locks.holder(tmp_path / ".lock") is None
+
+
+def test_a_run_that_reused_nothing_is_an_error(tmp_path, model):
+    cell = cell_of(tmp_path, model, limit=1, configs=[{"k": 40, "layers": "first"}],
+                   decoding={"threshold": 0.0, "max_new_tokens": 32})
+    kind, message = finish(cell)
+    assert (kind, "reused nothing in any of 1 problems" in message) == ("ValueError", True)
+    assert status.look(cell, Today()).state == "partial"      # its samples are kept, no record is written
+
+
+def test_the_runner_killed_in_mid_run(tmp_path, model):
+    """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
+    cell = cell_of(tmp_path, model, limit=12, batch_size=1)
+    command = [sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    own, deadline = identity(Today().payload(cell.parameters)), time.monotonic() + 150
+    while partial.progress(partial.path_of(cell.directory, own))[0] < 2:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert second.returncode == 0, second.stdout + second.stderr
+    record = records.read(cell.directory)
+    assert (record.n, record.sessions) == (12, 2)
+    assert "resuming at problem" in (cell.directory / records.LOG).read_text()
+    assert not list(cell.directory.glob("*.part*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB; only root can mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]).returncode:
+        pytest.skip("a full disk can't be made here (needs root and mount)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):
+    from fastdllm.lab.grid import Cell
+    from fastdllm.lab.parameters import Parameters
+    parameters = Parameters.of(model=str(lab_support.GOLDEN), k=2, layers="middle", limit=2)
+    cell, today = Cell("e", "k2_middle", parameters, small_disk / "cell"), Today()
+    before = lab_support.synthetic(cell, today)
+    with pytest.raises(OSError, match=r"partial-.*jsonl could not be written \(No space left on device\)"):
+        run = partial.begin(cell.directory, "f" * 64, before.parameters, 9)
+        for index in range(9):
+            run.add({"index": index, "elapsed": 1.0, "session": 1, "output": "x" * 9000})
+    with pytest.raises(OSError, match=r"summary.json could not be written"):
+        records.write(cell.directory, before.model_copy(update={"author": "x" * 60000}))
+    assert records.read(cell.directory) == before
+    assert len(records.samples(cell.directory)) == 2
+    run.path.unlink()
+    again = partial.begin(cell.directory, "f" * 64, before.parameters, 9)
+    again.add({"index": 0, "elapsed": 1.0, "session": 1})
+    assert status.look(cell, today).state == "complete"
+
+
+def test_a_file_size_limit_acts_like_a_full_disk(tmp_path):
+    """Without root: the same error where the system refuses to write more."""
+    path = tmp_path / "x.json"
+    files.write(path, "good")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"x.json could not be written \(File too large\)"):
+            files.write(path, "x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_text() == "good"
+    assert [each.name for each in tmp_path.iterdir()] == ["x.json"]

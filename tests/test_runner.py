@@ -1,0 +1,188 @@
+"""The smart runner: states, plans, shared runs, and the commands end to end on a tiny checkpoint."""
+
+import dataclasses
+import json
+
+import lab_support
+import pytest
+from typer.testing import CliRunner
+
+from fastdllm.cli import app
+from fastdllm.lab import gridfile, locks, notebooks, records, runner, status
+from fastdllm.lab.identity import Today
+from fastdllm.lab.slurm import Job
+
+MODEL = lab_support.GOLDEN       # synthetic records need no tokenizer
+
+
+@pytest.fixture
+def grid(tmp_path):
+    return gridfile.load(lab_support.params(tmp_path / "g.yml", MODEL))
+
+
+def names(cells):
+    return [cell.name for cell in cells]
+
+
+def looks(grid, today=None, **jobs):
+    return {state.cell.name: state for state in status.states(grid.cells(), today or Today(), jobs.get("queue"))}
+
+
+def test_states_and_the_page(grid):
+    today, cells = Today(), {cell.name: cell for cell in grid.cells()}
+    lab_support.synthetic(cells["k1_first"], today)
+    status.fail(cells["k2_first"].directory, "ValueError: no such thing", "run")
+    found = looks(grid, today)
+    assert [found[name].state for name in cells] == ["complete", "pending", "failed", "pending"]
+    page = status.text(list(found.values())).splitlines()
+    assert "  ✓ k1_first" in page
+    assert "  ✗ k1_middle (pending; shared with k1_first)" in page
+    assert "  ✗ k2_first (failed; ValueError: no such thing [in cell run])" in page
+    assert page[-2] == "Completed: 1 / 4"
+    assert not status.all_complete(list(found.values()))
+
+
+def test_a_changed_parameter_makes_a_cell_stale_and_says_which(tmp_path):
+    path = lab_support.params(tmp_path / "g.yml", MODEL)
+    grid, today = gridfile.load(path), Today()
+    for cell in grid.cells():
+        lab_support.synthetic(cell, today)
+    assert status.all_complete(status.states(grid.cells(), today))
+    changed = gridfile.load(path, ["decoding.threshold=0.5", "seed=3"])
+    assert looks(changed, today)["k2_first"].detail == "changed: decoding.threshold 0.9 -> 0.5, seed 0 -> 3"
+    today.code = "another"
+    assert looks(grid, today)["k2_first"].detail == "changed: code"
+
+
+def test_missing_data_or_checkpoint_can_not_pass_as_complete(tmp_path):
+    grid, today = gridfile.load(lab_support.params(tmp_path / "g.yml", MODEL)), Today()
+    for cell in grid.cells():
+        lab_support.synthetic(cell, today)
+    gone = gridfile.load(tmp_path / "g.yml", [f"model={tmp_path}/gone"])
+    assert {state.state for state in status.states(gone.cells())} == {"stale"}
+
+
+def test_running_queued_and_ended_jobs(grid):
+    cell = grid.cells()[2]
+    with locks.lock(cell.directory / status.RUN_LOCK):
+        state = looks(grid)["k2_first"]
+    assert state.state == "running"
+    assert "process" in state.detail
+    for job, wanted in ((Job(7, 2, "PENDING", reason="Resources"), "queued"), (Job(7, 2, "RUNNING", "n1", "0:10"), "running"),
+                        (Job(7, 2, "TIMEOUT", "n1"), "failed")):
+        state = looks(grid, queue={cell.path: job})["k2_first"]
+        assert (state.state, "7_2" in state.detail) == (wanted, True)
+    assert not runner.plan([cell], grid.cells(), queue={cell.path: Job(7, 2, "PENDING")}).run
+
+
+def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
+    today, cells = Today(), {cell.name: cell for cell in grid.cells()}
+    first = runner.plan(list(cells.values()), grid.cells(), today=today)
+    assert names(cell for cell, _, _ in first.run) == ["k1_first", "k2_first", "k2_middle"]
+    assert [(a.name, b.name) for a, b in first.share] == [("k1_first", "k1_middle")]
+    lab_support.synthetic(cells["k1_first"], today)
+    second = runner.plan([cells["k1_middle"], cells["k2_first"]], grid.cells(), today=today)
+    assert names(cell for cell, _, _ in second.run) == ["k2_first"]
+    assert [(a.name, b.name) for a, b in second.share] == [("k1_first", "k1_middle")]
+    runner.share_complete(second)
+    assert records.read(cells["k1_middle"].directory).shared_from == "k1_first"
+    assert looks(grid, today)["k1_middle"].state == "complete"
+    forced = runner.plan(list(cells.values()), grid.cells(), ["k1_first"], today)
+    assert [(cell.name, again) for cell, _, again in forced.run] == [
+        ("k1_first", True), ("k2_first", False), ("k2_middle", False)]
+    assert [(a.name, b.name) for a, b in forced.share] == [("k1_first", "k1_middle")]
+
+
+def test_select_refuses_unknown_names(grid):
+    with pytest.raises(ValueError, match="'k9'; allowed: k1_first, k1_middle"):
+        runner.select(grid.cells(), None, ["k9"])
+    with pytest.raises(ValueError, match="'sums'; allowed: arithmetic"):
+        runner.select(grid.cells(), "sums")
+
+
+def test_imported_results_are_never_complete(grid):
+    today, cell = Today(), grid.cells()[0]
+    record = lab_support.synthetic(cell, today)
+    records.write(cell.directory, record.model_copy(update={"status": "imported", "source": "results/00_baseline"}))
+    state = status.look(cell, today)
+    assert (state.state, state.detail) == ("imported", "from results/00_baseline")
+    assert names(cell for cell, _, _ in runner.plan([cell], grid.cells(), today=today).run) == ["k1_first"]
+
+
+def test_not_applicable_cells_do_not_run_and_do_not_count(tmp_path):
+    path = lab_support.params(tmp_path / "g.yml", MODEL, axes={"k": [1, 2], "layers": ["first"],
+                                                             "block_cache": [True, False]})
+    grid, today = gridfile.load(path), Today()
+    plan = runner.plan(grid.cells(), grid.cells(), today=today)
+    assert names(cell for cell, _, _ in plan.run) == ["k1_first_block_cache", "k1_first_no_block_cache",
+                                                      "k2_first_block_cache"]
+    assert status.text(status.states(grid.cells(), today)).splitlines()[-2] == "Completed: 0 / 3"
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def test_grid_from_nothing_to_complete(tmp_path, monkeypatch):
+    """The commands, papermill and all, on random weights: two runs for three names."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    model = lab_support.checkpoint(tmp_path / "model")
+    path = lab_support.params(tmp_path / "g.yml", model, limit=2, jobs=2, record={"trace": 1}, axes={}, configs=[
+        {"k": 1, "layers": "first"}, {"k": 1, "layers": "middle"}, {"k": 2, "layers": "middle"}])
+    assert "Completed: 0 / 3" in call("grid", "status", path, code=1)
+    assert call("grid", "run", path, "--dry-run").count("would run") == 2
+    assert not (tmp_path / "executed").exists()
+    output = call("grid", "run", path)
+    assert "Completed: 3 / 3" in output
+    assert output.count("log: ") == 2
+    assert "Completed: 3 / 3" in call("grid", "status", path)
+    folder = tmp_path / "executed" / "g" / "arithmetic_limit_2"
+    record = records.read(folder / "k2_middle")
+    assert record.decisions["reuse"] > 0
+    assert record.notes["traced_same_output"] == 1
+    for name in ("10_cell.ipynb", "trace.parquet", "samples.jsonl", "run.log"):
+        assert (folder / "k2_middle" / name).stat().st_size > 0
+    assert record.identity in (folder / "k2_middle" / "10_cell.ipynb").read_text()      # it shows whose it is
+    assert record.identity != records.read(folder / "k1_first").identity
+    assert records.read(folder / "k1_middle").shared_from == "k1_first"
+    assert "nothing to do" in call("grid", "run", path, "--dry-run")
+    assert "finished in" in call("grid", "logs", path, "k1_middle")
+    changed = call("grid", "status", path, "--set", "decoding.threshold=0.5", code=1)
+    assert "stale; changed: decoding.threshold 0.9 -> 0.5" in changed
+    assert call("grid", "run", path, "--dry-run", "--force", "k2_middle").count("would run") == 1
+
+
+def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
+    """With a notebook of the grid's own, which takes the parameters of any cell."""
+    source = json.loads(notebooks.find("10_cell.ipynb").read_text())
+    source["cells"] = [cell for cell in source["cells"] if cell["id"] == "parameters"] * 2
+    source["cells"][1] = source["cells"][1] | {"id": "boom", "metadata": {"name": "boom"}, "source": "1 / (k - 2)"}
+    (tmp_path / "own.ipynb").write_text(json.dumps(source))
+    path = lab_support.params(tmp_path / "g.yml", MODEL, notebook=str(tmp_path / "own.ipynb"), axes={},
+                              configs=[{"k": 2, "layers": "first"}])
+    output = call("grid", "run", path, code=1)
+    assert "✗ arithmetic_limit_4/k2_first: failed (ZeroDivisionError: division by zero [in cell boom])" in output
+    assert "✗ k2_first (failed; ZeroDivisionError: division by zero [in cell boom])" in output
+    grid = gridfile.load(path)
+    directory = grid.cells()[0].directory
+    assert "Traceback" in (directory / "own.failed.ipynb").read_text()
+    lab_support.synthetic(grid.cells()[0], Today())
+    assert status.look(grid.cells()[0], Today()).state == "failed"      # a record alone does not undo a failure
+    source["cells"][1]["source"] = "1"
+    (tmp_path / "own.ipynb").write_text(json.dumps(source))
+    assert "Completed: 1 / 1" in call("grid", "run", path)
+    assert not (directory / "own.failed.ipynb").exists()
+
+
+def test_help_shows_examples():
+    for arguments in ((), ("grid",), ("run",)):
+        output = call(*arguments, "--help")
+        assert "fastdllm" in output
+    assert "--dry-run" in call("grid", "run", "--help")
+
+
+def test_cell_is_hashable_and_frozen(grid):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        grid.cells()[0].name = "other"
