@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lab_support
 import pytest
+from share_support import SECRETS
 from slurm import cluster
 from typer.testing import CliRunner
 
@@ -22,10 +23,10 @@ from fastdllm.lab import status as states
 from fastdllm.lab.parameters import root
 from fastdllm.lab.status import CellState
 
-pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(500),
+pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(900),
               pytest.mark.xdist_group("slurm")]
 HERE = Path(__file__).parent / "slurm"
-PATIENCE = 240.0      # seconds that a loaded machine may take for the whole story
+PATIENCE = 400.0      # seconds that a loaded machine may take for the whole story
 
 
 def fastdllm(*arguments: str, ok: bool = True) -> str:
@@ -90,7 +91,7 @@ def story(tmp_path_factory):
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
     nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 2}
     settings = {
-        "limited": slow | {"limit": 16, "slurm": common | {"time": "2", "signal_seconds": 60, "partition": "second"}},
+        "limited": slow | {"limit": 26, "slurm": common | {"time": "3", "signal_seconds": 90, "partition": "second"}},
         "node": slow | {"limit": 6, "slurm": common}, "cancelled": slow | {"limit": 30, "slurm": common},
         "broken": {"axes": {}, "limit": 2, "configs": [{"k": 1}, {"k": 2, "layers": "middle",
                                                                   "policy": str(HERE / "fails.py")}],
@@ -98,7 +99,8 @@ def story(tmp_path_factory):
         "nine": nine | {"slurm": common},
         "unfit": {"axes": {}, "configs": [{"k": 1}], "device": "cuda", "dtype": "float32", "slurm": common}}
     with pytest.MonkeyPatch.context() as patch, cluster.slurm() as run:
-        patch.setenv("OMP_NUM_THREADS", "1")
+        for name, value in {**SECRETS, "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)       # sbatch hands the environment on
         files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(notebook), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
@@ -183,7 +185,7 @@ def test_a_cell_outlives_its_time_limit(story):
     assert found.state == "complete", f"{found}\n{story.log('limited', 'k2_middle_slow')}"
     assert found.record is not None
     assert found.record.sessions >= 2
-    assert len(records.samples(found.cell.directory)["id"].unique()) == 16
+    assert len(records.samples(found.cell.directory)["id"].unique()) == 26
     text = story.log("limited", "k2_middle_slow")
     assert "the time limit is near" in text
     assert "start number 2" in text
@@ -191,3 +193,12 @@ def test_a_cell_outlives_its_time_limit(story):
     shown = subprocess.run(["scontrol", "show", "job", str(submission.submissions(
         story.directory / "executed" / "limited")[-1].job)], capture_output=True, text=True, check=True).stdout
     assert re.search(r"Restarts=[1-9]", shown)
+
+
+def test_no_secret_in_scripts_logs_and_records(story):
+    story.until_over("limited")
+    found = [path for path in (story.directory / "executed").rglob("*") if path.is_file()]
+    assert {".sh", ".log", ".json", ".yml", ".ipynb", ".jsonl"} <= {path.suffix for path in found}
+    for path in found:
+        content = path.read_bytes()
+        assert not [name for name, secret in SECRETS.items() if secret.encode() in content], path

@@ -1,0 +1,186 @@
+"""The gallery in a real browser, from the file system: nothing missing, nothing logged, sorts and filters."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+from browser import CHROMIUM, DRIVER, FLAGS
+from share_support import leaking
+from typer.testing import CliRunner
+
+from fastdllm.cli import app
+from fastdllm.report import gallery
+
+pytestmark = pytest.mark.xdist_group("share")
+needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER),
+                                   reason="no Chromium here: bash .ci/install-system.sh")
+SMALL = 'tbody tr[data-experiment="small"]'
+
+
+@pytest.fixture(scope="module")
+def site(finished):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        leak = leaking(finished)
+        yield gallery.build()
+        shutil.rmtree(finished / "executed" / "gallery")
+        shutil.rmtree(leak.parents[1])
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield browser
+    browser.quit()
+
+
+class Links(HTMLParser):
+    """Every href and src of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("href", "src") and value and tag != "a"]
+        self.found += [value for name, value in attrs if name == "href" and value and tag == "a"]
+
+
+def open_page(driver, path) -> list[str]:
+    """Open a file; what its console says."""
+    driver.get_log("browser")
+    driver.get(path.as_uri())
+    return [entry["message"] for entry in driver.get_log("browser")]
+
+
+def test_every_local_address_is_there_and_no_other_is_loaded(site):
+    pages = list(site.folder.rglob("*.html"))
+    assert len(pages) == site.pages >= 5
+    for page in pages:
+        links = Links()
+        links.feed(page.read_text(encoding="utf-8"))
+        for address in links.found:
+            if address.startswith(("data:", "#")):
+                continue
+            assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
+            assert (page.parent / unquote(address.split("#")[0])).exists(), f"{page.name} misses {address}"
+
+
+@needs_browser
+def test_the_index_sorts_and_filters(site, driver):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+    assert open_page(driver, site.index) == []
+
+    def column(index: int) -> list[str]:
+        rows = driver.find_elements(By.CSS_SELECTOR, f"#cells {SMALL}")
+        return [row.find_elements(By.TAG_NAME, "td")[index].get_attribute("data-value")
+                or row.find_elements(By.TAG_NAME, "td")[index].text for row in rows if row.is_displayed()]
+
+    assert sorted(column(3)) == ["k1_first", "k1_middle", "k2_last_fails", "k2_middle"]
+    heads = driver.find_elements(By.CSS_SELECTOR, "#cells thead button")
+    names = [head.text for head in heads]
+    heads[names.index("Tokens/s")].click()
+    up = [float(value) for value in column(names.index("Tokens/s")) if value]
+    assert up == sorted(up)
+    assert len(up) == 3
+    assert column(3)[-1] == "k2_last_fails", "cells without a value come last"
+    heads[names.index("Tokens/s")].click()
+    down = [float(value) for value in column(names.index("Tokens/s")) if value]
+    assert down == up[::-1]
+    assert column(3)[-1] == "k2_last_fails"
+    assert driver.find_elements(By.CSS_SELECTOR, 'th[aria-sort="descending"]')[0].text.startswith("Tokens/s")
+
+    driver.find_element(By.ID, "text").send_keys("k2 middle")
+    assert column(3) == ["k2_middle"]
+    assert driver.find_element(By.ID, "shown").text.startswith("1 of ")
+    driver.find_element(By.ID, "clear").click()
+    Select(driver.find_element(By.ID, "state")).select_by_visible_text("failed")
+    assert column(3) == ["k2_last_fails"]
+    assert "planted fault" in driver.find_element(By.CSS_SELECTOR, f"#cells {SMALL}[data-state=failed]").text
+    assert driver.get_log("browser") == []
+
+
+@needs_browser
+def test_a_cell_s_page_shows_figures_and_hides_its_code(site, driver):
+    from selenium.webdriver.common.by import By
+    open_page(driver, site.index)
+    driver.find_element(By.LINK_TEXT, "k2_middle").click()
+    assert driver.current_url.endswith("/k2_middle/10_cell.html")
+    pictures = driver.find_elements(By.TAG_NAME, "img")
+    assert pictures
+    assert all(driver.execute_script("return arguments[0].naturalWidth", picture) > 100 for picture in pictures)
+    code = driver.find_element(By.CSS_SELECTOR, ".highlight")
+    assert not code.is_displayed()
+    driver.find_element(By.ID, "code").click()
+    assert code.is_displayed()
+    assert "strict" in driver.find_element(By.CSS_SELECTOR, ".tags").text
+    assert driver.get_log("browser") == []
+
+
+@needs_browser
+def test_a_failed_cell_has_its_traceback(site, driver):
+    from selenium.webdriver.common.by import By
+    open_page(driver, site.index)
+    driver.find_element(By.LINK_TEXT, "traceback").click()
+    assert "RuntimeError: planted fault" in driver.find_element(By.ID, "notebook").text.replace("\n", " ")
+
+
+@needs_browser
+def test_widgets_show_their_last_state(site, driver):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+    page = next(site.folder.rglob("widgets.html"))
+    open_page(driver, page)
+    slider = WebDriverWait(driver, 60).until(lambda found: found.find_element(By.CSS_SELECTOR, ".widget-slider"))
+    assert "steps" in slider.text
+    assert WebDriverWait(driver, 60).until(lambda found: found.find_element(By.ID, "word")).text == "alive"
+    errors = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+
+
+def test_the_zip_is_small_and_whole(site):
+    path = gallery.pack(site)
+    assert path.stat().st_size < 3_000_000
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+    assert "gallery/index.html" in names
+    assert names == {f"gallery/{file.relative_to(site.folder)}" for file in site.folder.rglob("*") if file.is_file()}
+    assert not {name for name in names if name.endswith((".jsonl", ".parquet", ".log", ".sh"))}
+
+
+def test_a_zip_too_large_for_a_mailbox_is_refused(site, monkeypatch):
+    monkeypatch.setattr(gallery, "ZIP_LIMIT", 1000)
+    with pytest.raises(ValueError, match="allowed: 0 MB, so name fewer experiments"):
+        gallery.pack(site)
+
+
+def test_the_command(site, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished)
+    done = CliRunner().invoke(app, ["gallery", "small", "--output", str(tmp_path / "site"), "--zip"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "site.zip").exists()
+    text = (tmp_path / "site" / "index.html").read_text()
+    assert "Reuse costs nothing." in text
+    assert "3 of 4 cells complete" in text
+    assert not (tmp_path / "site" / "assets" / "embed-amd.js").exists(), "no widgets, no 3.6 MB"
+    with pytest.raises(ValueError, match=r"allowed: .*small"):
+        gallery.build(["nope"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        gallery.build(["small"], tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").exists()
