@@ -12,8 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from fastdllm.lab import gridfile, records, runner
+from fastdllm.lab.evaluate import evaluate
 from fastdllm.lab.grid import Grid
 from fastdllm.report import stats
 from fastdllm.report.plots import GREY, style
@@ -22,14 +24,26 @@ from fastdllm.report.results import Results
 BLUE, ORANGE = "#0072B2", "#E69F00"
 
 
-def complete(params: str, **changes: object) -> Results:
-    """The results of a params file, its missing cells run first. `changes`: keys as for --set, "__" for the dot.
+def complete(params: str, apart: bool = False, **changes: object) -> Results:
+    """The results of a params file, its missing cells run first: here, or `apart`, each in a process of its own
+    (which its peak memory is then that of). `changes`: keys as for --set, "__" for the dot.
 
-    Raises RuntimeError naming the log if a cell fails, ValueError for a wrong value.
+    Raises RuntimeError naming the place if a cell fails or another process is at it, ValueError for a wrong value.
     """
     grid = gridfile.load(params, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()])
-    if not runner.run(grid, grid.cells()):
-        raise RuntimeError(f"a cell of {grid.experiment} failed; see {grid.directory}")
+    cells = grid.cells()
+    if apart:
+        if not runner.run(grid, cells):
+            raise RuntimeError(f"a cell of {grid.experiment} failed; see {grid.directory}")
+        return Results.of(grid)
+    to_do = runner.plan(cells, cells)
+    if to_do.busy:
+        raise RuntimeError(f"{to_do.busy[0].cell.path} is {to_do.busy[0].state}; see {grid.directory}")
+    for cell, _, _ in tqdm(to_do.run, desc=grid.experiment, unit="cell"):
+        evaluate(cell.parameters, cell.directory, experiment=cell.experiment, config=cell.name, author=grid.author,
+                 say=lambda line: None)
+    for source, target in to_do.share:
+        runner.share(source, target)
     return Results.of(grid)
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,45 +26,10 @@ from lm_eval.tasks import TaskManager
 from fastdllm.tasks import answers
 from fastdllm.tasks.base import Problem, Score, Task, TaskOptions, check_limit, fingerprint
 from fastdllm.tasks.datafiles import Rows, hub_splits, local_splits
+from fastdllm.tasks.facts import FACTS, MATH
+from fastdllm.tasks.specials import check_sentences, math_score, shuffled_choices
 
 EXAMPLES_SEED = 1234       # the harness's default seed for drawing worked examples
-MATH = {"minerva_math_algebra": "algebra", "minerva_math_counting_and_prob": "counting_and_probability",
-        "minerva_math_geometry": "geometry", "minerva_math_intermediate_algebra": "intermediate_algebra",
-        "minerva_math_num_theory": "number_theory", "minerva_math_prealgebra": "prealgebra",
-        "minerva_math_precalc": "precalculus"}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What we know about a benchmark beyond the harness's configuration."""
-
-    folder: str                          # in the harness's tasks
-    metric: str                          # the headline
-    required: tuple[str, ...]            # keys of a local row
-    shots: int = 0                       # of the published evaluation
-    max_new_tokens: int = 2048
-    generative: bool = True
-    instruction: str | None = None       # what the boxed instruction replaces
-    rules: tuple[str, ...] = ()          # ours, besides the harness's metrics
-    column: str | None = None            # the local row's key that names the subtask
-
-
-FACTS = {
-    "gsm8k": Facts("gsm8k", "exact_match,flexible-extract", ("question", "answer"), instruction="Answer:",
-                   rules=("strict", "flexible", "boxed")),
-    "minerva_math": Facts("minerva_math", "math_verify,none", ("problem", "solution", "type"),
-                          instruction="Solution:", rules=("boxed",), column="type"),
-    "mmlu": Facts("mmlu/default", "acc,none", ("question", "choices", "answer", "subject"), shots=5,
-                  generative=False, column="subject"),
-    "mmlu_generative": Facts("mmlu/generative", "exact_match,get_response",
-                             ("question", "choices", "answer", "subject"), shots=5, max_new_tokens=64,
-                             rules=("choice",), column="subject"),
-    "gpqa_main_n_shot": Facts("gpqa/n_shot", "acc,none", ("Question", "Correct Answer", "Incorrect Answer 1",
-                                                          "Incorrect Answer 2", "Incorrect Answer 3"),
-                              generative=False),
-    "ifeval": Facts("ifeval", "prompt_level_strict_acc,none", ("key", "prompt", "instruction_id_list", "kwargs"),
-                    max_new_tokens=1280),
-}
 
 
 def benchmark(name: str, options: TaskOptions) -> Task:
@@ -258,48 +222,6 @@ def as_json(messages: list[dict[str, str]], **_: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Any:
-    """Without the harness's progress bars (one per subtask: 57 for MMLU)."""
-    with contextlib.redirect_stderr(io.StringIO()):
+    """Without the harness's progress bars (one per subtask: 57 for MMLU) and greetings."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def shuffled_choices(rows: datasets.Dataset) -> datasets.Dataset:
-    """GPQA's four answers in an order that depends on the row's place and nothing else."""
-    rng = random.Random(42)
-    shuffled = []
-    for row in rows.to_list():
-        texts = [clean(row[key]) for key in ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3",
-                                             "Correct Answer")]
-        right = texts[-1]
-        rng.shuffle(texts)
-        shuffled.append({**row, **{f"choice{i}": text for i, text in enumerate(texts, start=1)},
-                         "answer": f"({'ABCD'[texts.index(right)]})"})
-    return datasets.Dataset.from_list(shuffled)
-
-
-def clean(text: str | None) -> str:
-    """An answer's text without the source's markup, as the harness has it."""
-    return " " if text is None else text.strip().replace(" [title]", ". ").replace("  ", " ")
-
-
-def math_score(output: str, target: str) -> Score:
-    r"""What the last \boxed{} holds, equal to the target as the harness compares expressions."""
-    from lm_eval.tasks.minerva_math.utils import is_equiv, normalize_final_answer
-    found = answers.boxed(output)
-    return Score(found, found is not None and is_equiv(normalize_final_answer(found), target))
-
-
-NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
-
-
-def check_sentences(docs: Iterable[dict[str, Any]]) -> None:
-    """Raise ValueError if a row needs nltk's punkt_tab and it isn't there: scoring would fail after the run."""
-    import nltk
-    needy = [doc["key"] for doc in docs if set(doc["instruction_id_list"]) & set(NEED_SENTENCES)]
-    try:
-        nltk.data.find("tokenizers/punkt_tab")
-    except LookupError as error:
-        if needy:
-            raise ValueError(f"task=ifeval: {len(needy)} problems (the first: key {needy[0]}) need nltk's punkt_tab to "
-                             "count sentences; allowed: python -m nltk.downloader punkt_tab on a machine with network "
-                             "and NLTK_DATA pointing there, or data without them") from error

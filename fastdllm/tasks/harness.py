@@ -26,7 +26,8 @@ from fastdllm.decode import RowResult, autoregressive
 from fastdllm.model.lm import LM
 from fastdllm.tasks import answers, likelihood
 from fastdllm.tasks.base import TaskOptions
-from fastdllm.tasks.benchmarks import FACTS, Benchmark
+from fastdllm.tasks.benchmarks import Benchmark
+from fastdllm.tasks.facts import FACTS
 
 log = logging.getLogger(__name__)
 GENERATION = ("until", "max_gen_toks", "do_sample", "temperature", "top_p")     # generation_kwargs that we know
