@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from fastdllm.lab import gridfile, records, runner
 from fastdllm.lab.evaluate import evaluate
@@ -39,9 +38,10 @@ def complete(params: str, apart: bool = False, **changes: object) -> Results:
     to_do = runner.plan(cells, cells)
     if to_do.busy:
         raise RuntimeError(f"{to_do.busy[0].cell.path} is {to_do.busy[0].state}; see {grid.directory}")
-    for cell, _, _ in tqdm(to_do.run, desc=grid.experiment, unit="cell"):
-        evaluate(cell.parameters, cell.directory, experiment=cell.experiment, config=cell.name, author=grid.author,
-                 say=lambda line: None)
+    for cell, _, _ in to_do.run:
+        record = evaluate(cell.parameters, cell.directory, experiment=cell.experiment, config=cell.name,
+                          author=grid.author, say=lambda line: None)
+        print(f"{cell.path}: {record.headline.value:.1%} of {record.n}, {record.tokens_per_second:.0f} tokens/s")
     for source, target in to_do.share:
         runner.share(source, target)
     return Results.of(grid)
