@@ -18,7 +18,7 @@ from fastdllm.lab import files, gridfile, partial, records
 from fastdllm.lab.identity import Today, identity
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from lab_support import synthetic  # noqa: E402  (the tests' synthetic record)
+from lab_support import synthetic
 
 
 def grid_file(directory: Path, cells: int) -> Path:

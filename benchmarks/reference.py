@@ -9,6 +9,8 @@ code with it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -129,7 +131,8 @@ class Loop:
 
     def __init__(self, network: PlainNetwork, prompts: list[list[int]], *, variant: str = "upstream", k: int = 1,
                  subset: str | None = None, threshold: float = 0.9, max_new_tokens: int = 96, stop_token: int = -1,
-                 mask_id: int = 511, pad_id: int = 509, small_block: int = 8, use_block_cache: bool = True):
+                 mask_id: int = 511, pad_id: int = 509, small_block: int = 8, use_block_cache: bool = True,
+                 limits: list[int] | None = None, watch: Callable[[str], AbstractContextManager[None]] | None = None):
         self.network, self.variant, self.k = network, VARIANTS[variant], k
         layers = frozenset(SUBSETS[subset] if subset and k > 1 else ())
         if self.variant.first_from_1_to_11 and subset == "first":
@@ -148,6 +151,9 @@ class Loop:
         self.rows = list(range(len(prompts)))                       # original index of each living row
         self.finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self.generated: list[list[int]] = [[] for _ in prompts]
+        # For random weights, which never stop: row r counts as stopped once limits[r] tokens are there.
+        self.limits = None if limits is None else torch.tensor(limits, device=device)
+        self.watch = watch or (lambda kind: nullcontext())      # around each forward, for timing
 
     @torch.inference_mode()
     def run(self) -> Result:
@@ -169,8 +175,9 @@ class Loop:
         """One forward of all rows, logged; `unmasked` is filled in by `unmask`."""
         self.reuse.begin(kind, len(self.events), step, replace_position)
         store = {"prefill": "prefix", "commit": "prefix", "full": "block"}.get(kind)
-        logits = self.network.forward(tokens, self.caches, store=store, replace_position=replace_position,
-                                      wrap=self.reuse if self.reuse.layers else None)
+        with self.watch(kind):
+            logits = self.network.forward(tokens, self.caches, store=store, replace_position=replace_position,
+                                          wrap=self.reuse if self.reuse.layers else None)
         counts, served = self.reuse.counts, self.reuse.served or (None, None)
         self.events.append(Event(kind, block, small_block, replace_position, None, counts["recompute"],
                                  counts["reuse"], counts["fallback"], counts["disabled"], *served))
@@ -213,6 +220,8 @@ class Loop:
             length = int(self.lengths[row])
             stop = length + int((self.tokens[row, length:end] == self.stop).nonzero()[0])
             self.tokens[row, stop + 1:end] = self.pad
+        if self.limits is not None:
+            self.finished |= end - self.lengths >= self.limits
         if self.finished.all():
             return end
         following = self.forward("commit", self.tokens[:, start:end], block)[:, -1].argmax(-1)
@@ -241,5 +250,7 @@ class Loop:
         stays = ~self.finished
         self.rows = [row for row, stay in zip(self.rows, stays.tolist(), strict=True) if stay]
         self.tokens, self.lengths, self.finished = self.tokens[stays], self.lengths[stays], self.finished[stays]
+        if self.limits is not None:
+            self.limits = self.limits[stays]
         self.caches.keep(stays)
         self.reuse.keep(stays)

@@ -130,8 +130,11 @@ class Graphs:
         """The forward itself: no host decision depends on `data` [rows, columns]. Returns float32, see `run`."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, starts, ends, entries = data[:, -len(FIELDS):].unbind(1)
-        place = Place.of(self.network, self.cache, width, slots, starts, ends, shape.shared)
-        entry = ((slots * self.block + entries)[:, None] + torch.arange(width, device=data.device)).reshape(-1)
+        place = Place(rows, width, slots, starts, ends, shape.shared)
+        self.ops.begin(place)
+        entry = slots
+        if shape.skipped or shape.keep:
+            entry = ((slots * self.block + entries)[:, None] + torch.arange(width, device=data.device)).reshape(-1)
         hidden = self.network.model.embed_tokens(data[:, :width]).view(rows * width, -1)
         skip, keep = dict(shape.skipped), dict(shape.keep)
         ends_keep = {last: first for first, last in keep.items()}

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fastdllm.model import kernels
 from fastdllm.model.cache import Cache
-from fastdllm.model.kernels import Tiling
-from fastdllm.model.network import Network, rotate
+from fastdllm.model.network import Network, RMSNorm
+from fastdllm.model.products import MOST_ROWS, Tiling, Workspace, linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,23 +28,26 @@ class Place:
     slots: Int[Tensor, "R"]
     starts: Int[Tensor, "R"]
     ends: Int[Tensor, "R"]
+    shared: bool                    # rows may share a slot (blocks of one prompt in a prefill)
+
+
+@dataclass(frozen=True, eq=False)
+class Detail:
+    """What the plain operations need besides: rotary tables, cache positions, mask."""
+
     cos: Float[Tensor, "R w d"]
     sin: Float[Tensor, "R w d"]     # first half negated
     flat: Int[Tensor, "Rw"]         # slot * cache length + position
     mask: Tensor                    # [R, 1, 1, P] True where a key may be seen
-    shared: bool                    # rows may share a slot (blocks of one prompt in a prefill)
 
     @classmethod
-    def of(cls, network: Network, cache: Cache, width: int, slots: Tensor, starts: Tensor, ends: Tensor,
-           shared: bool) -> Place:
-        """Work out positions, rotary tables and mask on the device."""
-        offsets = torch.arange(width, device=slots.device)
-        positions = starts[:, None] + offsets
-        keys = torch.arange(cache.positions, device=slots.device)
-        return cls(rows=len(slots), width=width, slots=slots, starts=starts, ends=ends,
-                   cos=network.cos[positions].to(network.dtype), sin=network.sin[positions].to(network.dtype),
-                   flat=(slots[:, None] * cache.positions + positions).reshape(-1),
-                   mask=(keys < ends[:, None])[:, None, None], shared=shared)
+    def of(cls, network: Network, cache: Cache, place: Place) -> Detail:
+        """Work it out on the device."""
+        positions = place.starts[:, None] + torch.arange(place.width, device=place.starts.device)
+        keys = torch.arange(cache.positions, device=place.starts.device)
+        return cls(network.cos[positions].to(network.dtype), network.sin[positions].to(network.dtype),
+                   (place.slots[:, None] * cache.positions + positions).reshape(-1),
+                   (keys < place.ends[:, None])[:, None, None])
 
 
 class TorchOps:
@@ -52,6 +55,11 @@ class TorchOps:
 
     def __init__(self, network: Network, cache: Cache):
         self.network, self.cache = network, cache
+        self.detail: Detail | None = None
+
+    def begin(self, place: Place) -> None:
+        """Before the layers of a forward."""
+        self.detail = Detail.of(self.network, self.cache, place)
 
     def layer(self, index: int, hidden: Float[Tensor, "Rw D"], place: Place) -> Float[Tensor, "Rw D"]:
         """One decoder layer; writes the cache at the rows' positions."""
@@ -67,17 +75,19 @@ class TorchOps:
     def attention(self, index: int, hidden: Tensor, place: Place) -> Tensor:
         """Attention before its output projection, [R*w, D] -> [R*w, heads * d]."""
         attention = self.network.model.layers[index].self_attn
-        rows, width = place.rows, place.width
-        query, key, value = attention.project(hidden.view(rows, width, -1), place.cos[:, :, None],
-                                              place.sin[:, :, None])
+        rows, width, detail = place.rows, place.width, self.detail
+        if detail is None:
+            raise RuntimeError("begin() comes before the layers")
+        query, key, value = attention.project(hidden.view(rows, width, -1), detail.cos[:, :, None],
+                                              detail.sin[:, :, None])
         keys, values = self.cache.keys[index], self.cache.values[index]
         for buffer, new in ((keys, key), (values, value)):
-            buffer.view(-1, *buffer.shape[2:]).index_copy_(0, place.flat, new.reshape(-1, *new.shape[2:]))
+            buffer.view(-1, *buffer.shape[2:]).index_copy_(0, detail.flat, new.reshape(-1, *new.shape[2:]))
         groups = attention.heads // attention.kv_heads
         query = (query.reshape(rows, width, attention.kv_heads, groups, -1).permute(0, 2, 3, 1, 4)
                  .reshape(rows, attention.kv_heads, groups * width, -1))
         out = F.scaled_dot_product_attention(query, keys[place.slots].transpose(1, 2),
-                                             values[place.slots].transpose(1, 2), attn_mask=place.mask)
+                                             values[place.slots].transpose(1, 2), attn_mask=detail.mask)
         return (out.view(rows, attention.kv_heads, groups, width, -1).permute(0, 3, 1, 2, 4)
                 .reshape(rows * width, -1))
 
@@ -89,47 +99,59 @@ class TorchOps:
         return tokens, torch.where(logits.sum(-1).isfinite(), confidence, torch.nan)
 
 
-# How products of few rows are cut, by what they are: found on an H200 with `benchmarks/tune.py`. None: cuBLAS.
-TILINGS: dict[str, Tiling | None] = {
-    "qkv": Tiling(32, 128, splits=1, stages=5),
-    "o": Tiling(32, 128, splits=2, stages=4),
-    "gate_up": Tiling(32, 128, stages=4),
-    "down": Tiling(32, 128, splits=2, stages=5),
+# How products of few rows are cut, for up to 16 and up to 64 rows: found on an H200 with `benchmarks/tune.py`.
+# None: cuBLAS. Splits are for products with few columns only, see `Workspace`.
+TILINGS: dict[str, tuple[Tiling | None, Tiling | None]] = {
+    "qkv": (Tiling(128, 128, 7, 3, 4, True, 4), None),
+    "o": (Tiling(64, 128, 2, 6, 4, True, 4), Tiling(64, 128, 2, 6, 4, True, 4)),
+    "gate_up": (Tiling(32, 128, 1, 3), Tiling(64, 128, 1, 5, 4, True, 4)),
+    "down": (Tiling(64, 128, 2, 6, 4, True, 4), Tiling(64, 128, 2, 6, 4, True, 4)),
+    "head": (Tiling(128, 128, 1, 5, 4, True), Tiling(128, 128, 1, 5, 8, True, 4)),
 }
 
 
 class TritonOps(TorchOps):
     """The same layer in fused kernels where they pay: attention always, products up to 64 tokens."""
 
-    def __init__(self, network: Network, cache: Cache, tilings: dict[str, Tiling | None] | None = None):
+    def __init__(self, network: Network, cache: Cache,
+                 tilings: dict[str, tuple[Tiling | None, Tiling | None]] | None = None):
         super().__init__(network, cache)
         config = network.config
-        self.work = kernels.Workspace(network.device, max(config.hidden_size, 2 * config.intermediate_size))
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self.work = Workspace(network.device, max(config.hidden_size, heads * config.head_dim))
         depth = {"qkv": config.hidden_size, "o": config.num_attention_heads * config.head_dim,
-                 "gate_up": config.hidden_size, "down": config.intermediate_size}
+                 "gate_up": config.hidden_size, "down": config.intermediate_size, "head": config.hidden_size}
         self.packed = heads * config.head_dim
-        chosen = tilings or TILINGS
-        self.tilings = {name: tiling if tiling and depth[name] % (tiling.depth * tiling.splits) == 0 else None
-                        for name, tiling in chosen.items()}
+        self.scratch = kernels.Scratch(network.device, config.num_attention_heads, config.head_dim, cache.positions)
+        self.cos, self.sin = network.cos.to(network.dtype), network.sin.to(network.dtype)
+        self.tilings = {name: tuple(tiling if tiling and depth[name] % (tiling.depth * tiling.splits) == 0 else None
+                                    for tiling in pair) for name, pair in (tilings or TILINGS).items()}
+
+    def tiling(self, name: str, rows: int) -> Tiling | None:
+        """How to cut a product of so many rows; None: by cuBLAS."""
+        return None if rows > MOST_ROWS else self.tilings[name][0 if rows <= 16 else 1]
+
+    def begin(self, place: Place) -> None:
+        if place.shared:
+            super().begin(place)
 
     def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None = None,
                 residual: Tensor | None = None) -> Tensor:
         """x @ weight.T with bias or residual, by the kernel that suits the number of rows."""
-        tiling = self.tilings[name]
-        if tiling is not None and x.shape[0] <= kernels.MOST_ROWS:
-            return kernels.linear(x, weight, tiling, self.work, bias=bias, residual=residual)
+        tiling = self.tiling(name, x.shape[0])
+        if tiling is not None:
+            return linear(x, weight, tiling, self.work, bias=bias, residual=residual)
         out = F.linear(x, weight, bias)
         return out if residual is None else out.add_(residual)
 
     def layer(self, index: int, hidden: Tensor, place: Place) -> Tensor:
         layer = self.network.model.layers[index]
-        mixed = self.attention(index, layer.input_layernorm(hidden), place)
+        mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), place)
         hidden = self.product("o", mixed, layer.self_attn.o_proj.weight, residual=hidden)
-        gate_up, x = layer.mlp.gate_up_proj.weight, layer.post_attention_layernorm(hidden)
-        tiling = self.tilings["gate_up"]
-        if tiling is not None and x.shape[0] <= kernels.MOST_ROWS:
-            x = kernels.linear(x, gate_up, tiling, self.work, gated=True)
+        gate_up, x = layer.mlp.gate_up_proj.weight, self.norm(hidden, layer.post_attention_layernorm)
+        tiling = self.tiling("gate_up", x.shape[0])
+        if tiling is not None:
+            x = linear(x, gate_up, tiling, self.work, gated=True)
         else:
             x = kernels.silu_mul(F.linear(x, gate_up))
         return self.product("down", x, layer.mlp.down_proj.weight, residual=hidden)
@@ -139,9 +161,15 @@ class TritonOps(TorchOps):
             return super().attention(index, hidden, place)
         attention = self.network.model.layers[index].self_attn
         packed = self.product("qkv", hidden, attention.qkv_proj.weight, bias=attention.qkv_proj.bias)
-        return kernels.attend(packed.view(place.rows, place.width, self.packed), place.cos, place.sin,
+        return kernels.attend(packed.view(place.rows, place.width, self.packed), self.cos, self.sin,
                               self.cache.keys[index], self.cache.values[index], place.slots, place.starts, place.ends,
-                              attention.heads)
+                              attention.heads, self.scratch)
 
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.predict(F.linear(self.network.model.norm(hidden), self.network.lm_head.weight))
+        return kernels.predict(self.product("head", self.norm(hidden, self.network.model.norm),
+                                            self.network.lm_head.weight))
+
+    @staticmethod
+    def norm(hidden: Tensor, module: RMSNorm) -> Tensor:
+        """An RMS norm of the network, by the kernel."""
+        return kernels.norm(hidden, module.weight, module.eps)

@@ -1,0 +1,135 @@
+"""Speed on two CPU cores with the embedded checkpoint: `python -m benchmarks.bench_cpu [--out results.json]`.
+
+Our loop against the plain loop of `reference.py`, in one run and alternating, so that a busy machine slows
+both. Every pair of outputs is compared token for token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import fastdllm
+from benchmarks.plain_network import PlainNetwork
+from benchmarks.reference import Loop
+from fastdllm import Decoding
+from fastdllm.decode.generate import build
+from fastdllm.model.lm import LM
+from fastdllm.tasks import get
+
+
+def prompts(lm: LM, count: int) -> list[list[int]]:
+    """Held-out problems of the embedded task, in the chat template."""
+    return [lm.encode(problem.prompt) for problem in get("arithmetic").problems(count)]
+
+
+def plain_run(network: PlainNetwork, lm: LM, ids: list[list[int]], threshold: float, most: int) -> dict[str, Any]:
+    """The plain loop, one prompt after another, with the threads that suit it (the default)."""
+    began, made, nfe, outputs = time.perf_counter(), 0, defaultdict(int), []
+    for prompt in ids:
+        result = Loop(network, [prompt], threshold=threshold, max_new_tokens=most, stop_token=lm.stop_ids[0],
+                      mask_id=lm.mask_id or 0, pad_id=lm.config.pad_token_id or 0).run()
+        tokens = result.generated[0]
+        if lm.stop_ids[0] in tokens:
+            tokens = tokens[:tokens.index(lm.stop_ids[0]) + 1]
+        outputs.append(tokens[:most])
+        made += len(outputs[-1])
+        for kind, number in result.nfe.items():
+            nfe[kind] += number
+    seconds = time.perf_counter() - began
+    return {"tokens": made, "seconds": seconds, "tokens_per_second": made / seconds, "nfe": dict(nfe),
+            "outputs": outputs}
+
+
+def our_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: int) -> dict[str, Any]:
+    """Our loop with continuous batching, `batch` rows at a time."""
+    began = time.perf_counter()
+    out = fastdllm.generate(lm, ids, decoding=Decoding(threshold=threshold, max_new_tokens=most), batch_size=batch)
+    seconds, made = time.perf_counter() - began, sum(map(len, out.tokens))
+    nfe = {kind: sum(row[kind] for row in out.nfe) for kind in out.nfe[0]}
+    return {"tokens": made, "seconds": seconds, "tokens_per_second": made / seconds, "nfe": nfe, "outputs": out.tokens}
+
+
+def anatomy(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: int) -> dict[str, Any]:
+    """Where our time goes: milliseconds by forward kind, and share by operation."""
+    engine, _ = build(lm, ids, Decoding(threshold=threshold, max_new_tokens=most), fastdllm.Reuse(), "fixed", 0,
+                      batch, None)
+    spent: dict[str, list[float]] = defaultdict(list)
+    run = engine.executor.run
+
+    def timed(forwards: Any, plans: Any) -> Any:
+        began = time.perf_counter()
+        found = run(forwards, plans)
+        spent[forwards[0].kind].append((time.perf_counter() - began) * 1e3)
+        return found
+
+    engine.executor.run = timed          # type: ignore[method-assign]
+    began = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        for _ in engine.steps(iter(enumerate(ids))):
+            pass
+    total = (time.perf_counter() - began) * 1e3
+    rows = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in rows)
+    return {"ms_by_kind": {kind: sorted(values)[len(values) // 2] for kind, values in spent.items()},
+            "forwards": {kind: len(values) for kind, values in spent.items()},
+            "loop_share": 1 - sum(map(sum, spent.values())) / total,
+            "operations": {event.key: event.self_cpu_time_total / whole for event in rows[:12]}}
+
+
+def main() -> None:
+    """Compare, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--prompts", type=int, default=24, help="for the plain loop; batches use four times as many")
+    parser.add_argument("--threshold", type=float, default=0.9)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    lm = fastdllm.load("tiny", device="cpu")
+    network = PlainNetwork.load(lm.path)
+    few, many = prompts(lm, options.prompts), prompts(lm, 4 * options.prompts)
+    settings = (options.threshold, options.max_new_tokens)
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(options.repeats):
+        for name, run in (("plain 1", lambda: plain_run(network, lm, few, *settings)),
+                          ("ours 1", lambda: our_run(lm, few, *settings, 1)),
+                          ("ours 16", lambda: our_run(lm, many, *settings, 16)),
+                          ("ours 32", lambda: our_run(lm, many, *settings, 32))):
+            found = run()
+            if name not in best or found["seconds"] < best[name]["seconds"]:
+                best[name] = found
+    base = best["plain 1"]
+    same = sum(a == b for a, b in zip(base["outputs"], best["ours 1"]["outputs"], strict=True))
+    in_batch = {n: sum(a == b for a, b in zip(base["outputs"], best[f"ours {n}"]["outputs"], strict=False))
+                for n in (16, 32)}
+    for name, found in best.items():
+        print(f"{name:8s} {found['tokens_per_second']:8.1f} tokens/s  "
+              f"{found['tokens_per_second'] / base['tokens_per_second']:5.2f}x  {found['nfe']}")
+    print(f"same tokens as the plain loop: {same}/{len(few)} at batch 1, {in_batch} in batches")
+    report = {"date": date.today().isoformat(), "torch": torch.__version__, "python": platform.python_version(),
+              "cores": os.cpu_count(), "threads": torch.get_num_threads(), "machine": platform.machine(),
+              "load": os.getloadavg()[0], "settings": vars(options) | {"out": None},
+              "same_tokens": same, "same_tokens_in_batches": in_batch, "prompts": len(few),
+              "runs": {name: {key: value for key, value in found.items() if key != "outputs"}
+                       for name, found in best.items()},
+              "anatomy": {str(n): anatomy(lm, few, *settings, n) for n in (1, 16)}}
+    for batch, found in report["anatomy"].items():
+        print(f"batch {batch}: ms by kind {found['ms_by_kind']}, loop itself {found['loop_share']:.1%}; " + ", ".join(
+            f"{name.removeprefix('aten::')} {share:.0%}" for name, share in found["operations"].items()))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What a forward must cost: bytes read, floating-point operations and launches, for a card and a shape.
+
+A forward of few tokens is bound by reading the weights, one of many tokens by arithmetic; to either
+comes a fixed time per kernel (ramp up, drain, launch) and, once per step, the host. Three constants
+describe a card and an executor; `benchmarks/bench_gpu.py` measures them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastdllm.model.config import ModelConfig
+
+LAYER_KERNELS = 7           # norm, qkv, attention, o, norm, gate-up, down
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU and what drives it. Times in seconds, rates per second."""
+
+    name: str
+    bandwidth: float             # bytes/s of a large copy, read and written bytes counted
+    flops: float                 # half-precision matrix products
+    kernel_seconds: float        # lost per kernel, whatever it does
+    host_seconds: float          # per step: bookkeeping, launch, one synchronisation
+
+
+H200 = Card("H200, captured graphs", 4.26e12, 700e12, 3.0e-6, 0.2e-3)
+RTX_6000 = Card("Quadro RTX 6000 (Turing, float16)", 0.672e12 * 0.9, 90e12, 3.0e-6, 0.2e-3)
+
+
+def layer_parameters(config: ModelConfig) -> int:
+    """Weights of one layer's products (norms and biases are negligible)."""
+    size, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
+    query = config.num_attention_heads * config.head_dim
+    return size * (query + 2 * kv) + query * size + 3 * size * config.intermediate_size
+
+
+def forward_bytes(config: ModelConfig, layers: int, *, head: bool = True, rows: int = 1, visible: int = 0,
+                  item: int = 2) -> int:
+    """Bytes a forward must read: `layers` layers, the head, and each row's keys and values."""
+    weights = layers * layer_parameters(config) + (config.vocab_size * config.hidden_size if head else 0)
+    cached = 2 * layers * rows * visible * config.num_key_value_heads * config.head_dim
+    return (weights + cached) * item
+
+
+def forward_flops(config: ModelConfig, layers: int, positions: int, read: int) -> float:
+    """Multiply-adds, counted as two, of `positions` tokens in `layers` layers and `read` predictions."""
+    return 2.0 * (layers * layer_parameters(config) * positions + config.vocab_size * config.hidden_size * read)
+
+
+def forward_seconds(card: Card, config: ModelConfig, *, layers: int | None = None, rows: int = 1, width: int = 32,
+                    read: int = 8, visible: int = 288, item: int = 2) -> float:
+    """Predicted time of one forward on the device, without the host."""
+    count = config.num_hidden_layers if layers is None else layers
+    moved = forward_bytes(config, count, head=read > 0, rows=rows, visible=visible, item=item) / card.bandwidth
+    counted = forward_flops(config, count, rows * width, rows * read) / card.flops
+    return max(moved, counted) + card.kernel_seconds * (LAYER_KERNELS * count + 8)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Forwards of a run by kind; `reused` of the full and small ones skip layers or, under replay, do not run."""
+
+    full: float
+    small: float
+    commit: float
+    reused_full: float = 0.0
+    reused_small: float = 0.0
+
+    @property
+    def steps(self) -> float:
+        return self.full + self.small
+
+
+def run_seconds(card: Card, config: ModelConfig, mix: Mix, *, skipped: int = 12, replay: bool = False,
+                visible: int = 288) -> float:
+    """Predicted time of a run at batch 1; `skipped` layers do not run in reused forwards (none, under replay)."""
+    def cost(width: int, layers: int | None = None) -> float:
+        return forward_seconds(card, config, layers=layers, width=width, visible=visible) + card.host_seconds
+    left = config.num_hidden_layers - skipped
+    whole = ((mix.full - mix.reused_full) * cost(32) + (mix.small - mix.reused_small) * cost(8)
+             + mix.commit * cost(32))
+    if replay:
+        return whole + (mix.reused_full + mix.reused_small) * 0.05e-3      # bookkeeping only
+    return whole + mix.reused_full * cost(32, left) + mix.reused_small * cost(8, left)
+
+
+def ceiling(config: ModelConfig, reused_share: float, skipped: int = 12) -> float:
+    """Largest speed-up that reuse can give if only bytes count and `reused_share` of the forwards reuse."""
+    whole = forward_bytes(config, config.num_hidden_layers)
+    part = forward_bytes(config, config.num_hidden_layers - skipped)
+    return 1.0 / (1.0 - reused_share * (1.0 - part / whole))
+
+
+def memory_bytes(config: ModelConfig, slots: int, positions: int, *, graphs: int = 0, stored_runs: int = 0,
+                 block: int = 32, item: int = 2) -> int:
+    """Weights (with embedding), caches of `slots` rows, stored outputs, rotary tables, and about 8 MB a graph."""
+    weights = config.num_hidden_layers * layer_parameters(config) + (
+        1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size
+    caches = 2 * config.num_hidden_layers * slots * positions * config.num_key_value_heads * config.head_dim
+    stored = stored_runs * slots * block * config.hidden_size
+    tables = 2 * config.max_position_embeddings * config.head_dim * (4 + item) // item
+    return (weights + caches + stored + tables) * item + graphs * 8_000_000

@@ -1,0 +1,173 @@
+"""The fast executor gives the steps of the eager one: uncaptured here, captured and with kernels on a GPU."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastdllm
+from fastdllm import Decoding, Reuse
+from fastdllm.decode.fast import runs
+from fastdllm.decode.generate import build
+from fastdllm.decode.loop import Engine
+from fastdllm.decode.policies import BUILT_IN
+from fastdllm.decode.revisions import get
+from fastdllm.model import kernels
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.graphs import buckets
+from fastdllm.model.lm import LM
+from fastdllm.model.network import Network, rotate
+from fastdllm.model.products import Tiling, Workspace, linear
+
+GOLDEN = Path(__file__).parent / "golden"
+DECODING = Decoding(threshold=0.6, max_new_tokens=40, stop_ids=(510,), mask_id=511)
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+REUSES = [Reuse(), Reuse(k=2, layers="middle"), Reuse(k=3, layers="0,3-5,27", policy="residual"),
+          Reuse(k=2, layers="last", policy="replay"), Reuse(k=2, layers="middle", full_forwards=True),
+          Reuse(k=3, layers="first", policy="replay", full_forwards=True)]
+
+
+def prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
+    draw = random.Random(seed)
+    return [[draw.randrange(500) for _ in range(length)] for length in lengths]
+
+
+def decode(lm: LM, executor: str, ids: list[list[int]], reuse: Reuse, revision: str, batch: int,
+           decoding: Decoding = DECODING):
+    """All steps, and each row's tokens, NFE and decisions."""
+    plan, _ = build(lm, ids, decoding, reuse, revision, 0, batch, None)
+    engine = Engine(lm, plan.rules, decoding, reuse, len(plan.slots), 160, executor=executor)
+    steps = [(s.row, s.kind, s.block, s.tokens, s.unmasked) for s in engine.steps(iter(enumerate(ids)))]
+    return steps, {row.index: (row.generated, row.nfe, row.decisions) for row in engine.finished}
+
+
+@pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
+@pytest.mark.parametrize(("revision", "batch"), [("fixed", 3), ("6c8822f", 1)])
+def test_fast_equals_eager(reuse: Reuse, revision: str, batch: int):
+    """Step for step, in float32, rows of unequal length, idle rows in the bucket."""
+    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5, 64, 40, 33))
+    assert decode(lm, "fast", ids, reuse, revision, batch) == decode(lm, "eager", ids, reuse, revision, batch)
+
+
+@pytest.mark.parametrize(("reuse", "revision", "word"), [
+    (Reuse(k=2, layers="last", policy="token"), "fixed", "policy token"),
+    (Reuse(k=2, layers="last"), "8e18baac", "8e18baac"), (Reuse(k=2, layers="last"), "6d2a9a8", "6d2a9a8")])
+def test_fast_names_what_it_cannot_do(reuse: Reuse, revision: str, word: str):
+    with pytest.raises(ValueError, match=f"executor='fast': .*{word}.*allowed: executor='eager'"):
+        decode(fastdllm.load(GOLDEN, device="cpu"), "fast", prompts((5,)), reuse, revision, 1)
+
+
+def test_unknown_executor_is_refused():
+    with pytest.raises(ValueError, match="executor='quick'; allowed: auto, eager, fast"):
+        decode(fastdllm.load(GOLDEN, device="cpu"), "quick", prompts((5,)), Reuse(), "fixed", 1)
+
+
+def test_runs_and_buckets():
+    assert runs((0, 3, 4, 5, 27)) == ((0, 0), (3, 5), (27, 27))
+    assert buckets(32)[:4] == [1, 2, 3, 4] and buckets(32)[-1] == 32 and buckets(1) == [1]
+    assert all(b <= 1.5 * a for a, b in zip(buckets(32)[1:], buckets(32)[2:], strict=False))
+    assert "replay" in BUILT_IN and get("fixed").on_full_block == "refresh"
+
+
+def random_lm(dtype: torch.dtype, **sizes: int) -> LM:
+    """A network of head size 64 on the GPU; the mask is never predicted."""
+    values = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=28, num_attention_heads=4,
+                  num_key_value_heads=2, vocab_size=512, max_position_embeddings=1024) | sizes
+    torch.manual_seed(0)
+    network = Network(ModelConfig(**values)).to("cuda", dtype).requires_grad_(False).eval()
+    network.reset_tables()
+    with torch.no_grad():
+        network.lm_head.weight.mul_(4)[511] = 0
+    return LM("random", GOLDEN, network, None, 511, ())
+
+
+@gpu
+@pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
+def test_captured_equals_eager_in_float32(reuse: Reuse):
+    lm, ids = random_lm(torch.float32), prompts((5, 64, 40, 33, 96, 70))
+    assert decode(lm, "fast", ids, reuse, "fixed", 4) == decode(lm, "eager", ids, reuse, "fixed", 4)
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_captured_confidence_is_close_in_half_precision(dtype: torch.dtype):
+    """One token a step, until the tokens part: the first confidences agree to rounding."""
+    lm, ids = random_lm(dtype), prompts((70,))
+    first = []
+    for executor in ("fast", "eager"):
+        engine, _ = build(lm, ids, DECODING, Reuse(), "fixed", 0, 1, None)
+        engine = Engine(lm, engine.rules, DECODING, Reuse(), 1, 160, executor=executor)
+        first.append(next(s for s in engine.steps(iter(enumerate(ids))) if s.kind == "full"))
+    a, b = (torch.tensor(step.confidence).nan_to_num(0) for step in first)
+    assert torch.allclose(a, b, rtol=0.1, atol=2e-3)
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 8, 24, 64])
+@pytest.mark.parametrize("tiling", [Tiling(64, 128), Tiling(32, 64, 4, swap=True),
+                                    Tiling(128, 64, 2, 3, 8, prefetch=4), Tiling(64, 64, swap=True, prefetch=2)])
+def test_linear_kernel(dtype: torch.dtype, rows: int, tiling: Tiling):
+    x, w, r = (torch.randn(*shape, device="cuda").to(dtype) for shape in ((rows, 512), (256, 512), (rows, 256)))
+    work, bias = Workspace(x.device, 256), torch.randn(256, device="cuda").to(dtype)
+    for _ in range(2):      # the counters must be back at zero
+        close(linear(x, w, tiling, work, bias=bias), F.linear(x.float(), w.float(), bias.float()))
+        close(linear(x, w, tiling, work, residual=r), F.linear(x.float(), w.float()) + r.float())
+    if tiling.splits == 1:
+        gate, up = F.linear(x.float(), w.float()).chunk(2, -1)
+        close(linear(x, w, tiling, work, gated=True), F.silu(gate) * up)
+        packed = F.linear(x, w)
+        close(kernels.silu_mul(packed), F.silu(packed[:, :128].float()) * packed[:, 128:].float())
+
+
+@gpu
+@pytest.mark.parametrize(("width", "starts", "size"), [(8, (72, 40), 128), (32, (64, 32), 64)])
+@pytest.mark.parametrize("split", [True, False])
+def test_attention_kernel(width: int, starts: tuple[int, int], size: int, split: bool, monkeypatch):
+    heads, kv, ends, slots = 4, 2, torch.tensor([96, 64], device="cuda"), torch.tensor([2, 0], device="cuda")
+    keys, values = (torch.randn(3, 160, kv, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    qkv = torch.randn(2, width, (heads + 2 * kv) * size, device="cuda", dtype=torch.bfloat16)
+    network = random_lm(torch.bfloat16, hidden_size=heads * size).network
+    cos, sin = network.cos.bfloat16(), network.sin.bfloat16()
+    want_keys, want_values = keys.clone(), values.clone()
+    monkeypatch.setattr(kernels, "SPLIT_PROGRAMS", 256 if split else 0)
+    scratch = kernels.Scratch(keys.device, heads, size, 160)
+    place = torch.stack([slots, torch.tensor(starts, device="cuda"), ends], 1)      # strided, as the graphs pass it
+    for _ in range(2):      # the counters must be back at zero
+        out = kernels.attend(qkv, cos, sin, keys, values, *place.unbind(1), heads, scratch)
+    split = qkv.view(2, width, heads + 2 * kv, size)
+    where = torch.tensor(starts, device="cuda")[:, None] + torch.arange(width, device="cuda")
+    turned = rotate(split[:, :, :heads + kv].float(), cos[where, None].float(), sin[where, None].float()).bfloat16()
+    for row, (slot, start, end) in enumerate(zip(slots.tolist(), starts, ends.tolist(), strict=True)):
+        want_keys[slot, start:start + width] = turned[row, :, heads:]
+        want_values[slot, start:start + width] = split[row, :, heads + kv:]
+        want = F.scaled_dot_product_attention(
+            turned[row, :, :heads].float().transpose(0, 1), want_keys[slot, :end].float().transpose(0, 1),
+            want_values[slot, :end].float().transpose(0, 1), enable_gqa=True)
+        close(out.view(2, width, -1)[row], want.transpose(0, 1).reshape(width, -1))
+    close(keys, want_keys.float())
+    assert torch.equal(values, want_values)
+
+
+@gpu
+def test_norm_kernel():
+    x, weight = (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) for shape in ((5, 3584), (3584,)))
+    close(kernels.norm(x, weight, 1e-6), F.rms_norm(x.float(), (3584,), weight.float(), 1e-6))
+
+
+@gpu
+def test_predict_kernel():
+    logits = torch.randn(4, 10007, device="cuda", dtype=torch.bfloat16)
+    logits[2, 77] = logits[2, 9000] = 9
+    tokens, confidence = kernels.predict(logits)
+    want = logits.float().softmax(-1)
+    assert tokens.tolist() == want.argmax(-1).tolist() and tokens[2] == 77
+    assert torch.allclose(confidence, want.max(-1).values, rtol=1e-4)
+    logits[1, 3], logits[3, 9] = float("nan"), float("inf")
+    assert kernels.predict(logits)[1].isnan().tolist() == [False, True, False, True]
+
+
+def close(ours: torch.Tensor, want: torch.Tensor) -> None:
+    assert ((ours.float() - want).norm() / want.norm()).item() < 1e-2
