@@ -29,6 +29,7 @@ def site(finished):
         leak = leaking(finished)
         yield gallery.build()
         shutil.rmtree(finished / "executed" / "gallery")
+        (finished / "executed" / "gallery.zip").unlink(missing_ok=True)
         shutil.rmtree(leak.parents[1])
 
 
@@ -146,6 +147,7 @@ def test_widgets_show_their_last_state(site, driver):
     open_page(driver, page)
     slider = WebDriverWait(driver, 60).until(lambda found: found.find_element(By.CSS_SELECTOR, ".widget-slider"))
     assert "steps" in slider.text
+    assert len(driver.find_elements(By.CSS_SELECTOR, ".widget-slider")) == 1
     assert WebDriverWait(driver, 60).until(lambda found: found.find_element(By.ID, "word")).text == "alive"
     errors = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []

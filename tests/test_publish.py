@@ -100,7 +100,9 @@ def test_a_node_keeps_its_pseudonym(tmp_path):
     ("PATH=/usr/bin:/usr/local/bin", "PATH=…/bin:…/bin"), ("file:///home/other/x.png", "…/x.png"),
     ("by jdoe on gpu07", "by <user> on NODE"), ("text/html </div>", "text/html </div>"),
     ("data:image/jpeg;base64,/9j/4AAQ/abc/d==", "data:image/jpeg;base64,/9j/4AAQ/abc/d=="),
-    ("hf_abcdefghijklmnopqrstuvwx", "<secret>"), ("key=hunter2hunter2", "key=<secret>")])
+    ("hf_abcdefghijklmnopqrstuvwx", "<secret>"), ("key=hunter2hunter2", "key=<secret>"),
+    ("{'SOME_PASSWORD': 'unknown-form', 'B': 1}", "{'SOME_PASSWORD': '<secret>', 'B': 1}"),
+    ("export MY_API_KEY=x0123456789", "export MY_API_KEY=<secret>"), ("tokens: 1234567", "tokens: 1234567")])
 def test_redaction_of_text(before, after):
     redactor = redact.build(b"key", ["gpu07"], ["jdoe", "root"], Path("/home/jdoe/proj"), ["/home/jdoe"],
                             ["hunter2hunter2"])

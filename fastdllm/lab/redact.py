@@ -31,7 +31,10 @@ NOBODY = {"root", "user", "runner", "ubuntu", "debian", "jovyan", "localhost", "
 SECRET = "<secret>"
 TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|"
                     r"sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})")
-SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
+# The value of a variable with a telling name, as a print of the environment or a shell line shows it.
+TELLING = "TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
+ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*(?:{TELLING})[A-Z0-9_]*['\"]?\s*[:=]\s*['\"]?)(?![\d.]+\b)[^\s'\",;}}<>]{{6,}}")
+SECRET_NAMES = re.compile(TELLING, re.IGNORECASE)
 # An absolute path; the character before it tells it from a URL, a fraction or a closing tag.
 BEFORE, PART = r"(?<![\w./<+~\\-])(?<!base64,)(?:file://)?/", r"[\w.@+~-]"
 PATH = re.compile(rf"{BEFORE}(?:{PART}+/)+{PART}*")
@@ -61,7 +64,7 @@ class Redactor:
         """Text that people or programs wrote: secrets, known names and places go, other slashes stay."""
         for token in self.tokens:
             text = text.replace(token, SECRET)
-        text = TOKENS.sub(SECRET, text)
+        text = ASSIGNED.sub(rf"\g<1>{SECRET}", TOKENS.sub(SECRET, text))
         if self.project is not None:
             text = self.project.sub(".", text)
         for place in (*self.places, PLACES):

@@ -40,9 +40,8 @@ class Writer:
         body, foreign = FOREIGN.subn("", body)
         if foreign:
             self.notes.append(f"{title}: {foreign} scripts or styles of other hosts were left out")
-        states = notebook["metadata"].get("widgets", {}).get(STATE)
-        widgets = json.dumps(states).replace("</", "<\\/") if states else ""
-        self.widgets |= bool(widgets)
+        widgets = bool(notebook["metadata"].get("widgets", {}).get(STATE))     # the exporter writes the states
+        self.widgets |= widgets
         return self.templates.get_template("page.html.j2").render(
             title=title, body=body, up=up, notebook=download, record=record, facts=list(facts), widgets=widgets)
 

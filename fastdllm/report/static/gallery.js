@@ -42,7 +42,7 @@ function filter() {
 
 table.tHead.querySelectorAll("button").forEach((button) =>
   button.addEventListener("click", () => sort(button.closest("th").cellIndex)));
-filters.forEach((field) => field.addEventListener("input", filter));
+filters.forEach((field) => ["input", "change"].forEach((event) => field.addEventListener(event, filter)));
 document.getElementById("clear").addEventListener("click", () => {
   filters.forEach((field) => { field.value = ""; });
   filter();
