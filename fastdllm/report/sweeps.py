@@ -171,10 +171,11 @@ def batch_figure(table: pd.DataFrame) -> Figure:
     axes[0].legend(frameon=False)
     axes[1].plot(sizes, table["latency"], color=BLUE, marker="o", label="mean")
     axes[1].plot(sizes, table["latency_95"], color=ORANGE, marker="s", label="95th percentile")
-    axes[1].set(ylabel="seconds per answer", ylim=(0, None))
+    axes[1].set(ylabel="seconds per answer", ylim=(0, 1.2 * table["latency_95"].max()))
     axes[1].legend(frameon=False)
     axes[2].plot(sizes, table["memory"] / 1e6, color=BLUE, marker="o")
-    axes[2].set(ylabel=f"peak memory, MB ({table['memory_of'].iloc[0] or 'not measured'})", ylim=(0, None))
+    axes[2].set(ylabel=f"peak memory, MB ({table['memory_of'].iloc[0] or 'not measured'})")
+    axes[2].set_ylim(0, 1.2 * np.nanmax([1.0, *table["memory"] / 1e6]))
     for each in axes:
         each.set_xscale("log", base=2)
         each.set_xticks(sizes, [f"{size}" for size in sizes])
