@@ -91,12 +91,8 @@ def jobs(ids: Iterable[int]) -> dict[tuple[int, int | None], Job]:
 
 def names(ids: Iterable[int]) -> dict[int, str]:
     """The names of jobs that are still in the queue."""
-    known = {}
-    for job in sorted(set(ids)):
-        for line in _squeue(job, "%F|%j"):
-            number, name = line.split("|", 1)
-            known[int(number)] = name
-    return known
+    lines = [line.split("|", 1) for line in _squeue(sorted(set(ids)), "%F|%j")]
+    return {int(number): name for number, name in lines}
 
 
 def cancel(ids: Iterable[str]) -> None:
@@ -105,21 +101,22 @@ def cancel(ids: Iterable[str]) -> None:
         ask("scancel", *chosen)
 
 
-def _squeue(job: int, form: str) -> list[str]:
+def _squeue(ids: list[int], form: str) -> list[str]:
+    if not ids:
+        return []
     try:
-        return ask("squeue", "--noheader", "--array", f"--jobs={job}", "-o", form).splitlines()
+        return ask("squeue", "--noheader", "--array", f"--jobs={','.join(map(str, ids))}", "-o", form).splitlines()
     except SlurmError as error:
-        if "Invalid job id" in str(error):      # it has left the queue
+        if "Invalid job id" in str(error):      # all have left the queue
             return []
         raise
 
 
 def _queued(ids: list[int]) -> list[Job]:
     found = []
-    for job in ids:
-        for line in _squeue(job, "%F|%K|%T|%N|%M|%r"):
-            number, task, state, node, elapsed, reason = line.split("|", 5)
-            found.append(Job(int(number), _index(task), state, node, elapsed, "" if reason == "None" else reason))
+    for line in _squeue(ids, "%F|%K|%T|%N|%M|%r"):
+        number, task, state, node, elapsed, reason = line.split("|", 5)
+        found.append(Job(int(number), _index(task), state, node, elapsed, "" if reason == "None" else reason))
     return found
 
 

@@ -137,18 +137,11 @@ def submissions(directory: Path) -> list[Submission]:
 
 def cell_jobs(directory: Path) -> dict[str, slurm.Job]:
     """The latest Slurm task of every cell that was submitted, by the cell's path; forgotten jobs are left out."""
-    notes = submissions(directory)
-    known = slurm.jobs(note.job for note in notes)
-    found = {}
-    for note in notes:
-        for index, cells in enumerate(note.tasks):
-            job = known.get((note.job, index)) or known.get((note.job, None))
-            for cell in cells:
-                if job is not None:
-                    found[cell] = job
-                else:
-                    found.pop(cell, None)
-    return found
+    latest = {cell: (note.job, index) for note in submissions(directory)
+              for index, cells in enumerate(note.tasks) for cell in cells}
+    known = slurm.jobs(job for job, _ in latest.values())
+    found = {cell: known.get((job, index)) or known.get((job, None)) for cell, (job, index) in latest.items()}
+    return {cell: job for cell, job in found.items() if job is not None}
 
 
 def cancel(directory: Path, cells: set[str] | None = None) -> list[str]:
