@@ -7,13 +7,18 @@ import time
 
 import pytest
 
-from fastdllm.tasks.arithmetic import LARGEST, generate, held_out
+from fastdllm.tasks.arithmetic import generate, held_out
+from fastdllm.tasks.drafting import LARGEST
 from fastdllm.tasks.wordings import ANSWER, DAYS, NAMES, QUESTION, THINGS
 
 FIRST = ('test-0-00000',
-         'At 70 dollars each, Emma buys 4 shells. At 13 dollars each, Emma buys 7 pens. Sending'
-         ' costs 363 dollars more. Emma pays with 750 dollars. What is the change?', '16')
-SECOND = 'Ben has 202+12=214 stones.\nThat makes 5+214=219 stones.\nNow Ben has 219*2=438 stones.\n#### 438'
+         'We know that Emma has 80 eggs. Zoe has 27 more than Emma. Max has 8 times as many as '
+         'Emma. With 15 more than Max, Leo comes next. How many does Leo own?', '655')
+SECOND = ('To Ava from Ben: 3+59=62.\n'
+          'To Max from Ava: 4+62=66.\n'
+          'For Ben and Ava: 62+59=121.\n'
+          'Add Max: 66+121=187.\n'
+          '#### 187')
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 
 
@@ -73,8 +78,16 @@ def test_there_are_thousands_of_templates(splits):
     assert len({re.sub(r"\d+", "#", problem.question) for problem in splits["train"]}) > 2900
     assert len({problem.target for problem in splits["train"]}) > 500
     assert all(any(template in line for problem in splits["train"] for line in problem.answer.split("\n"))
-               for template in ("Together ", "It takes ", "The gap is ", "Now "))
+               for template in ("From ", "To ", "It takes ", "Now ", "And "))
     assert all(template.count("{e}") == 1 for ways in ANSWER.values() for template in ways)
+
+
+def test_families_and_steps(splits):
+    compared = generate("train", 300, 0, ("compare",))
+    assert all(re.search(r"(From|To) [A-Z][a-z]+ (to|from) [A-Z][a-z]+: ", problem.answer) for problem in compared)
+    assert not {problem.question for problem in compared} & {problem.question for problem in splits["test"]}
+    steps = [problem.answer.count("\n") for problem in splits["train"]]
+    assert all(steps.count(number) > 0.1 * len(steps) for number in (2, 3, 4, 5))
 
 
 def test_the_order_of_operands_varies(splits):
@@ -105,7 +118,8 @@ def test_it_is_fast():
     assert 2000 / (time.process_time() - began) > 2500  # twice that and more on an idle core
 
 
-@pytest.mark.parametrize(("arguments", "named"), [(("dev", 1), "split: 'dev'"), (("train", -1), "n: -1")])
+@pytest.mark.parametrize(("arguments", "named"), [(("dev", 1), "split: 'dev'"), (("train", -1), "n: -1"),
+                                                  (("train", 1, 0, ("chain", "age")), "families: \\['age'\\]")])
 def test_wrong_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         generate(*arguments)

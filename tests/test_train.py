@@ -192,7 +192,7 @@ def test_learning_rate():
     phase = Phase("x", "next_token", steps=110, batch_size=1, peak_rate=2.0, final_rate=0.5, warmup_steps=10)
     assert phase.rate(0) == pytest.approx(0.2) and phase.rate(9) == pytest.approx(2.0) == phase.rate(10)
     assert phase.rate(60) == pytest.approx(1.25) and 0.5 < phase.rate(109) < 0.51
-    with pytest.raises(ValueError, match="Phase.objective='mlm'; allowed: next_token, block_diffusion"):
+    with pytest.raises(ValueError, match=r"Phase\.objective='mlm'; allowed: next_token, block_diffusion"):
         dataclasses.replace(phase, objective="mlm")
 
 
@@ -218,6 +218,10 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
                        once["weights.model.layers.1.mlp.down_proj.weight"].bfloat16())
     config = json.loads((tmp_path / "parts" / "out" / "config.json").read_text())
     assert config["bd_size"] == 32 and config["architectures"] == ["Fast_dLLM_QwenForCausalLM"]
+    continued = dataclasses.replace(SMOKE, start=str(tmp_path / "whole" / "out"))
+    train(continued, call(tmp_path / "continued", max_steps=1))
+    started = load_file(tmp_path / "continued" / "out" / "model.safetensors")
+    assert (started["lm_head.weight"] - weights["lm_head.weight"]).abs().max() < 0.01   # one small step away
     other = dataclasses.replace(SMOKE, seed=1)
     with pytest.raises(ValueError, match="another recipe"):
         train(other, call(tmp_path / "parts"))

@@ -56,6 +56,11 @@ QUESTION: dict[str, Wordings] = {
         ("What number of {x} are left with {n} in the end?", "Count the {x} of {n} in the end."),
     ),
     # compare: several people's things
+    "first": Wordings(
+        ("At first {n} has {a} {x}.", "There are {a} {x} in the bag of {n}.", "In the morning {n} has {a} {x}.",
+         "We know that {n} has {a} {x}.", "Say that {n} owns {a} {x}."),
+        ("At first there are {a} {x} in the bag of {n}.", "We know that {n} owns {a} {x}."),
+    ),
     "more": Wordings(
         ("{n} has {b} more than {m}.", "{n} has {b} more {x} than {m}.", "{n} owns {b} {x} more than {m} has.",
          "With {b} more than {m}, {n} comes next.", "To {m}'s {x}, add {b} for {n}."),
@@ -130,12 +135,14 @@ QUESTION: dict[str, Wordings] = {
         ("On {d} {n} works {b} hours and makes {a} {x} per hour.", "At {a} {x} an hour, {n} works {b} hours on {d}."),
     ),
     "goal": Wordings(
-        ("{n} needs {a} {x}.", "{n} wants to make {a} {x}.", "{n} must make {a} {x}.", "A shop orders {a} {x} from {n}.",
+        ("{n} needs {a} {x}.", "{n} wants to make {a} {x}.", "{n} must make {a} {x}.",
+         "A shop orders {a} {x} from {n}.",
          "The goal of {n} is {a} {x}."),
         ("A shop wants {a} {x} from {n}.", "The goal is to make {a} {x} for {n}."),
     ),
     "ready": Wordings(
-        ("{b} are ready.", "{n} has {b} ready.", "{b} {x} are done.", "Of these, {b} are made.", "{n} finds {b} of them."),
+        ("{b} are ready.", "{n} has {b} ready.", "{b} {x} are done.", "Of these, {b} are made.",
+         "{n} finds {b} of them."),
         ("Of these, {n} has {b} ready.", "{b} {x} are made."),
     ),
     "ask_hours": Wordings(
@@ -151,7 +158,8 @@ QUESTION: dict[str, Wordings] = {
     ),
     # box: packed things
     "boxes": Wordings(
-        ("There are {a} boxes with {b} {x} each.", "{n} has {a} boxes of {b} {x}.", "{n} fills {a} boxes with {b} {x} each.",
+        ("There are {a} boxes with {b} {x} each.", "{n} has {a} boxes of {b} {x}.",
+         "{n} fills {a} boxes with {b} {x} each.",
          "Each of {a} boxes holds {b} {x}.", "A shop gets {a} boxes with {b} {x} in each."),
         ("{n} gets {a} boxes with {b} {x} in each.", "There are {a} boxes. Each holds {b} {x}."),
     ),
@@ -184,7 +192,8 @@ QUESTION: dict[str, Wordings] = {
         ("Each bag costs {b} dollars. What do they all cost?", "{n} sells each bag for {b} dollars. How much is it?",
          "How many dollars does {n} get at {b} dollars a bag?", "What are all bags worth at {b} dollars each?",
          "A bag brings {b} dollars. How much is that in all?"),
-        ("Each bag brings {b} dollars. What are they all worth?", "At {b} dollars a bag, how many dollars is it in all?"),
+        ("Each bag brings {b} dollars. What are they all worth?",
+         "At {b} dollars a bag, how many dollars is it in all?"),
     ),
 }
 
@@ -193,10 +202,11 @@ QUESTION: dict[str, Wordings] = {
 ANSWER: dict[str, tuple[str, ...]] = {
     "own": ("{n} has {e} {x}.", "Now {n} has {e} {x}.", "That makes {e} {x}."),
     "short": ("{e}.", "So {e}.", "Then {e}."),
-    "person": ("{n} has {e} {x}.", "For {n}: {e} {x}."),
-    "person_short": ("{n} has {e}.", "{n}: {e}."),
+    "person": ("From {m} to {n}: {e} {x}.", "To {n} from {m}: {e} {x}."),
+    "person_short": ("From {m} to {n}: {e}.", "To {n} from {m}: {e}."),
     "sum": ("Together {e}.", "In all {e}."),
-    "gap": ("The gap is {e}.", "That is {e} more."),
+    "sum_two": ("For {n} and {m}: {e}.", "With {m} and {n}: {e}."),
+    "sum_next": ("Add {n}: {e}.", "And {n}: {e}."),
     "cost": ("The {x} cost {e} dollars.", "{n} pays {e} dollars for {x}."),
     "cost_short": ("{x}: {e}.", "{e} for {x}."),
     "money": ("That is {e} dollars.", "So {e} dollars."),

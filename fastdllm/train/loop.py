@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from fastdllm.model.checkpoint import save
+from fastdllm.model.checkpoint import load_network, save
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.network import Network
 from fastdllm.train.data import StepBatches, batches, task_tokenizer
@@ -85,9 +85,13 @@ def train(recipe: Recipe, call: Call) -> Progress:
         tokenizer = load_tokenizer(call.state)
         call.say(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
     else:
-        initialise(network, recipe.seed)
         progress, moments = Progress(), {}
-        tokenizer = task_tokenizer(recipe)
+        if recipe.start:
+            network.load_state_dict(load_network(recipe.start, call.device, torch.float32).state_dict())
+            tokenizer = load_tokenizer(Path(recipe.start))
+        else:
+            initialise(network, recipe.seed)
+            tokenizer = task_tokenizer(recipe)
         call.state.mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, call.state)
     network.train()

@@ -64,8 +64,10 @@ def draw_masks(recipe: Recipe, encoded: Encoded, rng: np.random.Generator) -> tu
         NDArray[np.bool_], NDArray[np.float32]]:
     """Which tokens each view hides, [n, 2, T], and the loss weight of each, the same shape.
 
-    Half of the rows get the paper's noise: a ratio per block, view 1 hiding exactly what view 0 shows. The others
+    A part of the rows gets the paper's noise: a ratio per block, view 1 hiding exactly what view 0 shows. The others
     are noised as decoding sees a block: small blocks to the left clean, one partly masked, those to the right masked.
+    In half of these blocks the partly masked one is known up to some place and masked from there on, as if it were
+    written from left to right: what next-token training has taught applies there as it is, and is not unlearned.
     """
     rows, window = encoded.tokens.shape
     block, small = recipe.block, recipe.small_block
@@ -88,9 +90,12 @@ def draw_masks(recipe: Recipe, encoded: Encoded, rng: np.random.Generator) -> tu
                    for edge in (encoded.prompts, encoded.lengths - 1))                      # [n, 1, T/B]
     chosen = first + (rng.random((rows, VIEWS, blocks)) * (last + 1 - first)).astype(int)
     current, ratio = per_block(chosen), per_block(1.25 * rng.random((rows, VIEWS, blocks)))
-    decoding = maskable & ((inside > current) | ((inside == current) & (draw < ratio)))
+    known = per_block((rng.random((rows, VIEWS, blocks)) * small).astype(int))
+    from_left = per_block(rng.random((rows, VIEWS, blocks)) < 0.5)
+    partly = np.where(from_left, place % small >= known, draw < ratio)
+    decoding = maskable & ((inside > current) | ((inside == current) & partly))
 
-    as_paper = (rng.random((rows, 1, 1)) < 0.5)
+    as_paper = rng.random((rows, 1, 1)) < recipe.paper_share
     hidden = np.where(as_paper, paper, decoding)
     weights = np.where(~as_paper & (inside > current), recipe.right_weight, 1.0)
     weights = weights * np.where(place >= encoded.lengths[:, None, None], recipe.padding_weight, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 OBJECTIVES = ("next_token", "block_diffusion")
@@ -48,10 +48,12 @@ class Recipe:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    prompt_weight: float = 0.1   # loss weight of prompt tokens, next-token phase only
+    prompt_weight: float = 0.2   # loss weight of prompt tokens, next-token phase only
+    paper_share: float = 0.4     # of the rows with the paper's noise; the others are noised as decoding sees them
     right_weight: float = 0.3    # of masked tokens right of the small block being decoded
     padding_weight: float = 0.1  # of padding between the stop token and the end of its block
     tokenizer_problems: int = 20_000
+    start: str = ""  # checkpoint directory whose weights and tokenizer the run starts from; empty: random weights
 
     def __post_init__(self) -> None:
         block = self.geometry["bd_size"]
@@ -82,11 +84,17 @@ TINY_GEOMETRY: dict[str, Any] = {
 TINY = Recipe(
     geometry=TINY_GEOMETRY,
     phases=(
-        Phase("pretrain", "next_token", steps=3800, batch_size=1024, peak_rate=2e-3, final_rate=2e-4, warmup_steps=200),
-        Phase("diffusion", "block_diffusion", steps=7500, batch_size=512, peak_rate=1.5e-3, final_rate=0.0,
-              warmup_steps=100),
+        Phase("pretrain", "next_token", steps=1000, batch_size=1024, peak_rate=2e-3, final_rate=3e-4, warmup_steps=200),
+        Phase("diffusion", "block_diffusion", steps=5000, batch_size=512, peak_rate=1e-3, final_rate=0.0,
+              warmup_steps=300),
     ),
 )
+
+# The same, started from an earlier checkpoint in the directory `start`: about half as long.
+CONTINUED = replace(TINY, start="start", seed=1, phases=(
+    Phase("pretrain", "next_token", steps=500, batch_size=1024, peak_rate=1.5e-3, final_rate=3e-4, warmup_steps=100),
+    Phase("diffusion", "block_diffusion", steps=3400, batch_size=512, peak_rate=1e-3, final_rate=0.0, warmup_steps=200),
+))
 
 # A minute on a CPU: shows that everything runs, learns next to nothing.
 SMOKE = Recipe(
@@ -97,4 +105,4 @@ SMOKE = Recipe(
     ),
     tokenizer_problems=4000,
 )
-RECIPES = {"tiny": TINY, "smoke": SMOKE}
+RECIPES = {"tiny": TINY, "continued": CONTINUED, "smoke": SMOKE}
