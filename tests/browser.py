@@ -114,3 +114,47 @@ def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: fl
 
 def js(driver: WebDriver, code: str, *arguments: object) -> object:
     return driver.execute_script(code, *arguments)
+
+
+def into_view(driver: WebDriver, element: WebElement) -> None:
+    js(driver, "arguments[0].scrollIntoView({block: 'center'})", element)
+    time.sleep(0.3)
+
+
+def click_at(driver: WebDriver, element: WebElement, x: int, y: int) -> None:
+    """A click at pixels from the element's upper left corner."""
+    js(driver, """const box = arguments[0].getBoundingClientRect();
+       arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: box.left + arguments[1],
+       clientY: box.top + arguments[2]}))""", element, x, y)
+
+
+def visible_static(driver: WebDriver) -> int:
+    """How many of the player's static figures can be seen."""
+    found = driver.find_elements(By.CSS_SELECTOR, "[id^=fd-] img")
+    return sum(image.is_displayed() and image.size["height"] > 100 for image in found)
+
+
+def menu(driver: WebDriver, *labels: str) -> None:
+    """Choose from JupyterLab's menus."""
+    wait(driver, ".lm-MenuBar-item", text=labels[0]).click()
+    for label in labels[1:]:
+        items = [item for item in driver.find_elements(By.CSS_SELECTOR, ".lm-Menu-item") if item.text.startswith(label)]
+        if not items:
+            items = [wait(driver, ".lm-Menu-item", text=label)]
+        items[0].click()
+        time.sleep(0.4)
+
+
+def contrast(ink: str, paper: str) -> float:
+    """WCAG contrast of two CSS colours, 1 to 21."""
+    def luminance(colour: str) -> float:
+        parts = [float(part) / 255 for part in colour[colour.index("(") + 1:-1].split(",")[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    low, high = sorted((luminance(ink), luminance(paper)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

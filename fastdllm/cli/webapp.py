@@ -47,8 +47,9 @@ def app(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.
 def prepare(source: Path, model: str, folder: Path) -> Path:
     """A copy of the notebook with `model` as its parameter."""
     import nbformat
+    from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
     target = folder / "chat.ipynb"
     local = str(Path(model).resolve()) if Path(model).is_dir() else model
-    nbformat.write(parameterize_notebook(nbformat.read(source, as_version=4), {"model": local}), target)
+    nbformat.write(parameterize_notebook(load_notebook_node(str(source)), {"model": local}), target)
     return target

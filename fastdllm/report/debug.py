@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from fastdllm.decode.revisions import Revision
@@ -39,11 +38,11 @@ def partings(problems: Sequence[Problem], baseline: Sequence[Run], suspect: Sequ
             if len(reused) else pd.Series(dtype=bool)
         lines.append({
             "problem": problem.id, "first differing forward": at,
-            "kind there": None if at is None else other.steps["kind"].iloc[at],
+            "kind there": None if at is None else "ended" if at >= len(other.steps) else other.steps["kind"].iloc[at],
             "same answer": one.result["text"] == other.result["text"],
             "forwards, baseline": len(one.steps), "forwards, suspect": len(other.steps),
             "layer calls reused": len(reused), "from another small block": int(stale.sum()),
-            "median distance to fresh": float(np.nanmedian(reused["distance"])) if len(reused) else float("nan")})
+            "median distance to fresh": float(reused["distance"].median()) if len(reused) else float("nan")})
     return pd.DataFrame(lines).astype({"first differing forward": "Int64"})
 
 

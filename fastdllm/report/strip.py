@@ -17,7 +17,8 @@ HATCHES = ("", "", "//", "xx", "--", "\\\\")
 KINDS = {"prefill": "P", "full": "F", "small": "S", "commit": "C", "replay": "R"}
 CARRIED = "#56B4E9"
 WINDOW = 160                                       # forwards that a figure shows
-LABELLED = 80                                      # positions that can carry their text
+PROMPT = 8                                         # of its last positions are shown
+LABELLED = 112                                     # positions that can carry their text
 
 
 def figure(run: Run, first: int = 0, window: int = WINDOW) -> Figure:
@@ -30,8 +31,8 @@ def figure(run: Run, first: int = 0, window: int = WINDOW) -> Figure:
     last = min(len(run.steps), first + window)
     has_text = bool(run.meta["block"])
     shown = last_positions(run, first, last) if has_text else np.array([], int)
-    heights = [max(1.2, min(9.0, 0.13 * len(shown))), 2.6] if len(shown) else [0.01, 2.6]
-    drawn = Figure(figsize=(min(14.0, 4.0 + 0.11 * (last - first)), sum(heights) + 1.2), layout="constrained")
+    heights = [max(1.2, min(13.0, 0.15 * len(shown))), 2.6] if len(shown) else [0.01, 2.6]
+    drawn = Figure(figsize=(min(14.0, 6.0 + 0.11 * (last - first)), sum(heights) + 1.2), layout="constrained")
     above, below = drawn.subplots(2, 1, sharex=True, height_ratios=heights)
     if len(shown):
         draw_text(above, run, shown, first, last)
@@ -49,7 +50,9 @@ def last_positions(run: Run, first: int, last: int) -> np.ndarray:
     size = run.meta["block"]
     open_ = run.steps["kind"].iloc[first:last] != "prefill"
     used = starts[open_] if open_.any() else starts
-    return np.arange(int(used.min()), min(int(used.max()) + size, len(run.positions.token)))
+    start = max(int(used.min()), len(run.prompt) - PROMPT)
+    seen = np.flatnonzero(run.positions.when < len(run.steps))
+    return np.arange(start, min(int(used.max()) + size, int(seen.max(initial=start)) + 1))
 
 
 def draw_text(axes: Axes, run: Run, shown: np.ndarray, first: int, last: int) -> None:
@@ -67,7 +70,7 @@ def draw_text(axes: Axes, run: Run, shown: np.ndarray, first: int, last: int) ->
     signs = {"unmasked": "", "carried": "> ", "stop": "■ ", "prompt": "", "cut": "(cut) "}
     if len(shown) <= LABELLED:
         labels = [signs[ROLES[r]] + text(run, i) for i, r in zip(shown, role, strict=True)]
-        axes.set_yticks(range(len(shown)), labels, fontsize=5.5, family="DejaVu Sans Mono")
+        axes.set_yticks(range(len(shown)), labels, fontsize=6.5, family="DejaVu Sans Mono")
     else:
         ticks = [i for i, p in enumerate(shown) if p % run.meta["block"] == 0]
         axes.set_yticks(ticks, [str(shown[i]) for i in ticks], fontsize=7)
@@ -78,13 +81,13 @@ def draw_text(axes: Axes, run: Run, shown: np.ndarray, first: int, last: int) ->
     axes.figure.colorbar(image, ax=axes, label="confidence when unmasked", pad=0.01, fraction=0.03, shrink=0.6)
     handles = [Patch(facecolor="#c9c9c9", label="prompt"), Patch(facecolor=CARRIED, label="carried over (>)"),
                Patch(facecolor="white", edgecolor="#777", label="masked")]
-    axes.legend(handles=handles, loc="lower left", fontsize=7, framealpha=0.9)
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=7, frameon=False)
 
 
 def text(run: Run, position: int) -> str:
     """The token at a position, short and on one line; $ is masked from matplotlib's mathematics."""
     token = int(run.positions.token[position])
-    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "↵")[:14].replace("$", r"\$")
+    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "↵")[:18].replace("$", r"\$")
 
 
 def draw_map(axes: Axes, run: Run, first: int, last: int) -> None:
