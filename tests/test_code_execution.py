@@ -65,7 +65,7 @@ def test_code_tasks_need_the_flag(name):
     for ask in (tasks.get, access.check):
         with pytest.raises(ValueError, match="allow_code_execution"):
             ask(name)
-    assert "headline pass@1,fenced" in access.check(name, DATA / f"{name}.jsonl", allow_code_execution=True)
+    assert "scored by pass@1,fenced" in access.check(name, DATA / f"{name}.jsonl", allow_code_execution=True)
 
 
 def test_humaneval_scores():

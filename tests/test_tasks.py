@@ -209,8 +209,8 @@ def test_without_network_the_message_says_what_to_do():
 
 
 def test_local_files_need_no_access():
-    assert "headline acc,none" in access.check("gpqa_main_n_shot", LOCAL["gpqa_main_n_shot"])
-    assert "headline strict" in access.check("arithmetic")
+    assert "scored by acc,none" in access.check("gpqa_main_n_shot", LOCAL["gpqa_main_n_shot"])
+    assert "scored by strict" in access.check("arithmetic")
 
 
 # -- likelihood

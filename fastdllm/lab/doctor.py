@@ -230,11 +230,9 @@ def login() -> Check:
 
 def task(run: Parameters) -> Check:
     """The problems of a task can be had: local file, cache, or hub with the terms accepted."""
-    from fastdllm import tasks
+    from fastdllm.tasks.access import check
     try:
-        own = tasks.get(run.task, prompt=run.prompt, shots=run.shots, multiturn=run.multiturn,
-                        allow_code_execution=run.allow_code_execution)
-        found = own.problems(1, Path(run.data) if run.data else None)
+        return Check("task", True, check(run.task, run.data, prompt=run.prompt, shots=run.shots,
+                                         multiturn=run.multiturn, allow_code_execution=run.allow_code_execution))
     except ValueError as error:
         return Check("task", False, str(error))
-    return Check("task", True, f"{run.task}: {found[0].id} and others, scored by {own.metric}")

@@ -21,8 +21,8 @@ def check(name: str, data: str | Path | None = None, **options: Any) -> str:
     task = tasks.get(name, **options)
     problems = task.problems(1, Path(data) if data else None)
     subtasks = len({problem.subtask for problem in problems})
-    found = f"{name}: ready ({'local files' if data else 'no local files given'}, {subtasks} " \
-            f"subtask{'s' if subtasks > 1 else ''}, headline {task.metric})"
+    source = "" if name in tasks.EMBEDDED and data is None else f"{data or 'data from the hub or its cache'}, "
+    found = f"{name}: {source}{f'{subtasks} subtasks, ' if subtasks > 1 else ''}scored by {task.metric}"
     if name in ("humaneval", "mbpp"):
         from fastdllm.tasks.sandbox import network_isolated
         found += "; programs run " + ("without network" if network_isolated() else "WITH network: none could be taken "
