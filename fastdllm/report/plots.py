@@ -100,3 +100,63 @@ def _subset(layers: str) -> str:
 def _span(values: pd.Series) -> str:
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low} to {high}"
+
+
+def runs_figure(rows: pd.DataFrame) -> Figure:
+    """Accuracy against tokens per problem, one panel per published table: equal scores with unequal outputs stand out.
+
+    `rows` as an audit reads them (`audit.COLUMNS`).
+    """
+    timed = rows[rows["tokens"].notna() & rows["accuracy"].notna() & rows["n"].notna()]
+    groups = [(name, part) for name, part in timed.groupby(["batch", "task", "limit"], sort=False) if len(part) > 2][:6]
+    if not groups:
+        return _nothing("no table with tokens and accuracies")
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.1 * len(groups), 3.1), layout="constrained", squeeze=False)
+    for panel, ((batch, task, limit), part) in zip(axes[0], groups, strict=True):
+        for row in part.to_dict("records"):
+            name = _subset(str(row["layers"]))
+            panel.plot(row["tokens"] / row["n"], 100 * row["accuracy"], MARKERS[name] if row["k"] > 1 else "D",
+                       color=COLORS[name] if row["k"] > 1 else GREY, alpha=0.85, markersize=7)
+            panel.annotate(f" k{row['k']:.0f}", (row["tokens"] / row["n"], 100 * row["accuracy"]), fontsize=7.5,
+                           xytext=(4, 3), textcoords="offset points", color=GREY)
+        panel.set_title(f"{batch} {task}" + (f"\nlimit {limit}" if limit else "\nall problems"), fontsize=9, loc="left")
+        panel.set_xlabel("tokens a problem")
+        panel.set_ylim(-5, 105)
+        panel.margins(x=0.15)
+        style(panel).grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes[0, 0].set_ylabel("accuracy %")
+    names = [name for name in COLORS if name]
+    figure.legend(handles=[*(plt.Line2D([], [], marker=MARKERS[n], color=COLORS[n], linestyle="", label=n)
+                             for n in names),
+                           plt.Line2D([], [], marker="D", color=GREY, linestyle="", label="k=1")],
+                  loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    return figure
+
+
+def nodes_figure(rows: pd.DataFrame) -> Figure:
+    """tokens/s by k, one colour and marker per node: does speed follow the configuration or the machine?"""
+    timed = rows[rows["tokens_per_s"].notna() & rows["node"].notna()]
+    groups = [(name, part) for name, part in timed.groupby(["batch", "task", "limit"], sort=False)
+              if part["node"].nunique() > 1][:4]
+    if not groups:
+        return _nothing("no table that was timed on more than one node")
+    palette = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]  # Okabe-Ito
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.1), layout="constrained", squeeze=False)
+    for panel, ((batch, task, limit), part) in zip(axes[0], groups, strict=True):
+        for i, (node, own) in enumerate(part.groupby("node")):
+            panel.plot(own["k"] + 0.09 * (i - (part["node"].nunique() - 1) / 2), own["tokens_per_s"], "osD^v<>"[i % 7],
+                       color=palette[i % 6], label=node, linestyle="", markersize=7, alpha=0.85)
+        panel.set_title(f"{batch} {task}" + (f" limit {limit}" if limit else ""), fontsize=9, loc="left")
+        panel.set_xticks(sorted(part["k"].unique()), [f"k={k:.0f}" for k in sorted(part["k"].unique())])
+        panel.set_ylim(0)
+        panel.legend(frameon=False, fontsize=8)
+        style(panel).grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes[0, 0].set_ylabel("tokens/s")
+    return figure
+
+
+def _nothing(why: str) -> Figure:
+    figure, axes = plt.subplots(figsize=(5, 0.6))
+    axes.axis("off")
+    axes.text(0, 0.5, f"nothing to draw: {why}", va="center")
+    return figure
