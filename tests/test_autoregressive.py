@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+import fastdllm
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
 
+GOLDEN = Path(__file__).parent / "golden"
 LENGTHS = (1, 5, 32, 33)
 
 
@@ -103,3 +108,16 @@ def test_bad_settings(lm, prompts, settings, field):
 def test_bad_prompts(lm, prompts):
     with pytest.raises(ValueError, match="prompts"):
         run(lm, prompts)
+
+
+def test_a_plain_causal_checkpoint_loads_and_reads_the_same(tmp_path, golden, prompts):
+    """Qwen2's own configuration names no block size and no mask: every token is its own block."""
+    config = json.loads((GOLDEN / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("bd_size", "mask_token_id")}
+    config |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(GOLDEN / "model.safetensors", tmp_path)
+    plain = fastdllm.load(tmp_path, device="cpu")
+    assert plain.config.bd_size == 1
+    assert autoregressive.causal(plain.network) is plain.network
+    assert [r.tokens for r in run(plain, prompts, stop_ids=())] == [r.tokens for r in run(golden, prompts, stop_ids=())]
