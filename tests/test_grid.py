@@ -24,7 +24,8 @@ def test_shipped_params_load(name):
 
 def test_default_is_the_log_s_grid_on_the_embedded_checkpoint():
     cells = gridfile.load().cells()
-    assert [cell.name for cell in cells] == [f"k{k}_{layers}" for k in (1, 2, 3) for layers in ("first", "middle", "last")]
+    subsets = ("first", "middle", "last")
+    assert [cell.name for cell in cells] == [f"k{k}_{layers}" for k in (1, 2, 3) for layers in subsets]
     first = cells[0].parameters
     assert (first.model, first.task, first.decoding.threshold) == ("tiny", "arithmetic", 0.9)
     assert first.limit is not None and first.limit >= 200 and first.batch_size > 1
@@ -81,8 +82,8 @@ def test_repeats_are_runs_of_their_own(tmp_path):
 def test_errors_name_file_line_key_and_value(tmp_path, text, words):
     with pytest.raises(ValueError) as error:
         grid(tmp_path, text)
-    for word in ["g.yml", *words]:
-        assert word in str(error.value) or word == "g.yml" and "--set" in str(error.value)
+    for word in words:
+        assert word in str(error.value)
 
 
 def test_set_changes_values_and_says_so_in_errors():
@@ -110,12 +111,11 @@ def test_likelihood_tasks_are_the_ones_that_the_tasks_say():
     from fastdllm import tasks
     for name in tasks.names():
         assert generative(name) == tasks.get(name, allow_code_execution=True).generative, name
-        try:
-            tasks.get(name)
-        except ValueError as error:
-            assert runs_code(name), error
+        if runs_code(name):
+            with pytest.raises(ValueError, match="allow_code_execution"):
+                tasks.get(name)
         else:
-            assert not runs_code(name), name
+            tasks.get(name)
 
 
 def test_code_tasks_need_the_flag(tmp_path):

@@ -53,7 +53,8 @@ def test_cell_notebook_takes_the_parameters_of_a_run():
 
 
 def test_output_is_whole_or_absent_and_the_failing_cell_is_named(tmp_path):
-    path = notebook(tmp_path / "n.ipynb", ("double", "print(2 * x)"), ("boom", "if x == 3:\n    raise KeyError('gone')"))
+    boom = "if x == 3:\n    raise KeyError('gone')"
+    path = notebook(tmp_path / "n.ipynb", ("double", "print(2 * x)"), ("boom", boom))
     output = tmp_path / "out" / "n.ipynb"
     notebooks.execute(path, output, {"x": 4, "y": 1})
     done = nbformat.read(output, 4)

@@ -93,8 +93,9 @@ def test_a_shared_record_is_shown_under_its_own_name(cell, today, tmp_path):
 def test_frame(cell, today):
     row = records.frame([lab_support.synthetic(cell, today)]).iloc[0]
     wanted = {"experiment": "e", "task": "arithmetic", "config": "k2_middle", "k": 2, "layers": "middle", "n": 4,
-              "policy": "output", "revision": "fixed", "threshold": 0.9, "batch_size": 32, "accuracy": 0.75, "correct": 3,
-              "tokens": 46, "nfe": 48, "nfe_small": 24, "reuse": 160, "recompute": 320, "tokens_per_second": 23.0}
+              "policy": "output", "revision": "fixed", "threshold": 0.9, "batch_size": 32, "accuracy": 0.75,
+              "correct": 3, "tokens": 46, "nfe": 48, "nfe_small": 24, "reuse": 160, "recompute": 320,
+              "tokens_per_second": 23.0}
     assert {name: row[name] for name in wanted} == wanted
     assert row["tokens_per_forward"] == pytest.approx(46 / 48)
 

@@ -68,8 +68,8 @@ def test_running_queued_and_ended_jobs(grid):
         state = looks(grid)["k2_first"]
     assert state.state == "running"
     assert "process" in state.detail
-    for job, wanted in ((Job(7, 2, "PENDING", reason="Resources"), "queued"), (Job(7, 2, "RUNNING", "n1", "0:10"), "running"),
-                        (Job(7, 2, "TIMEOUT", "n1"), "failed")):
+    for job, wanted in ((Job(7, 2, "PENDING", reason="Resources"), "queued"),
+                        (Job(7, 2, "RUNNING", "n1", "0:10"), "running"), (Job(7, 2, "TIMEOUT", "n1"), "failed")):
         state = looks(grid, queue={cell.path: job})["k2_first"]
         assert (state.state, "7_2" in state.detail) == (wanted, True)
     assert not runner.plan([cell], grid.cells(), queue={cell.path: Job(7, 2, "PENDING")}).run

@@ -73,7 +73,7 @@ class Grid(Settings):
     configs: list[dict[str, Any]] = Field(default_factory=list)
     record: Record = Record()
     slurm: Slurm = Slurm()
-    jobs: int | None = Field(None, ge=1, description="cells at once on this machine; none: what it can hold")
+    jobs: int | None = Field(default=None, ge=1, description="cells at once on this machine; none: what it can hold")
     output: str = "executed"
     caches: dict[str, str] = Field(default_factory=dict)
 

@@ -58,16 +58,16 @@ def declared(notebook: Path) -> dict[str, Declared]:
     found = {}
     for statement in ast.parse("".join(tagged[0]["source"])).body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            name, kind = statement.target.id, ast.unparse(statement.annotation)
+            name, kind, value = statement.target.id, ast.unparse(statement.annotation), statement.value
         elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            name, kind = statement.targets[0].id, ""
+            name, kind, value = statement.targets[0].id, "", statement.value
         else:
             raise ValueError(f"{notebook}: parameters cell holds `{ast.unparse(statement)}`; "
                              "allowed: name: type = literal")
         try:
-            default = ast.literal_eval(statement.value)
+            default = ast.literal_eval(value)
         except ValueError as error:
-            raise ValueError(f"{notebook}: parameter {name} = {ast.unparse(statement.value)}; "
+            raise ValueError(f"{notebook}: parameter {name} = {ast.unparse(value)}; "
                              "allowed: a literal value") from error
         found[name] = Declared(name, kind.split("[")[0] or type(default).__name__, default)
     return found

@@ -16,27 +16,31 @@ REUSE = ("k", "layers", "policy", "full_forwards", "similarity")
 SECTION = {**dict.fromkeys(DECODING, "decoding"), **dict.fromkeys(REUSE, "reuse")}
 
 
+def _of_tasks(name: str) -> str | None:
+    return TaskOptions.model_fields[name].description
+
+
 class Parameters(Settings):
     """One run, resolved or not: "auto" is still allowed here, and the task's own `max_new_tokens` may be missing."""
 
-    model: str = Field("tiny", min_length=1, description="tiny, a checkpoint directory, or a hub id")
+    model: str = Field(default="tiny", min_length=1, description="tiny, a checkpoint directory, or a hub id")
     model_revision: str | None = None
     engine: Literal["diffusion", "autoregressive"] = "diffusion"
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = Field(32, ge=1, description="rows that are denoised together, at least 1")
+    batch_size: int = Field(default=32, ge=1, description="rows that are denoised together, at least 1")
     task: str = "arithmetic"
-    limit: int | None = Field(None, ge=1, description="problems per subtask, at least 1; none: all")
-    data: str | None = Field(None, description="a local data file of the task")
-    prompt: str = TaskOptions.model_fields["prompt"]
-    shots: int | None = TaskOptions.model_fields["shots"]
-    multiturn: bool = TaskOptions.model_fields["multiturn"]
-    allow_code_execution: bool = TaskOptions.model_fields["allow_code_execution"]
+    limit: int | None = Field(default=None, ge=1, description="problems per subtask, at least 1; none: all")
+    data: str | None = Field(default=None, description="a local data file of the task")
+    prompt: str = Field(default="own", pattern="^(own|boxed)$", description=_of_tasks("prompt"))
+    shots: int | None = Field(default=None, ge=0, description=_of_tasks("shots"))
+    multiturn: bool = Field(default=True, description=_of_tasks("multiturn"))
+    allow_code_execution: bool = Field(default=False, description=_of_tasks("allow_code_execution"))
     decoding: Decoding = Decoding()
     reuse: Reuse = Reuse()
-    revision: str = Field("fixed", description="of the historical code, as in fastdllm.decode.revisions")
-    seed: int = Field(0, ge=0, description="a whole number from 0 up")
-    repeat: int = Field(0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")
+    revision: str = Field(default="fixed", description="of the historical code, as in fastdllm.decode.revisions")
+    seed: int = Field(default=0, ge=0, description="a whole number from 0 up")
+    repeat: int = Field(default=0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")
 
     @model_validator(mode="after")
     def _reuse_can_act(self) -> Parameters:
@@ -92,17 +96,17 @@ EMPTY: dict[str, tuple[Any, ...]] = {
 class Criteria(Settings):
     """The success criterion of a hypothesis: more than `speedup` at less than `points_lost`, and what rejects it."""
 
-    speedup: float = Field(1.2, gt=0, description="tokens/s against k=1 that counts as success")
-    points_lost: float = Field(5.0, ge=0, description="accuracy points lost against k=1 that are acceptable")
-    negligible_speedup: float = Field(1.05, gt=0, description="a speed-up below this rejects")
-    catastrophic_loss: float = Field(20.0, ge=0, description="a loss above this many points rejects")
+    speedup: float = Field(default=1.2, gt=0, description="tokens/s against k=1 that counts as success")
+    points_lost: float = Field(default=5.0, ge=0, description="accuracy points lost against k=1 that are acceptable")
+    negligible_speedup: float = Field(default=1.05, gt=0, description="a speed-up below this rejects")
+    catastrophic_loss: float = Field(default=20.0, ge=0, description="a loss above this many points rejects")
 
 
 class Record(Settings):
     """What a run keeps besides its samples."""
 
-    trace: int = Field(0, ge=0, description="the first so many problems are decoded again with a trace, untimed")
-    token_ids: bool = Field(True, description="keep the token ids of every output")
+    trace: int = Field(default=0, ge=0, description="so many problems are decoded again with a trace, untimed")
+    token_ids: bool = Field(default=True, description="keep the token ids of every output")
 
 
 class Slurm(Settings):
@@ -114,13 +118,14 @@ class Slurm(Settings):
     qos: str | None = None
     gres: str | None = None
     constraint: str | None = None
-    time: str = Field("04:00:00", pattern=r"^(\d+-)?\d+(:\d\d){0,2}$", description="minutes, H:MM:SS or D-HH:MM:SS")
-    memory: str | None = Field(None, pattern=r"^\d+[KMGT]?$", description="like 32G")
-    cpus: int = Field(2, ge=1, description="CPU cores per task")
-    throttle: int = Field(4, ge=1, description="array tasks that run at once")
+    time: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+(:\d\d){0,2}$",
+                      description="minutes, H:MM:SS or D-HH:MM:SS")
+    memory: str | None = Field(default=None, pattern=r"^\d+[KMGT]?$", description="like 32G")
+    cpus: int = Field(default=2, ge=1, description="CPU cores per task")
+    throttle: int = Field(default=4, ge=1, description="array tasks that run at once")
     requeue: bool = True
-    signal_seconds: int = Field(120, ge=1, description="seconds before the time limit at which a cell is told to stop")
-    setup: tuple[str, ...] = Field((), description="shell lines run before the cell")
+    signal_seconds: int = Field(default=120, ge=1, description="so long before the time limit a cell is told to stop")
+    setup: tuple[str, ...] = Field(default=(), description="shell lines run before the cell")
     mail_user: str | None = None
 
 
@@ -129,7 +134,8 @@ def check(field: str, value: Any) -> None:
     section = SECTION.get(field)
     model: type[Settings] = {"decoding": Decoding, "reuse": Reuse, None: Parameters}[section]
     info = model.model_fields[field]
-    adapter = TypeAdapter(Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation)
+    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    adapter = TypeAdapter(kind)
     try:
         adapter.validate_python(value)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from fastdllm.lab.parameters import Parameters
 from fastdllm.settings import Reuse, Settings
 
 if TYPE_CHECKING:
-    import pandas as pd      # half a second: imported where a table is made, so that status is quick
+    import pandas as pd  # half a second: imported where a table is made, so that status is quick
 
 SCHEMA = 1
 SUMMARY, SAMPLES, TRACE, LOG = "summary.json", "samples.jsonl", "trace.parquet", "run.log"
@@ -74,7 +74,7 @@ class Accuracy(Settings):
 class Record(Settings):
     """`summary.json`, schema 1. `shared_from` names the configuration that ran, where this one is the same run."""
 
-    schema_: int = Field(SCHEMA, alias="schema", ge=1, le=SCHEMA)
+    schema_: int = Field(default=SCHEMA, alias="schema", ge=1, le=SCHEMA)
     identity: str
     checksum: str = ""
     status: Literal["complete", "imported"] = "complete"
@@ -86,7 +86,7 @@ class Record(Settings):
     author: str = ""
     shared_from: str | None = None
     redacted: bool = False
-    source: str | None = Field(None, description="imported records: where they came from")
+    source: str | None = Field(default=None, description="imported records: where they came from")
     parameters: Parameters
     checkpoint: Checkpoint
     dataset: Dataset
@@ -106,7 +106,7 @@ class Record(Settings):
     empty: int
     finish: dict[str, int]
     reused_nothing: int
-    sessions: int = Field(1, description="1 + the number of times the run was interrupted and resumed")
+    sessions: int = Field(default=1, description="1 + the number of times the run was interrupted and resumed")
     samples_sha256: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
 

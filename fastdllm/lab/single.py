@@ -15,7 +15,7 @@ from fastdllm.lab import files, notebooks, records, yamlfile
 from fastdllm.lab.files import canonical, sha256
 from fastdllm.lab.grid import AXES, Grid
 from fastdllm.lab.identity import Today, code_hash, tree_hash
-from fastdllm.lab.parameters import SECTION, Parameters, expand, root
+from fastdllm.lab.parameters import SECTION, Parameters, Record, expand, root
 from fastdllm.lab.runner import POLL, last_line, start
 from fastdllm.lab.worker import DONE, Work
 from fastdllm.settings import Settings
@@ -64,7 +64,7 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
         config[axis] = values[section].pop(axis, now[axis]) if section else top.get(axis, now[axis])
     config = {axis: value for axis, value in config.items() if value not in (None, "") and (axis != "repeat" or value)}
     try:
-        return Grid(experiment=experiment, **top, **values, configs=[config], record={"trace": trace})
+        return Grid(experiment=experiment, **top, **values, configs=[config], record=Record(trace=trace))
     except ValidationError as error:
         raise ValueError(str(error)) from error
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 try:
-    from yaml import CSafeLoader as Loader      # the safe loader, in C where PyYAML was built with it
+    from yaml import CSafeLoader as Loader  # the safe loader, in C where PyYAML was built with it
 except ImportError:
     from yaml import SafeLoader as Loader
 

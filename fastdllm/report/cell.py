@@ -40,7 +40,8 @@ def costs(record: Record) -> pd.DataFrame:
         **{f"layer calls: {kind}": count for kind, count in record.decisions.items()},
         "seconds (no loading, no warm-up)": f"{record.seconds:.2f}", "tokens/s": f"{record.tokens_per_second:.0f}",
         "loading, warm-up": f"{record.load_seconds:.2f} s, {record.warmup_seconds:.2f} s",
-        "answers that are empty": record.empty, "ended by": ", ".join(f"{k} {v}" for k, v in record.finish.items() if v),
+        "answers that are empty": record.empty,
+        "ended by": ", ".join(f"{how} {count}" for how, count in record.finish.items() if count),
         "sessions": record.sessions}
     return _column(values)
 
@@ -125,19 +126,20 @@ def _map(axes: Axes, table: pd.DataFrame) -> None:
 def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
     """Some wrong and some right answers, as HTML: prompt, target, output, what each rule extracted."""
     problems, _ = Today().problems(record.parameters)
-    right = np.array([each[record.metric] for each in samples["correct"]], dtype=bool)
-    chosen = [*samples[~right].head(count).itertuples(), *samples[right].head(count).itertuples()]
+    rows: list[dict[str, Any]] = samples.to_dict("records")      # pyright: ignore[reportAssignmentType]
+    right = [row for row in rows if row["correct"][record.metric]]
+    wrong = [row for row in rows if not row["correct"][record.metric]]
     parts = []
-    for sample in chosen:
-        problem = problems[sample.index]
+    for row in wrong[:count] + right[:count]:
+        problem = problems[row["index"]]
         prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
-        mark = "right" if sample.correct[record.metric] else "wrong"
-        rules = ", ".join(f"{rule}: {value}" for rule, value in sample.extracted.items())
-        parts.append(f"<details open><summary><b>{mark}</b> · {escape(sample.id)} · {sample.tokens} tokens · "
+        mark = "right" if row["correct"][record.metric] else "wrong"
+        rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items())
+        parts.append(f"<details open><summary><b>{mark}</b> · {escape(row['id'])} · {row['tokens']} tokens · "
                      f"target {escape(problem.target[:80])} · extracted {escape(rules)}</summary>"
                      f"<pre style='white-space:pre-wrap'>{escape(prompt[-600:])}</pre>"
                      f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
-                     f"{escape(sample.output[:1200])}</pre></details>")
+                     f"{escape(row['output'][:1200])}</pre></details>")
     return "\n".join(parts)
 
 
@@ -148,8 +150,8 @@ def verdict(record: Record) -> str:
     reused = (f"{record.decisions.get('reuse', 0) / calls:.0%} of the {calls} wrapped layer calls were reused."
               if calls else "No layer was wrapped.")
     shortfall = f" {record.finish['length']} answers ran into the length cap." if record.finish.get("length") else ""
-    return (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval {a.low:.1%} "
-            f"to {a.high:.1%}, rule *{record.metric}*) at {row['tokens_per_forward']:.2f} tokens per forward and "
-            f"{record.tokens_per_second:.0f} tokens/s without loading and warm-up. {reused}{shortfall} "
+    return (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
+            f"{a.low:.1%} to {a.high:.1%}, rule *{record.metric}*) at {row['tokens_per_forward']:.2f} tokens per forward"
+            f" and {record.tokens_per_second:.0f} tokens/s without loading and warm-up. {reused}{shortfall} "
             "More problems narrow the interval; a comparison with another configuration needs the same problems "
             "(the report pairs them), and tokens/s compare on one machine only.")
