@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lab_support
 import pytest
-from share_support import SECRETS
+from share_support import SECRETS, notebook
 from slurm import cluster
 from typer.testing import CliRunner
 
@@ -86,7 +86,7 @@ class Story:
 def story(tmp_path_factory):
     directory = tmp_path_factory.mktemp("grids")
     model = lab_support.checkpoint(directory / "model")
-    notebook = computing_notebook(directory / "cell.ipynb")
+    computing = computing_notebook(directory / "cell.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
     nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 2}
@@ -101,7 +101,7 @@ def story(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, cluster.slurm() as run:
         for name, value in {**SECRETS, "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)       # sbatch hands the environment on
-        files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(notebook), **values)
+        files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(computing), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
         for name in ("limited", "node", "cancelled", "unfit"):
@@ -134,7 +134,7 @@ def test_a_node_that_goes_down_gives_its_cell_to_another(story):
 
 
 def test_nine_cells_through_an_array(story):
-    fastdllm("grid", "submit", str(story.files["broken"]))
+    fastdllm("grid", "submit", str(story.files["broken"]), "--dependency")
     fastdllm("grid", "submit", str(story.files["nine"]))
     found = story.until_over("nine")
     assert {each.state for each in found.values()} == {"complete"}
@@ -170,6 +170,36 @@ def test_a_failing_cell_says_why(story):
     assert "planted fault" in found["k2_middle_fails"].detail
     output = fastdllm("grid", "status", str(story.files["broken"]), ok=False)
     assert "Completed: 1 / 2" in output
+
+
+def test_the_report_follows_the_grid_even_if_a_cell_failed(story):
+    story.until_over("broken")
+    directory = story.directory / "executed" / "broken"
+    note = submission.submissions(directory)[-1]
+    assert note.report_job is not None
+    job = cluster.wait(lambda: (found := slurm.jobs([note.report_job])[note.report_job, None]).over and found, PATIENCE)
+    log = next((directory / "slurm").glob("*-report-0.log")).read_text()
+    assert job.state == "COMPLETED", log
+    assert "1 of 2 cells complete" in log
+    assert (directory / "90_report.html").exists()
+
+
+def test_a_notebook_is_submitted_like_a_cell(story, monkeypatch):
+    project = story.directory / "project"
+    for name in ("notebooks", "params"):
+        (project / name).mkdir(parents=True)
+    monkeypatch.chdir(project)
+    notebook(project / "notebooks" / "question.ipynb", "print('size', size)")
+    (project / "params" / "question.yml").write_text("size: 7\n")
+    (project / "slurm.yml").write_text('time: "5"\ncpus: 1\nsignal_seconds: 30\n')
+    order = ("run", "question.ipynb", "--params", "params/question.yml", "--submit", "--profile", "slurm.yml")
+    assert "--params" in fastdllm(*order, "--dry-run")
+    assert not (project / "executed").exists(), "a dry run writes nothing"
+    number = int(re.search(r"submitted job (\d+)", fastdllm(*order))[1])
+    job = cluster.wait(lambda: (found := slurm.jobs([number])[number, None]).over and found, PATIENCE)
+    directory = project / "executed" / "notebooks" / "question" / "question"
+    assert job.state == "COMPLETED", next((directory / "slurm").glob("*.log")).read_text()
+    assert "size 7" in (directory / "question.ipynb").read_text()
 
 
 def test_an_unfit_node_is_found_out_before_anything_is_loaded(story):

@@ -116,7 +116,7 @@ def _queued(ids: list[int]) -> list[Job]:
     found = []
     for line in _squeue(ids, "%F|%K|%T|%N|%M|%r"):
         number, task, state, node, elapsed, reason = line.split("|", 5)
-        found.append(Job(int(number), _index(task), state, node, elapsed, "" if reason == "None" else reason))
+        found.append(Job(int(number), _index(task), state, node, elapsed, _value(reason)))
     return found
 
 
@@ -134,8 +134,7 @@ def _accounted(ids: list[int]) -> list[Job]:
         name, state, node, elapsed, reason, code = line.split("|")
         number, _, task = name.partition("_")
         if number.isdigit() and "[" not in task:
-            found.append(Job(int(number), int(task) if task else None, state.split()[0], node, elapsed,
-                             "" if reason == "None" else reason, code))
+            found.append(Job(int(number), _index(task), state.split()[0], _value(node), elapsed, _value(reason), code))
     return found
 
 
@@ -165,4 +164,4 @@ def _index(text: str) -> int | None:
 
 
 def _value(text: str) -> str:
-    return "" if text in ("None", "(null)") else text
+    return "" if text in ("None", "(null)", "None assigned") else text
