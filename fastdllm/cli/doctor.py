@@ -28,7 +28,7 @@ def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that i
     options = {"task": task, "model": model, "device": device, "dtype": dtype}
     given = {name: value for name, value in options.items() if value is not None}
     if params is None:
-        runs, output = [Parameters(**given)], root() / "executed"
+        runs, output = [Parameters.of(**given)], root() / "executed"
     else:
         from fastdllm.lab import gridfile
         grid = gridfile.load(params)

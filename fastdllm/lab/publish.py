@@ -69,7 +69,7 @@ def too_large(found: Iterable[Item], elsewhere: int) -> list[str]:
                 for item in found if item.path.suffix == ".ipynb" and len(item.content) > NOTEBOOK_LIMIT]
     total = elsewhere + sum(len(item.content) for item in found)
     if total > TOTAL_LIMIT:
-        problems.append(f"{total / 1e6:.1f} MB with what is published already; allowed: {TOTAL_LIMIT // 10**6} MB in all")
+        problems.append(f"{total / 1e6:.1f} MB with what is published; allowed: {TOTAL_LIMIT // 10**6} MB in all")
     return problems
 
 

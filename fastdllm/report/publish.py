@@ -34,7 +34,7 @@ def prepare(experiment: str, folder: Path | None = None, today: Today | None = N
     folder = folder or experiments.executed()
     directory, today = folder / experiment, today or Today()
     if experiment not in (known := experiments.names(folder)):
-        raise ValueError(f"experiment {experiment!r}; allowed: {', '.join(known) or 'nothing, for nothing has run yet'}")
+        raise ValueError(f"experiment {experiment!r}; allowed: {', '.join(known) or 'none: nothing has run yet'}")
     grid = experiments.grid_of(experiment)
     cells, runs = experiments.cell_states(directory, today, grid), experiments.notebook_runs(directory)
     shown = [cell for cell in cells if cell.state != "not applicable"]
