@@ -34,7 +34,7 @@ def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that i
         grid = gridfile.load(params)
         os.environ.update(grid.caches)
         runs = list({run.model_dump_json(): run for run in (
-            cell.parameters.model_copy(update=given) for cell in grid.cells() if task in (None, cell.task))}.values())
+            Parameters.of(**{**cell.parameters.flat(), **given}) for cell in grid.cells() if task in (None, cell.task))}.values())
         output = grid.directory
         if not runs:
             raise ValueError(f"--task {task!r}; allowed: {', '.join(sorted({cell.task for cell in grid.cells()}))}")
