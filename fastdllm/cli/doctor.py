@@ -33,8 +33,9 @@ def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that i
         from fastdllm.lab import gridfile
         grid = gridfile.load(params)
         os.environ.update(grid.caches)
-        runs = list({run.model_dump_json(): run for run in (
-            Parameters.of(**{**cell.parameters.flat(), **given}) for cell in grid.cells() if task in (None, cell.task))}.values())
+        cells = [cell for cell in grid.cells() if task in (None, cell.task)]
+        runs = list({cell.parameters.key(): Parameters.of(**{**cell.parameters.flat(), **given})
+                     for cell in cells}.values())
         output = grid.directory
         if not runs:
             raise ValueError(f"--task {task!r}; allowed: {', '.join(sorted({cell.task for cell in grid.cells()}))}")

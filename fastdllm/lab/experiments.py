@@ -54,10 +54,13 @@ def grid_of(experiment: str) -> Grid | None:
 
 
 def cell_states(directory: Path, today: Today | None = None, grid: Grid | None = None) -> list[CellState]:
-    """The state of the grid's cells in this directory, then of every other record that lies in it."""
+    """The state of the grid's cells in this directory, then of every other record that lies in it.
+
+    A grid that ran in another form only (with --limit, say) counts for nothing here.
+    """
     today = today or Today()
-    planned = [] if grid is None else status.states(
-        [cell for cell in grid.cells() if grid.directory.resolve() == directory.resolve()], today)
+    cells = grid.cells() if grid is not None and grid.directory.resolve() == directory.resolve() else []
+    planned = status.states(cells, today) if any(cell.directory.parent.is_dir() for cell in cells) else []
     known = {state.cell.directory.resolve() for state in planned}
     found = []
     for path in sorted(directory.glob(f"*/*/{records.SUMMARY}")):
