@@ -12,7 +12,7 @@ from report_support import synthetic
 
 from fastdllm.lab.grid import Cell, Grid
 from fastdllm.lab.parameters import Criteria
-from fastdllm.report import criteria, tables
+from fastdllm.report import criteria, stats, tables
 from fastdllm.report.results import Results
 
 
@@ -59,8 +59,8 @@ def test_stale_cells_do_not_count() -> None:
 
 
 def test_more_configurations_need_more_certainty() -> None:
-    assert criteria.level(1) == 0.95
-    assert criteria.level(6) == pytest.approx(1 - 0.05 / 6)
+    assert stats.simultaneous(1) == pytest.approx(0.95)
+    assert stats.simultaneous(6) == pytest.approx(1 - 0.05 / 6)
 
 
 def fast(cell: Cell) -> tuple[float, float, int]:
@@ -80,7 +80,7 @@ def test_on_a_grid_of_records(tmp_path: Path, behave: Any, outcome: str) -> None
 
 def test_on_the_published_grids() -> None:
     """January's single runs with a baseline that varies by 2.2x can confirm nothing and reject nothing."""
-    january = tables.published_table("jan_full", "gsm8k", level=criteria.level(6))
+    january = tables.published_table("jan_full", "gsm8k", level=stats.simultaneous(6))
     verdict = criteria.judge_table(january, Criteria())
     assert verdict.outcome == "undecided"
     assert "meets" not in set(verdict.rows["is"])

@@ -24,7 +24,8 @@ def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
     text = log.entry(log.Report.of(Results.of(grid)))
     lines = [line.split(":")[0] for line in text.splitlines()]
     assert lines == ["#### 2026-11-21 - x", "- **Task**", "- **Configuration**", "  - Layer Reuse",
-                     "  - Layer Subset", "  - Other params", "- **Results**", "  - Accuracy", "  - Throughput", "  - Speedup", "- **Notes**",
+                     "  - Layer Subset", "  - Other params", "- **Results**", "  - Accuracy",
+                     "  - Throughput", "  - Speedup", "- **Notes**",
                      "- **Logs**"]
     assert "k=1/2/3" in text
     assert "k2_middle 92.50% (n=40, " in text
@@ -55,7 +56,6 @@ def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
 
 def test_report_command_writes_notebook_html_page_and_entry(grid: Grid) -> None:
     said = page.write(grid)
-    assert said.splitlines()[0] == "8 of 9 cells complete"
     assert said.splitlines()[-1].endswith("90_report.html")
     html = (grid.directory / "90_report.html").read_text()
     assert "k2_middle" in html

@@ -116,7 +116,7 @@ def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
 
 
 def test_changed_samples_are_refused(tmp_path: Path) -> None:
-    grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1], "layers": ["first"]})
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
     synthetic(grid)
     path = next(tmp_path.rglob("samples.jsonl"))
     path.write_text(path.read_text().replace("true", "false"))

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-EXAMPLES = ("Examples: [bold]fastdllm audit executed/demo[/bold] · [bold]fastdllm audit results/[/bold] (an old folder, "
-            "or one of lm-evaluation-harness) · [bold]fastdllm audit published[/bold] (the figures of the log)")
+EXAMPLES = ("Examples: [bold]fastdllm audit executed/demo[/bold] · [bold]fastdllm audit results/[/bold] (old or "
+            "lm-evaluation-harness) · [bold]fastdllm audit published[/bold] (the figures of the log)")
 
 
 def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or `published`.")],
           rule: Annotated[list[str] | None, typer.Option(help="Only this rule (may be given again).")] = None,
           csv: Annotated[Path | None, typer.Option(help="Also write the findings to this file.")] = None) -> None:
-    """Check results by rule: every finding with its rows, the rule, and how sure it is. Status 1: something can't be."""
+    """Check results by rule: findings with rows, rule and how sure. Status 1: something can't be."""
     from fastdllm.report import audit as rules
     from fastdllm.report import audit_sources
     is_name = directory == "published" and not Path(directory).exists()
@@ -22,7 +22,7 @@ def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or
     findings = rules.audit(evidence, only=rule or None)
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.rule}: {finding.statement}\n    how sure: {finding.sure}\n"
-                   f"    rows: {', '.join(finding.rows)}")
+                   f"    rows: {rules.compact(finding.rows)}")
     typer.echo(f"{len(evidence.rows)} cells; {rules.summary(findings)}")
     if csv is not None:
         rules.frame(findings).to_csv(csv, index=False)

@@ -51,7 +51,7 @@ class Evidence:
             unknown = {key for item in items for key in item} - set(columns)
             if unknown:
                 raise ValueError(f"columns={sorted(unknown)}; allowed: {', '.join(columns)}")
-            frames.append(pd.DataFrame(items, columns=list(columns)))
+            frames.append(pd.DataFrame(items, columns=list(columns), dtype=object))
         table = frames[0]
         for column in ("k", "limit", "n", "accuracy", "tokens", "seconds", "tokens_per_s", "empty", "reuse"):
             table[column] = pd.to_numeric(table[column], errors="raise")
@@ -98,8 +98,17 @@ def audit(evidence: Evidence, only: Iterable[str] | None = None) -> list[Finding
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:
     """One row per finding: level, rule, statement, how sure, rows."""
     return pd.DataFrame([{"level": f.level, "rule": f.rule, "statement": f.statement, "how sure": f.sure,
-                          "rows": ", ".join(f.rows)} for f in findings],
+                          "rows": compact(f.rows)} for f in findings],
                         columns=["level", "rule", "statement", "how sure", "rows"])
+
+
+def compact(rows: Iterable[str]) -> str:
+    """`run/task: k1_first, k2_first; ...`: row names with their folder said once."""
+    folders: dict[str, list[str]] = {}
+    for row in rows:
+        folder, _, name = row.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    return "; ".join((f"{folder}: " if folder else "") + ", ".join(names) for folder, names in folders.items())
 
 
 def failing(findings: Iterable[Finding]) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Literal
 import pandas as pd
 
 from fastdllm.lab.parameters import Criteria
-from fastdllm.report import show, tables
+from fastdllm.report import show, stats, tables
 from fastdllm.report.results import Results
 
 Outcome = Literal["confirmed", "rejected", "undecided"]
@@ -35,26 +35,24 @@ class Verdict:
         return f"{self.outcome}: {self.why} (rule: {self.rule})"
 
 
-def level(count: int) -> float:
-    """Interval level at which `count` configurations are looked at together (Bonferroni)."""
-    return 1 - 0.05 / max(1, count)
+def judge(results: Results, table: pd.DataFrame | None = None) -> Verdict:
+    """The verdict on a grid's complete cells; incomplete ones can only leave it undecided.
 
-
-def judge(results: Results) -> Verdict:
-    """The verdict on a grid's complete cells; incomplete ones can only leave it undecided."""
-    count = int((results.frame["k"] > 1).sum()) if len(results.frame) else 0
-    table = tables.grid_table(results, level(count))
+    `table` is `tables.grid_table(results)`, if there is one already.
+    """
+    table = tables.grid_table(results) if table is None else table
+    sure = {name.removeprefix("sure_"): table[name] for name in table if str(name).startswith("sure_")}
     missing = [state.cell.path for state in results.missing if state.cell.parameters.reuse.active]
-    return judge_table(table, results.grid.criteria, missing)
+    return judge_table(table.assign(**sure), results.grid.criteria, missing)
 
 
 def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | None = None) -> Verdict:
-    """The verdict on a table with the columns of `tables.grid_table`, its intervals taken at `level(m)`."""
+    """The verdict on a table like `tables.grid_table`, its intervals taken at `stats.simultaneous(m)`."""
     reused = table[(table["k"] > 1) & table["state"].isin(["complete", "published"])] if len(table) else table
     rows = pd.DataFrame([{"task": row["task"], "config": row["config"], **_one(row, criteria)}
                          for row in reused.to_dict("records")], columns=["task", "config", "is", "why"])
     m = len(rows)
-    sure = f"{100 * level(m):.1f} % intervals for {m} configurations"
+    sure = f"{100 * stats.simultaneous(m):.1f} % intervals for {m} configurations"
     confirm = (f"some configuration with k > 1: speed-up > {criteria.speedup}x and "
                f"loss < {criteria.points_lost} points, {sure}")
     reject = (f"every configuration with k > 1: speed-up < {criteria.negligible_speedup}x (negligible) or "

@@ -37,7 +37,7 @@ class Report:
                              "`fastdllm grid run` or `submit`")
         table = tables.grid_table(results)
         findings = audit.audit(audit_sources.from_records(results.records))
-        return cls(results, table, criteria.judge(results), findings)
+        return cls(results, table, criteria.judge(results, table), findings)
 
 
 def entry(report: Report) -> str:

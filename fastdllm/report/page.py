@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fastdllm.lab import files, notebooks
+from fastdllm.lab import files, notebooks, records
 from fastdllm.lab.grid import Grid
 from fastdllm.lab.parameters import root
 from fastdllm.report import log
@@ -19,18 +19,15 @@ def write(grid: Grid) -> str:
 
     Raises ValueError if no cell has a record yet; NotebookFailed if the notebook fails.
     """
-    results = Results.of(grid)
-    if not results.found:
+    if not any((cell.directory / records.SUMMARY).exists() for cell in grid.cells()):
         raise ValueError(f"{grid.experiment}: no cell has a record; allowed: a grid after `fastdllm grid run`")
-    folder = results.save_grid()
+    folder = Results(grid, []).save_grid()
     executed = folder / NOTEBOOK
     inside = folder.is_relative_to(root())
     notebooks.execute(notebooks.find(NOTEBOOK), executed, {"directory": log.short(folder) if inside else str(folder)})
     html = export(executed)
-    complete, applicable = (sum(s.state in wanted for s in results.states) for wanted in (
-        ("complete",), ("complete", "stale", "partial", "failed", "running", "queued", "pending", "imported")))
-    return "\n".join([f"{complete} of {applicable} cells complete", f"log entry: {log.short(folder / log.ENTRY)}",
-                      f"results page: {log.short(folder / log.PAGE)}", f"report: {log.short(html)}"])
+    return "\n".join([f"log entry: {log.short(folder / log.ENTRY)}", f"results page: {log.short(folder / log.PAGE)}",
+                      f"report: {log.short(html)}"])
 
 
 def export(notebook: Path, hide_code: bool = False) -> Path:

@@ -12,8 +12,8 @@ STYLE = """<style>
 .fd{border-collapse:collapse;font:12.5px/1.4 system-ui,sans-serif;margin:.5em 0}
 .fd th{border-bottom:2px solid #444;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
 .fd td{border-bottom:1px solid #ddd;text-align:right;padding:3px 6px;white-space:nowrap}
-.fd td{font-variant-numeric:tabular-nums}
-.fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;max-width:46em}
+.fd td{font-variant-numeric:tabular-nums;vertical-align:top}
+.fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
 .fd tr.base td{background:#f3f3f3}.fdc{font:12.5px/1.4 system-ui,sans-serif;color:#555;margin:0 0 .8em;max-width:70em}
 @media (prefers-color-scheme:dark){.fd td{border-color:#555}.fd tr.base td{background:#8883}.fdc{color:#aaa}}
 </style>"""

@@ -46,6 +46,11 @@ def wilson(correct: int, n: int, level: float = LEVEL) -> Interval:
     return float(low), float(high)
 
 
+def simultaneous(count: int, level: float = LEVEL) -> float:
+    """The level of each of `count` intervals that together hold at `level` (Bonferroni)."""
+    return 1 - (1 - level) / max(1, count)
+
+
 def mcnemar(lost: int, gained: int) -> float:
     """Exact two-sided McNemar p of two counts of discordant pairs (the binomial test of lost in lost + gained)."""
     if lost < 0 or gained < 0:

@@ -1,11 +1,13 @@
 """The tables of a report: the grid against its baseline, extraction rules, measured next to published, coverage."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
 # (pandas' own annotations make every df[...] a union)
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,28 +18,41 @@ from fastdllm.report import published, stats
 from fastdllm.report.results import Outcomes, Results
 
 KINDS = ("prefill", "full", "small", "commit", "replay")
-NAN3 = (math.nan, math.nan, math.nan)
+COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
 DRAWS = 2000
 
 
-def grid_table(results: Results, level: float = stats.LEVEL) -> pd.DataFrame:
+def grid_table(results: Results) -> pd.DataFrame:
     """One row per cell, numbers only: accuracy, points lost and speed-up against k=1 with intervals, costs.
 
     Both comparisons are paired over the same problems where the samples are kept. The interval of the speed-up comes
     from repeats where both sides have two or more, else from the problems (run-to-run noise is then not in it).
+    The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations.
     """
     frame = results.frame
     if frame.empty:
         return pd.DataFrame()
-    weights: dict[int, np.ndarray] = {}
-    base = frame[frame["k"] == 1].drop_duplicates("key").set_index("key")
-    speeds = frame.drop_duplicates("identity").groupby("run")["tokens_per_second"].apply(list)
-    rows = []
-    for row in frame.to_dict("records"):
-        against = base.loc[row["key"]] if row["key"] in base.index else None
-        same = against is not None and against["run"] == row["run"]
-        rows.append({**row, **_lost(row, against, same, results.outcomes, weights, level),
-                     **_speed(row, against, same, results.outcomes, speeds, weights, level)})
+    rows = frame.to_dict("records")
+    base: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["k"] == 1:
+            base.setdefault(row["key"], row)
+    levels = (stats.LEVEL, stats.simultaneous(sum(row["k"] > 1 for row in rows)))
+    pairs = {i: Pair(row, base[row["key"]], *(results.outcomes[side["folder"]] for side in (row, base[row["key"]])))
+             for i, row in enumerate(rows) if row["key"] in base and base[row["key"]]["run"] != row["run"]}
+    bounds = _bootstrap({i: pair for i, pair in pairs.items() if pair.paired}, levels)
+    speeds: dict[str, dict[str, float]] = {}
+    for row in rows:
+        speeds.setdefault(row["run"], {})[row["identity"]] = row["tokens_per_second"]
+    for i, row in enumerate(rows):
+        row |= dict.fromkeys((*COMPARED, *(f"sure_{name}" for name in COMPARED if "_" in name)), math.nan)
+        if i in pairs:
+            row |= pairs[i].values(bounds.get(i), levels, speeds)
+        elif row["key"] in base:
+            ratio = row["tokens_per_second"] / base[row["key"]]["tokens_per_second"]
+            row |= {"lost": 0.0, "speedup": ratio, "speed_from": "baseline"}
+        else:
+            row["speed_from"] = "not measured"
     table = pd.DataFrame(rows)
     compared = table["p"].notna()
     table["p_holm"] = math.nan
@@ -45,51 +60,77 @@ def grid_table(results: Results, level: float = stats.LEVEL) -> pd.DataFrame:
     return table
 
 
-def _weights(n: int, known: dict[int, np.ndarray]) -> np.ndarray:
-    if n not in known:
-        known[n] = stats.resamples(n, DRAWS)
-    return known[n]
+@dataclass(frozen=True)
+class Pair:
+    """A reuse row, its baseline row, and the answers of both where they are kept."""
+
+    row: dict[str, Any]
+    base: dict[str, Any]
+    mine: Outcomes | None
+    theirs: Outcomes | None
+
+    @property
+    def paired(self) -> bool:
+        return self.mine is not None and self.theirs is not None and self.mine.ids == self.theirs.ids
+
+    def values(self, bounds: np.ndarray | None, levels: tuple[float, float],
+               speeds: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Points lost (positive: worse than k=1) and throughput over the baseline's, with both kinds of interval.
+
+        bounds [2, 2, levels] from the bootstrap: (loss, speed ratio), (low, high).
+        """
+        row, base = self.row, self.base
+        ratio = row["tokens_per_second"] / base["tokens_per_second"] if base["tokens_per_second"] else math.nan
+        found: dict[str, Any] = {"lost": 100 * (base["accuracy"] - row["accuracy"]), "speedup": ratio,
+                                 "speed_from": "one run" if bounds is None else "problems"}
+        if bounds is not None and self.mine is not None and self.theirs is not None:
+            mine, theirs = self.mine.correct, self.theirs.correct
+            lost, gained = ((theirs == 1) & (mine == 0)).sum(), ((theirs == 0) & (mine == 1)).sum()
+            found["p"] = stats.mcnemar(int(lost), int(gained))
+        runs = [list(speeds[side["run"]].values()) for side in (base, row)]
+        for at, (level, sure) in enumerate(zip(levels, ("", "sure_"), strict=True)):
+            if bounds is not None:
+                (low, high), (slow, fast) = bounds[:, :, at]
+            else:
+                low, high = (-100 * end for end in reversed(stats.difference_unpaired(
+                    base["correct"], base["n"], row["correct"], row["n"], level)))
+                slow = fast = math.nan
+            if min(map(len, runs)) >= 2:
+                found["speedup"], slow, fast = stats.repeats_ratio(*runs, level)
+                found["speed_from"] = f"{len(runs[1])} repeats"
+            else:
+                # Rows of a batch overlap in time: single problems give the spread, the whole run gives the value.
+                slow, fast = ratio * slow, ratio * fast
+            found |= {f"{sure}lost_low": low, f"{sure}lost_high": high, f"{sure}speed_low": slow,
+                      f"{sure}speed_high": fast}
+        return found
 
 
-def _lost(row: dict[str, Any], against: Any, same: bool, outcomes: dict[str, Outcomes | None],
-          weights: dict[int, np.ndarray], level: float) -> dict[str, float]:
-    """Points lost (positive: worse than k=1) with interval and McNemar's p."""
-    values = dict.fromkeys(("lost", "lost_low", "lost_high", "p"), math.nan)
-    if against is None:
-        return values
-    if same:
-        return values | {"lost": 0.0}
-    mine, theirs = outcomes[row["folder"]], outcomes[against["folder"]]
-    if mine is not None and theirs is not None and mine.ids == theirs.ids:
-        drawn = _weights(len(mine.ids) + 2, weights)
-        pair = stats.compare_paired(theirs.correct, mine.correct, level=level, weights=drawn)
-        return {"lost": -100 * pair.difference, "lost_low": -100 * pair.high, "lost_high": -100 * pair.low, "p": pair.p}
-    low, high = stats.difference_unpaired(against["correct"], against["n"], row["correct"], row["n"], level)
-    return values | {"lost": 100 * (against["accuracy"] - row["accuracy"]), "lost_low": -100 * high,
-                     "lost_high": -100 * low}
+def _bootstrap(pairs: dict[int, Pair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:
+    """Bootstrap bounds of all pairs, one matrix product per number of problems: [2, 2, levels] each.
 
-
-def _speed(row: dict[str, Any], against: Any, same: bool, outcomes: dict[str, Outcomes | None],
-           speeds: pd.Series, weights: dict[int, np.ndarray], level: float) -> dict[str, Any]:
-    """Throughput over the baseline's, with its interval and where that comes from."""
-    names = ("speedup", "speed_low", "speed_high")
-    if against is None or not against["tokens_per_second"]:
-        return dict(zip(names, NAN3, strict=True)) | {"speed_from": "not measured"}
-    ratio = row["tokens_per_second"] / against["tokens_per_second"]
-    if same:
-        return dict(zip(names, (ratio, math.nan, math.nan), strict=True)) | {"speed_from": "baseline"}
-    mine_runs, base_runs = speeds[row["run"]], speeds[against["run"]]
-    if min(len(mine_runs), len(base_runs)) >= 2:
-        return dict(zip(names, stats.repeats_ratio(base_runs, mine_runs, level), strict=True)) | {
-            "speed_from": f"{len(mine_runs)} repeats"}
-    mine, theirs = outcomes[row["folder"]], outcomes[against["folder"]]
-    if mine is None or theirs is None or mine.ids != theirs.ids or not (mine.seconds.sum() and theirs.seconds.sum()):
-        return dict(zip(names, (ratio, math.nan, math.nan), strict=True)) | {"speed_from": "one run"}
-    centre, low, high = stats.ratio_bootstrap(theirs.tokens, theirs.seconds, mine.tokens, mine.seconds, level=level,
-                                              weights=_weights(len(mine.ids), weights))
-    # Rows of a batch overlap in time: the seconds of single problems give the spread, the whole run gives the value.
-    return dict(zip(names, (ratio, ratio * low / centre, ratio * high / centre), strict=True)) | {
-        "speed_from": "problems"}
+    First the points lost (Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
+    throughputs divided by its own value.
+    """
+    sizes: dict[int, list[int]] = {}
+    for i, pair in pairs.items():
+        assert pair.mine is not None
+        sizes.setdefault(len(pair.mine.ids), []).append(i)
+    found: dict[int, np.ndarray] = {}
+    ends = [end for side in (-1, 1) for level in levels for end in [(1 + side * level) / 2]]
+    for n, members in sizes.items():
+        chosen = [pairs[i] for i in members]
+        lost = np.array([np.append(100 * (p.theirs.correct - p.mine.correct), (100, -100)) for p in chosen])
+        drawn = stats.resamples(n + 2, DRAWS) @ lost.T.astype(np.float32)  # [draws, pairs]
+        times = np.array([[p.mine.tokens, p.mine.seconds, p.theirs.tokens, p.theirs.seconds] for p in chosen])
+        sums = np.maximum(np.einsum("dn,pcn->cdp", stats.resamples(n, DRAWS), times, optimize=True), 1e-30)
+        whole = np.maximum(times.mean(axis=2), 1e-30)  # [pairs, 4]
+        ratio = (sums[0] / sums[1]) / (sums[2] / sums[3])
+        ratio /= (whole[:, 0] / whole[:, 1]) / (whole[:, 2] / whole[:, 3])
+        both = np.stack([np.quantile(values, ends, axis=0) for values in (drawn, ratio)])  # [2, ends, pairs]
+        for at, i in enumerate(members):
+            found[i] = both[:, :, at].reshape(2, 2, len(levels))
+    return found
 
 
 def published_table(batch: str, task: str, limit: int = 0, level: float = stats.LEVEL) -> pd.DataFrame:
