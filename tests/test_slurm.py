@@ -144,6 +144,9 @@ def test_nine_cells_through_an_array(story):
     jobs = {each.record.environment.slurm_job for each in found.values() if each.record}
     assert jobs == {f"{note.job}_{index}" for index in range(7)}
     assert fastdllm("grid", "status", str(story.files["nine"])).rstrip().splitlines()[-2] == "Completed: 9 / 9"
+    log = fastdllm("grid", "logs", str(story.files["nine"]), "k2_middle")
+    assert f"==> {found['k2_middle'].cell.directory / records.LOG} <==" in log
+    assert "finished in" in log
 
 
 def test_resubmission_runs_only_what_is_missing(story):
