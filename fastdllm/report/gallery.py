@@ -27,7 +27,7 @@ from fastdllm.report import pages
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 COLUMNS = (("State", ""), ("Experiment", ""), ("Task", ""), ("Configuration", ""), ("k", "number"), ("Layers", ""),
            ("Policy", ""), ("Revision", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
-           ("Tokens/forward", "number"), ("Tokens", "number"), ("Node", ""), ("Date", "number"))
+           ("Tokens/forward", "number"), ("Node", ""), ("Date", "number"))
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,9 @@ def _cell(draft: Draft, experiment: str, state: CellState) -> dict[str, Any]:
     title = f"{experiment}: {cell.path}"
     for path in publish.executed_notebooks(cell.directory):
         found["page"], found["notebook"] = draft.notebook(path, place, title, facts, records.SUMMARY if record else "")
+    if record and record.shared_from and not found["page"]:      # the page of the run that it shares
+        for path in publish.executed_notebooks(cell.directory.with_name(record.shared_from)):
+            found["page"] = (place.with_name(record.shared_from) / path.name).with_suffix(".html").as_posix()
     for path in sorted(cell.directory.glob("*.failed.ipynb")):
         found["traceback"], _ = draft.notebook(path, place, f"{title} (failed)", facts)
     return found
