@@ -44,11 +44,11 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def server(command: list[str], ready: str, folder: Path, log: Path) -> Iterator[None]:
+def server(command: list[str], ready: str, folder: Path, log: Path, **environment: str) -> Iterator[None]:
     """A server process that is up when `ready` answers; ended with the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
-                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+                                   env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
     try:
         until = time.monotonic() + 60
         while not answers(ready):
@@ -69,7 +69,12 @@ def lab(folder: Path, log: Path) -> Iterator[tuple[str, str]]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
                f"--IdentityProvider.token={token}", "--ServerApp.root_dir=" + str(folder),
                "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with server(command, f"{base}/api/status?token={token}", folder, log):
+    settings = log.parent / "settings"          # the person's own are neither read nor changed
+    news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false"}')
+    with server(command, f"{base}/api/status?token={token}", folder, log, JUPYTERLAB_SETTINGS_DIR=str(settings),
+                JUPYTERLAB_WORKSPACES_DIR=str(log.parent / "workspaces")):
         yield base, token
 
 

@@ -20,10 +20,9 @@ from papermill.parameterize import parameterize_notebook
 from fastdllm.lab import notebooks
 
 selenium = pytest.importorskip("selenium")
+import browser  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-from tests import browser  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(browser.CHROMIUM is None or browser.DRIVER is None,
@@ -106,6 +105,7 @@ def test_debugger_notebook(driver, lab, shots):
     cells = browser.js(driver, "return document.querySelectorAll('.jp-Cell.jp-mod-selected').length")
     assert cells == 1, "the arrow keys stay in the player"
     driver.save_screenshot(str(shots / "debugger.png"))
+    stage.screenshot(str(shots / "stage.png"))
 
     stage.send_keys("d")
     assert where(driver)[0] == first, "the notebook opens at the first differing step, and d finds it"
@@ -199,14 +199,16 @@ def app(tmp_path_factory):
 
 def test_app_chats_behind_its_token(driver, app, shots):
     assert app.startswith("http://localhost:")
-    assert not browser.answers(app.split("/?")[0]), "no page without the token"
+    driver.get(app.split("/?")[0])
+    assert "/login" in driver.current_url, "no page without the token"
     driver.get(app)
     log = browser.wait(driver, ".fd-log", 90, "Model:")
     assert "####" in log.text
     field = browser.wait(driver, ".fd-message input")
-    field.send_keys("Each of 3 boxes holds 75 stamps. How many stamps are there?", Keys.ENTER)
-    browser.wait(driver, ".fd-log", 60, "75 stamps")
-    browser.wait(driver, ".fd-send:not([disabled])", 60)
+    field.send_keys("Zoe has 75 stamps. She finds 150 more. How many stamps does Zoe have?", Keys.ENTER)
+    browser.wait(driver, ".fd-log", 60, "Zoe has 75 stamps")
+    browser.wait(driver, ".fd-message button:not([disabled])", 60)
+    assert "225" in browser.wait(driver, ".fd-log", 30, "####").text
     assert "tokens per forward" in browser.wait(driver, ".fd-status").text
     assert where(driver)[1] > 3
     assert not browser.visible_static(driver)

@@ -96,8 +96,7 @@ def test_half_a_character_waits():
 
 def test_notebook_room_answers_and_shows(lm):
     room = Chatroom(lm, max_new_tokens=48, k=2)
-    room.message.value = QUESTION
-    room.send()
+    room.message.submit(QUESTION)
     room.wait(120)
     said = room.conversation.messages[-1]["content"]
     assert "####" in said and said.split()[-1] in room.talk.value and QUESTION in room.talk.value
@@ -107,8 +106,7 @@ def test_notebook_room_answers_and_shows(lm):
     assert (run.trace["decision"] == "reuse").sum() == run.result["decisions"]["reuse"]
     room.clear()
     assert "Nothing said yet" in room.talk.value
-    room.message.value = " "
-    room.send()
+    room.message.submit(" ")
     room.wait(10)
     assert "message: empty" in room.status.node.value
 
@@ -120,7 +118,7 @@ def terminal(*options):
 
 def test_terminal_session():
     """Answer, Ctrl-C in an answer, Ctrl-C at the prompt, clear, exit; one process, as a person would use it."""
-    chat = terminal("--max-new-tokens", "512")
+    chat = terminal("--max-new-tokens", "512", "--remember")
     chat.expect("> ")
     chat.sendline(QUESTION)
     chat.expect("#### 5")

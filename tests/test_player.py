@@ -89,7 +89,7 @@ def test_replay_is_on_the_map(lm):
 def test_saved_run_is_the_same(middle, tmp_path):
     again = player.load(middle.save(tmp_path / "run"))
     assert widgets.payload(again) == widgets.payload(middle)
-    with pytest.raises(ValueError, match="row=3: not in .* allowed: 0"):
+    with pytest.raises(ValueError, match=r"row=3: not in .* allowed: 0"):
         player.load(tmp_path / "run", row=3)
     with pytest.raises(FileNotFoundError, match=r"steps\.parquet: no steps are kept"):
         player.load(tmp_path)

@@ -26,20 +26,22 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
          layers: Annotated[str, typer.Option(help="first, middle, last, 8-19, or 1,2,5.")] = "middle",
          policy: Annotated[str, typer.Option(help="output, residual, token, adaptive, replay, or a .py.")] = "output",
          revision: Annotated[str, typer.Option(help="Of the historical code: fixed, 26d6179 ...")] = "fixed",
+         forget: Annotated[bool | None, typer.Option("--forget/--remember", help="Each question stands alone (default "
+                                                     "for tiny, which was trained on single questions).")] = None,
          device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
          dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto") -> None:
     """Chat: answers appear block by block; clear, exit, and Ctrl-C to stop an answer."""
     from fastdllm import Decoding, Reuse, load
-    from fastdllm.report.chat import Conversation
+    from fastdllm.report.chat import EMBEDDED, Conversation
     decoding = Decoding(threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block,
                         temperature=temperature)
     reuse = Reuse(k=k, layers=layers, policy=policy)
     lm = load(model, device=device, dtype=dtype)
     print(f"{lm.name}, {lm.device}, {str(lm.dtype).removeprefix('torch.')}. {HELP}", flush=True)
-    talk(Conversation(lm, decoding, reuse, revision))
+    talk(Conversation(lm, decoding, reuse, revision), model == EMBEDDED if forget is None else forget)
 
 
-def talk(conversation: Conversation) -> None:
+def talk(conversation: Conversation, forget: bool) -> None:
     """Read lines until `exit` or the end of the input."""
     while True:
         try:
@@ -58,6 +60,8 @@ def talk(conversation: Conversation) -> None:
         elif line == "help":
             print(HELP, flush=True)
         elif line:
+            if forget:
+                conversation.clear()
             answer(conversation, line)
 
 

@@ -31,9 +31,9 @@ def app(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.
         page = prepare(source, model, Path(folder))
         command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--Voila.ip=127.0.0.1", "--no-browser",
                    f"--token={token}", "--VoilaConfiguration.show_tracebacks=True",
+                   "--MappingKernelManager.cull_idle_timeout=900", "--MappingKernelManager.cull_interval=60",
                    "--MappingKernelManager.default_kernel_name=python3"]
-        typer.echo(f"http://localhost:{port}/?token={token}")
-        typer.echo("Ctrl-C ends it.")
+        print(f"http://localhost:{port}/?token={token}\nCtrl-C ends it.", flush=True)
         process = subprocess.Popen(command)
         try:
             code = process.wait()

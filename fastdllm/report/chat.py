@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from fastdllm.decode.generate import finish
 from fastdllm.decode.loop import Engine, check_prompt, positions_needed, resolve
 from fastdllm.decode.step import RowResult, Step
+from fastdllm.decode.trace import Trace
 from fastdllm.lab import steps as steps_file
 from fastdllm.model.lm import LM
 from fastdllm.report.player import Run, title
 from fastdllm.settings import Decoding, Reuse
 
+EMBEDDED = "tiny"   # this checkpoint was trained on single questions; a second turn is nothing that it knows
 SPARE = 4096        # positions that a conversation may grow by before its cache is laid out anew
 
 
@@ -44,11 +46,13 @@ class Progress:
 class Conversation:
     """Multi-turn chat with one model. Settings may change between turns."""
 
-    def __init__(self, lm: LM, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(), revision: str = "fixed"):
+    def __init__(self, lm: LM, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(), revision: str = "fixed",
+                 trace: bool = False):
         if lm.tokenizer is None:
             raise ValueError(f"model: {lm.name} has no tokenizer files; allowed: a checkpoint with a tokenizer")
         resolve(lm, decoding, reuse, revision)
         self.lm, self.decoding, self.reuse, self.revision = lm, decoding, reuse, revision
+        self.trace = Trace() if trace else None     # of the last answer
         self.messages: list[dict[str, str]] = []
         self.steps: list[Step] = []                 # of the last answer
         self.ids: list[int] = []                    # its prompt
@@ -85,7 +89,8 @@ class Conversation:
         if self._engine is None or self._made_for != wanted or need > self._positions:
             whole = self.lm.config.max_position_embeddings // rules.block * rules.block
             self._positions = max(need, min(whole, need + SPARE))
-            self._engine = Engine(self.lm, rules, self.decoding, self.reuse, 1, self._positions, keep_prefix=True)
+            self._engine = Engine(self.lm, rules, self.decoding, self.reuse, 1, self._positions, trace=self.trace,
+                                  keep_prefix=True)
             self._made_for = wanted
         return self._engine
 
@@ -104,6 +109,8 @@ class Conversation:
             self.messages.pop()
             raise
         self.steps, self.result, self.turn = [], None, self.turn + 1
+        if self.trace:
+            self.trace.rows.clear()
         said, answered, began, kept = "", [], time.perf_counter(), -1
         try:
             for step in engine.steps(iter([(self.turn, self.ids)])):
@@ -132,11 +139,12 @@ class Conversation:
             self._said = [*self.ids, *answered, *([] if answered[-1:] == [stop] else [stop])]
 
     def run(self) -> Run:
-        """The last answer, for the player (without a trace: chat is timed)."""
+        """The last answer, for the player."""
         results = {self.turn: self.result} if self.result else {}
         about = steps_file.meta(self.lm, {self.turn: self.ids}, self.steps, self.decoding, self.reuse, self.revision,
                                 results)
-        return Run(title(self.reuse, self.revision), steps_file.frame(self.steps), None, about, self.turn)
+        return Run(title(self.reuse, self.revision), steps_file.frame(self.steps),
+                   self.trace.frame() if self.trace else None, about, self.turn)
 
 
 class Streamed:

@@ -8,8 +8,8 @@ import time
 import ipywidgets as w
 
 from fastdllm.model.lm import LM
-from fastdllm.report.chat import Conversation, Progress
-from fastdllm.report.form import Controls, Job, Status, button
+from fastdllm.report.chat import EMBEDDED, Conversation, Progress
+from fastdllm.report.form import Controls, Job, Message, Status, button
 from fastdllm.report.widgets import Player
 
 REFRESH = 0.25       # seconds between two pictures of a live answer
@@ -21,26 +21,27 @@ class Chatroom(w.VBox):
     def __init__(self, lm: LM, **settings: object) -> None:
         self.controls = Controls(**{"k": 1, "max_new_tokens": 192, **settings})         # pyright: ignore
         self.conversation = Conversation(lm, self.controls.decoding(), self.controls.reuse(),
-                                         self.controls.revision.value)
+                                         self.controls.revision.value, trace=True)
         self.last: Progress | None = None            # where the last answer stands
         self.status, self.player = Status(), Player()
         self.talk = w.HTML(layout=w.Layout(min_height="60px", max_height="320px", overflow="auto"))
         self.talk.add_class("fd-log")
-        self.message = w.Text(placeholder="a question", continuous_update=True, layout=w.Layout(width="420px"))
+        self.message = Message()
         self.message.add_class("fd-message")
-        self.message.on_submit(lambda _: self.send())
-        self.go = button("send", self.send, "primary")
+        self.message.observe(lambda _: self.send(), "sent")
+        single = lm.name == EMBEDDED        # it was trained on single questions
+        self.forget = w.Checkbox(single, description="each question stands alone", indent=False)
         self.halt = button("stop", self.stop, "warning")
         self.halt.disabled = True
         self.live = w.Checkbox(True, description="show the denoising live", indent=False)
         self.job = Job(self.status, self._busy)
         grid = w.GridBox(self.controls.all(), layout=w.Layout(grid_template_columns="320px 320px"))
-        super().__init__([self.talk, w.HBox([self.message, self.go, self.halt, button("clear", self.clear)]),
-                          self.status.node, grid, self.live, self.player])
+        switches = w.HBox([self.halt, button("clear", self.clear), self.forget, self.live])
+        super().__init__([self.talk, self.message, switches, self.status.node, grid, self.player])
         self._draw()
 
     def _busy(self, on: bool) -> None:
-        self.go.disabled, self.halt.disabled = on, not on
+        self.message.busy, self.halt.disabled = on, not on
 
     def _draw(self, pending: str = "") -> None:
         lines = [*self.conversation.messages]
@@ -52,8 +53,8 @@ class Chatroom(w.VBox):
             "<em>Nothing said yet.</em>"
 
     def send(self) -> None:
-        """Answer what stands in the field, in the background."""
-        text = self.message.value
+        """Answer the message, in the background."""
+        text = self.message.text
         if self.job.running:
             self.status.say("an answer is being written; stop it first")
             return
@@ -64,7 +65,8 @@ class Chatroom(w.VBox):
         except ValueError as error:
             self.status.say(str(error), error=True)
             return
-        self.message.value = ""
+        if self.forget.value:
+            chat.clear()
         self.job.start(lambda: self._answer(text))
 
     def _answer(self, text: str) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as w
+import traitlets
 
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.settings import POLICIES, SUBSETS, Decoding, Reuse
@@ -47,6 +50,20 @@ class Controls:
     def reuse(self) -> Reuse:
         """Raises ValueError for what can't be."""
         return Reuse(k=self.k.value, layers=self.layers.value or None, policy=str(self.policy.value))
+
+
+class Message(anywidget.AnyWidget):
+    """A line of text to send. ipywidgets' Text tells of Enter before it tells of the last keys."""
+
+    _esm = Path(__file__).parent / "message.js"
+    _css = Path(__file__).parent / "player.css"
+    text = traitlets.Unicode().tag(sync=True)
+    sent = traitlets.Int(0).tag(sync=True)        # counts the sendings
+    busy = traitlets.Bool(False).tag(sync=True)
+
+    def submit(self, text: str) -> None:
+        """What the button does."""
+        self.text, self.sent = text, self.sent + 1
 
 
 class Status:

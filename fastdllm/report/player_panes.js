@@ -39,12 +39,12 @@ function paint(node, confidence) { // cividis, text black or white by luminance
 
 // The first forward after which the texts of two runs differ, or -1 (as player.first_difference).
 function firstDifference(a, b) {
-  const last = Math.min(a.forwards, b.forwards), n = Math.max(a.when.length, b.when.length);
+  const last = Math.max(a.forwards, b.forwards), n = Math.max(a.when.length, b.when.length);
+  const seen = (run, i) => (i < run.when.length && run.when[i] < run.forwards ? run.when[i] : last);
   let found = last;
   for (let i = 0; i < n; i++) {
-    const wa = i < a.when.length ? a.when[i] : last, wb = i < b.when.length ? b.when[i] : last;
-    const same = wa === wb && i < a.when.length && i < b.when.length && a.token[i] === b.token[i];
-    if (!same && Math.min(wa, wb) >= 0) found = Math.min(found, wa, wb);
+    const wa = seen(a, i), wb = seen(b, i), differs = wa !== wb || (wa < last && a.token[i] !== b.token[i]);
+    if (differs && Math.min(wa, wb) >= 0) found = Math.min(found, wa, wb);
   }
   return found < last ? found : -1;
 }
@@ -116,8 +116,10 @@ class TextPane {
 
 function mark(context, code, x, y, w, h, colours) { // colour and sign of one decision
   if (code === 0 || code === 4) {
-    context.fillStyle = colours.faint;
+    context.globalAlpha = 0.13;
+    context.fillStyle = colours.ink;
     context.fillRect(x, y, w, h);
+    context.globalAlpha = 1;
   } else {
     context.fillStyle = INK[code];
     context.fillRect(x, y, w, h);

@@ -1,0 +1,50 @@
+"""The README's table and picture, from the records of `make demo`: python -m fastdllm.report.readme
+
+Numbers in the README come from records and from nowhere else; a test compares them with executed/published/.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from fastdllm.lab import files, gridfile
+from fastdllm.lab.parameters import root
+from fastdllm.report import plots, tables
+from fastdllm.report.results import Results
+
+BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
+PICTURE = "docs/images/demo.png"
+
+
+def line(row: pd.Series) -> str:
+    """One configuration as a line of the table."""
+    interval = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+    speed = f"{row['tokens_per_second']:.0f}" + ("" if row["k"] == 1 else f" ({row['speedup']:.2f}x)")
+    return f"| {row['config']} | {interval} | {speed} | {row['nfe']:.0f} | {row['tokens_per_forward']:.2f} |"
+
+
+def block(table: pd.DataFrame, device: str) -> str:
+    """The text between the markers."""
+    head = (f"| configuration | accuracy (95 % interval, n = {int(table['n'].iloc[0])}) | tokens/s (against k1) | "
+            "forwards | tokens per forward |\n| --- | --- | --- | --- | --- |")
+    where = f"*Embedded checkpoint, task `arithmetic`, batch {int(table['batch_size'].iloc[0])}, {device}. k1 is one run.*"
+    return "\n".join([BEGIN, head, *(line(row) for _, row in table.iterrows()), "", where, END])
+
+
+def refresh() -> None:
+    """Rewrite the block and the picture. Raises ValueError unless all cells of the demo grid are complete."""
+    results = Results.of(gridfile.load("demo"))
+    if results.missing:
+        raise ValueError(f"demo: {len(results.missing)} cells are not complete; allowed: after `make demo`")
+    table, readme = tables.grid_table(results), root() / "README.md"
+    device = f"{results.records[0].environment.device_name}"
+    text = readme.read_text(encoding="utf-8")
+    made = re.sub(f"{BEGIN}.*?{END}", lambda _: block(table, device), text, flags=re.DOTALL)
+    plots.grid_figure(table, "Skipping 12 of 28 layers on the embedded checkpoint").savefig(root() / PICTURE, dpi=110)
+    files.write(readme, made)
+
+
+if __name__ == "__main__":
+    refresh()

@@ -1,0 +1,127 @@
+"""Every command of README and docs runs as it stands there; so does every Python block, page by page.
+
+A ```bash block may begin with a comment: `# not run here: REASON` (the subcommands and options are then checked
+against --help), or `# status 1: REASON` (what the last command's exit status is to be).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def blocks(page, language):
+    return [code for kind, code in FENCE.findall(page.read_text()) if kind == language]
+
+
+def commands(code):
+    """Lines of a bash block without comments, continuation lines joined."""
+    joined = code.replace("\\\n", " ")
+    return [line.split(" # ")[0].strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def head(code):
+    first = code.splitlines()[0]
+    return first if first.startswith("#") else ""
+
+
+def run_here():
+    """Each command once, wherever it stands: (page, command, status)."""
+    seen = {}
+    for page in PAGES:
+        for code in blocks(page, "bash"):
+            if head(code).startswith("# not run here: "):
+                continue
+            status = int(found[1]) if (found := re.match(r"# status (\d+): .", head(code))) else 0
+            for command in commands(code):
+                seen.setdefault(command, (page.name, status))
+    return [(page, command, status) for command, (page, status) in seen.items()]
+
+
+def not_run():
+    lines = [command for page in PAGES for code in blocks(page, "bash") if head(code).startswith("# not run here: ")
+             for command in commands(code)]
+    return sorted({line for line in lines if "fastdllm " in line and not line.startswith(("git", "cd"))})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of what commands read, so that they write elsewhere; `fastdllm` is the one under test."""
+    home = tmp_path_factory.mktemp("project")
+    for name in ("notebooks", "params"):
+        shutil.copytree(ROOT / name, home / name)
+    (home / "bin").mkdir()
+    program = home / "bin" / "fastdllm"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fastdllm "$@"\n')
+    program.chmod(0o755)
+    return home
+
+
+def environment(home):
+    path = f"{home / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200"}
+
+
+@pytest.mark.xdist_group("docs")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page, project):
+    code = "\n".join(blocks(page, "python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, env=environment(project), capture_output=True,
+                          text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.xdist_group("docs")
+@pytest.mark.parametrize(("page", "command", "status"), run_here(), ids=lambda value: str(value)[:60])
+def test_commands_run(page, command, status, project):
+    """From the project's root, as a reader would; files that a page's Python makes are made first."""
+    code = "\n".join(blocks(next(path for path in PAGES if path.name == page), "python"))
+    for name in re.findall(r'Path\("(\w+\.py)"\)\.write_text', code):
+        if name in command and not (project / name).exists():
+            subprocess.run([sys.executable, "-c", blocks(ROOT / "docs" / page, "python")[0]], cwd=project, check=True)
+    done = subprocess.run(["bash", "-c", command], cwd=project, env=environment(project), capture_output=True,
+                          text=True, timeout=540, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == status, f"{page}: {command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+
+
+@pytest.mark.parametrize("command", not_run(), ids=lambda value: str(value)[:60])
+def test_commands_that_need_more_are_spelled_right(command):
+    """Subcommand and options exist, by the program's own --help."""
+    from typer.testing import CliRunner
+
+    from fastdllm.cli import app
+    words = command[command.index("fastdllm ") + len("fastdllm "):].split()
+    subcommand = words[:2] if words[0] == "grid" else words[:1]
+    shown = CliRunner().invoke(app, [*subcommand, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    assert shown.exit_code == 0, shown.output
+    for option in (word.split("=")[0] for word in words if word.startswith("-")):
+        assert option in shown.output, f"{command}: {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_readme_lists_every_notebook_and_page():
+    text = (ROOT / "README.md").read_text()
+    for path in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "docs").glob("*.md")]:
+        assert path.relative_to(ROOT).as_posix() in text, path.name
+
+
+def test_make_targets_of_the_pages_exist():
+    made = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    said = {name for page in PAGES for name in re.findall(r"\bmake ([a-z]+)\b", " ".join(
+        re.findall(r"`[^`]+`", page.read_text())) + "\n".join(blocks(page, "bash")))}
+    assert said and said <= made, said - made
