@@ -113,7 +113,8 @@ def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], 
     left = [index for index in range(len(problems)) if index not in run.done]
     if not left:
         return
-    clock.warm_up = warm_up(lm, parameters, task, [problems[index] for index in left[:parameters.batch_size]])
+    batch = parameters.batch_size if parameters.device == "cuda" else 2      # a GPU's graphs know one batch size
+    clock.warm_up = warm_up(lm, parameters, task, [problems[index] for index in left[:batch]])
     said = began = time.perf_counter()
     base, session, correct = run.seconds, run.sessions, sum(s["correct"][task.metric] for s in run.done.values())
     elapsed, results = 0.0, rows(lm, parameters, task, [problems[index] for index in left], left)
@@ -149,7 +150,7 @@ def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], n
 
 
 def warm_up(lm: Any, parameters: Parameters, task: Task, problems: list[Problem]) -> float:
-    """Two blocks of the first batch, thrown away: seconds."""
+    """Two blocks of some problems, thrown away: seconds."""
     began = time.perf_counter()
     short = min(WARM_UP_TOKENS, parameters.decoding.max_new_tokens)
     shortened = parameters.model_copy(update={

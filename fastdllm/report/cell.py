@@ -151,7 +151,7 @@ def verdict(record: Record) -> str:
               if calls else "No layer was wrapped.")
     shortfall = f" {record.finish['length']} answers ran into the length cap." if record.finish.get("length") else ""
     return (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
-            f"{a.low:.1%} to {a.high:.1%}, rule *{record.metric}*) at {row['tokens_per_forward']:.2f} tokens per forward"
+            f"{a.low:.1%} to {a.high:.1%}, rule *{record.metric}*) at {row['tokens_per_forward']:.2f} tokens a forward"
             f" and {record.tokens_per_second:.0f} tokens/s without loading and warm-up. {reused}{shortfall} "
             "More problems narrow the interval; a comparison with another configuration needs the same problems "
             "(the report pairs them), and tokens/s compare on one machine only.")
