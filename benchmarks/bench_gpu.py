@@ -87,40 +87,33 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
     return result
 
 
-def graph_milliseconds(lm: LM, bandwidth: float, batches: tuple[int, ...] = (1, 32)) -> list[dict[str, Any]]:
+def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, Any]]:
     """Device time of each captured forward at a prefix of 256, beside what its bytes alone would take."""
-    config = lm.config
-    rows = []
-    for batch in batches:
-        cases = [("full", 32, 8, 256, 28), ("small", 8, 8, 264, 28), ("commit", 32, 1, 256, 28),
-                 ("full", 32, 8, 256, 16), ("small", 8, 8, 264, 16)]
-        decoding = Decoding(threshold=1.0, mask_id=MASK, stop_ids=())
-        executor = Fast(lm.network, batch, 512, decoding, None)
-        executor.graphs.block = 32
-        for kind, width, read, start, layers in cases:
-            shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
-            data = [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32, 0]
-                    for slot in range(batch)]
-            executor.graphs.run(shape, data)
-            graph = executor.graphs.captured[shape].graph
-            times = []
-            for _ in range(30):
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
-                graph.replay()
-                end.record()
-                end.synchronize()
-                times.append(begin.elapsed_time(end))
-            ms = sorted(times)[len(times) // 2]
-            moved = costs.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
-            card = costs.Card("this run", bandwidth, costs.H200.flops, costs.H200.kernel_seconds, 0.0)
-            predicted = costs.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
-                                              visible=PREFIX + 32) * 1e3
-            rows.append({"kind": kind, "layers": layers, "batch": batch, "ms": ms, "bytes": moved,
-                         "gb_per_second": moved / ms / 1e6, "share_of_copy": moved / ms * 1e3 / bandwidth,
-                         "predicted_ms": predicted})
-        del executor
-        torch.cuda.empty_cache()
+    config, rows = lm.config, []
+    cases = [("full", 32, 8, 256, 28), ("small", 8, 8, 264, 28), ("commit", 32, 1, 256, 28), ("full", 32, 8, 256, 16),
+             ("small", 8, 8, 264, 16)]
+    executor = Fast(lm.network, batch, 512, Decoding(threshold=1.0, mask_id=MASK, stop_ids=()), None)
+    executor.graphs.block = 32
+    card = costs.Card("this run", bandwidth, costs.H200.flops, costs.H200.kernel_seconds, 0.0)
+    for kind, width, read, start, layers in cases:
+        shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
+        executor.graphs.run(shape, [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32,
+                                     0] for slot in range(batch)])
+        graph, times = executor.graphs.captured[shape].graph, []
+        for _ in range(30):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end))
+        ms = sorted(times)[len(times) // 2]
+        moved = costs.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
+        predicted = costs.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
+                                          visible=PREFIX + 32) * 1e3
+        rows.append({"kind": kind, "layers": layers, "batch": batch, "ms": ms, "bytes": moved,
+                     "gb_per_second": moved / ms / 1e6, "share_of_copy": moved / ms * 1e3 / bandwidth,
+                     "predicted_ms": predicted})
     return rows
 
 
@@ -139,8 +132,8 @@ def reference(lm: LM, prompts: list[list[int]], tokens: int, *, variant: str = "
         torch.cuda.synchronize()
         times[kind].append((time.perf_counter() - began) * 1e3)
 
-    settings: dict[str, Any] = dict(variant=variant, k=k, subset=subset, threshold=1.0, mask_id=MASK, pad_id=PAD,
-                                    watch=watch if by_kind else None)
+    settings: dict[str, Any] = {"variant": variant, "k": k, "subset": subset, "threshold": 1.0, "mask_id": MASK,
+                                "pad_id": PAD, "watch": watch if by_kind else None}
     Loop(network, prompts[:batch], max_new_tokens=64, **settings).run()                       # warm-up
     times.clear()
     torch.cuda.synchronize()
@@ -160,69 +153,82 @@ def reference(lm: LM, prompts: list[list[int]], tokens: int, *, variant: str = "
             "ms_by_kind": middle}
 
 
-def measure(dtype: torch.dtype, quick: bool) -> dict[str, Any]:
-    """Everything for one dtype."""
+def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Fill `found` for one dtype, yielding each new row as it is measured."""
     bandwidth = copy_bandwidth()
-    torch.cuda.reset_peak_memory_stats()
     lm = random_lm(dtype)
     one = ids(1, PREFIX + 5, PREFIX + 5)
-    found: dict[str, Any] = {"dtype": str(dtype), "copy_bandwidth": bandwidth,
-                             "forwards": graph_milliseconds(lm, bandwidth, (1,) if quick else (1, 32)), "runs": []}
+    found |= {"dtype": str(dtype), "copy_bandwidth": bandwidth, "forwards": [], "runs": []}
+    for row in graph_milliseconds(lm, bandwidth, 1):
+        found["forwards"].append(row)
+        yield row
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+
+    def kept(run: dict[str, Any]) -> dict[str, Any]:
+        found["runs"].append(run)
+        torch.cuda.empty_cache()
+        return run
+
     reuses = [Reuse()] + [Reuse(k=k, layers="middle", policy=policy) for k in (2, 3) for policy in ("output", "replay")]
     if not quick:
         reuses += [Reuse(k=k, layers="middle", policy=policy, full_forwards=True)
                    for k in (2, 3) for policy in ("output", "residual", "replay")]
     for reuse in reuses:
-        found["runs"].append(ours(lm, one, 123, reuse, "fast"))
+        run = ours(lm, one, 123, reuse, "fast")
         if reuse.k == 1:
             found["peak_memory"] = torch.cuda.max_memory_allocated()
-            found["predicted_memory"] = costs.memory_bytes(lm.config, 2, 384, graphs=found["runs"][-1]["graphs"])
-        torch.cuda.empty_cache()
-    found["runs"].append(reference(lm, one, 123 + 5))
+            found["predicted_memory"] = costs.memory_bytes(lm.config, 2, 384, graphs=run["graphs"])
+        yield kept(run)
+    yield kept(reference(lm, one, 128))
     if quick:
-        return found
-    found["runs"].append(ours(lm, one, 123, Reuse(), "eager"))
-    found["runs"].append(reference(lm, one, 128, by_kind=True))
-    found["runs"] += [reference(lm, one, 128, variant="run2", k=k, subset="middle") for k in (2, 3)]
-    found["runs"].append(reference(lm, one, 128, variant="old", k=2, subset="middle"))
+        return
+    yield kept(ours(lm, one, 123, Reuse(), "eager"))
+    yield kept(reference(lm, one, 128, by_kind=True))
+    for k in (2, 3):
+        yield kept(reference(lm, one, 128, variant="run2", k=k, subset="middle"))
+    yield kept(reference(lm, one, 128, variant="old", k=2, subset="middle"))
+    for row in graph_milliseconds(lm, bandwidth, 32):
+        found["forwards"].append(row)
+        yield row
+    torch.cuda.empty_cache()
     draw = random.Random(1)
-    many, limits = ids(256, 33, 200, 2), [draw.randint(24, 160) for _ in range(256)]
-    for reuse in (Reuse(), Reuse(k=2, layers="middle", policy="replay")):
-        found["runs"].append(ours(lm, many, 160, reuse, "fast", 32, limits))
-        torch.cuda.empty_cache()
-    found["runs"].append(reference(lm, many, 160, limits=limits, batch=32))
-    order = sorted(range(256), key=lambda i: (len(many[i]) // 32, limits[i]))      # its best: equal rows together
-    found["runs"].append(reference(lm, [many[i] for i in order], 160, limits=[limits[i] for i in order], batch=32)
-                         | {"note": "prompts sorted by prompt and answer length"})
-    return found
+    many, limits = ids(prompts, 33, 200, 2), [draw.randint(24, 160) for _ in range(prompts)]
+    yield kept(ours(lm, many, 160, Reuse(), "fast", 32, limits))
+    yield kept(reference(lm, many, 160, limits=limits, batch=32))
+    order = sorted(range(prompts), key=lambda i: (len(many[i]) // 32, limits[i]))      # its best: equal rows together
+    yield kept(reference(lm, [many[i] for i in order], 160, limits=[limits[i] for i in order], batch=32)
+               | {"note": "prompts sorted by prompt and answer length"})
+    yield kept(ours(lm, many, 160, Reuse(k=2, layers="middle", policy="replay"), "fast", 32, limits))
 
 
 def main() -> None:
-    """Measure bfloat16 in full and float16 in short; print a table, write JSON."""
+    """Measure float16 in short and bfloat16 in full; print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--prompts", type=int, default=256, help="for the batches of 32")
     options = parser.parse_args()
     report: dict[str, Any] = {"date": date.today().isoformat(), "device": torch.cuda.get_device_name(),
                               "torch": torch.__version__, "cuda": torch.version.cuda,
                               "python": platform.python_version(), "dtypes": []}
-    for dtype in (torch.bfloat16,) if options.quick else (torch.bfloat16, torch.float16):
-        report["dtypes"].append(measure(dtype, options.quick or dtype is torch.float16))
-        options.out.write_text(json.dumps(report, indent=1))
-        show(report["dtypes"][-1])
+    for dtype in (torch.bfloat16,) if options.quick else (torch.float16, torch.bfloat16):
+        found: dict[str, Any] = {}
+        report["dtypes"].append(found)
+        for row in measure(dtype, options.quick or dtype is torch.float16, options.prompts, found):
+            show(row)
+            options.out.write_text(json.dumps(report, indent=1))
+        print(f"{dtype}: copy {found['copy_bandwidth'] / 1e12:.2f} TB/s, peak memory "
+              f"{found['peak_memory'] / 1e9:.2f} GB, formula {found['predicted_memory'] / 1e9:.2f} GB")
         torch.cuda.empty_cache()
 
 
-def show(found: dict[str, Any]) -> None:
-    """The table for the terminal."""
-    print(f"{found['dtype']}: copy {found['copy_bandwidth'] / 1e12:.2f} TB/s, peak memory "
-          f"{found['peak_memory'] / 1e9:.2f} GB, formula {found['predicted_memory'] / 1e9:.2f} GB")
-    for row in found["forwards"]:
+def show(row: dict[str, Any]) -> None:
+    """One line for the terminal."""
+    if "ms" in row:
         print(f"  {row['kind']:7s} batch {row['batch']:2d} {row['layers']} layers {row['ms']:7.3f} ms "
               f"{row['gb_per_second']:6.0f} GB/s {row['share_of_copy']:.1%} predicted {row['predicted_ms']:.3f}")
-    for row in found["runs"]:
+    else:
         print(f"  {row['executor']:9s} b{row['batch']} k={row['k']} {row.get('policy') or row.get('variant')} "
               f"full_forwards={row.get('full_forwards')} {row['tokens']} tokens {row['seconds']:.3f} s "
               f"{row['tokens_per_second']:.1f} tok/s {row['nfe']} {row.get('ms_by_kind') or ''} "

@@ -14,6 +14,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
+import triton
 
 from fastdllm.model.products import Tiling, Workspace, linear
 
@@ -85,7 +86,7 @@ def main(rows_list: tuple[int, ...] = (8, 32), seconds: float = 400) -> None:
         x = torch.randn(rows, depth, device="cuda", dtype=torch.bfloat16)
         work = Workspace(torch.device("cuda"), columns)
         loops = max(2, 16 // len(weights)) if size < 5e8 else 2
-        base = graph_time([lambda w=w: F.linear(x, w) for w in weights] * loops)
+        base = graph_time([lambda w=w, x=x: F.linear(x, w) for w in weights] * loops)
         if gated:
             gate, up = F.linear(x.float(), weights[0].float()).chunk(2, -1)
             want = F.silu(gate) * up
@@ -101,9 +102,9 @@ def main(rows_list: tuple[int, ...] = (8, 32), seconds: float = 400) -> None:
                 if not error < 1e-2:
                     print("WRONG", name, rows, tiling, error)
                     continue
-                results.append((graph_time([lambda w=w, t=tiling: linear(x, w, t, work, gated=gated)
+                results.append((graph_time([lambda w=w, t=tiling, x=x, s=work, g=gated: linear(x, w, t, s, gated=g)
                                             for w in weights] * loops), tiling))
-            except Exception as error:      # noqa: BLE001  (a tiling that doesn't compile is only reported)
+            except (RuntimeError, ValueError, triton.errors.TritonError) as error:      # does not compile or fit
                 print("failed", name, rows, tiling, str(error)[:80])
             if not queue and not any(tiling.prefetch for _, tiling in results):
                 best = sorted(results, key=lambda pair: pair[0])[:3]

@@ -14,7 +14,7 @@ from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.policies import BUILT_IN
 from fastdllm.decode.revisions import get
-from fastdllm.model import kernels
+from fastdllm.model import attention, kernels
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.graphs import buckets
 from fastdllm.model.lm import LM
@@ -73,8 +73,8 @@ def test_runs_and_buckets():
 
 def random_lm(dtype: torch.dtype, **sizes: int) -> LM:
     """A network of head size 64 on the GPU; the mask is never predicted."""
-    values = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=28, num_attention_heads=4,
-                  num_key_value_heads=2, vocab_size=512, max_position_embeddings=1024) | sizes
+    values = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 28, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 1024} | sizes
     torch.manual_seed(0)
     network = Network(ModelConfig(**values)).to("cuda", dtype).requires_grad_(False).eval()
     network.reset_tables()
@@ -132,11 +132,11 @@ def test_attention_kernel(width: int, starts: tuple[int, int], size: int, split:
     network = random_lm(torch.bfloat16, hidden_size=heads * size).network
     cos, sin = network.cos.bfloat16(), network.sin.bfloat16()
     want_keys, want_values = keys.clone(), values.clone()
-    monkeypatch.setattr(kernels, "SPLIT_PROGRAMS", 256 if split else 0)
-    scratch = kernels.Scratch(keys.device, heads, size, 160)
+    monkeypatch.setattr(attention, "SPLIT_PROGRAMS", 256 if split else 0)
+    scratch = attention.Scratch(keys.device, heads, size, 160)
     place = torch.stack([slots, torch.tensor(starts, device="cuda"), ends], 1)      # strided, as the graphs pass it
     for _ in range(2):      # the counters must be back at zero
-        out = kernels.attend(qkv, cos, sin, keys, values, *place.unbind(1), heads, scratch)
+        out = attention.attend(qkv, cos, sin, keys, values, *place.unbind(1), heads, scratch)
     split = qkv.view(2, width, heads + 2 * kv, size)
     where = torch.tensor(starts, device="cuda")[:, None] + torch.arange(width, device="cuda")
     turned = rotate(split[:, :, :heads + kv].float(), cos[where, None].float(), sin[where, None].float()).bfloat16()
@@ -159,14 +159,19 @@ def test_norm_kernel():
 
 @gpu
 def test_predict_kernel():
-    logits = torch.randn(4, 10007, device="cuda", dtype=torch.bfloat16)
-    logits[2, 77] = logits[2, 9000] = 9
-    tokens, confidence = kernels.predict(logits)
+    """Two rows of four positions: argmax, ties to the left, what is unmasked, and nan for what is not finite."""
+    logits = torch.randn(8, 10007, device="cuda", dtype=torch.bfloat16)
+    logits[2, 77] = logits[2, 9000] = logits[3, 1] = 9
+    masked = torch.tensor([[1, 1, 1, 0, 7], [0, 1, 1, 1, 7]], device="cuda")[:, :4] != 0      # rows lie apart
+    tokens, confidence, reveal = kernels.predict(logits, masked, 0.9).flatten(1)
     want = logits.float().softmax(-1)
-    assert tokens.tolist() == want.argmax(-1).tolist() and tokens[2] == 77
+    assert tokens.long().tolist() == want.argmax(-1).tolist() and tokens[2] == 77
     assert torch.allclose(confidence, want.max(-1).values, rtol=1e-4)
+    best = [max(range(3), key=confidence.tolist()[:4].__getitem__), max((5, 6, 7), key=confidence.tolist().__getitem__)]
+    assert reveal.nonzero().flatten().tolist() == best
+    assert kernels.predict(logits, masked, 0.0)[2].bool().tolist() == masked.tolist()
     logits[1, 3], logits[3, 9] = float("nan"), float("inf")
-    assert kernels.predict(logits)[1].isnan().tolist() == [False, True, False, True]
+    assert kernels.predict(logits, masked, 0.9)[1].flatten().isnan().nonzero().flatten().tolist() == [1, 3]
 
 
 def close(ours: torch.Tensor, want: torch.Tensor) -> None:

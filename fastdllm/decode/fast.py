@@ -50,7 +50,7 @@ class Fast:
         self.graphs = Graphs(network, self.cache, self.block, decoding.threshold, slots)
         self.runs = runs(policy.layers) if policy else ()
         self.decisions: list[tuple[str, ...]] = []
-        self.predicted: dict[int, list[tuple[int, float]]] = {}      # slot -> token, confidence at each offset
+        self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
 
     def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits."""
@@ -79,7 +79,7 @@ class Fast:
         if everything:
             for row, forward in enumerate(forwards):
                 pairs = list(zip(packed[0][row][shape.read:], packed[1][row][shape.read:], strict=True))
-                held = self.predicted.setdefault(forward.slot, [(0, 0.0)] * self.block)
+                held = self.predicted.setdefault(forward.slot, [(0.0, 0.0)] * self.block)
                 offset = forward.replace_position or 0
                 held[offset:offset + forward.width] = pairs
         return [self._prediction(forwards, row, packed, shape.read) for row in range(len(forwards))]

@@ -69,7 +69,6 @@ class Captured:
         with torch.cuda.graph(self.graph, pool=graphs.pool):
             self.device_in.copy_(self.incoming, non_blocking=True)
             self.outgoing.copy_(graphs.compute(shape, self.device_in), non_blocking=True)
-        graphs.pool = self.graph.pool()
 
 
 class Graphs:
@@ -86,7 +85,7 @@ class Graphs:
         self.stored: dict[int, Tensor] = {}
         self.buckets = buckets(most_rows)
         self.captured: dict[Shape, Captured] = {}
-        self.pool: tuple[int, int] | None = None
+        self.pool = torch.cuda.graph_pool_handle() if network.device.type == "cuda" else None
         self.synchronisations = 0
 
     def bucket(self, rows: int) -> int:
@@ -153,21 +152,12 @@ class Graphs:
             index += 1
         if not read:
             return torch.zeros(3, rows, 0, device=data.device)
-        where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read] != 0
+        where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read]
         if not shape.everything:
-            wanted = hidden.view(rows, width, -1).gather(1, where[:, :, None].expand(-1, -1, hidden.shape[-1]))
-            tokens, confidence = (part.view(rows, read) for part in self.ops.head(wanted.flatten(0, 1)))
-            return self.unmask(tokens, confidence, masked)
-        tokens, confidence = (part.view(rows, width) for part in self.ops.head(hidden))
-        chosen = self.unmask(tokens.gather(1, where), confidence.gather(1, where), masked)
-        return torch.cat([chosen, torch.stack([tokens.float(), confidence, confidence])], dim=2)
-
-    def unmask(self, tokens: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
-        """Pack tokens, confidence and the choice of positions to unmask: [3, rows, read], float32.
-
-        Masked positions above the threshold, and always the most confident one, ties to the left.
-        """
-        best = torch.where(masked, confidence, -torch.inf).argmax(1, keepdim=True)
-        offsets = torch.arange(masked.shape[1], device=masked.device)
-        reveal = ((confidence > self.threshold) | (offsets == best)) & masked
-        return torch.stack([tokens.float(), confidence, reveal.float()])
+            hidden = hidden.view(rows, width, -1).gather(
+                1, where[:, :, None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
+            return self.ops.predict(hidden, masked != 0, self.threshold)
+        every = self.ops.predict(hidden, torch.ones(rows, width, dtype=torch.int64, device=data.device) != 0,
+                                 self.threshold)
+        tokens, confidence = every[0].gather(1, where), every[1].gather(1, where)
+        return torch.cat([self.ops.unmask(tokens, confidence, masked != 0, self.threshold), every], dim=2)

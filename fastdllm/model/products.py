@@ -4,6 +4,8 @@ On Hopper it starts before its predecessor has ended (programmatic dependent lau
 first stretch of its weights into the cache while it waits. Sums are in float32 and in a fixed order.
 """
 
+# pyright: reportMissingImports=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -101,6 +103,9 @@ class Workspace:
         self.partial = torch.empty(most_splits * MOST_ROWS * most_columns, device=device)
         self.arrived = torch.zeros(most_columns, dtype=torch.int32, device=device)
         self.overlaps = overlaps(device)
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 6)
+        # Bytes a program may use; cards between these (SM 8.6, 8.9) have 99 kB.
+        self.shared_memory = {(9, 0): 220_000, (8, 0): 160_000}.get(capability, 96_000)
 
 
 def linear(x: Tensor, weight: Tensor, tiling: Tiling, work: Workspace, *, bias: Tensor | None = None,
@@ -111,10 +116,13 @@ def linear(x: Tensor, weight: Tensor, tiling: Tiling, work: Workspace, *, bias: 
     if depth % (tiling.depth * tiling.splits) or (gated and tiling.splits > 1):
         raise ValueError(f"tiling={tiling}; allowed: depth * splits divides {depth}, one split if gated")
     out = torch.empty(rows, columns, device=x.device, dtype=x.dtype)
+    height = max(16, triton.next_power_of_2(rows))
+    stage = (height + tiling.columns * (2 if gated else 1)) * tiling.depth * x.element_size()
     _linear[(triton.cdiv(columns, tiling.columns), tiling.splits)](
         x, weight, bias if bias is not None else x, residual if residual is not None else x, out, work.partial,
         work.arrived, rows, columns, depth, GATED=gated, BIAS=bias is not None, RESIDUAL=residual is not None,
-        BM=max(16, triton.next_power_of_2(rows)), BN=tiling.columns, BK=tiling.depth, SPLITS=tiling.splits,
+        BM=height, BN=tiling.columns, BK=tiling.depth, SPLITS=tiling.splits,
         SWAP=tiling.swap, PREFETCH=tiling.prefetch if work.overlaps else 0, OVERLAP=work.overlaps,
-        num_stages=tiling.stages, num_warps=tiling.warps, launch_pdl=work.overlaps)
+        num_stages=max(1, min(tiling.stages, work.shared_memory // stage)), num_warps=tiling.warps,
+        launch_pdl=work.overlaps)
     return out

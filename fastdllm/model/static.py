@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastdllm.model import kernels
+from fastdllm.model.attention import Scratch, attend
 from fastdllm.model.cache import Cache
-from fastdllm.model.network import Network, RMSNorm
+from fastdllm.model.network import DecoderLayer, Network, RMSNorm
 from fastdllm.model.products import MOST_ROWS, Tiling, Workspace, linear
 
 
@@ -25,9 +26,9 @@ class Place:
 
     rows: int
     width: int
-    slots: Int[Tensor, "R"]
-    starts: Int[Tensor, "R"]
-    ends: Int[Tensor, "R"]
+    slots: Int[Tensor, " R"]
+    starts: Int[Tensor, " R"]
+    ends: Int[Tensor, " R"]
     shared: bool                    # rows may share a slot (blocks of one prompt in a prefill)
 
 
@@ -37,7 +38,7 @@ class Detail:
 
     cos: Float[Tensor, "R w d"]
     sin: Float[Tensor, "R w d"]     # first half negated
-    flat: Int[Tensor, "Rw"]         # slot * cache length + position
+    flat: Int[Tensor, " Rw"]         # slot * cache length + position
     mask: Tensor                    # [R, 1, 1, P] True where a key may be seen
 
     @classmethod
@@ -55,6 +56,7 @@ class TorchOps:
 
     def __init__(self, network: Network, cache: Cache):
         self.network, self.cache = network, cache
+        self.layers = [layer for layer in network.model.layers if isinstance(layer, DecoderLayer)]
         self.detail: Detail | None = None
 
     def begin(self, place: Place) -> None:
@@ -63,18 +65,18 @@ class TorchOps:
 
     def layer(self, index: int, hidden: Float[Tensor, "Rw D"], place: Place) -> Float[Tensor, "Rw D"]:
         """One decoder layer; writes the cache at the rows' positions."""
-        layer = self.network.model.layers[index]
+        layer = self.layers[index]
         hidden = hidden + F.linear(self.attention(index, layer.input_layernorm(hidden), place),
                                    layer.self_attn.o_proj.weight)
         return hidden + self.mlp(index, layer.post_attention_layernorm(hidden))
 
     def mlp(self, index: int, hidden: Tensor) -> Tensor:
         """SwiGLU of the normed hidden states."""
-        return self.network.model.layers[index].mlp(hidden)
+        return self.layers[index].mlp(hidden)
 
     def attention(self, index: int, hidden: Tensor, place: Place) -> Tensor:
         """Attention before its output projection, [R*w, D] -> [R*w, heads * d]."""
-        attention = self.network.model.layers[index].self_attn
+        attention = self.layers[index].self_attn
         rows, width, detail = place.rows, place.width, self.detail
         if detail is None:
             raise RuntimeError("begin() comes before the layers")
@@ -91,19 +93,36 @@ class TorchOps:
         return (out.view(rows, attention.kv_heads, groups, width, -1).permute(0, 3, 1, 2, 4)
                 .reshape(rows * width, -1))
 
-    def head(self, hidden: Float[Tensor, "N D"]) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
-        """Final norm, head, argmax and its probability in float32 (nan where a logit is not finite)."""
-        logits = self.network.logits(hidden)
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Final norm and head."""
+        return self.network.logits(hidden)
+
+    def predict(self, hidden: Float[Tensor, "N D"], masked: Bool[Tensor, "R n"],
+                threshold: float) -> Float[Tensor, "3 R n"]:
+        """Argmax and its probability in float32 (nan where a logit is not finite), and what to unmask.
+
+        Unmasked are masked positions above the threshold, and always the most confident one, ties to the left.
+        """
+        logits = self.logits(hidden).float()
         top, tokens = logits.max(-1)
         confidence = 1.0 / (logits - top[:, None]).exp().sum(-1)
-        return tokens, torch.where(logits.sum(-1).isfinite(), confidence, torch.nan)
+        confidence = torch.where(logits.sum(-1).isfinite(), confidence, torch.nan).view(masked.shape)
+        return self.unmask(tokens.view(masked.shape).float(), confidence, masked, threshold)
+
+    @staticmethod
+    def unmask(tokens: Tensor, confidence: Tensor, masked: Tensor, threshold: float) -> Tensor:
+        """Choose the positions to unmask; all [R, n] in, [3, R, n] out."""
+        best = torch.where(masked, confidence, -torch.inf).argmax(1, keepdim=True)
+        offsets = torch.arange(masked.shape[1], device=masked.device)
+        reveal = ((confidence > threshold) | (offsets == best)) & masked
+        return torch.stack([tokens, confidence, reveal.float()])
 
 
 # How products of few rows are cut, for up to 16 and up to 64 rows: found on an H200 with `benchmarks/tune.py`.
 # None: cuBLAS. Splits are for products with few columns only, see `Workspace`.
 TILINGS: dict[str, tuple[Tiling | None, Tiling | None]] = {
-    "qkv": (Tiling(128, 128, 7, 3, 4, True, 4), None),
-    "o": (Tiling(64, 128, 2, 6, 4, True, 4), Tiling(64, 128, 2, 6, 4, True, 4)),
+    "qkv": (None, None),
+    "o": (Tiling(64, 128, 2, 6, 4, True, 16), Tiling(64, 128, 2, 6, 4, True, 16)),
     "gate_up": (Tiling(32, 128, 1, 3), Tiling(64, 128, 1, 5, 4, True, 4)),
     "down": (Tiling(64, 128, 2, 6, 4, True, 4), Tiling(64, 128, 2, 6, 4, True, 4)),
     "head": (Tiling(128, 128, 1, 5, 4, True), Tiling(128, 128, 1, 5, 8, True, 4)),
@@ -122,7 +141,7 @@ class TritonOps(TorchOps):
         depth = {"qkv": config.hidden_size, "o": config.num_attention_heads * config.head_dim,
                  "gate_up": config.hidden_size, "down": config.intermediate_size, "head": config.hidden_size}
         self.packed = heads * config.head_dim
-        self.scratch = kernels.Scratch(network.device, config.num_attention_heads, config.head_dim, cache.positions)
+        self.scratch = Scratch(network.device, config.num_attention_heads, config.head_dim, cache.positions)
         self.cos, self.sin = network.cos.to(network.dtype), network.sin.to(network.dtype)
         self.tilings = {name: tuple(tiling if tiling and depth[name] % (tiling.depth * tiling.splits) == 0 else None
                                     for tiling in pair) for name, pair in (tilings or TILINGS).items()}
@@ -145,7 +164,7 @@ class TritonOps(TorchOps):
         return out if residual is None else out.add_(residual)
 
     def layer(self, index: int, hidden: Tensor, place: Place) -> Tensor:
-        layer = self.network.model.layers[index]
+        layer = self.layers[index]
         mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), place)
         hidden = self.product("o", mixed, layer.self_attn.o_proj.weight, residual=hidden)
         gate_up, x = layer.mlp.gate_up_proj.weight, self.norm(hidden, layer.post_attention_layernorm)
@@ -159,15 +178,17 @@ class TritonOps(TorchOps):
     def attention(self, index: int, hidden: Tensor, place: Place) -> Tensor:
         if place.shared:      # a row must see what another row of the same prompt writes: in separate kernels
             return super().attention(index, hidden, place)
-        attention = self.network.model.layers[index].self_attn
+        attention = self.layers[index].self_attn
         packed = self.product("qkv", hidden, attention.qkv_proj.weight, bias=attention.qkv_proj.bias)
-        return kernels.attend(packed.view(place.rows, place.width, self.packed), self.cos, self.sin,
+        return attend(packed.view(place.rows, place.width, self.packed), self.cos, self.sin,
                               self.cache.keys[index], self.cache.values[index], place.slots, place.starts, place.ends,
                               attention.heads, self.scratch)
 
-    def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.predict(self.product("head", self.norm(hidden, self.network.model.norm),
-                                            self.network.lm_head.weight))
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.product("head", self.norm(hidden, self.network.model.norm), self.network.lm_head.weight)
+
+    def predict(self, hidden: Tensor, masked: Tensor, threshold: float) -> Tensor:
+        return kernels.predict(self.logits(hidden), masked, threshold)
 
     @staticmethod
     def norm(hidden: Tensor, module: RMSNorm) -> Tensor:
