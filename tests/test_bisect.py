@@ -52,9 +52,9 @@ def find(lm, bad, decoding=DECODING, reuse=REUSE, good="fixed", tabulate=False):
                   lambda revision: row_decoder(lm, revision, reuse, decoding), PROMPT, lm.network, tabulate=tabulate)
 
 
-@pytest.mark.parametrize("switch, value", [("run_skipped", True), ("full_block_every_k", True),
-                                           ("first_subset", "1-11"), ("on_full_block", "bypass"),
-                                           ("cache_source", "full")])
+@pytest.mark.parametrize(("switch", "value"), [("run_skipped", True), ("full_block_every_k", True),
+                                               ("first_subset", "1-11"), ("on_full_block", "bypass"),
+                                               ("cache_source", "full")])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_names_a_historical_fault(networks, seed, switch, value):
     lm = networks[seed]
@@ -100,11 +100,16 @@ def planted(patch, target, name, fault, decoder):
 @pytest.mark.parametrize("fault", ["token shift", "threshold position"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_unknown_fault_is_none_of_the_switches(networks, monkeypatch, seed, fault):
-    target, name, planted_fault, threshold = {"token shift": (loop, "Row", ShiftedRow, 0.9),
-                                              "threshold position": (executor, "choose", misplaced, 0.2)}[fault]
-    lm, decoding = networks[seed], DECODING.model_copy(update={"threshold": threshold})
-    good = row_decoder(lm, "fixed", REUSE, decoding)
-    verdict = find(lm, planted(monkeypatch, target, name, planted_fault, good), decoding)
+    lm = networks[seed]
+    target, name, planted_fault = {"token shift": (loop, "Row", ShiftedRow),
+                                   "threshold position": (executor, "choose", misplaced)}[fault]
+    for threshold in (0.2, 0.25, 0.3, 0.4, 0.9):      # the first one at which the fault shows in the tokens
+        decoding = DECODING.model_copy(update={"threshold": threshold})
+        good = row_decoder(lm, "fixed", REUSE, decoding)
+        bad = planted(monkeypatch, target, name, planted_fault, good)
+        if good(PROMPT) != bad(PROMPT):
+            break
+    verdict = find(lm, bad, decoding)
     assert verdict.changes is None, str(verdict)
     assert str(verdict).startswith("None of the known switches (")
     assert verdict.tried > verdict.combinations     # all of them, for the bad decoder, and one for the good one

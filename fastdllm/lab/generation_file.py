@@ -88,8 +88,8 @@ def own_code(lm: LM, allow_code: bool = False) -> nn.Module:
     """
     _permit(allow_code, f"the modelling code of {lm.name}")
     from transformers import AutoModelForCausalLM
-    return AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True,
-                                                dtype=lm.dtype).to(lm.device).eval()
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True, dtype=lm.dtype)
+    return model.to(lm.device).eval()
 
 
 def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], decoding: Decoding,
@@ -137,7 +137,8 @@ def cut(tokens: list[int], stop: int, mask: int) -> list[int]:
     return tokens[:tokens.index(stop) + 1] if stop in tokens else tokens
 
 
-def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse, model: PublishedModel | None = None) -> Decoder:
+def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse,
+            model: PublishedModel | None = None) -> Decoder:
     """The file as an opaque decoder, for a comparison or a bisection; all prompts of a call run in lockstep."""
     model = model or PublishedModel(lm.network)
     return lambda prompts: call(file, model, lm, prompts, decoding, reuse)
@@ -163,14 +164,14 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
         ids = token_ids(lm, place, prompt)
         ours = PublishedModel(lm.network, told)
         began = time.perf_counter()
-        decisions = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
+        decisions: dict[str, int] = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
         if model is not None:
             tokens = call(file, model, lm, [ids], decoding, reuse)[0]
         else:
             with Probe(lm.network, list(ours.model.layers)) as probe:
                 tokens = call(file, ours, lm, [ids], decoding, reuse)[0]
             frame = trace(probe.seen, place, lm, decoding, reuse)
-            decisions |= frame.decision.value_counts().to_dict()
+            decisions |= {str(name): int(count) for name, count in frame.decision.value_counts().items()}
             if traces is not None:
                 traces.append(frame)
         stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids

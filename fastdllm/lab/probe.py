@@ -2,8 +2,8 @@
 
 Nothing is asked of the decoder. Hooks on the network's modules see every forward, so the same look
 fits our loop, a user's own generation file, and a decoder with a fault planted in it. A layer ran if
-its attention was called. It was *reused* if what it returned is not what it computed; where the
-returned values came from is found by comparing them, bit for bit, with all that the layer returned
+its attention was called. It was *reused* if the tensor it returned is not the one it computed; where the
+returned values came from is found by comparing them, bit for bit, with all that the layer computed
 before.
 """
 
@@ -100,16 +100,18 @@ class Probe:
         own = self.network.model.layers
         self._computed: list[list[tuple[int, Tensor]]] = [[] for _ in own]
         self._calls: dict[int, Call] = {}
+        self._parts: dict[str, Tensor] = {}
+        self._cache: Cache | None = None
         with ExitStack() as stack:
             def hook(handle: Any) -> None:
                 stack.callback(handle.remove)
             hook(self.network.model.embed_tokens.register_forward_hook(self._begin))
             for index, layer in enumerate(self.layers or own):
-                hook(layer.register_forward_pre_hook(self._enter(index), with_kwargs=True))
+                hook(layer.register_forward_pre_hook(self._enter))
                 hook(layer.register_forward_hook(self._leave(index)))
-            for index, layer in enumerate(own):
-                hook(layer.self_attn.register_forward_hook(self._part(index, "attention")))
-                hook(layer.mlp.register_forward_hook(self._part(index, "mlp")))
+            for layer in own:
+                for name, part in (("attention", "self_attn"), ("mlp", "mlp")):
+                    hook(layer.get_submodule(part).register_forward_hook(self._part(name)))
             self._stack = stack.pop_all()
         return self
 
@@ -120,12 +122,10 @@ class Probe:
         self._tokens, self._calls, self._parts = args[0], {}, {}
         self._context: Context | None = None
 
-    def _enter(self, index: int) -> Callable[..., None]:
-        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._parts = {"input": args[0] if args else kwargs["hidden_states"]}
-        return enter
+    def _enter(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
+        self._parts = {}
 
-    def _part(self, index: int, name: str) -> Callable[..., None]:
+    def _part(self, name: str) -> Callable[..., None]:
         def part(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             self._parts[name] = output
             if name == "attention":
@@ -136,9 +136,11 @@ class Probe:
         def leave(_module: nn.Module, _args: Any, output: Any) -> None:
             values = output[0] if isinstance(output, tuple) else output
             parts, ran = self._parts, "attention" in self._parts
-            fresh = ran and "mlp" in parts and parts["mlp"].shape == values.shape and torch.equal(
-                values, parts["input"] + parts["attention"] + parts["mlp"])
+            computed = parts.get("mlp")      # the layer's last operation: it ends with the residual addition
+            fresh = computed is not None and values.data_ptr() == computed.data_ptr()
             source = None if fresh else self._source(index, values)
+            if computed is not None and source is None and torch.equal(values, computed):
+                fresh = True      # a copy of what the layer computed
             self._calls[index] = Call(ran, not fresh, source)
             if fresh:
                 self._computed[index].append((len(self.seen), values.clone()))
@@ -156,7 +158,7 @@ class Probe:
 
     def _end(self) -> None:
         context, cache, size = self._context, self._cache, self.network.config.bd_size
-        if context is None:
+        if context is None or cache is None:
             return      # no layer ran at all
         start = int(context.positions[0, 0])
         last = int(context.positions[0, -1])
@@ -173,7 +175,7 @@ class Probe:
 
 
 def digest(cache: Cache, context: Context, layers: int, size: int) -> np.ndarray:
-    """Mean key and mean value of the last `size` visible positions, [layers, R, B, 2]; nan where an entry is missing."""
+    """Mean key and mean value of the last `size` visible positions, [layers, R, B, 2]; nan: no entry."""
     parts = []
     for layer in range(layers):
         keys, values = (part[:, -size:].float().mean((-1, -2)) for part in cache.read(layer, context))   # [R, B]

@@ -114,7 +114,7 @@ class PublishedLayer(nn.Module):
         self.layer = layer
 
     def forward(self, hidden_states: Tensor, *, context: Context, cache: Cache, **_: Any) -> tuple[Tensor]:
-        return (self.layer(hidden_states, context, cache),)
+        return (self.layer(hidden_states.contiguous(), context, cache),)
 
 
 class PublishedDecoder(nn.Module):
@@ -123,7 +123,7 @@ class PublishedDecoder(nn.Module):
     def __init__(self, network: Network):
         super().__init__()
         self.embed_tokens, self.norm = network.model.embed_tokens, network.model.norm
-        self.layers = nn.ModuleList(PublishedLayer(layer) for layer in network.model.layers)
+        self.layers = nn.ModuleList(PublishedLayer(layer) for layer in network.model.layers)    # pyright: ignore
 
 
 class PublishedModel(nn.Module):

@@ -7,17 +7,21 @@ longest, so that single causes are found in a few short runs and all combination
 "none of the known switches" is said. A candidate is dropped at its first differing forward.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from torch import nn
 
-from fastdllm.decode import generate_rows
+from fastdllm.decode import Trace, generate_rows
 from fastdllm.decode.revisions import CHOICES, Revision
 from fastdllm.lab.probe import OBSERVABLES, Decoder, Parted, Probe, Run, Seen, attempt, differences, observe
 from fastdllm.model.lm import LM
@@ -31,9 +35,10 @@ ROWWISE: Choices = {switch: values for switch, values in CHOICES.items() if swit
 
 
 def row_decoder(lm: LM, revision: str | Revision, reuse: Reuse, decoding: Decoding) -> Decoder:
-    """Our loop under a revision, as an opaque decoder: rows one after the other."""
+    """Our loop under a revision, as an opaque decoder: rows one after the other, layer by layer."""
     def decode(prompts: list[list[int]]) -> list[list[int]]:
-        rows = list(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, batch_size=1))
+        rows = list(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, batch_size=1,
+                                  trace=Trace()))      # with a trace, layers run one by one on every device
         return [row.tokens for row in sorted(rows, key=lambda row: row.row)]
     return decode
 
@@ -56,7 +61,7 @@ class Parting:
 def compare(a: Run, b: Run) -> tuple[Parting | None, dict[str, int]]:
     """The first parting of two runs, and how many forwards (or outputs) differ in each observable."""
     first: Parting | None = None
-    counts = dict.fromkeys(OBSERVABLES, 0)
+    counts: dict[str, int] = dict.fromkeys(OBSERVABLES, 0)
     for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
         for index, (x, y) in enumerate(itertools.zip_longest(ours, theirs)):
             found = differences(x, y)
@@ -83,11 +88,13 @@ class Verdict:
     separates: tuple[str, ...]                           # observables that differ anywhere
     tried: int
     combinations: int
+    outcome: str                                         # how the bad decoder ended: "ended", or what it raised
     table: pd.DataFrame = field(compare=False)           # one row per candidate that a reader may want to check
 
     def __str__(self) -> str:
         if self.parting is None:
-            return "No observable separates the two decoders on these prompts."
+            return ("No observable separates the two decoders on these prompts"
+                    f"{'' if self.outcome == 'ended' else f', which both end in {self.outcome}'}.")
         seen = f"They part at {self.parting}; over the whole run in {', '.join(self.separates)}."
         if self.changes is None:
             return (f"None of the known switches ({self.tried} of {self.combinations} combinations tried). {seen}")
@@ -191,18 +198,17 @@ def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder]
     parting, counts = compare(first, second)
     separates = tuple(name for name in OBSERVABLES if counts[name])
     search = Search(candidate, groups, network, layers, choices)
-    total = 1
-    for values in choices.values():
-        total *= len(values)
+    total = math.prod(len(values) for values in choices.values())
+    outcome = ", ".join(sorted(set(second.outcome)))
     if parting is None:
-        return Verdict({}, {}, None, (), 0, total, pd.DataFrame())
+        return Verdict({}, {}, None, (), 0, total, outcome, pd.DataFrame())
     defaults = tuple(Revision().switches()[switch] for switch in choices)
     base = search.find(first, defaults)
     target = search.find(second, defaults if base is None else base)
     if base is None or target is None:
         lost = {"bad": second} if base else {"good": first}
         ways = [base or defaults, *neighbours(base or defaults, choices)] if tabulate else []
-        return Verdict(None, None, parting, separates, search.tried, total, table(search, lost, ways))
+        return Verdict(None, None, parting, separates, search.tried, total, outcome, table(search, lost, ways))
     changed = [place for place in range(len(base)) if base[place] != target[place]]
     tokens_by = smallest(search, base, target, changed, second) if counts["output tokens"] + counts["outcome"] else []
     ways = [base, target, *(swap(base, target, [place]) for place in changed),
@@ -210,7 +216,7 @@ def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder]
     names = list(choices)
     return Verdict({names[p]: (base[p], target[p]) for p in changed},
                    None if tokens_by is None else {names[p]: (base[p], target[p]) for p in tokens_by},
-                   parting, separates, search.tried, total,
+                   parting, separates, search.tried, total, outcome,
                    table(search, {"good": first, "bad": second}, list(dict.fromkeys(ways)) if tabulate else []))
 
 

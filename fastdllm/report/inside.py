@@ -1,5 +1,8 @@
 """Looks inside single decodes for phase 6: slices, block-cache entries, logits of reuse steps, where two loops part."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import json
@@ -48,7 +51,8 @@ def slices(run: Run, small_block: int) -> pd.DataFrame:
                              "stored by": origin.kind, "slice_start": offset,
                              "right": offset == true and same_place and origin.block == s.block,
                              "written": written(before, s)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["prompt", "forward", "small_block", "replace_position", "layer", "stored by",
+                                       "slice_start", "right", "written"])
 
 
 def written(before: Seen | None, after: Seen, layer: int = 0) -> str:
@@ -140,10 +144,10 @@ def golden_cases(lm: LM, directory: Path, policy: str, most: int = 0) -> pd.Data
     data = json.loads((directory / "golden.json").read_text())
     cases = [c for c in data["cases"] if c["variant"] == "run2" and c["k"] > 1 and c["subset"] in SUBSETS
              and len(data["prompts"][c["prompt"]]["rows"]) == 1]
-    rows = []
+    rows, mask = [], lm.config.vocab_size - 1      # its README: mask 511 of 512
     for case in cases[:most or None]:
         stop = case["stop_token"]
-        decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=lm.mask_id,
+        decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=mask,
                             small_block=case["small_block_size"], stop_ids=() if stop == 9999 else (stop,))
         decode = row_decoder(lm, "26d6179", Reuse(k=case["k"], layers=case["subset"], policy=policy), decoding)
         got, want = decode(data["prompts"][case["prompt"]]["rows"])[0], case["generated"][0]

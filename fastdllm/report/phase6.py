@@ -1,5 +1,8 @@
 """Phase 6 of the log: what its notebooks compute. Records of params/phase6.yml, traces, and single looks inside."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import time
@@ -57,7 +60,8 @@ class Results:
 
 
 def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limit: int = 0, ks: Sequence[int] = (),
-            policies: Sequence[str] = (), output: str = "", say: Callable[[str], None] = print) -> Results:
+            subsets: Sequence[str] = (), policies: Sequence[str] = (), output: str = "",
+            say: Callable[[str], None] = print) -> Results:
     """The records of a grid; what is missing or stale is run here. Empty arguments mean all, 0 the file's limit.
 
     k=1 is run once a revision, whatever the subset. A cell that another process works on is waited for.
@@ -68,6 +72,7 @@ def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limi
     for cell in grid.cells():
         reuse = cell.parameters.reuse
         if ((not revisions or cell.parameters.revision in revisions) and (not ks or reuse.k in ks)
+                and (not subsets or reuse.layers in subsets or reuse.k == 1)
                 and (not policies or Path(reuse.policy).stem in policies or reuse.k == 1)):
             found.setdefault(cell.parameters.key(), []).append(cell)
     rows, correct, cells = [], {}, {}

@@ -1,6 +1,7 @@
 """Figures of the phase 6 notebooks. Colours are told apart with every kind of colour vision (plots.py)."""
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false
 
 from __future__ import annotations
 
@@ -49,8 +50,8 @@ def denoise_figure(steps: Sequence[Step], lm: LM) -> Figure:
 def revisions_figure(frame: pd.DataFrame, title: str = "", published: pd.DataFrame | None = None) -> Figure:
     """Accuracy with its interval over the cells of the log's grid, one panel a revision; hollow: published."""
     names = list(dict.fromkeys(frame["name"]))
-    figure, panels = plt.subplots(1, len(names), figsize=(min(15, 3.1 * len(names) + 0.8), 3.4), sharey=True, squeeze=False,
-                                  layout="constrained")
+    figure, panels = plt.subplots(1, len(names), figsize=(min(15, 3.1 * len(names) + 0.8), 3.4), sharey=True,
+                                  squeeze=False, layout="constrained")
     for axes, name in zip(panels[0], names, strict=True):
         _cells(axes, frame[frame.name == name])
         if published is not None and (theirs := published[published.name == name]).size:
@@ -101,7 +102,8 @@ def _heat(axes: Axes, rows: pd.DataFrame, column: str, cmap: object, low: float 
           high: float | None = None):
     table = rows.pivot(index="layer", columns="forward", values=column).astype(float)
     layers, forwards = table.index.to_numpy(), table.columns.to_numpy()
-    whole = table.reindex(index=range(layers.min(), layers.max() + 1), columns=range(forwards.min(), forwards.max() + 1))
+    whole = table.reindex(index=range(layers.min(), layers.max() + 1),
+                          columns=range(forwards.min(), forwards.max() + 1))
     mesh = axes.imshow(whole, aspect="auto", origin="lower", cmap=cmap, vmin=low, vmax=high, interpolation="nearest",
                        extent=(forwards.min() - 0.5, forwards.max() + 0.5, layers.min() - 0.5, layers.max() + 0.5))
     for start in rows.groupby("block").forward.min().iloc[1:]:
@@ -110,15 +112,19 @@ def _heat(axes: Axes, rows: pd.DataFrame, column: str, cmap: object, low: float 
     return mesh
 
 
-def served_figure(served: pd.DataFrame, titles: Sequence[str] = ("",)) -> Figure:
+def served_figure(served: pd.DataFrame) -> Figure:
     """Served from: where a small block (column) got its stored outputs (row), one panel per value of `name`.
 
     Everything off the diagonal was computed for other positions.
     """
-    names = list(dict.fromkeys(served["name"])) if "name" in served else [""]
-    figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names) + 0.8, 4.4), squeeze=False, layout="constrained")
+    names = list(dict.fromkeys(served["name"])) if "name" in served and len(served) else [""]
+    figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names) + 0.8, 4.4), squeeze=False,
+                                  layout="constrained")
     for axes, name in zip(panels[0], names, strict=True):
-        rows = served[served["name"] == name] if "name" in served else served
+        rows = served[served["name"] == name] if "name" in served and len(served) else served
+        if rows.empty:
+            axes.set_title("nothing was reused on these prompts", fontsize=9)
+            continue
         here = [f"{b}.{s}" for b, s in zip(rows.block, rows.small_block, strict=True)]
         wide = rows.served_kind == "full"
         there = [f"{b}.{s}" for b, s in zip(rows.served_block, rows.small_block.where(wide, rows.served_small_block),
@@ -149,9 +155,11 @@ def distance_figure(trace: pd.DataFrame) -> Figure:
     left.set_xlabel("layer")
     left.set_ylabel("distance to the fresh output")
     left.legend(frameon=False, fontsize=8)
-    groups = [(int(c), g.distance.dropna()) for c, g in served.groupby("changed")]
-    right.boxplot([g for _, g in groups], positions=[c for c, _ in groups], showfliers=False, widths=0.6)
-    right.set_xlabel("positions changed since the entry was computed (of 8)")
+    first = served[served.layer == served.layer.min()]      # the others see only what it serves
+    groups = [(int(c), g.distance.dropna()) for c, g in first.groupby("changed")]
+    if groups:
+        right.boxplot([g for _, g in groups], positions=[c for c, _ in groups], showfliers=False, widths=0.6)
+    right.set_xlabel("positions changed since it was computed; first reused layer")
     for axes in (left, right):
         style(axes)
         axes.set_ylim(bottom=0)
@@ -198,9 +206,10 @@ def similarity_figure(table: pd.DataFrame, by: str, what: str = "output") -> Fig
                                   layout="constrained")
     for axes, lag in zip(panels[0], lags, strict=True):
         values = table[table.lag == lag].groupby(["layer", by])[what].median().unstack()
-        mesh = axes.imshow(values, aspect="auto", origin="lower", cmap="cividis", vmin=min(0.0, float(values.min().min())),
-                           vmax=1, extent=(values.columns.min() - 0.5, values.columns.max() + 0.5, -0.5,
-                                           values.index.max() + 0.5))
+        mesh = axes.imshow(values, aspect="auto", origin="lower", cmap="cividis",
+                           vmin=min(0.0, float(values.min().min())), vmax=1,
+                           extent=(values.columns.min() - 0.5, values.columns.max() + 0.5, -0.5,
+                                   values.index.max() + 0.5))
         axes.set_title(f"{lag} step{'s' if lag > 1 else ''} before", fontsize=9)
         axes.set_xlabel({"position": "position in the small block", "step": "step of the block"}.get(by, by))
     panels[0][0].set_ylabel("layer")

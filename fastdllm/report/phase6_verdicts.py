@@ -1,10 +1,12 @@
 """The last cells of the phase 6 notebooks: each statement is computed from what the notebook measured."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from fastdllm.report import audit, audit_sources, published, stats
@@ -34,21 +36,28 @@ def range_text(values: pd.Series) -> str:
 
 def replace_position(slices: pd.DataFrame, golden: pd.DataFrame, frozen: pd.DataFrame, table: pd.DataFrame) -> str:
     """A. slices: `inside.slices`; golden, frozen: `golden_cases` right and frozen; table: frozen against right."""
+    if slices.empty:
+        return "**Not measured**: no small forward reused anything on these prompts."
     n, right = len(slices), int(slices.right.sum())
     wide = int((slices["stored by"] == "full").sum())
-    text = (f"**Yes, in this loop: in {right} of {n} reused layer calls of small forwards the served values are the ones "
-            f"that the layer had computed for these very positions** ({wide} sliced out of a whole block, the rest stored "
+    text = (f"**Yes, in this loop: in {right} of {n} reused layer calls of small forwards the served values are the "
+            "ones "
+            f"that the layer had computed for these very positions** ({wide} sliced out of a whole block, the rest "
+            "stored "
             "at the small block's width).\n\n")
     if len(golden):
-        text += (f"The published code slices the same way: {int(golden.reproduced.sum())} of {len(golden)} cases that were "
-                 "recorded from it on the checkpoint's own modelling code are reproduced token by token with this slice, "
+        text += (f"The published code slices the same way: {int(golden.reproduced.sum())} of {len(golden)} cases that "
+                 "were "
+                 "recorded from it on the checkpoint's own modelling code are reproduced token by token with this "
+                 "slice, "
                  f"and {int(frozen.reproduced.sum())} of {len(frozen)} with the slice frozen at 0.\n\n")
     else:
         text += "The golden cases belong to another checkpoint's files; the published code is not tested here.\n\n"
     spread = table.groupby("k").points.agg(lambda p: p.max() - p.min())
     text += ("With the slice frozen, against the right one:\n" + list_differences(table) +
              f"\n\nThe subsets differ among each other by at most {spread.max():.1f} points: a wrong slice would hurt "
-             "every subset alike, so it can't explain a collapse of middle and last alone. *A served value that belongs "
+             "every subset alike, so it can't explain a collapse of middle and last alone. *A served value that "
+             "belongs "
              "to other positions, or a golden case lost, would change this.*")
     return text
 
@@ -65,7 +74,8 @@ def full_blocks(found: Results, table: pd.DataFrame, stale: pd.DataFrame) -> str
             f"Periodic full forwards cost {cost[0]:.2f} times the full forwards and {cost[1]:.2f} times all forwards. "
             f"What is reused was {stale.loc[0, 'age in forwards']:.2f} forwards old without and "
             f"{stale.loc[1, 'age in forwards']:.2f} with them; {stale.loc[0, 'from another small block']:.0%} and "
-            f"{stale.loc[1, 'from another small block']:.0%} came from another small block. There is no collapse for it "
+            f"{stale.loc[1, 'from another small block']:.0%} came from another small block. There is no collapse for "
+            "it "
             "to rescue: without it the accuracies at k >= 2 are "
             f"{range_text(without.accuracy)}. *An interval that leaves out 0 in favour of the full forwards on more "
             "problems would change this.*")
@@ -73,14 +83,19 @@ def full_blocks(found: Results, table: pd.DataFrame, stale: pd.DataFrame) -> str
 
 def skipped_layers(differences: pd.DataFrame, same: Sequence[bool], found: Results, table: pd.DataFrame) -> str:
     """C. differences: `inside.cache_differences`; same: per prompt and subset, whether the tokens agree."""
+    if not differences.reused.any():
+        return "**Not measured**: nothing was reused on these prompts."
     touched = differences[differences.positions > 0]
     reused = sorted(differences[differences.reused].layer.unique())
     hit = ", ".join(map(str, sorted(touched.layer.unique()))) or "none"
     answers = int(table.lost.sum() + table.gained.sum())
     return (f"**Running the skipped layers changes no token: {sum(same)} of {len(same)} decodes agree, and "
-            f"{answers} of {int(table.n.sum())} answers differ over the grid.** Block-cache entries do differ, in layers "
-            f"{hit} of the reused {reused[0]} to {reused[-1]}, after {touched.groupby(['prompt', 'forward']).ngroups} of "
-            f"{differences.groupby(['prompt', 'forward']).ngroups} forwards. Only the first reused layer sees new input; "
+            f"{answers} of {int(table.n.sum())} answers differ over the grid.** Block-cache entries do differ, in "
+            "layers "
+            f"{hit} of the reused {reused[0]} to {reused[-1]}, after {touched.groupby(['prompt', 'forward']).ngroups} "
+            "of "
+            f"{differences.groupby(['prompt', 'forward']).ngroups} forwards. Only the first reused layer sees new "
+            "input; "
             "the others would compute what they have stored already. And no entry is read before it is overwritten: a "
             "small forward writes all of its own positions first, and the next small block begins with a full forward. "
             "So the side effect was not load-bearing. *A decode whose tokens differ would change this.*")
@@ -95,13 +110,18 @@ def instrumentation(trace: pd.DataFrame, served: pd.DataFrame, name: str) -> str
     strange = (served.other_small_block | served.other_block).sum()
     low, high = stats.wilson(int(strange), len(served))
     distance = trace[trace.decision == "reuse"].groupby("layer").distance.median()
-    return (f"**{name}: {calls} (layer calls). {int(strange)} of {len(served)} reusing forwards ({low:.0%} to {high:.0%}) "
+    return (f"**{name}: {calls} (layer calls). {int(strange)} of {len(served)} reusing forwards ({low:.0%} to "
+            f"{high:.0%}) "
             f"served what was computed for another small block or block.** What was served was "
-            f"{served.age.mean():.2f} forwards old (at most {int(served.age.max())}), with {served.changed.mean():.2f} of "
-            f"{int((served.slice_stop - served.slice_start).iloc[0])} positions changed since. The median distance to what "
+            f"{served.age.mean():.2f} forwards old (at most {int(served.age.max())}), with "
+            f"{served.changed.mean():.2f} of "
+            f"{int((served.slice_stop - served.slice_start).iloc[0])} positions changed since. The median distance to "
+            "what "
             f"the layer would have returned is {distance.iloc[0]:.3f} in the first reused layer and at most "
-            f"{distance.iloc[1:].max() if len(distance) > 1 else float('nan'):.3f} in the later ones, which see only what "
-            "the first one serves. *Entries of other small blocks under `refresh`, or none under `bypass`, would change "
+            f"{distance.iloc[1:].max() if len(distance) > 1 else float('nan'):.3f} in the later ones, which see only "
+            "what "
+            "the first one serves. *Entries of other small blocks under `refresh`, or none under `bypass`, would "
+            "change "
             "this.*")
 
 
@@ -111,7 +131,7 @@ def old_code(found: Results, small: int) -> str:
     for name, rows in found.frame[found.frame.policy == "output"].groupby("name", sort=False):
         subsets = across_subsets(found, str(rows.revision.iloc[0]))
         best = rows[rows.k == 1]
-        base = f"k=1 {best.accuracy.iloc[0]:.0%} ({best.low.iloc[0]:.0%} to {best.high.iloc[0]:.0%})" if len(best) else ""
+        base = "".join(f"k=1 {row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})" for row in best.head(1).itertuples())
         per_k = "; ".join(
             f"k={r['k']} {range_text(rows[rows.k == r['k']].accuracy)} over the subsets, {r['answers that differ']} of "
             f"{r['n']} answers differ between them" for r in subsets.to_dict("records"))
@@ -126,8 +146,10 @@ def old_code(found: Results, small: int) -> str:
     width = stats.wilson(round(0.7 * small), small)
     return ("\n".join(lines) + f"\n\nWhat n = {small} can show (two independent proportions, two-sided 5 %): "
             + "; ".join(rows) + f". At {small} problems 70 % has the interval {width[0]:.0%} to {width[1]:.0%}. "
-            "So a collapse from 70 % to 10 % shows, a loss of a few points does not; which subsets it spares can't be told "
-            "from cells of different code versions. *A subset that stays apart from the others on one code version would "
+            "So a collapse from 70 % to 10 % shows, a loss of a few points does not; which subsets it spares can't be "
+            "told "
+            "from cells of different code versions. *A subset that stays apart from the others on one code version "
+            "would "
             "change this.*")
 
 
@@ -138,9 +160,11 @@ def invariance(tokens: pd.DataFrame, logits: pd.DataFrame) -> str:
     others = "\n".join(f"- {row.layers}, {row.policy}: {row.same} of {row.n} decodes as with the first subset"
                        f"{'' if pd.isna(row.gap) else f'; largest difference of logits {row.gap:.2g}'}"
                        for row in tokens[tokens.kind != "contiguous subset"].itertuples())
-    return (f"**{int(named.same.sum())} of {int(named.n.sum())} decodes are token for token those of the first subset, and "
+    return (f"**{int(named.same.sum())} of {int(named.n.sum())} decodes are token for token those of the first "
+            "subset, and "
             f"on {len(exact)} reuse steps the logits differ from those of the last recompute step by at most "
-            f"{exact.gap.max():.2g}** (largest logit {exact['size'].max():.0f}; at the first position of a small block, "
+            f"{exact.gap.max():.2g}** (largest logit {exact['size'].max():.0f}; at the first position of a small "
+            "block, "
             f"which is never masked then, by up to {exact['first'].max():.2g}).\n\n{others}\n\n"
             "So output reuse costs the layers that still run and returns nothing for them: `replay` gives these tokens "
             "without any forward. *A subset with other tokens in float32 would change this; in half precision GEMMs of "
@@ -155,7 +179,8 @@ def bisection(found: Sequence[tuple[str, Verdict]]) -> str:
     same = ("The same switches for every subset: " if len(culprits) == 1 else "Not the same for every subset: ")
     named = "; ".join(" with ".join(c) or "none that changes tokens" for c in culprits)
     return ("\n".join(lines) + f"\n\n**{same}{named}.** {runs} short runs of candidates, of "
-            f"{found[0][1].combinations} combinations for each subset. *Prompts on which the decoders part earlier, or in "
+            f"{found[0][1].combinations} combinations for each subset. *Prompts on which the decoders part earlier, "
+            "or in "
             "another observable, would change this.*")
 
 
@@ -173,26 +198,48 @@ def log_runs() -> pd.DataFrame:
 
 
 def phase6(found: Results, stale: pd.DataFrame) -> str:
-    """The verdict: what collapsed, when, why; what did not. `stale`: `stale_summary` of Run 1's and Run 2's code."""
-    parts = []
-    for revision, code in (("6c8822f", "Run 1's code"), ("26d6179", "Run 2's code")):
+    """The verdict: what collapsed, when, why; what did not; what stands; what next. `stale`: `stale_summary` of Run
+    1's and Run 2's code."""
+    cells = {}
+    for revision in ("6c8822f", "26d6179"):
         table = against(found, "8e18baac", revision)
-        rows = found.frame[(found.frame.revision == revision) & (found.frame.k > 1) & (found.frame.policy == "output")]
-        worst = table.loc[table.points.idxmin()]
-        hit = int(((table.p_holm < 0.05) & (table.points < 0)).sum())
-        subsets = across_subsets(found, revision)
-        low = ", ".join(f"{layers} {group.accuracy.mean():.0%}" for layers, group in rows.groupby("layers", sort=False))
-        parts.append(f"**{code} ({revision})**: worse than January's in {hit} of {len(table)} cells at k >= 2 (worst: k"
-                     f"{worst.k} {worst.layers}, {points(worst)}); mean accuracy {low}; between the subsets "
-                     f"{int(subsets['answers that differ'].max())} of {int(subsets.n.max())} answers differ at most.")
-    share = stale.set_index("revision")[["from another small block", "from another block"]].sum(axis=1)
-    parts.append(f"**Why.** `6c8822f` switches the wrappers off in full forwards, so that only small-block outputs are "
-                 f"stored: {share['6c8822f']:.0%} of its reusing forwards served another small block's or block's, against "
-                 f"{share['26d6179']:.0%} under `26d6179`.")
-    return "\n\n".join(parts)
+        cells[revision] = (table, table[(table.p_holm < 0.05) & (table.points < 0)], across_subsets(found, revision))
+    lines = ["**What collapsed.** " + _collapse(found, *cells["6c8822f"], "Run 1's code (`6c8822f`)"),
+             "**What did not.** " + _collapse(found, *cells["26d6179"], "Run 2's code (`26d6179`)")]
+    share = stale.set_index("revision").reindex(columns=["from another small block", "from another block"]).sum(axis=1)
+    lines.append("**Why.** `6c8822f` switches the wrappers off in full forwards, so that only small-block outputs are "
+                 "ever "
+                 f"stored: {share['6c8822f']:.0%} of its reusing forwards served outputs of another small block or "
+                 "block, "
+                 f"{share['26d6179']:.0%} under `26d6179`, where every small block begins with a full forward that "
+                 "refreshes them. Output reuse does not depend on the subset (notebook 06), so `first` could not be "
+                 "spared "
+                 "on the same code: in the log it had run on another commit.")
+    lines.append("**What the log's figures say by themselves.**\n"
+                 + audit_lines(("copied_accuracy", "mixed_code", "runaway", "must_agree")))
+    lines.append("**Which published numbers stand.** January's full GSM8K accuracies fit the argument (one value a k, "
+                 "the "
+                 "same for the subsets within their intervals); its throughputs don't carry a comparison (notebook "
+                 "13), "
+                 "Run 1 mixes code versions, and Run 2's accuracies are Run 1's: its own were never recorded.")
+    lines.append("**What next.** Score Run 2's code on the 7B (this notebook with `model` and `params` changed); "
+                 "compare "
+                 "output reuse with `replay`, which gives its tokens for no compute; spend the work on `residual` or "
+                 "`token`, where the subset or the changed positions matter (notebook 09). *What would change this: a "
+                 "cell "
+                 "of `26d6179` that loses against January's on more problems, or subsets that differ on one code "
+                 "version. "
+                 "The embedded checkpoint is not the 7B, and this is float32.*")
+    return "\n\n".join(lines)
 
 
-def spread(found: Results, revision: str) -> float:
-    """The largest gap between subsets at one k, in points."""
-    table = across_subsets(found, revision)
-    return float(np.nanmax(table["gap in points"])) if len(table) else float("nan")
+def _collapse(found: Results, table: pd.DataFrame, hit: pd.DataFrame, subsets: pd.DataFrame, code: str) -> str:
+    rows = found.frame[found.frame.config.isin(found.correct) & (found.frame.k > 1)]
+    rows = rows[rows.revision == code.split("`")[1]]
+    low = ", ".join(f"{layers} {group.accuracy.mean():.0%}" for layers, group in rows.groupby("layers", sort=False))
+    head = (f"{code} is worse than January's in {len(hit)} of {len(table)} cells at k >= 2" if len(hit)
+            else f"no cell of {len(table)} in which {code} is worse than January's was found")
+    worst = table.loc[table.points.idxmin()]
+    return (f"{head} (paired, Holm; lowest k{worst.k} {worst.layers}: {points(worst)}). Mean accuracy: {low}; between "
+            "the "
+            f"subsets at most {int(subsets['answers that differ'].max())} of {int(subsets.n.max())} answers differ.")

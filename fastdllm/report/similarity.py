@@ -1,5 +1,8 @@
 """How similar a layer's output is to itself some steps before, on an unmodified run: what reuse could live on."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,9 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastdllm.decode import denoise
+from fastdllm.decode import Trace, denoise
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding
 
@@ -24,13 +27,17 @@ def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Seque
     layers, rows = lm.network.model.layers, []
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _m, args, out: (inputs.append(args[0]), outputs.append(out)) and None)
-             for layer in layers]
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(args[0])
+        outputs.append(output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
         for prompt, one in enumerate(ids):
             history: list[tuple[Tensor, Tensor, tuple[int, ...], tuple[int, int]]] = []
             before: tuple[int, ...] = ()      # the block as it goes into the forward
-            for step in denoise(lm, [one], decoding=decoding):
+            for step in denoise(lm, [one], decoding=decoding, trace=Trace()):
                 if step.small_block is None:
                     history, before = [], ()
                 else:
@@ -88,11 +95,14 @@ def verdict(table: pd.DataFrame, bound: float) -> str:
               f"residuals reach {bound}." for lag, rows in table.groupby("lag")]
     if one.changed.any() and not one.changed.all():
         moved, still = one[one.changed], one[~one.changed]
-        lines.append(f"Where the token changed, {(moved.output >= bound).mean():.0%} of the outputs reach it, elsewhere "
-                     f"{(still.output >= bound).mean():.0%}: what reuse loses is concentrated in the few positions that "
+        lines.append(f"Where the token changed, {(moved.output >= bound).mean():.0%} of the outputs reach it, "
+                     "elsewhere "
+                     f"{(still.output >= bound).mean():.0%}: what reuse loses is concentrated in the few positions "
+                     "that "
                      "were just unmasked, so a policy that recomputes those (`token`) has more to keep than one that "
                      "reuses whole layers.")
     lines.append(f"The layers lie between {layers.min():.3f} (layer {layers.idxmin()}) and {layers.max():.3f} (layer "
-                 f"{layers.idxmax()}). A cosine is no accuracy: notebook 09 measures what reuse costs. *Other prompts, or "
+                 f"{layers.idxmax()}). A cosine is no accuracy: notebook 09 measures what reuse costs. *Other "
+                 "prompts, or "
                  "a lower threshold (fewer steps, more changes in each), change these numbers.*")
     return " ".join(lines)
