@@ -161,6 +161,20 @@ def test_a_run_that_reused_nothing_is_an_error(tmp_path, model):
     assert status.look(cell, Today()).state == "partial"      # its samples are kept, no record is written
 
 
+def test_a_policy_is_one_file_that_the_params_name(tmp_path, model):
+    source = "from fastdllm.decode.policies import Output\n\n\nclass Policy(Output):\n    pass\n"
+    (tmp_path / "mine.py").write_text(source)
+    cell = cell_of(tmp_path, model, limit=1, configs=[{"k": 2, "layers": "middle", "policy": "mine.py"}])
+    assert cell.name == "k2_middle_mine"
+    assert finish(cell)[0] == "record"
+    record = records.read(cell.directory)
+    assert record.decisions["reuse"] > 0
+    assert (cell.directory / "mine.py").read_text() == source      # copied into the run
+    (tmp_path / "mine.py").write_text(source.replace("pass", "x = 1"))
+    state = status.look(cell, Today())
+    assert (state.state, state.detail) == ("stale", "changed: policy file")
+
+
 def test_the_runner_killed_in_mid_run(tmp_path, model):
     """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
     cell = cell_of(tmp_path, model, limit=12, batch_size=1)

@@ -4,6 +4,7 @@ so that `--help` is quick, and everything else inside the command.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -27,6 +28,7 @@ app.command("import", epilog=share.IMPORT)(share.import_results)
 
 def main() -> None:
     """Entry point. What was asked for and could not be had is one sentence on stderr and exit status 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))      # so that a runner takes its workers with it
     try:
         app()
     except (ValueError, OSError, MemoryError) as error:
