@@ -8,6 +8,11 @@ A finding names its rule, its rows, a statement with the numbers, and how sure i
 a second explanation), `note` (expected, or harmless, but worth knowing).
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator

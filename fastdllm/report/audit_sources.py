@@ -4,6 +4,11 @@ Three layouts are known by their content, wherever they lie: our records (`summa
 the old `summary.json`, and lm-evaluation-harness' `results_*.json` (with its `samples_*.jsonl`, if kept).
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
 from __future__ import annotations
 
 import json

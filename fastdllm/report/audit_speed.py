@@ -1,5 +1,10 @@
 """Audit rules over throughputs, times, nodes, code versions and the files that results were read from."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
 from __future__ import annotations
 
 import re

@@ -6,7 +6,10 @@ negligible is surely below 1.05x, catastrophic is surely above 20 points. "Surel
 1 - 0.05/m for m reuse configurations, so that looking at many of them confirms nothing by chance.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
 
 from __future__ import annotations
 

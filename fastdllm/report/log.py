@@ -1,6 +1,9 @@
 """The log writes itself: an entry in the form of the log's template, and a results page per experiment."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
 
 from __future__ import annotations
 

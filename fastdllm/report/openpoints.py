@@ -1,6 +1,9 @@
 """The open points of the log: what the published figures say about each, and what the embedded checkpoint can add."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Figures of the reports: readable in print, by colour-blind readers and at a glance."""
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Okabe-Ito: told apart with every kind of colour vision; markers say the same without colour.
 COLORS = {"first": "#0072B2", "middle": "#E69F00", "last": "#009E73", "": "#666666"}
@@ -126,9 +130,9 @@ def runs_figure(rows: pd.DataFrame) -> Figure:
         style(panel).grid(axis="y", color="#dddddd", linewidth=0.7)
     axes[0, 0].set_ylabel("accuracy %")
     names = [name for name in COLORS if name]
-    figure.legend(handles=[*(plt.Line2D([], [], marker=MARKERS[n], color=COLORS[n], linestyle="", label=n)
+    figure.legend(handles=[*(Line2D([], [], marker=MARKERS[n], color=COLORS[n], linestyle="", label=n)
                              for n in names),
-                           plt.Line2D([], [], marker="D", color=GREY, linestyle="", label="k=1")],
+                           Line2D([], [], marker="D", color=GREY, linestyle="", label="k=1")],
                   loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure
 

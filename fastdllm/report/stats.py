@@ -4,6 +4,11 @@ Fractions are fractions of 1, differences are in the unit of what goes in, and a
 A test that finds nothing says how large a difference it could have missed; it never says "no difference".
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
 from __future__ import annotations
 
 import math

@@ -1,7 +1,8 @@
 """The tables of a report: the grid against its baseline, extraction rules, measured next to published, coverage."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
 # (pandas' own annotations make every df[...] a union)
 
 from __future__ import annotations
