@@ -6,7 +6,7 @@ from typing import Any
 
 from fastdllm.tasks.base import Problem, Prompt, Score, Task, TaskOptions
 
-EMBEDDED = ("arithmetic", "arithmetic_wordings")
+EMBEDDED = ("arithmetic", "arithmetic_wordings", "arithmetic_compare")
 HARNESS = ("gsm8k", "minerva_math", "mmlu", "mmlu_generative", "gpqa_main_n_shot", "ifeval", "humaneval", "mbpp")
 
 __all__ = ["Problem", "Prompt", "Score", "Task", "TaskOptions", "get", "names"]

@@ -9,15 +9,18 @@ from pathlib import Path
 from fastdllm.tasks import answers
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.tasks.base import Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
+from fastdllm.tasks.families import SOLVED
 
 FULL = 1000                    # problems of the whole task: a 95 % interval of +-1 point at 97 %
-SPLITS = {"arithmetic": "test", "arithmetic_wordings": "wordings"}
+# name -> (split, families); see the checkpoint's model card for why comparisons stand apart
+SOURCES = {"arithmetic": ("test", SOLVED), "arithmetic_wordings": ("wordings", SOLVED),
+           "arithmetic_compare": ("test", ("compare",))}
 SEED = 0                       # of the held-out problems; training draws from another split
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Multi-step word problems whose worked answer ends in `#### N`; `split` is disjoint from training."""
+    """Multi-step word problems whose worked answer ends in `#### N`, from splits that training never sees."""
 
     name: str
     options: TaskOptions
@@ -36,8 +39,9 @@ class Arithmetic:
             rows = read_rows(data, ("question", "target"))[:limit]
             return [self._problem(str(row.get("id", i)), row["question"], str(row["target"]))
                     for i, row in enumerate(rows)]
+        split, families = SOURCES[self.name]
         return [self._problem(p.id, p.question, p.target)
-                for p in generate(SPLITS[self.name], min(limit or FULL, FULL), SEED)]
+                for p in generate(split, min(limit or FULL, FULL), SEED, families)]
 
     def _problem(self, id: str, question: str, target: str) -> Problem:
         # The checkpoint knows the bare question only, so "own" appends nothing.

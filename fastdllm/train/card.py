@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdllm import tasks
 from fastdllm.decode.generate import generate as decode
 from fastdllm.model.lm import LM, load
 from fastdllm.settings import Decoding, Reuse
-from fastdllm.tasks.answers import strict
-from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.recipe import RECIPES, Recipe
 
 MEASURED, CARD, CURVE = "measured.json", "README.md", "curve.csv"
@@ -24,27 +23,29 @@ MAX_NEW_TOKENS = 160
 class Setting:
     """One row of the card's table."""
 
-    split: str
+    task: str
     threshold: float
     k: int = 1
     revision: str = "fixed"
 
 
 SETTINGS = (
-    *(Setting("test", threshold) for threshold in (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)),
-    *(Setting("test", threshold, k, "26d6179") for threshold in (1.0, 0.9) for k in (2, 3)),
-    *(Setting("wordings", threshold) for threshold in (1.0, 0.9, 0.5)),
+    *(Setting("arithmetic", threshold) for threshold in (1.0, 0.9, 0.7, 0.5, 0.3)),
+    *(Setting("arithmetic", 1.0, k, "26d6179") for k in (2, 3)),
+    Setting("arithmetic_wordings", 0.9), Setting("arithmetic_compare", 0.9),
 )
 
 
 def measure(lm: LM, setting: Setting, problems: int, batch_size: int = 64) -> dict[str, Any]:
     """Exact match (strict rule) of one setting on the first `problems` held-out problems, seed 0."""
-    chosen = generate(setting.split, problems, 0)
+    task = tasks.get(setting.task)
+    chosen = task.problems(problems)
     reuse = Reuse(k=setting.k, layers="middle" if setting.k > 1 else None)
-    output = decode(lm, [problem.question for problem in chosen], reuse=reuse, revision=setting.revision,
+    output = decode(lm, [problem.prompt for problem in chosen], reuse=reuse, revision=setting.revision,
                     decoding=Decoding(threshold=setting.threshold, max_new_tokens=MAX_NEW_TOKENS),
                     batch_size=batch_size)
-    correct = sum(strict(text) == problem.target for text, problem in zip(output.texts, chosen, strict=True))
+    correct = sum(task.score(problem, text)[task.metric].correct
+                  for text, problem in zip(output.texts, chosen, strict=True))
     tokens = sum(len(row) for row in output.tokens)
     steps = sum(row["full"] + row["small"] for row in output.nfe)
     return {**vars(setting), "problems": problems, "correct": correct, "tokens": tokens, "steps": steps}
@@ -64,8 +65,8 @@ def table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 
 def results(measured: list[dict[str, Any]]) -> str:
     """The measured table: accuracy and tokens per denoising step."""
-    return table(("split", "threshold", "reuse", "correct", "accuracy", "tokens per step"), [
-        (row["split"], row["threshold"],
+    return table(("task", "threshold", "reuse", "correct", "accuracy", "tokens per step"), [
+        (row["task"], row["threshold"],
          "none" if row["k"] == 1 else f"k={row['k']}, middle, revision {row['revision']}",
          f"{row['correct']} of {row['problems']}", f"{100 * row['correct'] / row['problems']:.1f} %",
          f"{row['tokens'] / row['steps']:.2f}") for row in measured])
