@@ -33,7 +33,7 @@ lint: setup
 	$(BIN)/pyright
 
 docs: setup          ## the API pages, from docstrings, in build/api
-	$(BIN)/python -m pdoc fastdllm '!fastdllm.cli' -o build/api
+	$(BIN)/python -m fastdllm.report.api build/api
 
 clean:
 	rm -rf .venv build
