@@ -164,3 +164,27 @@ def test_the_checkpoints_own_code_takes_the_networks_place(lm, standin, tmp_path
     assert len(row.tokens) == 30       # the block behind three prompt tokens, and the committed block's extra token
     assert row.decisions["reuse"] == 0      # not our layers: nothing is counted
     assert not row.reused_nothing
+
+
+def test_the_command_writes_a_record_with_the_files_hash(tmp_path, monkeypatch):
+    """--generation-file on the embedded checkpoint: the same task, record and trace; refused without --allow-code."""
+    from typer.testing import CliRunner
+
+    from fastdllm.cli import app
+    from fastdllm.lab import records
+    from fastdllm.lab.identity import identity, payload_of
+    for name in ("notebooks", "params"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)      # a project of its own
+    command = ["run", "--k", "2", "--layers", "middle", "--limit", "1", "--generation-file", str(STANDIN), "--trace", "1",
+               "--set", "max_new_tokens=32", "--experiment", "byo"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code != 0
+    done = CliRunner().invoke(app, [*command, "--allow-code", "--force"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    [directory] = [path.parent for path in (tmp_path / "executed").rglob("summary.json")]
+    record = records.read(directory)
+    assert record.code.policy == f"generation file {files.load(STANDIN, allow_code=True).sha256}"
+    assert record.identity == identity(payload_of(record))
+    assert record.notes["traced_same_output"] == 1
+    assert (directory / records.TRACE).exists()

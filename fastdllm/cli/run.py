@@ -10,7 +10,8 @@ import typer
 EXAMPLES = ("Examples: [bold]fastdllm run --k 2 --layers middle --limit 50[/bold] · "
             "[bold]fastdllm run --task gsm8k --threshold 0.8 --set batch_size=8[/bold] · "
             "[bold]fastdllm run my_configuration.yml[/bold] (flat parameters, as the configuration panel saves them) · "
-            "[bold]fastdllm run notebooks/01_tour.ipynb --params params/my_tour.yml[/bold]")
+            "[bold]fastdllm run notebooks/00_tour.ipynb --params params/my_tour.yml[/bold] · "
+            "[bold]fastdllm run --k 2 --layers middle --generation-file old.py --allow-code[/bold]")
 
 
 def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or a YAML file of flat parameters; "
@@ -28,6 +29,9 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
         experiment: Annotated[str, typer.Option(help="Directory under executed/.")] = "single",
         trace: Annotated[int, typer.Option(min=0, help="Trace so many problems.")] = 0,
         force: Annotated[bool, typer.Option("--force", help="Start over, also where complete.")] = False,
+        generation_file: Annotated[str | None, typer.Option(help="Your own old generation_functions.py, in the loop's "
+                                                                 "place; needs --allow-code.")] = None,
+        allow_code: Annotated[bool, typer.Option("--allow-code", help="Run that file, with your rights.")] = False,
         submit: Annotated[bool, typer.Option("--submit", help="A notebook: as a Slurm job.")] = False,
         profile: Annotated[str, typer.Option(help="Slurm profile for --submit.")] = "generic",
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen.")] = False) -> None:
@@ -41,6 +45,10 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
     else:
         if submit or params:
             raise ValueError("--submit and --params go with a notebook; allowed: fastdllm grid submit for a grid")
+        if generation_file is not None or allow_code:
+            _generation_file(generation_file, allow_code, {**_changed(what, changes or []), **given}, experiment, trace,
+                             force, dry_run)
+            return
         good = _configuration(what, given, changes or [], experiment, trace, force, dry_run)
     if not good:
         raise typer.Exit(1)
@@ -61,6 +69,31 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
     typer.echo(states.text(found))
     typer.echo(f"record: {cells[0].directory}")
     return good and states.all_complete(found)
+
+
+def _changed(what: str | None, changes: list[str]) -> dict[str, object]:
+    """Flat parameters of a file (or of nothing) with --set applied."""
+    from fastdllm.lab import yamlfile
+    file = yamlfile.read(Path(what)) if what else yamlfile.YamlFile(Path("options"), {}, {})
+    return file.set(changes).values
+
+
+def _generation_file(path: str | None, allow_code: bool, flat: dict[str, object], experiment: str, trace: int,
+                     force: bool, dry_run: bool) -> None:
+    """The user's generation file under the same tasks, records and traces; one problem at a time, as it was used."""
+    from fastdllm.lab import generation_file, single
+    from fastdllm.lab.evaluate import evaluate
+    if path is None:
+        raise ValueError("--allow-code without --generation-file; allowed: both, or neither")
+    [cell] = single.grid_of({**flat, "batch_size": 1}, experiment).cells()
+    file = generation_file.load(path, allow_code)
+    directory = cell.directory.with_name(f"{cell.name}_{file.path.stem}")
+    if dry_run:
+        typer.echo(f"would run    {file.path} (SHA-256 {file.sha256[:12]}) -> {directory}")
+        return
+    record = evaluate(cell.parameters, directory, experiment=experiment, config=directory.name, trace=trace,
+                      force=force, generation=file, say=typer.echo)
+    typer.echo(f"{record.metric} {record.headline.value:.1%} of {record.n}, NFE {record.nfe}\nrecord: {directory}")
 
 
 def _notebook(what: str, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastdllm.lab import files, partial, records, summary
 from fastdllm.lab.identity import Today, identity, payload, policy_hash
@@ -15,6 +15,9 @@ from fastdllm.lab.parameters import Parameters
 from fastdllm.lab.records import Record
 from fastdllm.tasks import Problem, Task
 from fastdllm.tasks.answers import stopped_by
+
+if TYPE_CHECKING:
+    from fastdllm.lab.generation_file import GenerationFile
 
 WARM_UP_TOKENS = 64      # two blocks: every kind of forward runs once before the clock does
 REPORT_SECONDS = 5.0
@@ -30,7 +33,7 @@ class Clock:
 
 def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "interactive", config: str = "",
              author: str = "", trace: int = 0, token_ids: bool = True, force: bool = False,
-             say: Callable[[str], None] = print) -> Record:
+             generation: GenerationFile | None = None, say: Callable[[str], None] = print) -> Record:
     """Run what is missing of one cell and return its record.
 
     A record whose identity is today's is returned as it is; finished samples of an interrupted run are kept and
@@ -47,7 +50,7 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
     resolved = today.resolve(parameters)
     problems, dataset = today.problems(parameters)
     checkpoint = today.checkpoint(parameters)
-    policy = policy_hash(resolved.reuse)
+    policy = policy_hash(resolved.reuse) if generation is None else f"generation file {generation.sha256}"
     own = identity(payload(resolved, checkpoint, dataset, today.code, policy, today.torch))
     if not force and (found := complete(directory, own)):
         say(f"complete already: identity {own[:12]}, {found.n} problems")
@@ -65,9 +68,9 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
             if run.done:
                 say(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
             lm = load(resolved, parameters.device, checkpoint.fingerprint, clock)
-            solve(lm, resolved, task, problems, run, clock, token_ids, say)
+            solve(lm, resolved, task, problems, run, clock, token_ids, say, generation)
         notes = summary.peak_memory(resolved.device) if lm is not None else {}
-        notes |= write_trace(lm, resolved, problems[:trace], run, directory) if trace else {}
+        notes |= write_trace(lm, resolved, problems[:trace], run, directory, generation) if trace else {}
         record = summary.summarise(
             run, resolved, task, dataset, own, experiment=experiment, config=config or "run", author=author,
             checkpoint=checkpoint, code=summary.code(today.code, policy), environment=summary.environment(resolved),
@@ -108,16 +111,16 @@ def load(parameters: Parameters, device: str, fingerprint: str, clock: Clock) ->
 
 
 def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], run: partial.Partial, clock: Clock,
-          token_ids: bool, say: Callable[[str], None]) -> None:
+          token_ids: bool, say: Callable[[str], None], generation: GenerationFile | None = None) -> None:
     """Decode and score the problems that are left, each on disk as soon as it is finished."""
     left = [index for index in range(len(problems)) if index not in run.done]
     if not left:
         return
     batch = parameters.batch_size if parameters.device == "cuda" else 2      # a GPU's graphs know one batch size
-    clock.warm_up = warm_up(lm, parameters, task, [problems[index] for index in left[:batch]])
+    clock.warm_up = warm_up(lm, parameters, task, [problems[index] for index in left[:batch]], generation)
     said = began = time.perf_counter()
     base, session, correct = run.seconds, run.sessions, sum(s["correct"][task.metric] for s in run.done.values())
-    elapsed, results = 0.0, rows(lm, parameters, task, [problems[index] for index in left], left)
+    elapsed, results = 0.0, rows(lm, parameters, task, [problems[index] for index in left], left, generation)
     while True:
         began = time.perf_counter()
         result = next(results, None)
@@ -133,8 +136,13 @@ def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], 
             say(f"{len(run.done)} of {len(problems)} problems, {correct} correct, {tokens / run.seconds:.0f} tokens/s")
 
 
-def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], numbers: list[int]) -> Iterator[Any]:
-    """RowResults as they finish; which loop runs depends on the task and the engine."""
+def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], numbers: list[int],
+         generation: GenerationFile | None = None) -> Iterator[Any]:
+    """RowResults as they finish; which loop runs depends on the task, the engine and the user's generation file."""
+    if generation is not None and task.generative:
+        from fastdllm.lab import generation_file
+        return generation_file.generate_rows(lm, [problem.prompt for problem in problems], file=generation,
+                                             decoding=parameters.decoding, reuse=parameters.reuse, numbers=numbers)
     if not task.generative:
         from fastdllm.tasks.likelihood import score_rows
         return score_rows(lm, problems, batch_size=parameters.batch_size, engine=parameters.engine, numbers=numbers)
@@ -149,13 +157,14 @@ def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], n
                          numbers=numbers)
 
 
-def warm_up(lm: Any, parameters: Parameters, task: Task, problems: list[Problem]) -> float:
+def warm_up(lm: Any, parameters: Parameters, task: Task, problems: list[Problem],
+            generation: GenerationFile | None = None) -> float:
     """Two blocks of some problems, thrown away: seconds."""
     began = time.perf_counter()
     short = min(WARM_UP_TOKENS, parameters.decoding.max_new_tokens)
     shortened = parameters.model_copy(update={
         "decoding": parameters.decoding.model_copy(update={"max_new_tokens": short})})
-    for _ in rows(lm, shortened, task, problems, list(range(len(problems)))):
+    for _ in rows(lm, shortened, task, problems, list(range(len(problems))), generation):
         pass
     return time.perf_counter() - began
 
@@ -179,10 +188,16 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
 
 
 def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: partial.Partial,
-                directory: Path) -> dict[str, Any]:
+                directory: Path, generation: GenerationFile | None = None) -> dict[str, Any]:
     """Decode some problems again with a trace; notes how many gave the tokens of the timed run."""
     if not problems or parameters.engine != "diffusion" or parameters.reuse.layers is None:
         return {}
+    if generation is not None:
+        from fastdllm.lab import generation_file
+        same = generation_file.write_trace(lm, generation, [problem.prompt for problem in problems], parameters.decoding,
+                                           parameters.reuse, [run.done[row]["output"] for row in range(len(problems))],
+                                           directory / records.TRACE)
+        return {"traced": len(problems), "traced_same_output": same}
     from fastdllm.lab.steps import STEPS, Recorder
     recorder = Recorder(lm, [problem.prompt for problem in problems], parameters.decoding, parameters.reuse,
                         parameters.revision, parameters.seed)

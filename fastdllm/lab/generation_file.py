@@ -89,7 +89,7 @@ def own_code(lm: LM, allow_code: bool = False) -> nn.Module:
     _permit(allow_code, f"the modelling code of {lm.name}")
     from transformers import AutoModelForCausalLM
     model: nn.Module = AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True, dtype=lm.dtype)
-    return model.to(lm.device).eval()
+    return model.to(device=lm.device).eval()
 
 
 def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], decoding: Decoding,
@@ -181,6 +181,15 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
                         finish="stop" if tokens and tokens[-1] in stops else "length",
                         reused_nothing=reuse.active and model is None and decisions["reuse"] == 0,
                         seconds=time.perf_counter() - began, steps=nfe["full"] + nfe["small"])
+
+
+def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse,
+                outputs: list[str], path: Path) -> int:
+    """Decode again and write the trace as Parquet; how many rows gave `outputs` again."""
+    traces: list[pd.DataFrame] = []
+    rows = list(generate_rows(lm, prompts, file=file, decoding=decoding, reuse=reuse, traces=traces))
+    pd.concat(traces, ignore_index=True).to_parquet(path, index=False)
+    return sum(row.text == output for row, output in zip(rows, outputs, strict=True))
 
 
 def trace(seen: list[Seen], row: int, lm: LM, decoding: Decoding, reuse: Reuse) -> pd.DataFrame:
