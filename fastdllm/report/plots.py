@@ -39,18 +39,20 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     height = 1.3 + (0.27 if not many else 0.02) * len(rows)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, min(height, 14)), sharey=True, layout="constrained")
     at = np.arange(len(rows))
-    names = [_subset(value) for value in rows["layers"]]
-    colors = [GREY if k == 1 else COLORS[name] for k, name in zip(rows["k"], names, strict=True)]
-    for i, row in rows.iterrows():
-        value = 100 * np.array([row["accuracy"], row["low"], row["high"]])
-        left.errorbar(value[0], i, xerr=[[max(0, value[0] - value[1])], [max(0, value[2] - value[0])]], color=colors[i],
-                      fmt=MARKERS[names[i]] if row["k"] > 1 else "D", markersize=6, linewidth=1.6,
-                      capsize=0 if many else 3)
+    names = rows["layers"].map(_subset).where(rows["k"] > 1, "")
+    colors = names.map(COLORS)
+    for name, part in rows.groupby(names):
+        value = 100 * part[["accuracy", "low", "high"]].to_numpy(float)
+        left.errorbar(value[:, 0], part.index, xerr=np.abs(value[:, 1:] - value[:, :1]).T, color=COLORS[name], markersize=6,
+                      fmt=MARKERS[name], linewidth=1.6, capsize=0 if many else 3)
     base = rows.loc[rows["k"] == 1, "accuracy"]
     if len(base) and rows["task"].nunique() == 1:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
-    bars = right.barh(at, rows["tokens_per_second"], color=colors, height=0.62)
-    if not many:
+    if many:
+        right.scatter(rows["tokens_per_second"], at, c=colors, s=8)
+        right.set_xlim(0)
+    else:
+        bars = right.barh(at, rows["tokens_per_second"], color=colors, height=0.62)
         right.bar_label(bars, [f" {speed:.1f}" + (f"  ({ratio:.2f}x)" if k > 1 and ratio == ratio else "")
                                for speed, ratio, k in zip(rows["tokens_per_second"], rows["speedup"], rows["k"],
                                                           strict=True)], fontsize=8.5)
