@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, grid, run, share, webapp
+from fastdllm.cli import audit, chat, doctor, grid, run, share, suite, webapp
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
@@ -17,6 +17,7 @@ app = typer.Typer(
     epilog="First steps: [bold]fastdllm grid run demo[/bold], then [bold]fastdllm grid report demo[/bold].")
 app.add_typer(grid.app, name="grid")
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("notebooks", epilog=suite.EXAMPLES)(suite.notebooks)
 app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)

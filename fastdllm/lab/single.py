@@ -92,7 +92,8 @@ def notebook_directory(notebook: Path, experiment: str, variant: str = "") -> Pa
     return root() / "executed" / experiment / notebook.stem / variant
 
 
-def run_notebook(notebook: Path, parameters: dict[str, Any], directory: Path, force: bool = False) -> bool:
+def run_notebook(notebook: Path, parameters: dict[str, Any], directory: Path, force: bool = False,
+                 jobs: int = 1) -> bool:
     """Execute a notebook unless its executed copy is today's; True if it is there at the end.
 
     Raises ValueError before anything starts for parameters that it doesn't have.
@@ -106,7 +107,7 @@ def run_notebook(notebook: Path, parameters: dict[str, Any], directory: Path, fo
             return True
     began = time.time()
     print(f"▶ {notebook.name}, log: {directory / records.LOG}")
-    process, log = start(Work(str(notebook), str(output), values, str(root())), directory / records.LOG, 1)
+    process, log = start(Work(str(notebook), str(output), values, str(root())), directory / records.LOG, jobs)
     try:
         while process.poll() is None:
             time.sleep(POLL)

@@ -1,0 +1,21 @@
+"""`fastdllm notebooks`: the whole suite of notebooks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EXAMPLES = ("Examples: [bold]fastdllm notebooks[/bold] (everything, full size) · "
+            "[bold]fastdllm notebooks --smoke[/bold] (everything, seconds each) · "
+            "[bold]fastdllm notebooks --only bisection[/bold]")
+
+
+def notebooks(smoke: Annotated[bool, typer.Option("--smoke", help="With the parameters of params/smoke/.")] = False,
+              only: Annotated[str, typer.Option(help="Only notebooks whose name has this in it.")] = "",
+              jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once.")] = 2,
+              force: Annotated[bool, typer.Option("--force", help="Also what is complete.")] = False) -> None:
+    """Run every notebook: first the grids that they read, then the notebooks, what is missing only."""
+    from fastdllm.lab import suite
+    if not suite.run(smoke, only, jobs, force):
+        raise typer.Exit(1)
