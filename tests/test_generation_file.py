@@ -176,8 +176,8 @@ def test_the_command_writes_a_record_with_the_files_hash(tmp_path, monkeypatch):
     for name in ("notebooks", "params"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)      # a project of its own
-    command = ["run", "--k", "2", "--layers", "middle", "--limit", "1", "--generation-file", str(STANDIN), "--trace", "1",
-               "--set", "max_new_tokens=32", "--experiment", "byo"]
+    command = ["run", "--k", "2", "--layers", "middle", "--limit", "1", "--trace", "1", "--generation-file",
+               str(STANDIN), "--set", "max_new_tokens=32", "--experiment", "byo"]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code != 0
     done = CliRunner().invoke(app, [*command, "--allow-code", "--force"], catch_exceptions=False)

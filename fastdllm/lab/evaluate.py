@@ -194,8 +194,9 @@ def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: p
         return {}
     if generation is not None:
         from fastdllm.lab import generation_file
-        same = generation_file.write_trace(lm, generation, [problem.prompt for problem in problems], parameters.decoding,
-                                           parameters.reuse, [run.done[row]["output"] for row in range(len(problems))],
+        prompts, outputs = zip(*((problem.prompt, run.done[row]["output"]) for row, problem in enumerate(problems)),
+                               strict=True)
+        same = generation_file.write_trace(lm, generation, prompts, parameters.decoding, parameters.reuse, list(outputs),
                                            directory / records.TRACE)
         return {"traced": len(problems), "traced_same_output": same}
     from fastdllm.lab.steps import STEPS, Recorder

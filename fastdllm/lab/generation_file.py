@@ -88,8 +88,8 @@ def own_code(lm: LM, allow_code: bool = False) -> nn.Module:
     """
     _permit(allow_code, f"the modelling code of {lm.name}")
     from transformers import AutoModelForCausalLM
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True, dtype=lm.dtype)
-    return model.to(device=lm.device).eval()
+    model = AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True, dtype=lm.dtype)
+    return nn.Module.to(model, lm.device).eval()
 
 
 def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], decoding: Decoding,
