@@ -43,8 +43,8 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     colors = names.map(COLORS)
     for name, part in rows.groupby(names):
         value = 100 * part[["accuracy", "low", "high"]].to_numpy(float)
-        left.errorbar(value[:, 0], part.index, xerr=np.abs(value[:, 1:] - value[:, :1]).T, color=COLORS[name], markersize=6,
-                      fmt=MARKERS[name], linewidth=1.6, capsize=0 if many else 3)
+        left.errorbar(value[:, 0], part.index, xerr=np.abs(value[:, 1:] - value[:, :1]).T,
+                      color=COLORS[name], markersize=6, fmt=MARKERS[name], linewidth=1.6, capsize=0 if many else 3)
     base = rows.loc[rows["k"] == 1, "accuracy"]
     if len(base) and rows["task"].nunique() == 1:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
