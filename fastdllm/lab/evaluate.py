@@ -196,8 +196,8 @@ def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: p
         from fastdllm.lab import generation_file
         prompts, outputs = zip(*((problem.prompt, run.done[row]["output"]) for row, problem in enumerate(problems)),
                                strict=True)
-        same = generation_file.write_trace(lm, generation, prompts, parameters.decoding, parameters.reuse, list(outputs),
-                                           directory / records.TRACE)
+        same = generation_file.write_trace(lm, generation, prompts, parameters.decoding, parameters.reuse,
+                                           list(outputs), directory / records.TRACE)
         return {"traced": len(problems), "traced_same_output": same}
     from fastdllm.lab.steps import STEPS, Recorder
     recorder = Recorder(lm, [problem.prompt for problem in problems], parameters.decoding, parameters.reuse,
