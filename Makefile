@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# The networks here are small: one thread a process is fastest, and test workers do not fight for cores.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup demo test notebooks publish bench lint docs clean
 
