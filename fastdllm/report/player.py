@@ -166,12 +166,16 @@ def positions(run: Run) -> Positions:
 
 
 def first_difference(one: Run, other: Run) -> int | None:
-    """The first forward after which the two texts differ (a token, or only when it appeared); None if never."""
-    a, b = one.positions, other.positions
-    shared = min(len(a.token), len(b.token))
-    differs = (a.token[:shared] != b.token[:shared]) | (a.when[:shared] != b.when[:shared])
-    found = np.minimum(a.when[:shared], b.when[:shared])[differs].tolist()
-    for held in (a, b):          # positions that only one of them has
-        found += held.when[shared:].tolist()
-    found = [when for when in found if when >= 0]
-    return min((when for when in found if when < min(len(one.steps), len(other.steps))), default=None)
+    """The first forward after which the two texts differ (a token, or only when it appeared); None if never.
+
+    A run that has ended stays as it is while the other goes on.
+    """
+    last, width = max(len(one.steps), len(other.steps)), max(len(one.positions.token), len(other.positions.token))
+    token, when = np.full((2, width), -1), np.full((2, width), last)
+    for i, run in enumerate((one, other)):
+        places = run.positions
+        token[i, :len(places.token)] = places.token
+        when[i, :len(places.when)] = np.where(places.when >= len(run.steps), last, places.when)
+    differs = (when[0] != when[1]) | ((when[0] < last) & (token[0] != token[1]))
+    first = when.min(0)[differs & (when.min(0) >= 0)]
+    return int(first.min()) if first.size and first.min() < last else None

@@ -32,7 +32,8 @@ def block(table: pd.DataFrame, device: str) -> str:
             "forwards | tokens per forward |\n| --- | --- | --- | --- | --- |")
     where = (f"*Embedded checkpoint, task `arithmetic`, batch {int(table['batch_size'].iloc[0])}, {device}. "
              "k1 is one run under three names.*")
-    return "\n".join([BEGIN, head, *(line(row) for row in table.to_dict("records")), "", where, END])
+    picture = f"![Accuracy and tokens/s of the 3x3 grid]({PICTURE})\n"
+    return "\n".join([BEGIN, picture, head, *(line(row) for row in table.to_dict("records")), "", where, END])
 
 
 def refresh() -> None:
