@@ -127,7 +127,7 @@ def test_terminal_session():
     chat.sendline("Tell me everything about stones, apples, coins, boxes and bags.")
     chat.expect("\r\n")
     chat.sendintr()
-    chat.expect(r"\(stopped\)|tokens per forward")
+    chat.expect(r"\(stopped\)|tokens per forward|\(exit leaves\)")      # the last: before the answer had begun
     chat.expect("> ")
     chat.sendintr()
     chat.expect(r"\(exit leaves\)")

@@ -45,24 +45,29 @@ def talk(conversation: Conversation, forget: bool) -> None:
     """Read lines until `exit` or the end of the input."""
     while True:
         try:
-            line = input("> ").strip()
-        except EOFError:
-            print()
-            return
+            if not turn(conversation, forget):
+                return
         except KeyboardInterrupt:
             print("\n(exit leaves)", flush=True)
-            continue
-        if line == "exit":
-            return
-        if line == "clear":
+
+
+def turn(conversation: Conversation, forget: bool) -> bool:
+    """Read a line and do what it says; False at the end."""
+    try:
+        line = input("> ").strip()
+    except EOFError:
+        print()
+        return False
+    if line == "clear":
+        conversation.clear()
+        print("(cleared)", flush=True)
+    elif line == "help":
+        print(HELP, flush=True)
+    elif line and line != "exit":
+        if forget:
             conversation.clear()
-            print("(cleared)", flush=True)
-        elif line == "help":
-            print(HELP, flush=True)
-        elif line:
-            if forget:
-                conversation.clear()
-            answer(conversation, line)
+        answer(conversation, line)
+    return line != "exit"
 
 
 def answer(conversation: Conversation, line: str) -> None:
