@@ -59,7 +59,7 @@ def test_second_turn_uses_the_prefix_and_gives_the_same_tokens(lm):
 
 def test_stopping_an_answer_keeps_the_conversation_usable(lm):
     chat = Conversation(lm, Decoding(max_new_tokens=96, stop_ids=()))
-    seen = [progress for progress in chat.ask(QUESTION, lambda: len(chat.steps) >= 4)]
+    seen = list(chat.ask(QUESTION, lambda: len(chat.steps) >= 4))
     assert len(seen) == 4 and chat.result is None
     assert chat.messages[-1]["role"] == "assistant"
     chat.decoding = Decoding(max_new_tokens=32)

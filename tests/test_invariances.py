@@ -135,6 +135,5 @@ def test_revision_6d2a9a8_ends_in_a_clear_error(golden, golden_prompts):
     from fastdllm.model.cache import MissingBlockCache
     decoding = Decoding(mask_id=511, max_new_tokens=64, stop_ids=())
     with pytest.raises(MissingBlockCache, match=r"layer 8 has no block-cache entry.*skipped.*replace_position"):
-        for k in (2, 3):
-            fastdllm.generate(golden, [golden_prompts["p40"]], decoding=decoding, reuse=Reuse(k=k, layers="middle"),
-                              revision="6d2a9a8")
+        fastdllm.generate(golden, [golden_prompts["p40"]], decoding=decoding, reuse=Reuse(k=2, layers="middle"),
+                          revision="6d2a9a8")

@@ -1,6 +1,7 @@
 """The loop of design section 3: prompts of any length, stop tokens anywhere, and the quirks it does not inherit."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_any_prompt_length(golden, golden_prompts, length):
     first = denoised[0]
     assert first.kind == "full" and first.start == length // 32 * 32
     assert list(first.tokens[:length % 32]) == prompt[length // 32 * 32:]
-    for before, after in zip(denoised, denoised[1:], strict=False):
+    for before, after in pairwise(denoised):
         assert sum(after.unmasked) >= 1
         if before.block == after.block:
             opened = [i for i in range(32) if before.tokens[i] != after.tokens[i]]

@@ -80,7 +80,8 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
     with the problems that are left draws what it would have drawn.
     """
     if numbers is not None and len(set(numbers)) != len(prompts):
-        raise ValueError(f"numbers: {len(set(numbers))} different ones; allowed: one for each of {len(prompts)} prompts")
+        raise ValueError(f"numbers: {len(set(numbers))} different ones; "
+                         f"allowed: one for each of {len(prompts)} prompts")
     engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace)
     for _ in engine.steps(iter(zip(numbers or range(len(ids)), ids, strict=True))):
         while engine.finished:

@@ -116,7 +116,8 @@ class Engine:
             raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
         on_gpu = lm.device.type == "cuda" and supported(decoding, self.policy, trace is not None) is None
         self.executor: Executor = (
-            Fast(lm.network, slots, positions, decoding, self.policy) if executor == "fast" or executor == "auto" and on_gpu
+            Fast(lm.network, slots, positions, decoding, self.policy)
+            if executor == "fast" or (executor == "auto" and on_gpu)
             else Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators))
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
