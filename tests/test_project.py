@@ -71,7 +71,15 @@ def test_no_machine_paths_and_no_unsafe_yaml():
             text = (ROOT / name).read_text(errors="replace")
             assert not re.search(places, text), f"{name} holds a path of a machine"
             if name.endswith(".py") and name != "tests/test_project.py":
-                assert "yaml.load(" not in text and "trust_remote_code=True" not in text.replace("allow_code", ""), name
+                assert "yaml.load(" not in text, name
+                assert "trust_remote_code=True" not in text or name == "fastdllm/lab/generation_file.py", name
+
+
+def test_remote_code_runs_behind_permission_only(golden):
+    """The one place that may run a checkpoint's code asks first."""
+    from fastdllm.lab.generation_file import own_code
+    with pytest.raises(ValueError, match="--allow-code"):
+        own_code(golden)
 
 
 def test_source_notebooks_carry_no_outputs_and_have_parameters():
