@@ -79,8 +79,9 @@ def test_subset_does_not_matter_to_output_reuse(tiny, questions, k):
     outputs = [fastdllm.generate(tiny, questions, decoding=QUICK, reuse=Reuse(k=k, layers=layers), revision="26d6179")
                for layers in ("first", "middle", "last")]
     assert outputs[0].tokens == outputs[1].tokens == outputs[2].tokens
-    assert outputs[0].rows[0].decisions == outputs[1].rows[0].decisions == outputs[2].rows[0].decisions
-    assert all(output.rows[0].decisions["reuse"] > 0 for output in outputs)
+    counts = [[row.decisions for row in output.rows] for output in outputs]
+    assert counts[0] == counts[1] == counts[2]
+    assert sum(row["reuse"] for row in counts[0]) > 0
 
 
 @pytest.mark.parametrize("reuse", [Reuse(), Reuse(k=2, layers="middle"), Reuse(k=2, layers="first", policy="residual"),
@@ -117,8 +118,8 @@ def test_replay_gives_the_tokens_of_output(tiny, questions):
                       for policy in ("output", "replay"))
     assert output.tokens == replay.tokens
     for ours, theirs in zip(replay.nfe, output.nfe, strict=True):
-        assert ours["replay"] > 0
         assert ours["small"] + ours["replay"] == theirs["small"] and ours["full"] == theirs["full"]
+    assert sum(row["replay"] for row in replay.nfe) > 0
 
 
 def test_one_call_that_reuses_nothing_is_flagged(golden, golden_prompts):
