@@ -50,7 +50,7 @@ def server(command: list[str], ready: str, folder: Path, log: Path, **environmen
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
                                    env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not answers(ready):
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"the server did not come up:\n{log.read_text()[-2000:]}")
@@ -91,7 +91,7 @@ def chromium(profile: Path) -> Iterator[WebDriver]:
         driver.quit()
 
 
-def wait(driver: WebDriver, css: str, seconds: float = 60, text: str | None = None) -> WebElement:
+def wait(driver: WebDriver, css: str, seconds: float = 180, text: str | None = None) -> WebElement:
     """The first element that matches (and contains the text); raises TimeoutError naming it."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -127,14 +127,14 @@ def test_stale_prefix_parts_at_the_commit(networks, monkeypatch):
 
 
 def test_names_the_interaction_and_gives_a_table(networks):
-    """From 8e18baac to 6c8822f three switches change; two of them together change the tokens."""
+    """From 8e18baac to 6c8822f four visible switches change; two of them together change the tokens."""
     lm, decoding = networks[0], Decoding(threshold=0.9, max_new_tokens=29, small_block=4)
     reuse = Reuse(k=2, layers="first")
     verdict = find(lm, row_decoder(lm, "6c8822f", reuse, decoding), decoding, reuse, "8e18baac", tabulate=True)
-    assert set(verdict.changes) == {"run_skipped", "full_block_every_k", "on_full_block"}    # 3 is hidden by 1
+    assert set(verdict.changes) == {"run_skipped", "full_block_every_k", "first_subset", "on_full_block"}
     assert set(verdict.tokens_by) == {"full_block_every_k", "on_full_block"}
     assert "interaction" in str(verdict)
-    assert len(verdict.table) == 8
+    assert len(verdict.table) == 10        # the two, and each with one of the four taken from the other
     assert verdict.table["tokens of bad"].sum() >= 2        # the bad one itself, and it without fault 1
     assert not verdict.table["tokens of good"].all()
 

@@ -188,6 +188,9 @@ def test_the_runner_killed_in_mid_run(tmp_path, model):
         time.sleep(0.05)
     first.kill()
     first.wait()
+    while status.look(cell, Today()).state == "running":       # the worker notices, and goes
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stdout + second.stderr
     record = records.read(cell.directory)
