@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fastdllm.lab import files, notebooks, records
+from fastdllm.lab import files, notebooks, records, status
 from fastdllm.lab.grid import Grid
 from fastdllm.lab.parameters import root
 from fastdllm.report import log
@@ -26,8 +26,10 @@ def write(grid: Grid) -> str:
     inside = folder.is_relative_to(root())
     notebooks.execute(notebooks.find(NOTEBOOK), executed, {"directory": log.short(folder) if inside else str(folder)})
     html = export(executed)
-    return "\n".join([f"log entry: {log.short(folder / log.ENTRY)}", f"results page: {log.short(folder / log.PAGE)}",
-                      f"report: {log.short(html)}"])
+    states = [state.state for state in status.states(grid.cells()) if state.state != "not applicable"]
+    return "\n".join([f"{states.count('complete')} of {len(states)} cells complete",
+                      f"log entry: {log.short(folder / log.ENTRY)}",
+                      f"results page: {log.short(folder / log.PAGE)}", f"report: {log.short(html)}"])
 
 
 def export(notebook: Path, hide_code: bool = False) -> Path:
