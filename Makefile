@@ -9,9 +9,13 @@ export OMP_NUM_THREADS ?= 1
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml requirements.lock
+OTHER := transformers-4.57
+
+.venv/.ready: pyproject.toml requirements.lock requirements-$(OTHER).lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/$(OTHER) \
+	    -r requirements-$(OTHER).lock
 	touch $@
 
 demo: setup          ## the 3x3 grid on the embedded checkpoint, a report and its HTML, in executed/demo
