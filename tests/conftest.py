@@ -5,10 +5,43 @@ from pathlib import Path
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 import fastdllm
 
 GOLDEN = Path(__file__).parent / "golden"
+# What a worker does first: the files that take longest, so that all workers end at about the same time.
+LONGEST = ("test_slurm", "test_notebooks", "test_docs", "test_publish", "test_browser", "test_train", "test_runner")
+SHARED = {"test_slurm_jupyterlab": "test_slurm", "test_gallery": "test_publish", "test_secrets": "test_publish"}
+APART = ("test_notebooks",)      # each test is a unit by itself
+
+
+def unit(nodeid: str) -> str:
+    """Tests of one unit run in one worker, in their order: those of a file, or of files that share a fixture."""
+    name = Path(nodeid.partition("::")[0]).stem
+    return nodeid if name in APART else SHARED.get(name, name)
+
+
+class Units(LoadScopeScheduling):
+    """Units in the order of collection. (xdist's own groups are without effect under pytest 9.2.)"""
+
+    def _split_scope(self, nodeid):
+        return unit(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False
+    return Units(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; otherwise as collected."""
+    def rank(item):
+        name = item.path.stem
+        name = SHARED.get(name, name)
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,8 +26,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(browser.CHROMIUM is None or browser.DRIVER is None,
-                       reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"),
-    pytest.mark.xdist_group("browser")]
+                       reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")]
 ROOT = Path(__file__).parent.parent
 LONG = """
 import pandas as pd, fastdllm

@@ -72,7 +72,6 @@ def environment(home):
             "COLUMNS": "200"}
 
 
-@pytest.mark.xdist_group("docs")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_blocks_run_in_order(page, project):
     code = "\n".join(blocks(page, "python"))
@@ -81,7 +80,6 @@ def test_python_blocks_run_in_order(page, project):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.xdist_group("docs")
 @pytest.mark.parametrize(("page", "command", "status"), run_here(), ids=lambda value: str(value)[:60])
 def test_commands_run(page, command, status, project):
     """From the project's root, as a reader would; files that a page's Python makes are made first."""

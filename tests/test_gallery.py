@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from fastdllm.cli import app
 from fastdllm.report import gallery
 
-pytestmark = pytest.mark.xdist_group("share")
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER),
                                    reason="no Chromium here: bash .ci/install-system.sh")
 SMALL = 'tbody tr[data-experiment="small"]'

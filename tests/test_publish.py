@@ -18,8 +18,6 @@ from fastdllm.lab import publish as lab
 from fastdllm.lab import records, redact
 from fastdllm.report import publish as report
 
-pytestmark = pytest.mark.xdist_group("share")
-
 
 @pytest.fixture
 def project(finished, monkeypatch):

@@ -15,8 +15,6 @@ from fastdllm.cli import app
 from fastdllm.lab import redact
 from fastdllm.report import gallery, publish
 
-pytestmark = pytest.mark.xdist_group("share")
-
 
 def holding(folder) -> list[str]:
     """The files below a folder that hold a secret; zips are opened."""

@@ -23,8 +23,7 @@ from fastdllm.lab import status as states
 from fastdllm.lab.parameters import root
 from fastdllm.lab.status import CellState
 
-pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(900),
-              pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(900)]
 HERE = Path(__file__).parent / "slurm"
 PATIENCE = 400.0      # seconds that a loaded machine may take for the whole story
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from slurm import cluster
 
-pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(300),
-              pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(300)]
 SCRIPT = Path(__file__).parent.parent / "params" / "slurm" / "jupyterlab.sbatch"
 
 
