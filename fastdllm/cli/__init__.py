@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, grid, run, share, suite, webapp
+from fastdllm.cli import audit, chat, doctor, grid, run, share, suite, train, webapp
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
@@ -21,6 +21,7 @@ app.command("notebooks", epilog=suite.EXAMPLES)(suite.notebooks)
 app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
+app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("publish", epilog=share.PUBLISH)(share.publish)
 app.command("gallery", epilog=share.GALLERY)(share.gallery)

@@ -1,0 +1,46 @@
+"""`fastdllm train`: make the embedded checkpoint, in as many calls as it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = ("Examples: [bold]fastdllm train --out build/tiny[/bold] (again to go on where it stopped) · "
+            "[bold]fastdllm train --out build/tiny --max-seconds 600[/bold] (pauses by itself) · "
+            "[bold]fastdllm train --out build/smoke --recipe smoke[/bold] (seconds on a CPU, learns next to nothing)")
+
+
+def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint and its curve.")],
+          recipe: Annotated[str, typer.Option(help="tiny (the embedded checkpoint), continued or smoke.")] = "tiny",
+          state: Annotated[Path | None, typer.Option(help="Directory for what resuming needs (about 70 MB for tiny); "
+                                                          "OUT.state unless given.")] = None,
+          device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+          workers: Annotated[int | None, typer.Option(min=0, help="Processes that make the data; all cores but two "
+                                                                  "unless given.")] = None,
+          max_seconds: Annotated[float, typer.Option(help="Pause after so long.")] = float("inf"),
+          max_steps: Annotated[int | None, typer.Option(min=1, help="Pause after so many steps.")] = None,
+          measure_every: Annotated[int, typer.Option(min=1, help="Steps between progress lines.")] = 100,
+          save_every: Annotated[int, typer.Option(min=1, help="Steps between saves: what a kill may cost.")] = 1000,
+          ) -> None:
+    """Train a checkpoint by a recipe. Called again with the same directories it goes on from the last save."""
+    import os
+
+    import torch
+
+    from fastdllm.model.lm import choose_device
+    from fastdllm.train.loop import Call
+    from fastdllm.train.loop import train as run
+    from fastdllm.train.recipe import RECIPES
+    if recipe not in RECIPES:
+        raise ValueError(f"--recipe {recipe!r}; allowed: {', '.join(RECIPES)}")
+    target = choose_device(device)
+    if target.type == "cpu":
+        torch.set_num_threads(1)
+    run(RECIPES[recipe], Call(
+        out=out, state=state or out.with_name(out.name + ".state"), device=target,
+        workers=max(0, (os.cpu_count() or 1) - 2) if workers is None else workers,
+        compile_layers=target.type == "cuda", max_seconds=max_seconds, max_steps=max_steps,
+        measure_every=measure_every, save_every=save_every, say=typer.echo))
+    typer.echo(f"checkpoint: {out}")

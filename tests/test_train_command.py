@@ -1,0 +1,41 @@
+"""`fastdllm train`: killed in mid-run and called again, it goes on from the last save."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pandas
+
+import fastdllm
+
+
+def command(root):
+    return [sys.executable, "-m", "fastdllm", "train", "--recipe", "smoke", "--out", str(root / "out"), "--device", "cpu",
+            "--workers", "0", "--measure-every", "2", "--save-every", "2"]
+
+
+def test_a_killed_training_goes_on(tmp_path):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "step 6" in line)
+        process.kill()
+    assert line.startswith("phase pretrain") and process.returncode == -signal.SIGKILL
+    again = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment, check=True)
+    said = again.stdout.splitlines()
+    assert said[0] in [f"resumed: pretrain after {steps} steps" for steps in (4, 6)]     # saved after every second step
+    assert said[-2:] == ["done", f"checkpoint: {tmp_path / 'out'}"]
+    curve = pandas.read_csv(tmp_path / "out" / "curve.csv")
+    assert list(curve.step) == [2, 4, 6, 8, 10] * 2
+    fastdllm.load(tmp_path / "out", device="cpu")
+
+
+def test_a_wrong_recipe_is_one_sentence(tmp_path):
+    from typer.testing import CliRunner
+
+    from fastdllm.cli import app
+    refused = CliRunner().invoke(app, ["train", "--recipe", "large", "--out", str(tmp_path / "out")])
+    assert isinstance(refused.exception, ValueError)
+    assert str(refused.exception) == "--recipe 'large'; allowed: tiny, continued, smoke"
+    assert not (tmp_path / "out").exists()
