@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -74,6 +75,13 @@ def test_no_machine_paths_and_no_unsafe_yaml():
                 for call in re.findall(r"yaml\.load\(.*", text):      # a loader named Loader is imported as a safe one
                     assert "Loader=Loader" in call and "import SafeLoader as Loader" in text, name
                 assert "trust_remote_code=True" not in text or name == "fastdllm/lab/generation_file.py", name
+
+
+def test_ruff_finds_nothing():
+    """`make lint` also runs pyright, which takes a minute."""
+    pytest.importorskip("ruff")
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_remote_code_runs_behind_permission_only(golden):

@@ -11,8 +11,8 @@ import fastdllm
 
 
 def command(root):
-    return [sys.executable, "-m", "fastdllm", "train", "--recipe", "smoke", "--out", str(root / "out"), "--device", "cpu",
-            "--workers", "0", "--measure-every", "2", "--save-every", "2"]
+    return [sys.executable, "-m", "fastdllm", "train", "--recipe", "smoke", "--out", str(root / "out"),
+            "--device", "cpu", "--workers", "0", "--measure-every", "2", "--save-every", "2"]
 
 
 def test_a_killed_training_goes_on(tmp_path):

@@ -107,7 +107,8 @@ def trace_figure(trace: pd.DataFrame, row: int = 0) -> Figure:
     """Decision map of one problem: layers upwards, forwards to the right."""
     one = trace[trace["row"] == row]
     codes = {decision: number for number, decision in enumerate(DECISIONS)}
-    table = one.assign(code=one["decision"].map(codes)).pivot_table(index="layer", columns="forward", values="code")
+    coded = one.assign(code=[codes[decision] for decision in one["decision"]])
+    table = coded.pivot_table(index="layer", columns="forward", values="code")
     drawn, axes = plt.subplots(figsize=(11, 2.8), layout="constrained")
     _map(axes, table)
     axes.legend(handles=[Patch(color=color, label=name) for name, color in DECISIONS.items()], ncols=4, frameon=False,

@@ -49,7 +49,7 @@ def complete(params: str, apart: bool = False, **changes: object) -> Results:
 
 def one_task(results: Results) -> Grid:
     """The grid, if it has one task: a front over several says nothing. Raises ValueError otherwise."""
-    if results.frame.empty or results.frame["task"].nunique() != 1:
+    if results.frame.empty or len(set(results.frame["task"])) != 1:
         raise ValueError(f"tasks={sorted(results.frame.get('task', []))}; allowed: complete cells of one task")
     return results.grid
 
@@ -198,7 +198,7 @@ def batch_shown(table: pd.DataFrame) -> pd.DataFrame:
 def batch_verdict(table: pd.DataFrame) -> str:
     """The fastest batch size and what it costs; Markdown."""
     first, best = table.iloc[0], table.loc[table["tokens_per_second"].idxmax()]
-    same = ("every answer is the same at every batch size" if (table["equal"] == table["n"]).all() else
+    same = ("every answer is the same at every batch size" if list(table["equal"]) == list(table["n"]) else
             "some answers change with the batch size (half precision rounds differently in other shapes)")
     return (f"**{first['task']}, n = {first['n']}:** batch {best['batch_size']} is the fastest, "
             f"{best['tokens_per_second']:.0f} tokens/s against {first['tokens_per_second']:.0f} at batch "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ def sequence_logits(network: Network, tokens: Int[Tensor, "n S"], positions: Int
     """Logits of whole sequences at the given absolute positions under any attention mask."""
     hidden = network.model.embed_tokens(tokens)
     cos, sin = (table[positions][None, :, None] for table in (network.cos, network.sin))
-    for layer in network.model.layers:
+    for layer in cast(Iterable[DecoderLayer], network.model.layers):
         hidden = run_layer(layer, hidden, cos, sin, mask)
     return network.lm_head(network.model.norm(hidden))
 
