@@ -1,0 +1,73 @@
+"""What every policy owes (design section 4): k=1 is exact; nothing changed since the cache was filled means the exact
+output. That `replay` gives the tokens of `output` stands in tests/test_invariances.py."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastdllm
+from fastdllm import Decoding, Reuse, Trace
+from fastdllm.decode.executor import Eager
+from fastdllm.decode.policies import BUILT_IN, Plan
+from fastdllm.decode.revisions import REVISIONS
+from fastdllm.decode.step import Forward
+
+BLOCK, SMALL, PREFIX = 32, 8, 32
+PLAIN = Decoding(threshold=1.0, mask_id=511, stop_ids=(), max_new_tokens=20)
+
+
+@pytest.mark.parametrize("policy", BUILT_IN)
+def test_k1_is_exact(golden, golden_prompts, policy):
+    """Every token and every bit of every confidence, with the wrappers attached."""
+    prompts = [golden_prompts["p33"], golden_prompts["p40"]]
+    plain = [(step.tokens, step.confidence) for step in fastdllm.denoise(golden, prompts, decoding=PLAIN)]
+    wrapped = [(step.tokens, step.confidence) for step in
+               fastdllm.denoise(golden, prompts, decoding=PLAIN, reuse=Reuse(k=1, layers="middle", policy=policy),
+                                trace=Trace())]
+    assert repr(plain) == repr(wrapped)
+
+
+def prefill(prompt):
+    return Forward(row=0, slot=0, index=0, kind="prefill", block=0, small_block=None, step=None, start=0,
+                   tokens=tuple(prompt), end=PREFIX, read=(), masked=(), replace_position=None)
+
+
+def denoising(tokens, kind, small_block, step):
+    """A forward over the block after the prefix; it reads the positions of the small block."""
+    offset, full = small_block * SMALL, kind == "full"
+    return Forward(row=0, slot=0, index=step + 1, kind=kind, block=1, small_block=small_block, step=step,
+                   start=PREFIX + (0 if full else offset),
+                   tokens=tuple(tokens if full else tokens[offset:offset + SMALL]), end=PREFIX + BLOCK,
+                   read=tuple(range(offset, offset + SMALL) if full else range(SMALL)), masked=(True,) * SMALL,
+                   replace_position=None if full else offset, offset=offset)
+
+
+def first_full_of_each_small_block(kinds):
+    """(kind, small block) of the steps: a block begins with a full forward, and so does each of its small blocks."""
+    at = 0
+    for number, (kind, further) in enumerate(kinds):
+        at = min(at + further, BLOCK // SMALL - 1)
+        yield "full" if number == 0 or further else kind, at
+
+
+@pytest.mark.parametrize("policy", BUILT_IN)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kinds=st.lists(st.tuples(st.sampled_from(["full", "small"]), st.booleans()), min_size=2, max_size=6),
+       k=st.integers(2, 3), layers=st.sampled_from(["first", "middle", "last", "20", "3-5"]), full=st.booleans(),
+       tokens=st.lists(st.integers(0, 509), min_size=PREFIX + BLOCK, max_size=PREFIX + BLOCK))
+def test_nothing_changed_means_the_exact_output(golden, policy, kinds, k, layers, full, tokens):
+    """The same tokens step after step: what is served must be what the layers would have computed."""
+    reuse = Reuse(k=k, layers=layers, policy=policy, full_forwards=full)
+    acting = BUILT_IN[policy](reuse, REVISIONS["fixed"], reuse.layer_indices(28), 1, BLOCK)
+    eager = Eager(golden.network, 1, 128, PLAIN, acting)
+    plain = Eager(golden.network, 1, 128, PLAIN, None)
+    forwards = [denoising(tokens[PREFIX:], kind, at, step)
+                for step, (kind, at) in enumerate(first_full_of_each_small_block(kinds))]
+    for forward in (prefill(tokens[:PREFIX]), *forwards):
+        plan = acting.plan(forward)
+        [served], [computed] = eager.run([forward], [plan]), plain.run([forward], [Plan("bypass", "")])
+        reused = forward.step is not None and forward.step % k != 0 and (full or forward.kind == "small")
+        assert (plan.decision in ("reuse", "ask")) == reused
+        assert all(decision == ("reuse",) for decision in eager.decisions) or not reused
+        assert served.tokens == computed.tokens
+        assert served.confidence == pytest.approx(computed.confidence, rel=1e-4)
