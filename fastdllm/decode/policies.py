@@ -18,6 +18,7 @@ from torch import Tensor
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.step import Forward
 from fastdllm.decode.store import Source, Store, changed, serves, slice_start
+from fastdllm.decode.userfile import load
 from fastdllm.settings import Reuse
 
 
@@ -246,16 +247,7 @@ def policy_class(name: str) -> type[Output]:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    import importlib.util
-    from pathlib import Path
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ValueError(f"Reuse.policy={name!r}: no such file; allowed: {', '.join(BUILT_IN)}, or a Python file")
-    spec = importlib.util.spec_from_file_location(f"policy_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"Reuse.policy={name!r}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(name, f"Reuse.policy={name!r}", f"{', '.join(BUILT_IN)}, or a Python file")
     found = vars(module).get("Policy")
     if not (isinstance(found, type) and issubclass(found, Output)):
         raise ValueError(f"Reuse.policy={name!r}: no class Policy(Output) in it; see docs/add_a_policy.md")

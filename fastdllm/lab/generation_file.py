@@ -7,7 +7,6 @@ with `allow_code=True` (`--allow-code`). The same holds for a checkpoint's own m
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from fastdllm.decode import userfile
 from fastdllm.decode.generate import Prompt, token_ids
 from fastdllm.decode.step import RowResult
 from fastdllm.decode.trace import COLUMNS, WHOLE
@@ -58,13 +58,7 @@ def load(path: str | Path, allow_code: bool = False) -> GenerationFile:
     """
     path = Path(path).expanduser()
     _permit(allow_code, f"--generation-file {path}")
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(f"--generation-file {path}: no such file; allowed: a Python file with batch_sample")
-    spec = importlib.util.spec_from_file_location(f"generation_file_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--generation-file {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = userfile.load(path, f"--generation-file {path}", "a Python file with batch_sample")
     found = vars(module).get("batch_sample")
     if found is None:
         holders = [value for value in vars(module).values()
