@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.files import weight_files
@@ -75,6 +77,15 @@ def tensors(files: list[Path]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
                              f"the file has {path.stat().st_size} bytes, is it truncated?") from error
 
 
+class Undrawn(TorchFunctionMode):
+    """Leaves out the random initial values of modules: on meta tensors they make torch import its compiler (2 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
+
+
 def load_network(directory: str | Path, device: torch.device, dtype: torch.dtype) -> Network:
     """Build the network of `directory` and fill it, one tensor at a time.
 
@@ -87,7 +98,7 @@ def load_network(directory: str | Path, device: torch.device, dtype: torch.dtype
         raise ValueError(f"{directory}: config.json is missing; allowed: a checkpoint directory")
     config = ModelConfig.from_file(config_file)
     files = weight_files(directory)
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         network = Network(config)
     table, problems, found = places(config), [], {}
     shapes = dict(network.state_dict(keep_vars=True))
@@ -102,7 +113,7 @@ def load_network(directory: str | Path, device: torch.device, dtype: torch.dtype
     if problems:
         more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise ValueError(f"{directory}: tensors do not fit config.json: {'; '.join(problems[:12])}{more}")
-    network = network.to(dtype).to_empty(device=device)
+    network = network._apply(lambda tensor: torch.empty(tensor.shape, dtype=dtype, device=device))
     network.reset_tables()
     network.tie()
     parameters = dict(network.named_parameters())
