@@ -156,35 +156,108 @@ def test_the_checkpoints_own_code_takes_the_networks_place(lm, standin, tmp_path
                                  "AutoModelForCausalLM": "modeling_standin.Standin"}}))
     save_file({"unused": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     there = replace(lm, path=tmp_path)
-    model = files.own_code(there, allow_code=True)
-    assert type(model).__name__ == "Standin"
+    ready = replace(standin, own_code=True).on(there)
+    assert type(ready.model).__name__ == "Standin"
     decoding = Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=())
-    [row] = files.generate_rows(there, [[1, 2, 3]], file=standin, decoding=decoding, reuse=Reuse(k=2, layers="first"),
-                                model=model)
+    [row] = files.generate_rows(there, [[1, 2, 3]], file=ready, decoding=decoding,
+                                reuse=Reuse(k=2, layers="first"))
     assert len(row.tokens) == 30       # the block behind three prompt tokens, and the committed block's extra token
     assert row.decisions["reuse"] == 0      # not our layers: nothing is counted
     assert not row.reused_nothing
 
 
-def test_the_command_writes_a_record_with_the_files_hash(tmp_path, monkeypatch):
-    """--generation-file on the embedded checkpoint: the same task, record and trace; refused without --allow-code."""
+THEIRS = OWN_CODE + '''
+    @classmethod
+    def from_pretrained(cls, path, config, **_):
+        """Weights that the published modelling code would read itself."""
+        import fastdllm
+        model = cls(config)
+        model.published = PublishedModel(fastdllm.load(path, device="cpu").network)
+        model.model, model.sample_with_top_p = model.published.model, model.published.sample_with_top_p
+        return model
+'''
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own with a grid of one cell, the user's file, and a checkpoint that brings modelling code."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "byo.yml").write_text("experiment: byo\nlimit: 1\naxes: {k: [2], layers: [middle]}\n")
+    (tmp_path / "old.py").write_text(STANDIN.read_text())
+    (tmp_path / "theirs").mkdir()
+    for path in (files_of := Path(fastdllm.__file__).parent / "checkpoints" / "tiny").iterdir():
+        if path.name != "config.json":
+            (tmp_path / "theirs" / path.name).symlink_to(path)
+    (tmp_path / "theirs" / "modeling_standin.py").write_text(THEIRS)
+    config = json.loads((files_of / "config.json").read_text())
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | {
+        "model_type": "standin", "auto_map": {"AutoConfig": "modeling_standin.Config",
+                                              "AutoModelForCausalLM": "modeling_standin.Standin"}}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*words):
     from typer.testing import CliRunner
 
     from fastdllm.cli import app
+    return CliRunner().invoke(app, [*words], env={"COLUMNS": "300"})
+
+
+def run_file(*words, file="old.py"):
+    return command("run", "--k", "2", "--layers", "middle", "--limit", "1", "--set", "max_new_tokens=32",
+                   "--experiment", "byo", "--generation-file", file, *words)
+
+
+def test_the_command_writes_a_record_with_the_files_hash(project):
+    """--generation-file on the embedded checkpoint: the same task, record, trace and status; only with --allow-code."""
     from fastdllm.lab import records
     from fastdllm.lab.identity import identity, payload_of
-    for name in ("notebooks", "params"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path)      # a project of its own
-    command = ["run", "--k", "2", "--layers", "middle", "--limit", "1", "--trace", "1", "--generation-file",
-               str(STANDIN), "--set", "max_new_tokens=32", "--experiment", "byo"]
-    refused = CliRunner().invoke(app, command)
-    assert refused.exit_code != 0
-    done = CliRunner().invoke(app, [*command, "--allow-code", "--force"], catch_exceptions=False)
+    assert "--allow-code" in str(run_file("--trace", "1").exception)
+    done = run_file("--trace", "1", "--allow-code", "--force")
     assert done.exit_code == 0, done.output
-    [directory] = [path.parent for path in (tmp_path / "executed").rglob("summary.json")]
+    [directory] = [path.parent for path in (project / "executed").rglob("summary.json")]
     record = records.read(directory)
     assert record.code.policy == f"generation file {files.load(STANDIN, allow_code=True).sha256}"
     assert record.identity == identity(payload_of(record))
     assert record.notes["traced_same_output"] == 1
     assert (directory / records.TRACE).exists()
+    assert "complete already" in run_file("--allow-code").output
+    shown = command("grid", "status", "byo")
+    assert "✗ k2_middle (pending)" in shown.output and "Completed: 0 / 1" in shown.output      # our own loop: not yet
+    assert "✓ k2_middle_b1_max32_old\n" in shown.output
+    file = project / "old.py"
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert "✗ k2_middle_b1_max32_old (stale; changed: policy file)" in command("grid", "status", "byo").output
+    file.unlink()      # the copy beside the record is what ran
+    assert "✓ k2_middle_b1_max32_old\n" in command("grid", "status", "byo").output
+
+
+def test_a_file_that_raises_marks_its_cell_failed(project):
+    (project / "bad.py").write_text("def batch_sample(self, **values):\n    raise RuntimeError('no such op')\n")
+    assert isinstance(run_file("--allow-code", file="bad.py").exception, RuntimeError)
+    assert "✗ k2_middle_b1_max32_bad (failed; RuntimeError: no such op)" in command("grid", "status", "byo").output
+
+
+def test_own_code_from_the_command(project):
+    """The checkpoint's modelling code, which enters the identity, gives what our network gives with the same file."""
+    from fastdllm.lab import records
+    own = ("--allow-code", "--own-code")
+    assert "--allow-code" in str(run_file("--own-code", "--model", "theirs").exception)
+    assert "the layers are not ours" in str(run_file(*own, "--model", "theirs", "--trace", "1").exception)
+    assert "has no modelling code" in str(run_file(*own).exception)
+    done = run_file(*own, "--model", "theirs")
+    assert done.exit_code == 0, (done.output, done.exception)
+    place = project / "executed" / "byo" / "arithmetic_limit_1"
+    record = records.read(place / "k2_middle_b1_max32_old_own_code")
+    assert record.code.policy.startswith("generation file ") and ", modelling code " in record.code.policy
+    assert record.nfe["full"] == 0 and record.decisions["reuse"] == 0      # seen from outside, it has none
+    assert "✓ k2_middle_b1_max32_old_own_code\n" in command("grid", "status", "byo").output
+    assert run_file("--allow-code", "--model", "theirs").exit_code == 0
+    ours = records.samples(place / "k2_middle_b1_max32_old")
+    assert list(records.samples(place / "k2_middle_b1_max32_old_own_code").token_ids) == list(ours.token_ids)
+    code = project / "theirs" / "modeling_standin.py"
+    code.write_text(code.read_text() + "\n# changed\n")
+    shown = command("grid", "status", "byo").output
+    assert "✗ k2_middle_b1_max32_old_own_code (stale; changed: policy file)" in shown, shown

@@ -74,10 +74,13 @@ def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Show every cell: complete, stale (and why), partial, failed, running, queued, pending. Status 0: all complete."""
+    from fastdllm.lab import foreign
     from fastdllm.lab import status as states
+    from fastdllm.lab.identity import Today
     grid, cells = read(params, task, limit, config, changes)
-    found = states.states(cells, jobs=queue(grid))
-    typer.echo(states.text(found))
+    today = Today()
+    found = states.states(cells, today, queue(grid))
+    typer.echo(states.text(found, [states.look(cell, today) for cell in foreign.cells(cells, config or ())]))
     if not states.all_complete(found):
         raise typer.Exit(1)
 

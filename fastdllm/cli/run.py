@@ -11,7 +11,8 @@ EXAMPLES = ("Examples: [bold]fastdllm run --k 2 --layers middle --limit 50[/bold
             "[bold]fastdllm run --task gsm8k --threshold 0.8 --set batch_size=8[/bold] · "
             "[bold]fastdllm run my_configuration.yml[/bold] (flat parameters, as the configuration panel saves them) · "
             "[bold]fastdllm run notebooks/00_tour.ipynb --params params/my_tour.yml[/bold] · "
-            "[bold]fastdllm run --k 2 --layers middle --generation-file old.py --allow-code[/bold]")
+            "[bold]fastdllm run --k 2 --layers middle --generation-file old.py --allow-code[/bold] · "
+            "[bold]fastdllm run --model DIR --generation-file old.py --allow-code --own-code[/bold]")
 
 
 def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or a YAML file of flat parameters; "
@@ -32,6 +33,8 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
         generation_file: Annotated[str | None, typer.Option(help="Your own old generation_functions.py, in the loop's "
                                                                  "place; needs --allow-code.")] = None,
         allow_code: Annotated[bool, typer.Option("--allow-code", help="Run that file, with your rights.")] = False,
+        own_code: Annotated[bool, typer.Option("--own-code", help="With both: the checkpoint's own modelling code in "
+                                                                  "our network's place.")] = False,
         submit: Annotated[bool, typer.Option("--submit", help="A notebook: as a Slurm job.")] = False,
         profile: Annotated[str, typer.Option(help="Slurm profile for --submit.")] = "generic",
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen.")] = False) -> None:
@@ -45,9 +48,9 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
     else:
         if submit or params:
             raise ValueError("--submit and --params go with a notebook; allowed: fastdllm grid submit for a grid")
-        if generation_file is not None or allow_code:
-            _generation_file(generation_file, allow_code, {**_changed(what, changes or []), **given}, experiment, trace,
-                             force, dry_run)
+        if generation_file is not None or allow_code or own_code:
+            _generation_file(generation_file, allow_code, own_code, {**_changed(what, changes or []), **given},
+                             experiment, trace, force, dry_run)
             return
         good = _configuration(what, given, changes or [], experiment, trace, force, dry_run)
     if not good:
@@ -78,21 +81,31 @@ def _changed(what: str | None, changes: list[str]) -> dict[str, object]:
     return file.set(changes).values
 
 
-def _generation_file(path: str | None, allow_code: bool, flat: dict[str, object], experiment: str, trace: int,
-                     force: bool, dry_run: bool) -> None:
+def _generation_file(path: str | None, allow_code: bool, own_code: bool, flat: dict[str, object], experiment: str,
+                     trace: int, force: bool, dry_run: bool) -> None:
     """The user's generation file under the same tasks, records and traces; one problem at a time, as it was used."""
-    from fastdllm.lab import generation_file, single
+    from fastdllm.lab import foreign, generation_file, locks, single, status
     from fastdllm.lab.evaluate import evaluate
     if path is None:
-        raise ValueError("--allow-code without --generation-file; allowed: both, or neither")
+        raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
+    if own_code and trace:
+        raise ValueError(f"--trace {trace} with --own-code: the layers are not ours; allowed: --trace 0")
     [cell] = single.grid_of({**flat, "batch_size": 1}, experiment).cells()
-    file = generation_file.load(path, allow_code)
-    directory = cell.directory.with_name(f"{cell.name}_{file.path.stem}")
+    file = generation_file.load(path, allow_code, own_code)
+    directory = cell.directory.with_name(f"{cell.name}_{file.path.stem}" + ("_own_code" if own_code else ""))
     if dry_run:
         typer.echo(f"would run    {file.path} (SHA-256 {file.sha256[:12]}) -> {directory}")
         return
-    record = evaluate(cell.parameters, directory, experiment=experiment, config=directory.name, trace=trace,
-                      force=force, generation=file, say=typer.echo)
+    status.clear(directory)
+    try:
+        record = evaluate(cell.parameters, directory, experiment=experiment, config=directory.name, trace=trace,
+                          force=force, generation=file, say=typer.echo)
+    except locks.Locked:
+        raise
+    except Exception as error:      # the file may raise anything
+        if foreign.read(directory):
+            status.fail(directory, f"{type(error).__name__}: {error}")
+        raise
     typer.echo(f"{record.metric} {record.headline.value:.1%} of {record.n}, NFE {record.nfe}\nrecord: {directory}")
 
 

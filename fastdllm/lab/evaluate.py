@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.lab import files, partial, records, summary
+from fastdllm.lab.foreign import NOTE, Foreign
 from fastdllm.lab.identity import Today, identity, payload, policy_hash
 from fastdllm.lab.locks import lock
 from fastdllm.lab.parameters import Parameters
@@ -50,7 +51,8 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
     resolved = today.resolve(parameters)
     problems, dataset = today.problems(parameters)
     checkpoint = today.checkpoint(parameters)
-    policy = policy_hash(resolved.reuse) if generation is None else f"generation file {generation.sha256}"
+    ran = foreign_of(generation, parameters)
+    policy = policy_hash(resolved.reuse) if ran is None else ran.policy()
     own = identity(payload(resolved, checkpoint, dataset, today.code, policy, today.torch))
     if not force and (found := complete(directory, own)):
         say(f"complete already: identity {own[:12]}, {found.n} problems")
@@ -61,6 +63,10 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
         if force:
             partial.path_of(directory, own).unlink(missing_ok=True)
         keep_policy_file(resolved, directory)
+        if ran:
+            ran.keep(directory)
+        else:
+            (directory / NOTE).unlink(missing_ok=True)
         run = partial.begin(directory, own, resolved, len(problems))
         clock = Clock()
         lm = None
@@ -68,6 +74,7 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
             if run.done:
                 say(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
             lm = load(resolved, parameters.device, checkpoint.fingerprint, clock)
+            generation = generation.on(lm) if generation else None
             solve(lm, resolved, task, problems, run, clock, token_ids, say, generation)
         notes = summary.peak_memory(resolved.device) if lm is not None else {}
         notes |= write_trace(lm, resolved, problems[:trace], run, directory, generation) if trace else {}
@@ -83,6 +90,13 @@ def refuse(parameters: Parameters, task: Task) -> None:
     if parameters.reuse.active and not task.generative:
         raise ValueError(f"reuse.k={parameters.reuse.k} on {task.name}, which is scored by likelihood in one forward: "
                          "nothing to reuse; allowed: k=1, or a generative task")
+
+
+def foreign_of(generation: GenerationFile | None, parameters: Parameters) -> Foreign | None:
+    """The note on code that is not ours."""
+    if generation is None:
+        return None
+    return Foreign(file=str(generation.path), own_code=generation.own_code, parameters=parameters)
 
 
 def complete(directory: Path, own: str) -> Record | None:

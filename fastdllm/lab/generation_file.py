@@ -6,12 +6,11 @@ with `allow_code=True` (`--allow-code`). The same holds for a checkpoint's own m
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -24,6 +23,8 @@ from fastdllm.decode import userfile
 from fastdllm.decode.generate import Prompt, token_ids
 from fastdllm.decode.step import RowResult
 from fastdllm.decode.trace import COLUMNS, WHOLE
+from fastdllm.lab.files import sha256
+from fastdllm.lab.foreign import modelling_code
 from fastdllm.lab.probe import Decoder, Probe, Seen
 from fastdllm.lab.published import PublishedModel
 from fastdllm.model.lm import LM
@@ -35,11 +36,17 @@ NEVER = -1      # a stop token that no model emits
 
 @dataclass(frozen=True)
 class GenerationFile:
-    """A loaded file: its `batch_sample` and what identifies it."""
+    """A loaded file: its `batch_sample`, what identifies it, and the model that takes our network's place, if any."""
 
     path: Path
     batch_sample: Sampler
     sha256: str
+    own_code: bool = False              # the checkpoint's own modelling code is asked for
+    model: nn.Module | None = None      # and, once the checkpoint is loaded, here
+
+    def on(self, lm: LM) -> GenerationFile:
+        """Ready for a checkpoint: with its own modelling code, where that was asked for."""
+        return replace(self, model=own_code(lm, allow_code=True)) if self.own_code else self
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Special:
     mask_token_id: int
 
 
-def load(path: str | Path, allow_code: bool = False) -> GenerationFile:
+def load(path: str | Path, allow_code: bool = False, own_code: bool = False) -> GenerationFile:
     """Load a generation file: a function `batch_sample`, or one class that has it.
 
     Raises ValueError without `allow_code`, for a missing file, and if there is no `batch_sample`.
@@ -67,7 +74,7 @@ def load(path: str | Path, allow_code: bool = False) -> GenerationFile:
             raise ValueError(f"--generation-file {path}: {len(holders)} classes with batch_sample; "
                              "allowed: a function batch_sample, or one class that has it")
         found = vars(holders[0])["batch_sample"]
-    return GenerationFile(path, found, hashlib.sha256(path.read_bytes()).hexdigest())
+    return GenerationFile(path.resolve(), found, sha256(path.read_bytes()), own_code)
 
 
 def _permit(allow_code: bool, what: str) -> None:
@@ -81,6 +88,7 @@ def own_code(lm: LM, allow_code: bool = False) -> nn.Module:
     Its layers are not ours, so there is no trace. Raises ValueError without `allow_code`.
     """
     _permit(allow_code, f"the modelling code of {lm.name}")
+    modelling_code(lm.path)
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True, dtype=lm.dtype)
     return nn.Module.to(model, lm.device).eval()
@@ -139,20 +147,20 @@ def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse,
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, decoding: Decoding = Decoding(),
-                  reuse: Reuse = Reuse(), model: nn.Module | None = None,
-                  traces: list[pd.DataFrame] | None = None,
+                  reuse: Reuse = Reuse(), traces: list[pd.DataFrame] | None = None,
                   numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
     """Rows as they finish, one prompt at a time, as the published runs did: what `decode.generate_rows` yields.
 
     `decisions` count layer calls seen from outside: a layer that runs is a recompute, whatever becomes of
-    its result. With `traces`, each row's trace is appended to it. `model` replaces our network (`own_code`);
-    then forwards are not counted.
+    its result. With `traces`, each row's trace is appended to it. With `own_code` the model is
+    not ours, and forwards are not counted.
     """
     forwards: Counter[str] = Counter()
 
     def told(kind: str, _rows: int) -> None:
         forwards[kind] += 1
 
+    model = file.model
     for place, prompt in enumerate(prompts):
         forwards.clear()
         ids = token_ids(lm, place, prompt)

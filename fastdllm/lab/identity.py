@@ -123,11 +123,12 @@ class Today:
                                                           if name not in given})
         return parameters.model_copy(update={"device": device, "dtype": dtype, "decoding": decoding})
 
-    def payload(self, parameters: Parameters, seen: Parameters | None = None) -> dict[str, Any]:
-        """Everything that enters the identity, of a run that is not there yet."""
+    def payload(self, parameters: Parameters, seen: Parameters | None = None,
+                foreign: str | None = None) -> dict[str, Any]:
+        """Everything that enters the identity, of a run that is not there yet; `foreign` stands for code not ours."""
         resolved = self.resolve(parameters, seen)
         return payload(resolved, self.checkpoint(parameters), self.problems(parameters)[1], self.code,
-                       policy_hash(resolved.reuse), self.torch)
+                       foreign or policy_hash(resolved.reuse), self.torch)
 
 
 def payload(parameters: Parameters, checkpoint: Checkpoint, dataset: Dataset, code: str, policy: str | None,

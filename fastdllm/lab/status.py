@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdllm.lab import files, locks, partial, records
+from fastdllm.lab import files, foreign, locks, partial, records
 from fastdllm.lab.grid import Cell
 from fastdllm.lab.identity import Today, changes, identity, payload_of
 from fastdllm.lab.records import Record
@@ -88,8 +88,10 @@ def _recorded(cell: Cell, today: Today) -> CellState:
         if record.status == "imported":
             return CellState(cell, "imported", f"from {record.source or 'elsewhere'}", record)
     try:
-        now = today.payload(cell.parameters, record.parameters if record else None)
-    except ValueError as error:
+        ran = foreign.read(directory)
+        now = today.payload(cell.parameters, record.parameters if record else None,
+                            ran.policy(directory) if ran else None)
+    except (ValueError, OSError) as error:
         return CellState(cell, "stale", f"cannot be checked here: {error}", record)
     own = partial.path_of(directory, identity(now))
     if own in partials or (directory / OPEN).exists():
@@ -158,8 +160,8 @@ def _last_error(path: Path) -> str:
         return "unknown (failed.json is damaged)"
 
 
-def text(found: list[CellState]) -> str:
-    """The page that `grid status` prints, ending in `Completed: 2 / 9`."""
+def text(found: list[CellState], others: list[CellState] | None = None) -> str:
+    """The page that `grid status` prints, ending in `Completed: 2 / 9`; `others` are shown and not counted."""
     rule, lines = "=" * 77, []
     group = ""
     for state in found:
@@ -168,6 +170,9 @@ def text(found: list[CellState]) -> str:
             group = cell.directory.parent.name
             lines += [rule, f"Experiment Status: {cell.experiment} / {group}", rule]
         lines.append(state.line())
+    if others:
+        lines += [rule, "Runs of code that is not ours (not counted):", rule]
+        lines += [state.line() for state in others]
     applicable = [state for state in found if state.state != "not applicable"]
     done = sum(state.state == "complete" for state in applicable)
     return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])

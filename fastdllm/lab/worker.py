@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,11 @@ def work(job: Work) -> int:
                 if result == FAILED:
                     status.fail(directory, failure.error, failure.where)
                 print(failure, file=sys.stderr)
-            except ValueError as error:
-                status.fail(directory, str(error))
-                print(error, file=sys.stderr)
+            except Exception as error:      # whatever ended it, the cell says so
+                message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                status.fail(directory, message)
+                traceback.print_exc()
+                print(message, file=sys.stderr)
                 result = FAILED
             (directory / status.OPEN).unlink()
             return result
