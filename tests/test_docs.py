@@ -16,6 +16,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(fastdllm [a-z][^`\n]*)`")
+PROGRAM = re.compile(r"(\.venv/bin/)?fastdllm ")
+# What the pages name and this machine can't be asked to run, and what stands in for it.
+ELSEWHERE = {
+    "make": "test_make_targets_of_the_pages_exist; CI calls make test, which calls make setup",
+    "sbatch": "tests/test_slurm_jupyterlab.py submits the script to a Slurm of its own",
+    "cat jupyterlab-": "what that script wrote",
+    "lm_eval --model fastdllm ": "tests/test_harness.py: the same model, through the harness, on problems at hand",
+    "git clone ": "a network", ".venv/bin/python -m pip install torch==": "a network", "export HF_HOME=": "no command",
+    ".venv/bin/hf download ": "a network"}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -47,10 +57,17 @@ def run_here():
     return [(page, command, status) for command, (page, status) in seen.items()]
 
 
+def named():
+    """Lines that a block names and that are not run."""
+    return [command for page in PAGES for code in blocks(page, "bash") if head(code).startswith("# not run here: ")
+            for command in commands(code)]
+
+
 def not_run():
-    lines = [command for page in PAGES for code in blocks(page, "bash") if head(code).startswith("# not run here: ")
-             for command in commands(code)]
-    return sorted({line for line in lines if "fastdllm " in line and not line.startswith(("git", "cd", "lm_eval"))})
+    """Every `fastdllm` command that is named, in a block or in a sentence, and not run."""
+    inline = [said for page in PAGES for said in INLINE.findall(FENCE.sub("", page.read_text()))]
+    lines = {line.removeprefix(".venv/bin/") for line in named() + inline if PROGRAM.match(line)}
+    return sorted(lines - {command for _, command, _ in run_here()})
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +121,17 @@ def test_commands_that_need_more_are_spelled_right(command):
     assert shown.exit_code == 0, shown.output
     for option in (word.split("=")[0] for word in words if word.startswith("-")):
         assert option in shown.output, f"{command}: {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_skipped_silently(page):
+    """Code stands in bash and python blocks only; a block that is not run says why, and its lines are known here."""
+    opened = re.findall(r"^```(.+)$", page.read_text(), re.MULTILINE)
+    assert set(opened) <= {"bash", "python"} and len(opened) == len(FENCE.findall(page.read_text()))
+    for code in blocks(page, "bash"):
+        assert not head(code) or re.match(r"# (not run here|status \d+): \w", head(code)), head(code)
+    for line in named():
+        assert PROGRAM.match(line) or line.startswith(tuple(ELSEWHERE)), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
