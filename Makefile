@@ -23,7 +23,7 @@ demo: setup          ## the 3x3 grid on the embedded checkpoint, a report and it
 	$(BIN)/fastdllm grid report params/demo.yml
 
 test: setup          ## all tests, notebooks with smoke parameters included
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 notebooks: setup     ## every notebook at full size
 	$(BIN)/fastdllm notebooks

@@ -1,6 +1,7 @@
 """Shared fixtures: the golden random checkpoint, the embedded one, and prompts."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from xdist.scheduler import LoadScopeScheduling
 import fastdllm
 
 GOLDEN = Path(__file__).parent / "golden"
+# Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What a worker does first: the files that take longest, so that all workers end at about the same time.
 LONGEST = ("test_slurm", "test_notebooks", "test_docs", "test_publish", "test_browser", "test_train", "test_runner")
 SHARED = {"test_slurm_jupyterlab": "test_slurm", "test_gallery": "test_publish", "test_secrets": "test_publish"}

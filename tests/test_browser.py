@@ -78,6 +78,12 @@ def lab(folder, tmp_path_factory):
         yield address
 
 
+@pytest.fixture(scope="module")
+def debugger(driver, lab):
+    """The debugger's notebook, opened and run; each test on it works alone, too."""
+    browser.run_all(driver, *lab, "17_debugger.ipynb")
+
+
 def where(driver):
     """Selected step and last step of the first player on the page."""
     text = browser.wait(driver, ".fd-where").text.split()
@@ -89,8 +95,7 @@ def test_lab_wants_its_token(lab):
     assert browser.answers(f"{lab[0]}/api/contents?token={lab[1]}")
 
 
-def test_debugger_notebook(driver, lab, shots):
-    browser.run_all(driver, *lab, "17_debugger.ipynb")
+def test_debugger_notebook(driver, debugger, shots):
     stage = browser.wait(driver, ".fd-player")
     assert not browser.visible_static(driver), "the static figure hides where the widget is alive"
     first, last = where(driver)
@@ -124,7 +129,7 @@ def test_debugger_notebook(driver, lab, shots):
     assert where(driver)[0] >= 2, "space plays"
 
 
-def test_panel_runs_and_cancels(driver, lab, shots):
+def test_panel_runs_and_cancels(driver, debugger, shots):
     """In the same notebook: type a k, run, watch it finish; run a long one and cancel it."""
     box = browser.wait(driver, ".fd-in-new-tokens input")
     browser.into_view(driver, box)

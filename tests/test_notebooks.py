@@ -11,11 +11,17 @@ ROOT = Path(__file__).parent.parent
 ENTRIES = suite.entries(smoke=True)
 
 
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory):
+    """Records of all notebooks: a grid that several read is run once, as it is for a reader."""
+    return tmp_path_factory.mktemp("records") / "executed"
+
+
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.path.stem for entry in ENTRIES])
-def test_smoke(entry, tmp_path):
+def test_smoke(entry, tmp_path, executed):
     declared, parameters = notebooks.declared(entry.path), dict(entry.parameters)
     if "output" in declared:
-        parameters["output"] = str(tmp_path / "executed")
+        parameters["output"] = str(executed)
     output = tmp_path / entry.path.name
     notebooks.execute(entry.path, output, parameters)
     cells = json.loads(output.read_text())["cells"]

@@ -88,7 +88,7 @@ def story(tmp_path_factory):
     computing = computing_notebook(directory / "cell.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
-    nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 2}
+    nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 1}
     settings = {
         "limited": slow | {"limit": 26, "slurm": common | {"time": "3", "signal_seconds": 90, "partition": "second"}},
         "node": slow | {"limit": 6, "slurm": common}, "cancelled": slow | {"limit": 30, "slurm": common},
