@@ -13,8 +13,8 @@ import time
 import lab_support
 import pytest
 
-from fastdllm.lab import evaluate, files, gridfile, locks, notebooks, partial, records, runner, status, worker
-from fastdllm.lab.identity import PACKAGE, Today, identity
+from fastdllm.lab import evaluate, files, gridfile, locks, partial, records, status
+from fastdllm.lab.identity import Today, identity
 
 CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
 CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluate", "fastdllm.decode", "transformers.models.auto", "scipy.stats",
@@ -197,44 +197,6 @@ def test_the_runner_killed_in_mid_run(tmp_path, model):
     assert (record.n, record.sessions) == (12, 2)
     assert "resuming at problem" in (cell.directory / records.LOG).read_text()
     assert not list(cell.directory.glob("*.part*"))
-
-
-DIES_AT_THE_RENAME = """
-import os, signal
-from fastdllm.lab import files, worker
-move = files.move
-def die(part, target):
-    if target.suffix == ".ipynb":
-        os.kill(os.getpid(), signal.SIGKILL)
-    move(part, target)
-files.move = die
-worker.main()
-"""
-
-
-def test_killed_while_the_notebook_is_saved(tmp_path, model):
-    """kill -9 of the worker when the temporary notebook is whole and not yet renamed: the record is there already."""
-    cell, today = cell_of(tmp_path, model, limit=1), Today()
-    grid = gridfile.load(tmp_path / "g.yml")
-    notebook = notebooks.find(grid.notebook)
-    job = worker.Work(str(notebook), str(cell.directory / notebook.name), runner.parameters(grid, cell, False),
-                      str(tmp_path))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}
-    with subprocess.Popen([sys.executable, "-c", DIES_AT_THE_RENAME], stdin=subprocess.PIPE, text=True,
-                          env=environment, stderr=subprocess.DEVNULL) as process:
-        process.stdin.write(job.dumps() + "\n")
-        process.stdin.flush()      # left open: the worker ends with the process that started it
-        process.wait(timeout=240)
-    assert process.returncode == -signal.SIGKILL
-    [part] = cell.directory.glob("*.part.ipynb")
-    assert all(each["execution_count"] for each in json.loads(part.read_text())["cells"] if each["cell_type"] == "code")
-    assert not (cell.directory / notebook.name).exists()
-    before = records.read(cell.directory)
-    assert status.look(cell, today).state == "partial"      # no notebook: not complete, though the record is
-    assert worker.work(job) == worker.DONE
-    assert status.look(cell, today).state == "complete"
-    assert records.read(cell.directory) == before      # nothing was decoded again
-    assert (cell.directory / notebook.name).exists() and not list(cell.directory.glob("*.part*"))
 
 
 @pytest.fixture
