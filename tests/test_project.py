@@ -108,3 +108,11 @@ def test_published_showcase_is_small():
     for path in files:
         assert path.suffix != ".ipynb" or path.stat().st_size <= 400_000, path.name
         assert path.name not in ("samples.jsonl", "trace.parquet"), path
+
+
+def test_tests_that_share_a_fixture_run_in_one_worker():
+    from tests.conftest import unit
+    share = {unit(f"tests/{name}.py::test_x[1]") for name in ("test_publish", "test_gallery", "test_secrets")}
+    assert len(share) == 1
+    assert unit("tests/test_slurm.py::test_a") == unit("tests/test_slurm_jupyterlab.py::test_b") != share.pop()
+    assert unit("tests/test_notebooks.py::test_smoke[a]") != unit("tests/test_notebooks.py::test_smoke[b]")

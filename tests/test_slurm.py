@@ -132,15 +132,15 @@ def test_a_node_that_goes_down_gives_its_cell_to_another(story):
     assert len(records.samples(found.cell.directory)["id"].unique()) == 6
 
 
-def submit_broken(story):
-    """Submit the grid with a failing cell, and its report behind it, unless a test before did."""
-    if not submission.submissions(story.directory / "executed" / "broken"):
-        fastdllm("grid", "submit", str(story.files["broken"]), "--dependency")
+def submit(story, name, *options):
+    """Submit a grid, unless a test before did."""
+    if not submission.submissions(story.directory / "executed" / name):
+        fastdllm("grid", "submit", str(story.files[name]), *options)
 
 
 def test_nine_cells_through_an_array(story):
-    submit_broken(story)
-    fastdllm("grid", "submit", str(story.files["nine"]))
+    submit(story, "broken", "--dependency")
+    submit(story, "nine")
     found = story.until_over("nine")
     assert {each.state for each in found.values()} == {"complete"}
     assert len(found) == 9
@@ -155,7 +155,9 @@ def test_nine_cells_through_an_array(story):
 
 
 def test_resubmission_runs_only_what_is_missing(story):
+    submit(story, "nine")
     found = story.until_over("nine")
+    assert {each.state for each in found.values()} == {"complete"}
     assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["nine"]))
     lost = found["k3_last"].cell.directory
     (lost / records.SUMMARY).unlink()
@@ -172,7 +174,7 @@ def test_resubmission_runs_only_what_is_missing(story):
 
 
 def test_a_failing_cell_says_why(story):
-    submit_broken(story)
+    submit(story, "broken", "--dependency")
     found = story.until_over("broken")
     assert found["k1"].state == "complete"
     assert found["k2_middle_fails"].state == "failed"
@@ -182,7 +184,7 @@ def test_a_failing_cell_says_why(story):
 
 
 def test_the_report_follows_the_grid_even_if_a_cell_failed(story):
-    submit_broken(story)
+    submit(story, "broken", "--dependency")
     story.until_over("broken")
     directory = story.directory / "executed" / "broken"
     note = submission.submissions(directory)[-1]
