@@ -1,6 +1,7 @@
 """The fast executor gives the steps of the eager one: uncaptured here, captured and with kernels on a GPU."""
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 
 import fastdllm
 from fastdllm import Decoding, Reuse
+from fastdllm.decode.executor import NonFiniteLogits
 from fastdllm.decode.fast import runs
-from fastdllm.decode.generate import build
+from fastdllm.decode.generate import build, generate_rows
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.policies import BUILT_IN
 from fastdllm.decode.revisions import get
@@ -36,11 +38,12 @@ def prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
 
 def decode(lm: LM, executor: str, ids: list[list[int]], reuse: Reuse, revision: str, batch: int,
            decoding: Decoding = DECODING):
-    """All steps, and each row's tokens, NFE and decisions."""
+    """All steps, row by row, and each row's tokens, NFE and decisions."""
     plan, _ = build(lm, ids, decoding, reuse, revision, 0, batch, None)
     engine = Engine(lm, plan.rules, decoding, reuse, len(plan.slots), 160, executor=executor)
     steps = [(s.row, s.kind, s.block, s.tokens, s.unmasked) for s in engine.steps(iter(enumerate(ids)))]
-    return steps, {row.index: (row.generated, row.nfe, row.decisions) for row in engine.finished}
+    return (sorted(steps, key=lambda step: step[0]),
+            {row.index: (row.generated, row.nfe, row.decisions) for row in engine.finished})
 
 
 @pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
@@ -57,6 +60,52 @@ def test_fast_equals_eager(reuse: Reuse, revision: str, batch: int):
 def test_fast_names_what_it_cannot_do(reuse: Reuse, revision: str, word: str):
     with pytest.raises(ValueError, match=f"executor='fast': .*{word}.*allowed: executor='eager'"):
         decode(fastdllm.load(GOLDEN, device="cpu"), "fast", prompts((5,)), reuse, revision, 1)
+
+
+def test_auto_takes_the_reference_where_someone_listens():
+    """A hook on a layer is called although the fast executor does not run the modules."""
+    lm, called = fastdllm.load(GOLDEN, device="cpu"), []
+    quick, _ = decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)
+    handle = lm.network.model.layers[3].register_forward_hook(lambda *_: called.append(1))
+    assert decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)[0] == quick and called
+    handle.remove()
+    count = len(called)
+    decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)
+    assert len(called) == count
+
+
+def test_changed_weights_are_seen():
+    """The fast executor's copies of the weights follow a change in place."""
+    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((40,))
+    before = decode(lm, "fast", ids, Reuse(), "fixed", 1)
+    with torch.no_grad():
+        lm.network.model.layers[0].mlp.down_proj.weight.mul_(-3)
+    after = decode(lm, "fast", ids, Reuse(), "fixed", 1)
+    assert after != before and after == decode(lm, "eager", ids, Reuse(), "fixed", 1)
+
+
+@pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
+def test_threads_change_no_token(reuse: Reuse):
+    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5, 64, 40, 33, 12, 70))
+    one, two = (fastdllm.generate(lm, ids, decoding=DECODING, reuse=reuse, batch_size=4, threads=n) for n in (1, 2))
+    assert [(row.tokens, row.nfe, row.decisions) for row in one.rows] == \
+        [(row.tokens, row.nfe, row.decisions) for row in two.rows]
+
+
+def test_threads_need_the_fast_executor_and_end_with_the_caller():
+    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5, 64, 40))
+    with pytest.raises(ValueError, match="threads=2; allowed: 1 with the eager executor"):
+        fastdllm.generate(lm, ids, decoding=DECODING, threads=2, executor="eager")
+    with pytest.raises(ValueError, match="threads=0; allowed: 1 or more"):
+        fastdllm.generate(lm, ids, decoding=DECODING, threads=0)
+    rows = generate_rows(lm, ids, decoding=DECODING, batch_size=2, threads=2)
+    assert next(rows).tokens
+    rows.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    with torch.no_grad():
+        lm.network.lm_head.weight[3] = torch.nan
+    with pytest.raises(NonFiniteLogits):
+        fastdllm.generate(lm, ids, decoding=DECODING, threads=2)
 
 
 def test_unknown_executor_is_refused():

@@ -22,7 +22,8 @@ def unpatched(lm):
 
 
 def test_k1_with_wrappers_equals_no_wrappers_bit_for_bit(tiny, questions):
-    plain = [(step.tokens, step.confidence) for step in fastdllm.denoise(tiny, questions[:1], decoding=QUICK)]
+    plain = [(step.tokens, step.confidence) for step in
+             fastdllm.denoise(tiny, questions[:1], decoding=QUICK, executor="eager")]
     wrapped = [(step.tokens, step.confidence) for step in
                fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=Reuse(k=1, layers="middle"), trace=Trace())]
     assert repr(plain) == repr(wrapped)      # repr: nan equals nan, every bit of a float shows
@@ -32,7 +33,7 @@ def test_k1_with_wrappers_equals_no_wrappers_bit_for_bit(tiny, questions):
 
 def test_model_is_whole_between_steps_and_after_errors(tiny, questions):
     reuse = Reuse(k=2, layers="last")
-    for count, _ in enumerate(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse)):
+    for count, _ in enumerate(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse, executor="eager")):
         assert unpatched(tiny)
         if count == 4:
             break
@@ -41,7 +42,8 @@ def test_model_is_whole_between_steps_and_after_errors(tiny, questions):
             raise error("in the middle of a forward")
         layer = tiny.network.model.layers[20].mlp
         handle = layer.register_forward_pre_hook(explode)
-        with closing(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse)) as steps, pytest.raises(error):
+        with (closing(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse, executor="eager")) as steps,
+              pytest.raises(error)):
             list(steps)
         handle.remove()
         assert unpatched(tiny)

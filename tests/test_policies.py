@@ -20,7 +20,8 @@ PLAIN = Decoding(threshold=1.0, mask_id=511, stop_ids=(), max_new_tokens=20)
 def test_k1_is_exact(golden, golden_prompts, policy):
     """Every token and every bit of every confidence, with the wrappers attached."""
     prompts = [golden_prompts["p33"], golden_prompts["p40"]]
-    plain = [(step.tokens, step.confidence) for step in fastdllm.denoise(golden, prompts, decoding=PLAIN)]
+    plain = [(step.tokens, step.confidence) for step in
+             fastdllm.denoise(golden, prompts, decoding=PLAIN, executor="eager")]
     wrapped = [(step.tokens, step.confidence) for step in
                fastdllm.denoise(golden, prompts, decoding=PLAIN, reuse=Reuse(k=1, layers="middle", policy=policy),
                                 trace=Trace())]

@@ -22,13 +22,23 @@ class NonFiniteLogits(ArithmeticError):
 
 
 class Executor(Protocol):
-    """Runs forwards of one kind whose plans have equal keys, and says what they predict."""
+    """Runs forwards with equal keys, and says what they predict."""
 
     decisions: list[tuple[str, ...]]     # of the last run: per wrapped layer call, one for each row
+
+    def key(self, forward: Forward, plan: Plan) -> tuple[object, ...]:
+        """What forwards must have in common to run together."""
+        ...
 
     def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
         """One prediction per forward, in order."""
         ...
+
+
+def group(forward: Forward, plan: Plan) -> tuple[object, ...]:
+    """Kind, shape and plan; prompts run together where they begin at the same position."""
+    return (forward.kind, forward.width, forward.start if forward.kind == "prefill" else 0, bool(forward.read),
+            *plan.key())
 
 
 class Eager:
@@ -43,10 +53,13 @@ class Eager:
         self.decisions: list[tuple[str, ...]] = []
         self.logits: Tensor | None = None      # [slots, block, vocab] for `replay`
 
+    def key(self, forward: Forward, plan: Plan) -> tuple[object, ...]:
+        """Kind, shape and plan."""
+        return group(forward, plan)
+
     @torch.inference_mode()
     def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits, MissingBlockCache."""
-        kind = forwards[0].kind
         logits = self._replayed(forwards) if plans[0].skip else self._computed(forwards, plans)
         if logits is None:
             return [Prediction((), (), ())] * len(forwards)
@@ -61,7 +74,7 @@ class Eager:
         packed = torch.stack([tokens.double(), confidence.double(), unmask.double()]).tolist()   # the one sync
         for row, forward in enumerate(forwards):
             if any(value != value for value in packed[1][row]):
-                raise NonFiniteLogits(self._diagnose(forwards, kind, forward))
+                raise NonFiniteLogits(self.diagnose(forward))
         return [Prediction(tuple(map(int, packed[0][r])), tuple(packed[1][r]), tuple(map(bool, packed[2][r])))
                 for r in range(len(forwards))]
 
@@ -105,12 +118,11 @@ class Eager:
             raise RuntimeError("replay before any forward")      # plans skip only what a source has filled
         return torch.stack([self.logits[f.slot, [(f.replace_position or 0) + i for i in f.read]] for f in forwards])
 
-    def _diagnose(self, forwards: list[Forward], kind: str, bad: Forward) -> str:
-        """Run the forward again and name the first layer whose output is not finite."""
-        where = f"row {bad.row}, block {bad.block}, step {bad.step}, {kind} forward"
-        hidden = self.network.model.embed_tokens(torch.tensor([f.tokens for f in forwards],
-                                                              device=self.network.device))
-        context = self._context(forwards)
+    def diagnose(self, bad: Forward) -> str:
+        """Run a forward again, alone, and name the first layer whose output is not finite."""
+        where = f"row {bad.row}, block {bad.block}, step {bad.step}, {bad.kind} forward"
+        hidden = self.network.model.embed_tokens(torch.tensor([bad.tokens], device=self.network.device))
+        context = self._context([bad])
         for index, layer in enumerate(self.network.model.layers):
             hidden = layer(hidden, context, self.cache)
             if not hidden.isfinite().all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastdllm.decode.executor import Eager, NonFiniteLogits
+from fastdllm.decode.executor import Eager, NonFiniteLogits, group
 from fastdllm.decode.policies import Output, Plan, Replay, Residual
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.model.graphs import Graphs, Run, Shape
@@ -47,10 +47,17 @@ class Fast:
         self.eager = Eager(network, slots + 1, positions, decoding, None)      # for its cache and its diagnosis
         self.cache, self.policy, self.threshold = self.eager.cache, policy, decoding.threshold
         self.block = policy.store.block if policy else 0
+        self.width = network.config.bd_size
         self.graphs = Graphs(network, self.cache, self.block, decoding.threshold, slots)
         self.runs = runs(policy.layers) if policy else ()
         self.decisions: list[tuple[str, ...]] = []
         self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
+
+    def key(self, forward: Forward, plan: Plan) -> tuple[object, ...]:
+        """Forwards with equal keys can run together: with no policy whole blocks of all kinds do."""
+        if self.policy is not None or (forward.kind == "prefill" and self.graphs.captures):
+            return group(forward, plan)
+        return (min(forward.width, self.width),)
 
     def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits."""
@@ -58,8 +65,8 @@ class Fast:
         self.decisions = []
         if plan.skip:
             return [self._replay(forward) for forward in forwards]
-        if first.kind == "prefill":
-            return self._prefill(forwards)
+        if self.policy is None or first.kind == "prefill":
+            return self._plain(forwards)
         skipped: tuple[Run, ...] = ()
         keep: tuple[Run, ...] = ()
         entries = [0] * len(forwards)
@@ -92,7 +99,7 @@ class Fast:
                     read: int) -> Prediction:
         tokens, confidence, unmask = (part[row][:read] for part in packed)
         if any(value != value for value in confidence):
-            raise NonFiniteLogits(self.eager._diagnose(forwards, forwards[row].kind, forwards[row]))
+            raise NonFiniteLogits(self.eager.diagnose(forwards[row]))
         return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)))
 
     def _note(self, policy: Output, forward: Forward) -> int:
@@ -102,21 +109,24 @@ class Fast:
             start = policy.store.note(layer, forward)
         return start
 
-    def _prefill(self, forwards: list[Forward]) -> list[Prediction]:
-        """Whole prompt blocks at once: each is a row of its own, attending to what stands before its end."""
-        size = self.eager.network.config.bd_size
+    def _plain(self, forwards: list[Forward]) -> list[Prediction]:
+        """Every layer runs. Of a prefill, each block is a row of its own, attending to what stands before its end."""
+        width, read = min(forwards[0].width, self.width), max(len(forward.read) for forward in forwards)
         rows, last = [], []
         for forward in forwards:
-            for begin in range(0, forward.width, size):
-                start = forward.start + begin
-                rows.append([*forward.tokens[begin:begin + size], *([size - 1] if forward.read else []),
-                             *([1] if forward.read else []), forward.slot, start, start + size, 0])
+            for begin in range(0, forward.width, width):
+                start, spare = forward.start + begin, [0] * (read - len(forward.read))
+                offsets, masked = [0] * read, [0] * read
+                if begin + width == forward.width:
+                    offsets = [*(offset - begin for offset in forward.read), *spare]
+                    masked = [*(forward.masked or (1,) * len(forward.read)), *spare]
+                rows.append([*forward.tokens[begin:begin + width], *offsets, *masked, forward.slot, start,
+                             forward.end if forward.kind == "small" else start + width, 0])
             last.append(len(rows) - 1)
-        read = 1 if forwards[0].read else 0
-        shape = Shape(self.graphs.bucket(len(rows)), size, read, shared=True)
+        shape = Shape(self.graphs.bucket(len(rows)), width, read, shared=len(rows) > len(forwards))
         packed = self.graphs.run(shape, rows)
-        return [self._prediction(forwards, row, [[part[i] for i in last] for part in packed], read)
-                for row in range(len(forwards))]
+        packed = [[part[i] for i in last] for part in packed]
+        return [self._prediction(forwards, row, packed, len(forward.read)) for row, forward in enumerate(forwards)]
 
     def _replay(self, forward: Forward) -> Prediction:
         """Sample the last predictions again; no device is involved."""

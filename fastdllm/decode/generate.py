@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fastdllm.decode.loop import Engine, StopStrings, check_prompt, positions_needed, resolve
+from fastdllm.decode.parallel import rows_in_threads
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.row import Row
 from fastdllm.decode.step import RowResult, Step
@@ -44,50 +45,74 @@ def token_ids(lm: LM, index: int, prompt: Prompt) -> list[int]:
 
 
 def build(lm: LM, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse, revision: str | Revision, seed: int,
-          batch_size: int | None, trace: Trace | None) -> tuple[Engine, list[list[int]]]:
-    """Check everything, then lay out caches for the longest prompt; raises ValueError before any work."""
+          batch_size: int | None, trace: Trace | None, executor: str = "auto") -> tuple[Engine, list[list[int]]]:
+    """One engine for all prompts, see `engines`."""
+    made, ids = engines(lm, prompts, decoding, reuse, revision, seed, batch_size, trace, executor, 1)
+    return made[0], ids
+
+
+def engines(lm: LM, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse, revision: str | Revision, seed: int,
+            batch_size: int | None, trace: Trace | None, executor: str,
+            threads: int) -> tuple[list[Engine], list[list[int]]]:
+    """Check everything, then lay out caches for the longest prompt; raises ValueError before any work.
+
+    The slots of the batch are dealt to as many engines as there are threads (but each has one at least).
+    """
     rules = resolve(lm, decoding, reuse, revision)
     if not prompts:
         raise ValueError("prompts=[]; allowed: at least one prompt")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; allowed: 1 or more")
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more")
     ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]
     for index, prompt in enumerate(ids):
         check_prompt(lm, index, prompt, rules)
     positions = max(positions_needed(len(prompt), rules) for prompt in ids)
     slots = min(len(ids), batch_size or len(ids))
-    return Engine(lm, rules, decoding, reuse, slots, positions, seed, trace), ids
+    shares = [slots // threads + (i < slots % threads) for i in range(threads)]
+    return [Engine(lm, rules, decoding, reuse, share, positions, seed, trace, executor=executor)
+            for share in shares if share], ids
 
 
 def denoise(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
             revision: str | Revision = "fixed", seed: int = 0, batch_size: int | None = None,
-            trace: Trace | None = None) -> Iterator[Step]:
+            trace: Trace | None = None, executor: str = "auto") -> Iterator[Step]:
     """The loop itself: yields a Step for every forward of every row.
 
-    Prompts are texts, conversations or token ids. The model is unpatched whenever the generator is
-    suspended, so it may be dropped at any step.
+    Prompts are texts, conversations or token ids. `executor` "eager" is the reference, layer by layer;
+    "fast" gives the same tokens from fewer operations; "auto" takes it wherever it can do what is asked
+    (see `fast.supported`). The model is unpatched whenever the generator is suspended, so it may be
+    dropped at any step.
     """
-    engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace)
+    engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace, executor)
     yield from engine.steps(iter(enumerate(ids)))
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
                   revision: str | Revision = "fixed", seed: int = 0, batch_size: int | None = None,
-                  trace: Trace | None = None, numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
+                  trace: Trace | None = None, numbers: Sequence[int] | None = None,
+                  executor: str = "auto", threads: int = 1) -> Iterator[RowResult]:
     """Rows as they finish, `batch_size` at a time (None: all at once); the next prompt takes a free slot.
 
+    With `threads` the batch is dealt to as many threads (for a CPU; the fast executor only), see `parallel`.
     `numbers` are the rows' own numbers (None: 0, 1, 2 ...), which also seed their sampling: a run that is resumed
     with the problems that are left draws what it would have drawn.
     """
     if numbers is not None and len(set(numbers)) != len(prompts):
         raise ValueError(f"numbers: {len(set(numbers))} different ones; "
                          f"allowed: one for each of {len(prompts)} prompts")
-    engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace)
-    for _ in engine.steps(iter(zip(numbers or range(len(ids)), ids, strict=True))):
-        while engine.finished:
-            yield finish(lm, engine.finished.pop(0), engine.rules.find_stop)
-    while engine.finished:
-        yield finish(lm, engine.finished.pop(0), engine.rules.find_stop)
+    made, ids = engines(lm, prompts, decoding, reuse, revision, seed, batch_size, trace, executor, threads)
+    queue, rules = iter(zip(numbers or range(len(ids)), ids, strict=True)), made[0].rules
+    if len(made) > 1:
+        for row in rows_in_threads(made, queue):
+            yield finish(lm, row, rules.find_stop)
+        return
+    finished = made[0].finished
+    for _ in made[0].steps(queue):
+        while finished:
+            yield finish(lm, finished.pop(0), rules.find_stop)
+    while finished:
+        yield finish(lm, finished.pop(0), rules.find_stop)
 
 
 def finish(lm: LM, row: Row, stop: object) -> RowResult:
@@ -98,7 +123,7 @@ def finish(lm: LM, row: Row, stop: object) -> RowResult:
 
 def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
              revision: str | Revision = "fixed", trace: bool | Trace = False, seed: int = 0,
-             batch_size: int | None = None) -> Output:
+             batch_size: int | None = None, executor: str = "auto", threads: int = 1) -> Output:
     """Generate all answers. `trace=True` also returns what every wrapped layer did (see `Trace`).
 
     Raises ValueError for bad input before any work, NonFiniteLogits naming layer and step, and
@@ -107,7 +132,8 @@ def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding
     log = Trace() if trace is True else trace or None
     began = time.perf_counter()
     rows = sorted(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, seed=seed,
-                                batch_size=batch_size, trace=log), key=lambda result: result.row)
+                                batch_size=batch_size, trace=log, executor=executor, threads=threads),
+                  key=lambda result: result.row)
     return Output(texts=[row.text for row in rows], tokens=[row.tokens for row in rows],
                   nfe=[row.nfe for row in rows], trace=log.frame() if log else None, rows=rows,
                   seconds=time.perf_counter() - began, reused_nothing=all(row.reused_nothing for row in rows))

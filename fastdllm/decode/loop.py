@@ -19,7 +19,7 @@ from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
 PLAIN = Plan("bypass", "no policy")
-EXECUTORS = ("auto", "eager", "fast")      # auto: fast on a GPU wherever it can do what is asked
+EXECUTORS = ("auto", "eager", "fast")      # auto: fast wherever it can do what is asked and nobody listens in
 
 
 def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision = "fixed") -> Rules:
@@ -100,7 +100,7 @@ class Engine:
     """Rows in slots over one cache: a row that finishes leaves, the next prompt takes its place.
 
     Rows are independent: in each tick every row runs one forward, batched with the rows whose forward
-    is of the same kind and whose layers run alike. `finished` collects rows as they end.
+    has the same key (`Executor.key`): the same kind, and layers that run alike. `finished` collects rows as they end.
     """
 
     def __init__(self, lm: LM, rules: Rules, decoding: Decoding, reuse: Reuse, slots: int, positions: int,
@@ -114,10 +114,11 @@ class Engine:
         self.temperature = decoding.temperature
         if executor not in EXECUTORS:
             raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
-        on_gpu = lm.device.type == "cuda" and supported(decoding, self.policy, trace is not None) is None
+        quick = ((lm.device.type == "cuda" or lm.dtype == torch.float32) and not lm.network.watched
+                 and supported(decoding, self.policy, trace is not None) is None)
         self.executor: Executor = (
             Fast(lm.network, slots, positions, decoding, self.policy)
-            if executor == "fast" or (executor == "auto" and on_gpu)
+            if executor == "fast" or (executor == "auto" and quick)
             else Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators))
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
@@ -134,9 +135,7 @@ class Engine:
             for row in rows.values():
                 forward = row.next()
                 plan = self.policy.plan(forward) if self.policy and forward.small_block is not None else PLAIN
-                at = forward.start if forward.kind == "prefill" else 0
-                key = (forward.kind, forward.width, at, bool(forward.read), *plan.key())
-                members = groups.setdefault(key, ([], []))
+                members = groups.setdefault(self.executor.key(forward, plan), ([], []))
                 members[0].append(forward)
                 members[1].append(plan)
             for forwards, plans in groups.values():

@@ -2,11 +2,12 @@
 
 A graph reads one packed block of pinned host memory (tokens, slots, positions), runs the layers that
 run, predicts, unmasks, and writes one packed block back: one host synchronisation a forward. On a
-machine without CUDA the same code runs uncaptured.
+machine without CUDA the same code runs uncaptured, on `CpuOps` in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from fastdllm.model import kernels
 from fastdllm.model.cache import Cache
+from fastdllm.model.cpu import CpuOps
 from fastdllm.model.network import Network
-from fastdllm.model.static import Place, TorchOps, TritonOps
+from fastdllm.model.static import Place, TorchOps, TritonOps, pick
 
 Run = tuple[int, int]                 # first and last of contiguous layers
 FIELDS = ("slot", "start", "end", "entry")
@@ -39,6 +41,17 @@ class Shape:
         """Integers a row goes in with: tokens, read offsets, masked flags, FIELDS."""
         return self.width + 2 * self.read + len(FIELDS)
 
+    def stretches(self, layers: int) -> Iterator[Run]:
+        """All layers in order, cut where something is skipped or kept."""
+        begin = 0
+        for first, last in sorted((*self.skipped, *self.keep)):
+            if begin < first:
+                yield begin, first - 1
+            yield first, last
+            begin = last + 1
+        if begin < layers:
+            yield begin, layers - 1
+
 
 def buckets(most: int) -> list[int]:
     """Batch sizes that graphs are captured for: exact up to 4, then in steps of about a quarter."""
@@ -49,21 +62,15 @@ def buckets(most: int) -> list[int]:
 
 
 class Captured:
-    """One shape: its buffers and, on CUDA, its graph."""
+    """One shape on CUDA: its buffers and its graph."""
 
     def __init__(self, graphs: Graphs, shape: Shape):
         device = graphs.network.device
-        self.shape, self.graph = shape, None
-        on_gpu = device.type == "cuda"
-        self.incoming = torch.zeros(shape.rows, shape.columns, dtype=torch.int64, pin_memory=on_gpu)
-        self.outgoing = torch.zeros(0, pin_memory=on_gpu)
-        self.rows, self.idle = self.incoming.numpy(), graphs.idle_row(shape)
-        self.incoming[:] = torch.tensor(self.idle)
-        self.device_in = self.incoming.to(device) if on_gpu else self.incoming
+        self.idle = graphs.idle_row(shape)
+        self.incoming = torch.tensor([self.idle] * shape.rows).pin_memory()
+        self.rows, self.device_in = self.incoming.numpy(), self.incoming.to(device)
         result = graphs.compute(shape, self.device_in)       # warms up: compiles kernels, sizes the output
-        self.outgoing = torch.zeros(result.shape, pin_memory=on_gpu)
-        if not on_gpu:
-            return
+        self.outgoing = torch.zeros(result.shape, pin_memory=True)
         torch.cuda.synchronize(device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=graphs.pool):
@@ -81,15 +88,23 @@ class Graphs:
     def __init__(self, network: Network, cache: Cache, block: int, threshold: float, most_rows: int):
         self.network, self.cache, self.block, self.threshold = network, cache, block, threshold
         fused = kernels.usable(network.config, network.device, network.dtype)
-        self.ops = TritonOps(network, cache) if fused else TorchOps(network, cache)
+        small = network.device.type == "cpu" and network.dtype == torch.float32
+        self.ops = TritonOps(network, cache) if fused else (CpuOps if small else TorchOps)(network, cache)
         self.stored: dict[int, Tensor] = {}
         self.buckets = buckets(most_rows)
         self.captured: dict[Shape, Captured] = {}
         self.pool = torch.cuda.graph_pool_handle() if network.device.type == "cuda" else None
         self.synchronisations = 0
 
+    @property
+    def captures(self) -> bool:
+        """Whether forwards are captured (on CUDA) or run as they come."""
+        return self.pool is not None
+
     def bucket(self, rows: int) -> int:
-        """The smallest batch size that graphs are captured for and that holds `rows`."""
+        """The smallest batch size that graphs are captured for and that holds `rows`; without graphs, `rows`."""
+        if not self.captures:
+            return rows
         return next((size for size in self.buckets if size >= rows), -(-rows // 8) * 8)
 
     def idle_row(self, shape: Shape) -> list[int]:
@@ -102,20 +117,19 @@ class Graphs:
 
         With `shape.everything` a second half follows: tokens and confidence at all positions, [rows][width].
         """
+        self.synchronisations += 1
+        for stored in (*shape.skipped, *shape.keep):
+            self.store(stored)
+        if not self.captures:
+            return self.compute(shape, torch.tensor(rows)).tolist()
         captured = self.captured.get(shape)
         if captured is None:
-            for run in (*shape.skipped, *shape.keep):
-                self.store(run)
             captured = self.captured[shape] = Captured(self, shape)
         captured.rows[:len(rows)] = rows
         if len(rows) < shape.rows:
             captured.rows[len(rows):] = captured.idle
-        if captured.graph is None:
-            captured.outgoing = self.compute(shape, captured.incoming)
-        else:
-            captured.graph.replay()
-            torch.cuda.current_stream(self.network.device).synchronize()      # the only one
-        self.synchronisations += 1
+        captured.graph.replay()
+        torch.cuda.current_stream(self.network.device).synchronize()      # the only one
         return captured.outgoing[:, :len(rows)].tolist()
 
     def store(self, run: Run) -> Tensor:
@@ -135,28 +149,22 @@ class Graphs:
         if shape.skipped or shape.keep:
             entry = ((slots * self.block + entries)[:, None] + torch.arange(width, device=data.device)).reshape(-1)
         hidden = self.network.model.embed_tokens(data[:, :width]).view(rows * width, -1)
-        skip, keep = dict(shape.skipped), dict(shape.keep)
-        ends_keep = {last: first for first, last in keep.items()}
-        index, before = 0, hidden
-        while index < self.network.config.num_hidden_layers:
-            if index in skip:
-                index = skip[index]
-                served = self.stored[index].view(-1, hidden.shape[-1])[entry]
+        where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read]
+        runs = list(shape.stretches(self.network.config.num_hidden_layers))
+        trim = read > 0 and not shape.everything and runs[-1] not in (*shape.skipped, *shape.keep)
+        for run in runs:
+            if run in shape.skipped:
+                served = self.stored[run[1]].view(-1, hidden.shape[-1])[entry]
                 hidden = hidden + served if shape.residual else served
-            else:
-                before = hidden if index in keep else before
-                hidden = self.ops.layer(index, hidden, place)
-                if index in ends_keep:
-                    self.stored[index].view(-1, hidden.shape[-1]).index_copy_(
-                        0, entry, hidden - before if shape.residual else hidden)
-            index += 1
+                continue
+            before, hidden = hidden, self.ops.stretch(*run, hidden, place, where if trim and run == runs[-1] else None)
+            if run in shape.keep:
+                self.stored[run[1]].view(-1, hidden.shape[-1]).index_copy_(
+                    0, entry, hidden - before if shape.residual else hidden)
         if not read:
             return torch.zeros(3, rows, 0, device=data.device)
-        where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read]
         if not shape.everything:
-            hidden = hidden.view(rows, width, -1).gather(
-                1, where[:, :, None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
-            return self.ops.predict(hidden, masked != 0, self.threshold)
+            return self.ops.predict(hidden if trim else pick(hidden, where), masked != 0, self.threshold)
         every = self.ops.predict(hidden, torch.ones(rows, width, dtype=torch.int64, device=data.device) != 0,
                                  self.threshold)
         tokens, confidence = every[0].gather(1, where), every[1].gather(1, where)

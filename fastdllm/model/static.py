@@ -51,6 +51,12 @@ class Detail:
                    (keys < place.ends[:, None])[:, None, None])
 
 
+def pick(hidden: Float[Tensor, "Rw D"], wanted: Int[Tensor, "R n"]) -> Float[Tensor, "Rn D"]:
+    """Hidden states at some positions of each row."""
+    return hidden.view(wanted.shape[0], -1, hidden.shape[-1]).gather(
+        1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
+
+
 class TorchOps:
     """A layer in plain PyTorch operations, without a host decision in it."""
 
@@ -62,6 +68,13 @@ class TorchOps:
     def begin(self, place: Place) -> None:
         """Before the layers of a forward."""
         self.detail = Detail.of(self.network, self.cache, place)
+
+    def stretch(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: Place,
+                wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
+        """Layers first .. last, both included: [R*w, D], or [R*n, D] at the `wanted` positions of each row."""
+        for index in range(first, last + 1):
+            hidden = self.layer(index, hidden, place)
+        return hidden if wanted is None else pick(hidden, wanted)
 
     def layer(self, index: int, hidden: Float[Tensor, "Rw D"], place: Place) -> Float[Tensor, "Rw D"]:
         """One decoder layer; writes the cache at the rows' positions."""
