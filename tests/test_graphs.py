@@ -74,6 +74,16 @@ def test_auto_takes_the_reference_where_someone_listens():
     assert len(called) == count
 
 
+@pytest.mark.parametrize("block", [16, 64])
+def test_another_block_size_is_left_to_the_reference(block: int):
+    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((70, 33))
+    decoding = DECODING.model_copy(update={"block_size": block})
+    with pytest.raises(ValueError, match=f"block_size={block} is not the checkpoint's 32"):
+        decode(lm, "fast", ids, Reuse(), "fixed", 2, decoding)
+    assert decode(lm, "auto", ids, Reuse(), "fixed", 2, decoding) == \
+        decode(lm, "eager", ids, Reuse(), "fixed", 2, decoding)
+
+
 def test_changed_weights_are_seen():
     """The fast executor's copies of the weights follow a change in place."""
     lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((40,))

@@ -10,8 +10,10 @@ from fastdllm.model.network import Network
 from fastdllm.settings import Decoding
 
 
-def supported(decoding: Decoding, policy: Output | None, traced: bool) -> str | None:
+def supported(network: Network, decoding: Decoding, policy: Output | None, traced: bool) -> str | None:
     """None if the fast executor can run this, or else what it can't do."""
+    if decoding.block_size not in (None, network.config.bd_size):
+        return f"block_size={decoding.block_size} is not the checkpoint's {network.config.bd_size}"
     if traced:
         return "a trace looks into the layers"
     if decoding.temperature > 0:
@@ -42,7 +44,7 @@ class Fast:
     """
 
     def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: Output | None):
-        if (why := supported(decoding, policy, False)) is not None:
+        if (why := supported(network, decoding, policy, False)) is not None:
             raise ValueError(f"executor='fast': {why}; allowed: executor='eager'")
         self.eager = Eager(network, slots + 1, positions, decoding, None)      # for its cache and its diagnosis
         self.cache, self.policy, self.threshold = self.eager.cache, policy, decoding.threshold
@@ -67,11 +69,11 @@ class Fast:
             return [self._replay(forward) for forward in forwards]
         if self.policy is None or first.kind == "prefill":
             return self._plain(forwards)
+        policy = self.policy
         skipped: tuple[Run, ...] = ()
         keep: tuple[Run, ...] = ()
-        entries = [0] * len(forwards)
-        policy, everything = self.policy, False
-        if policy is not None and first.small_block is not None:
+        entries, everything = [0] * len(forwards), False
+        if first.small_block is not None:
             everything = policy.keeps_logits
             if plan.decision == "reuse":
                 skipped, entries = self.runs, policy.starts(policy.layers[0], forwards)

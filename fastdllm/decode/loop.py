@@ -115,7 +115,7 @@ class Engine:
         if executor not in EXECUTORS:
             raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
         quick = ((lm.device.type == "cuda" or lm.dtype == torch.float32) and not lm.network.watched
-                 and supported(decoding, self.policy, trace is not None) is None)
+                 and supported(lm.network, decoding, self.policy, trace is not None) is None)
         self.executor: Executor = (
             Fast(lm.network, slots, positions, decoding, self.policy)
             if executor == "fast" or (executor == "auto" and quick)

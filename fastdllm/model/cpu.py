@@ -5,12 +5,15 @@ Python takes, and host decisions where they save work (slices for gathers, a mas
 see different keys).
 """
 
+# TorchScript reads the older spelling of types.
+# ruff: noqa: UP006, UP035, UP045
+
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, List, Optional, Tuple  # noqa: UP035 (TorchScript reads these)
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +26,8 @@ from fastdllm.model.static import Place, TorchOps
 
 MOST_COPIED = 1 << 30        # bytes of parameters
 
-Weights = List[Tensor]      # noqa: UP006
-Where = Tuple[Tensor, Tensor, Tensor, int, int, int, Optional[Tensor], Optional[Tensor]]   # noqa: UP006, UP045
+Weights = List[Tensor]
+Where = Tuple[Tensor, Tensor, Tensor, int, int, int, Optional[Tensor], Optional[Tensor]]
 
 
 class CpuOps(TorchOps):
@@ -96,9 +99,9 @@ def norm(hidden: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
     return (hidden * scale).mul_(weight)
 
 
-def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_values: List[Tensor],  # noqa: UP006
-        rows: int, eps: Tensor, wanted: Optional[Tensor], cos: Tensor, sin: Tensor, flat: Tensor, slot: int, start: int,        # noqa: UP045
-        visible: int, slots: Optional[Tensor], mask: Optional[Tensor]) -> Tensor:                  # noqa: UP045
+def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_values: List[Tensor], rows: int,
+        eps: Tensor, wanted: Optional[Tensor], cos: Tensor, sin: Tensor, flat: Tensor, slot: int, start: int,
+        visible: int, slots: Optional[Tensor], mask: Optional[Tensor]) -> Tensor:
     """Some layers on hidden [R*w, D], the last of them only at `wanted` [R, n] if given: [R*n, D].
 
     Writes the caches [slots, P, kv_heads, d] at `flat` = slot * P + position. cos [R*w, heads + 2 kv_heads, 1, d/2]
@@ -143,7 +146,7 @@ def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_valu
     return hidden
 
 
-def read(hidden: Tensor, weight: Tensor, head: Tensor, eps: Tensor) -> Tuple[Tensor, Tensor]:   # noqa: UP006
+def read(hidden: Tensor, weight: Tensor, head: Tensor, eps: Tensor) -> Tuple[Tensor, Tensor]:
     """Argmax and its probability [N] for hidden [N, D]; nan where a logit is not finite."""
     logits = torch.mm(norm(hidden, weight, eps), head)
     top, tokens = logits.max(1, keepdim=True)
