@@ -29,7 +29,7 @@ notebooks: setup     ## every notebook at full size
 	$(BIN)/fastdllm notebooks
 
 publish: setup       ## refresh executed/published from what make demo and make notebooks left
-	$(BIN)/fastdllm publish demo notebooks
+	$(BIN)/fastdllm publish demo phase6 policy_front threshold_sweep batch_sweep notebooks
 
 bench: setup         ## speed, as ratios against the plain loop in the same run
 	$(BIN)/python -m benchmarks.bench_cpu

@@ -24,3 +24,8 @@ def test_another_number_would_be_seen():
     table, device = published()
     for column in ("accuracy", "tokens_per_second", "nfe", "tokens_per_forward"):
         assert readme.block(table.assign(**{column: table[column] * 1.01 + 0.01}), device) not in TEXT, column
+
+
+def test_the_picture_of_the_verdict_is_the_published_one():
+    assert readme.VERDICT in TEXT
+    assert (Path(__file__).parent.parent / readme.VERDICT).read_bytes() == readme.verdict_picture()

@@ -24,9 +24,9 @@ class Entry:
     grid: str
 
 
-def smoke_parameters(notebook: Path) -> dict[str, Any]:
-    """The small parameters of a notebook: params/smoke/NAME.yml, none if there is no such file."""
-    path = root() / "params" / "smoke" / f"{notebook.stem}.yml"
+def own_parameters(notebook: Path, size: str) -> dict[str, Any]:
+    """The parameters of a notebook at a size, smoke or full: params/SIZE/NAME.yml, none if there is no such file."""
+    path = root() / "params" / size / f"{notebook.stem}.yml"
     return notebooks.check(notebook, yamlfile.read(path).values) if path.exists() else {}
 
 
@@ -40,7 +40,7 @@ def entries(smoke: bool = False, only: str = "") -> list[Entry]:
     for path in found:
         declared = notebooks.declared(path)
         grid = declared["params"].default if "params" in declared else ""
-        result.append(Entry(path, smoke_parameters(path) if smoke else {}, grid))
+        result.append(Entry(path, own_parameters(path, "smoke" if smoke else "full"), grid))
     return result
 
 

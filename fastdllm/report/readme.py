@@ -1,13 +1,16 @@
-"""The README's table and picture, from the records of `make demo`: python -m fastdllm.report.readme
+"""The README's table and pictures, from what is published: python -m fastdllm.report.readme
 
+The table is that of `make demo`, the picture of the verdict the first figure of the executed notebook.
 Numbers in the README come from records and from nowhere else; a test compares them with executed/published/.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
+import nbformat
 import pandas as pd
 
 from fastdllm.lab import files, gridfile
@@ -16,7 +19,8 @@ from fastdllm.report import plots, tables
 from fastdllm.report.results import Results
 
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
-PICTURE = "docs/images/demo.png"
+PICTURE, VERDICT = "docs/images/demo.png", "docs/images/verdict.png"
+NOTEBOOK = "executed/published/notebooks/20_verdict/20_verdict.ipynb"
 
 
 def line(row: dict[Any, Any]) -> str:
@@ -36,8 +40,17 @@ def block(table: pd.DataFrame, device: str) -> str:
     return "\n".join([BEGIN, picture, head, *(line(row) for row in table.to_dict("records")), "", where, END])
 
 
+def verdict_picture() -> bytes:
+    """The first figure of the published verdict, as PNG. Raises ValueError if it has none."""
+    for cell in nbformat.read(root() / NOTEBOOK, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode(output.data["image/png"])
+    raise ValueError(f"{NOTEBOOK}: no figure in it; allowed: after `make notebooks` and `make publish`")
+
+
 def refresh() -> None:
-    """Rewrite the block and the picture. Raises ValueError unless all cells of the demo grid are complete."""
+    """Rewrite the block and the pictures. Raises ValueError unless all cells of the demo grid are complete."""
     results = Results.of(gridfile.load("demo"))
     if results.missing:
         raise ValueError(f"demo: {len(results.missing)} cells are not complete; allowed: after `make demo`")
@@ -46,6 +59,7 @@ def refresh() -> None:
     text = readme.read_text(encoding="utf-8")
     made = re.sub(f"{BEGIN}.*?{END}", lambda _: block(table, device), text, flags=re.DOTALL)
     plots.grid_figure(table, "Skipping 12 of 28 layers on the embedded checkpoint").savefig(root() / PICTURE, dpi=110)
+    (root() / VERDICT).write_bytes(verdict_picture())
     files.write(readme, made)
 
 
