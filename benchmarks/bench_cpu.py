@@ -85,11 +85,14 @@ def anatomy(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
         return found
 
     engine.executor.run = timed          # type: ignore[method-assign]
-    began = time.perf_counter()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        began = time.perf_counter()
         for _ in engine.steps(iter(enumerate(ids))):
             pass
-    total = (time.perf_counter() - began) * 1e3
+        total = (time.perf_counter() - began) * 1e3
+    torch.set_num_threads(before)
     rows = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
     whole = sum(event.self_cpu_time_total for event in rows)
     return {"ms_by_kind": {kind: sorted(values)[len(values) // 2] for kind, values in spent.items()},

@@ -29,6 +29,19 @@ def of(today, **flat):
     return identity(today.payload(Parameters.of(**BASE | {"dtype": "float32"} | flat)))
 
 
+@pytest.mark.parametrize("decoding", [{}, {"max_new_tokens": 64}, {"stop_strings": ("x",)}, {"stop_strings": ()}],
+                         ids=["none", "length", "stops", "empty"])
+@pytest.mark.parametrize("task", ["arithmetic", "gsm8k", "minerva_math"])
+def test_a_cell_is_the_same_run_in_its_notebook(today, task, decoding):
+    """What a grid says and what the flat parameters of the cell's notebook say resolve to the same; a task that ends
+    its answers at some text ends them there in a grid too."""
+    said = Parameters(task=task, limit=2, dtype="float32", decoding=decoding)
+    there = today.resolve(Parameters.of(**said.flat()))
+    assert there == today.resolve(said)
+    assert there.decoding.stop_strings == (decoding.get("stop_strings") or today.task(said).stop_strings)
+    assert task == "arithmetic" or there.decoding.stop_strings
+
+
 def test_every_parameter_is_covered_here():
     assert set(Parameters().flat()) == set(CHANGED) | BY_CONTENT
 

@@ -117,10 +117,10 @@ class Today:
             else:
                 chosen = choose_device(device)
                 device, dtype = chosen.type, str(choose_dtype(dtype, chosen)).removeprefix("torch.")
-        task, given = self.task(parameters), parameters.decoding.model_fields_set
+        task = self.task(parameters)
         of_task = {"max_new_tokens": task.max_new_tokens, "stop_strings": task.stop_strings}
         decoding = parameters.decoding.model_copy(update={name: value for name, value in of_task.items()
-                                                          if name not in given})
+                                                          if name not in parameters.given})
         return parameters.model_copy(update={"device": device, "dtype": dtype, "decoding": decoding})
 
     def payload(self, parameters: Parameters, seen: Parameters | None = None,

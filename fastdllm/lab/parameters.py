@@ -12,6 +12,7 @@ from fastdllm.tasks.base import TaskOptions
 
 DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "top_p",
             "mask_id", "stop_ids", "stop_strings")
+OF_TASK = ("max_new_tokens", "stop_strings")      # where they are not given, the task has its own
 REUSE = ("k", "layers", "policy", "full_forwards", "similarity")
 SECTION = {**dict.fromkeys(DECODING, "decoding"), **dict.fromkeys(REUSE, "reuse")}
 
@@ -56,7 +57,8 @@ class Parameters(Settings):
     def of(cls, **flat: Any) -> Parameters:
         """From flat values, as a notebook's parameters cell holds them; unknown names are refused.
 
-        "" and 0 stand for None where only None and other values are allowed (a notebook's parameters are typed).
+        "" and 0 stand for None where only None and other values are allowed (a notebook's parameters are typed);
+        without `max_new_tokens` or `stop_strings` the task's own hold.
         """
         values: dict[str, Any] = {"decoding": {}, "reuse": {}}
         for name, value in flat.items():
@@ -64,8 +66,9 @@ class Parameters(Settings):
                 value = None
             section = SECTION.get(name)
             (values[section] if section else values)[name] = value
-        if values["decoding"].get("max_new_tokens", 0) is None:
-            del values["decoding"]["max_new_tokens"]      # the task's own
+        for name in OF_TASK:
+            if not values["decoding"].get(name, True):
+                del values["decoding"][name]
         return cls(**values)
 
     def flat(self) -> dict[str, Any]:
@@ -73,18 +76,23 @@ class Parameters(Settings):
         dumped = self.model_dump(mode="json")
         flat = {name: value for name, value in dumped.items() if name not in ("decoding", "reuse")}
         flat |= {name: dumped["decoding"][name] for name in DECODING} | {name: dumped["reuse"][name] for name in REUSE}
-        if "max_new_tokens" not in self.decoding.model_fields_set:
+        if "max_new_tokens" not in self.given:
             flat["max_new_tokens"] = None
         flat = {name: EMPTY[name][0] if value is None and name in EMPTY else value for name, value in flat.items()}
         layers = flat["layers"]
         flat["layers"] = ",".join(map(str, layers)) if isinstance(layers, list) else layers
         return flat
 
+    @property
+    def given(self) -> list[str]:
+        """Which of `OF_TASK` the run has values of its own for."""
+        set_here = self.decoding.model_dump(include=set(OF_TASK), exclude_unset=True)
+        return [name for name, value in set_here.items() if value]
+
     def key(self) -> str:
         """Two runs with the same key are the same computation: without reuse, what would be reused is no matter."""
         reuse = self.reuse if self.reuse.active else Reuse()
-        given = "max_new_tokens" in self.decoding.model_fields_set      # otherwise the task decides
-        return f"{given} {self.model_copy(update={'reuse': reuse}).model_dump_json()}"
+        return f"{self.given} {self.model_copy(update={'reuse': reuse}).model_dump_json()}"
 
 
 # What a flat, typed parameter holds where the value is None.

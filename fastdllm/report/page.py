@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 from fastdllm.lab import files, notebooks, records, status
@@ -24,9 +26,13 @@ def write(grid: Grid) -> str:
     folder = Results(grid, []).save_grid()
     executed = folder / NOTEBOOK
     inside = folder.is_relative_to(root())
-    notebooks.execute(notebooks.find(NOTEBOOK), executed, {"directory": log.short(folder) if inside else str(folder)})
+    with ThreadPoolExecutor(1) as pool:      # meanwhile: the notebook has a process of its own
+        counted = pool.submit(status.states, grid.cells())
+        pool.submit(import_module, "nbconvert")
+        notebooks.execute(notebooks.find(NOTEBOOK), executed,
+                          {"directory": log.short(folder) if inside else str(folder)})
     html = export(executed)
-    states = [state.state for state in status.states(grid.cells()) if state.state != "not applicable"]
+    states = [state.state for state in counted.result() if state.state != "not applicable"]
     return "\n".join([f"{states.count('complete')} of {len(states)} cells complete",
                       f"log entry: {log.short(folder / log.ENTRY)}",
                       f"results page: {log.short(folder / log.PAGE)}", f"report: {log.short(html)}"])

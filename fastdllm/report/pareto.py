@@ -90,7 +90,7 @@ def figure(rows: pd.DataFrame) -> Figure:
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     def interval(value: float, low: float, high: float) -> str:
-        return f"{value:.1f} [{low:.1f}, {high:.1f}]" if value == value else ""
+        return f"{value:z.1f} [{low:.1f}, {high:.1f}]" if value == value else ""
     return pd.DataFrame({
         "config": rows["config"], "n": rows["n"],
         "accuracy %": [f"{100 * r.accuracy:.1f}" for r in rows.itertuples()],

@@ -218,18 +218,14 @@ def phase6(found: Results, stale: pd.DataFrame) -> str:
     lines.append("**What the log's figures say by themselves.**\n"
                  + audit_lines(("copied_accuracy", "mixed_code", "runaway", "must_agree")))
     lines.append("**Which published numbers stand.** January's full GSM8K accuracies fit the argument (one value a k, "
-                 "the "
-                 "same for the subsets within their intervals); its throughputs don't carry a comparison (notebook "
-                 "13), "
-                 "Run 1 mixes code versions, and Run 2's accuracies are Run 1's: its own were never recorded.")
+                 "the same for the subsets within their intervals); its throughputs don't carry a comparison "
+                 "(notebook 13), Run 1 mixes code versions, and Run 2's accuracies are Run 1's: its own were never "
+                 "recorded.")
     lines.append("**What next.** Score Run 2's code on the 7B (this notebook with `model` and `params` changed); "
-                 "compare "
-                 "output reuse with `replay`, which gives its tokens for no compute; spend the work on `residual` or "
-                 "`token`, where the subset or the changed positions matter (notebook 09). *What would change this: a "
-                 "cell "
-                 "of `26d6179` that loses against January's on more problems, or subsets that differ on one code "
-                 "version. "
-                 "The embedded checkpoint is not the 7B, and this is float32.*")
+                 "compare `replay`, which gives the tokens of output reuse for no compute, with plain threshold "
+                 "lowering at equal speed on more problems: notebook 09 says what each policy is worth so far. *What "
+                 "would change this: a cell of `26d6179` that loses against January's on more problems, or subsets "
+                 "that differ on one code version. The embedded checkpoint is not the 7B, and this is float32.*")
     return "\n\n".join(lines)
 
 

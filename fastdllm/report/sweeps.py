@@ -111,7 +111,7 @@ def threshold_figure(table: pd.DataFrame) -> Figure:
 
 def threshold_shown(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
-    lost = [f"{row.lost:.1f} [{row.lost_low:.1f}, {row.lost_high:.1f}]" if row.lost == row.lost else "reference"
+    lost = [f"{row.lost:z.1f} [{row.lost_low:.1f}, {row.lost_high:.1f}]" if row.lost == row.lost else "reference"
             for row in table.itertuples()] if "lost" in table else ["not measured"] * len(table)
     return pd.DataFrame({
         "threshold": [f"{value:g}" for value in table["threshold"]], "n": table["n"],
@@ -133,7 +133,7 @@ def threshold_verdict(table: pd.DataFrame, points: float = 3.0) -> str:
     pick = safe.loc[safe["tokens_per_forward"].idxmax()]
     gain = pick["tokens_per_forward"] / highest["tokens_per_forward"]
     return head + (f"Threshold **{pick['threshold']:g}** gives {gain:.2f} times the tokens per forward "
-                   f"({pick['tokens_per_forward']:.2f}) and loses {pick['lost']:.1f} points, 95 % interval "
+                   f"({pick['tokens_per_forward']:.2f}) and loses {pick['lost']:z.1f} points, 95 % interval "
                    f"[{pick['lost_low']:.1f}, {pick['lost_high']:.1f}]: the fastest one that stays below {points:g}.")
 
 
