@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 from fastdllm.lab import files, notebooks, records, status
 from fastdllm.lab.grid import Grid
 from fastdllm.lab.parameters import root
-from fastdllm.report import log
+from fastdllm.report import log, tables
 from fastdllm.report.results import Results
 
-NOTEBOOK = "90_report.ipynb"
+NOTEBOOK, MOST_LINES = "90_report.ipynb", 40
 
 
 def write(grid: Grid) -> str:
@@ -28,14 +27,26 @@ def write(grid: Grid) -> str:
     inside = folder.is_relative_to(root())
     with ThreadPoolExecutor(1) as pool:      # meanwhile: the notebook has a process of its own
         counted = pool.submit(status.states, grid.cells())
-        pool.submit(import_module, "nbconvert")
         notebooks.execute(notebooks.find(NOTEBOOK), executed,
                           {"directory": log.short(folder) if inside else str(folder)})
     html = export(executed)
     states = [state.state for state in counted.result() if state.state != "not applicable"]
-    return "\n".join([f"{states.count('complete')} of {len(states)} cells complete",
+    return "\n".join([*lines(Results(grid, counted.result())),
+                      f"{states.count('complete')} of {len(states)} cells complete",
                       f"log entry: {log.short(folder / log.ENTRY)}",
                       f"results page: {log.short(folder / log.PAGE)}", f"report: {log.short(html)}"])
+
+
+def lines(results: Results) -> list[str]:
+    """The main figures of each configuration for a terminal, of grids that fit on one."""
+    table = tables.grid_table(results)
+    if len(table) > MOST_LINES:
+        return []
+    width = max(len(f"{row.task} {row.config}") for row in table.itertuples())
+    return [f"{f'{row.task} {row.config}':{width}}  {100 * row.accuracy:5.1f} % of {row.n} [{100 * row.low:.1f}, "
+            f"{100 * row.high:.1f}]  {row.tokens_per_second:7.1f} tokens/s"
+            + (f"  {row.lost:.1f} points lost, {row.speedup:.2f}x" if row.lost == row.lost and row.k > 1 else "")
+            for row in table.itertuples()]
 
 
 def export(notebook: Path, hide_code: bool = False) -> Path:

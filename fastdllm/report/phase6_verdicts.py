@@ -236,6 +236,7 @@ def _collapse(found: Results, table: pd.DataFrame, hit: pd.DataFrame, subsets: p
     head = (f"{code} is worse than January's in {len(hit)} of {len(table)} cells at k >= 2" if len(hit)
             else f"no cell of {len(table)} in which {code} is worse than January's was found")
     worst = table.loc[table.points.idxmin()]
+    apart = int(subsets["answers that differ"].max())
     return (f"{head} (paired, Holm; lowest k{worst.k} {worst.layers}: {points(worst)}). Mean accuracy: {low}; between "
             "the "
-            f"subsets at most {int(subsets['answers that differ'].max())} of {int(subsets.n.max())} answers differ.")
+            f"subsets {f'at most {apart}' if apart else 'none'} of {int(subsets.n.max())} answers differ.")

@@ -35,7 +35,8 @@ def block(table: pd.DataFrame, device: str) -> str:
     head = (f"| configuration | accuracy (95 % interval, n = {int(table['n'].iloc[0])}) | tokens/s (against k1) | "
             "forwards | tokens per forward |\n| --- | --- | --- | --- | --- |")
     where = (f"*Embedded checkpoint, task `arithmetic`, batch {int(table['batch_size'].iloc[0])}, {device}. "
-             "k1 is one run under three names.*")
+             "k1 is one run under three names. Two cells run side by side, so that a second `make demo` gives other "
+             "speeds, by a fifth for some cells; `fastdllm grid run demo --jobs 1` compares them better.*")
     picture = f"![Accuracy and tokens/s of the 3x3 grid]({PICTURE})\n"
     return "\n".join([BEGIN, picture, head, *(line(row) for row in table.to_dict("records")), "", where, END])
 
