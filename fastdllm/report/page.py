@@ -39,14 +39,16 @@ def write(grid: Grid) -> str:
 
 def lines(results: Results) -> list[str]:
     """The main figures of each configuration for a terminal, of grids that fit on one."""
-    table = tables.grid_table(results)
-    if len(table) > MOST_LINES:
+    rows = tables.grid_table(results).to_dict("records")
+    if len(rows) > MOST_LINES:
         return []
-    width = max(len(f"{row.task} {row.config}") for row in table.itertuples())
-    return [f"{f'{row.task} {row.config}':{width}}  {100 * row.accuracy:5.1f} % of {row.n} [{100 * row.low:.1f}, "
-            f"{100 * row.high:.1f}]  {row.tokens_per_second:7.1f} tokens/s"
-            + (f"  {row.lost:.1f} points lost, {row.speedup:.2f}x" if row.lost == row.lost and row.k > 1 else "")
-            for row in table.itertuples()]
+    names = [f"{row['task']} {row['config']}" for row in rows]
+    width = max(map(len, names), default=0)
+    return [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} [{100 * row['low']:.1f}, "
+            f"{100 * row['high']:.1f}]  {row['tokens_per_second']:7.1f} tokens/s"
+            + (f"  {row['lost']:.1f} points lost, {row['speedup']:.2f}x"
+               if row["lost"] == row["lost"] and row["k"] > 1 else "")
+            for name, row in zip(names, rows, strict=True)]
 
 
 def export(notebook: Path, hide_code: bool = False) -> Path:
