@@ -154,6 +154,20 @@ def test_what_is_not_offered_says_why(model, tiny):
         reusing.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])
 
 
+@pytest.mark.parametrize(("name", "data", "shots", "says"), [
+    ("mmlu", "mmlu", 5, "shots=5: mmlu_astronomy has 4 worked examples; allowed: 0 to 4"),
+    ("gsm8k", "gsm8k", 8, "shots=8: gsm8k has 7 worked examples; allowed: 0 to 7"),
+    ("minerva_math", "minerva_math.jsonl", 5, r"shots=5: minerva_math_\w+ has 4 worked examples; allowed: 0 to 4")])
+def test_too_few_worked_examples(model, name, data, shots, says):
+    with pytest.raises(ValueError, match=says):
+        harness.evaluate(model, name, data=DATA / data, limit=1, shots=shots)
+
+
+def test_as_many_worked_examples_as_there_are(model):
+    results = harness.evaluate(model, "mmlu", data=DATA / "mmlu", limit=1, shots=4)
+    assert results["n-samples"]["mmlu_astronomy"]["effective"] == 1
+
+
 # -- as grid cells, with the record of any other cell
 
 def cell(directory: Path, task: str, data: str, **settings) -> records.Record:

@@ -9,7 +9,7 @@ same prompts and scores without the harness's driver (`fastdllm.tasks.benchmarks
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM as HarnessLM
 from lm_eval.api.registry import register_model
+from lm_eval.api.task import ConfigurableTask
 from tqdm import tqdm
 
 import fastdllm
@@ -179,15 +180,28 @@ class FastDLLM(HarnessLM):
 register_model("fastdllm")(FastDLLM)
 
 
+def check_shots(tasks: Mapping[str, ConfigurableTask], shots: int) -> None:
+    """Raise ValueError if a task has fewer worked examples than `shots`; the harness itself ends in an assertion."""
+    if not shots:
+        return
+    for name, task in tasks.items():
+        # A problem is no worked example of itself, where both come from one split.
+        most = len(task.sampler.fewshot_docs()) - (task.fewshot_cfg.split == task.config.test_split)
+        if shots > most:
+            raise ValueError(f"shots={shots}: {name} has {most} worked examples; allowed: 0 to {most}")
+
+
 def evaluate(model: FastDLLM, name: str, *, data: str | Path | None = None, limit: int | None = None,
              shots: int | None = None, multiturn: bool = True) -> dict[str, Any]:
     """Run one benchmark through the harness's own driver; its results, samples included, as an object.
 
-    Raises ValueError where the data are missing, before anything is generated.
+    Raises ValueError where the data are missing or hold too few worked examples, before anything is generated.
     """
     if name not in FACTS:
         raise ValueError(f"task={name!r}; allowed: {', '.join(FACTS)}")
-    tasks = Benchmark(name, TaskOptions(shots=shots, multiturn=multiturn)).load(Path(data) if data else None)
+    benchmark = Benchmark(name, TaskOptions(shots=shots, multiturn=multiturn))
+    tasks = benchmark.load(Path(data) if data else None)
+    check_shots(tasks, benchmark.shots)
     driver: Any = lm_eval.evaluate
     results = driver(lm=model, task_dict={"tasks": tasks}, limit=limit, apply_chat_template=True,
                      fewshot_as_multiturn=multiturn, bootstrap_iters=0)
