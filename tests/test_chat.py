@@ -1,5 +1,7 @@
 """Chat: the conversation, what streams, the prefix that is kept, and the terminal program in a real terminal."""
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +32,8 @@ def test_first_answer_is_generate_s(lm):
     out = fastdllm.generate(lm, [QUESTION], decoding=Decoding(max_new_tokens=64))
     assert steps[-1].text == out.texts[0]
     assert steps[-1].nfe == out.nfe[0]
-    assert steps[-1].tokens == len(out.tokens[0])
+    assert out.tokens[0][-1] in lm.stop_ids and steps[-1].tokens == len(out.tokens[0]) - 1      # a stop is not shown
+    assert chat.ending() == ""
     assert [message["role"] for message in chat.messages] == ["user", "assistant"]
 
 
@@ -55,6 +58,15 @@ def test_second_turn_uses_the_prefix_and_gives_the_same_tokens(lm):
     out = fastdllm.generate(lm, [chat.ids], decoding=decoding)
     assert out.tokens[0] == chat.result.tokens
     assert lm.decode(chat.ids).count("And how many if he eats one?") == 1
+
+
+def test_tokens_are_those_of_the_text(lm):
+    chat = Conversation(lm, Decoding(max_new_tokens=96, stop_ids=()))       # padding stands behind the answer
+    last = ask(chat)[-1]
+    assert last.tokens == len(lm.tokenizer.encode(last.text, add_special_tokens=False)) < len(chat.result.tokens)
+    assert chat.ending() == "cut off: max_new_tokens=96 is reached"
+    stopped = list(chat.ask(QUESTION, lambda: len(chat.steps) >= 3))
+    assert stopped[-1].text == "" and stopped[-1].tokens == 0 and chat.ending() == "stopped"
 
 
 def test_stopping_an_answer_keeps_the_conversation_usable(lm):
@@ -119,6 +131,10 @@ def terminal(*options):
 def test_terminal_session():
     """Answer, Ctrl-C in an answer, Ctrl-C at the prompt, clear, exit; one process, as a person would use it."""
     chat = terminal("--max-new-tokens", "512", "--remember")
+    chat.expect("generated arithmetic word problems and nothing else.*single questions; earlier ones are kept")
+    chat.expect("> ")
+    chat.sendline("")
+    chat.expect("nothing asked")
     chat.expect("> ")
     chat.sendline(QUESTION)
     chat.expect("#### 5")
@@ -140,9 +156,25 @@ def test_terminal_session():
     assert chat.exitstatus == 0
 
 
-def test_terminal_says_what_is_wrong():
-    chat = terminal("--layers", "outer", "--k", "2")
-    chat.expect("fastdllm: .*layers='outer'")
+def test_terminal_says_where_an_answer_was_cut():
+    chat = terminal("--max-new-tokens", "12")
+    chat.expect("earlier ones are not seen")
+    chat.expect("> ")
+    chat.sendline(QUESTION)
+    chat.expect(r"\(cut off: max_new_tokens=12 is reached\)")
+    chat.expect(r"\[12 tokens, ")
+    chat.sendeof()
     chat.expect(pexpect.EOF)
     chat.close()
-    assert chat.exitstatus == 1
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--layers", "outer", "--k", "2"], "layers='outer'; allowed: first, middle"),
+    (["--layers", "3-40", "--k", "2"], "layers='3-40'; allowed: layer indices from 0 to 27"),
+    (["--small-block", "5"], "small_block=5; allowed: a divisor of the block size 32"),
+    (["--revision", "8e1"], "revision='8e1'; allowed: upstream"),
+    (["--threshold", "2"], r"threshold=2.0; allowed: at most 1 \(a probability")])
+def test_terminal_says_what_is_wrong_before_anything_else(options, says):
+    done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", *options], cwd=ROOT, input="", text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr

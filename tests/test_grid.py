@@ -1,10 +1,12 @@
 """Grid files: what they span, and what they refuse, by file, line, key and value."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from fastdllm.lab import gridfile
+from fastdllm.lab import geometry, gridfile, notebooks, single
 from fastdllm.lab.grid import generative, runs_code
 from fastdllm.lab.parameters import Parameters, root
 
@@ -59,10 +61,10 @@ def test_repeats_are_runs_of_their_own(tmp_path):
 
 @pytest.mark.parametrize(("text", "words"), [
     ("experiment: e\nzork: 3\n", ["g.yml, line 2", "zork", "3", "unknown key", "allowed keys"]),
-    ("experiment: e\naxes:\n  k: [1, 0]\n", ["line 3", "axes.k.1", "0", "greater than or equal to 1"]),
-    ("experiment: e\naxes: {kk: [1]}\n", ["line 2", "kk", "allowed axes", "threshold"]),
+    ("experiment: e\naxes:\n  k: [1, 0]\n", ["line 3", "axes.k.1=0; allowed: 1 or more"]),
+    ("experiment: e\naxes: {kk: [1]}\n", ["line 2", "kk; allowed: task, k", "threshold"]),
     ("experiment: e\naxes: {k: [1, 1]}\n", ["line 2", "different values"]),
-    ("experiment: e\ndecoding:\n  threshold: 4\n", ["line 3", "decoding.threshold", "4", "0 to 1"]),
+    ("experiment: e\ndecoding:\n  threshold: 4\n", ["line 3, decoding.threshold=4; allowed: at most 1", "0 to 1"]),
     ("experiment: e\ndecoding: {thresh: 1}\n", ["line 2", "decoding.thresh", "allowed: threshold"]),
     ("experiment: e\naxes: {k: [2]}\n", ["line 2", "cell k2", "layers=None", "first, middle, last"]),
     ("experiment: e\nexperiment: f\n", ["line 2", "given twice", "line 1"]),
@@ -78,21 +80,99 @@ def test_repeats_are_runs_of_their_own(tmp_path):
     ("axes: {k: [1]}\n", ["experiment", "missing"]),
     ("experiment: e\ncaches: {HF_TOKEN: x}\n", ["line 2", "HF_TOKEN", "HF_HOME"]),
     ("- 1\n", ["list", "a mapping"]),
+    ("experiment: e\nk: 2\n", ["line 2, k=2; unknown key", "reuse.k for all cells, axes.k (a list)"]),
+    ("experiment: e\nreuse:\n  k: 2\n  layers: 3-40\n", [
+        "line 4, reuse.layers='3-40'; allowed: layer indices from 0 to 27"]),
+    ("experiment: e\naxes: {k: [2], layers: [first, [1, 28]]}\n", ["axes.layers.1=(1, 28); allowed", "0 to 27"]),
+    ("experiment: e\nconfigs: [{k: 2, layers: 27-28}]\n", ["configs.0.layers='27-28'; allowed", "0 to 27"]),
+    ("experiment: e\naxes: {small_block: [8, 5]}\n", ["axes.small_block.1=5; allowed: a divisor of the block size 32"]),
+    ("experiment: e\nengine: x\n", ["engine='x'; allowed: diffusion or autoregressive"]),
+    ("experiment: e\nlimit: x\n", ["limit='x'; allowed: a whole number"]),
+    ("experiment: e\njobs: 0\n", ["jobs=0; allowed: 1 or more (cells at once"]),
+    ("experiment: e\nslurm: {cpus: 0}\n", ["slurm.cpus=0; allowed: 1 or more"]),
+    ("experiment: e\nslurm: {setup: a}\n", ["slurm.setup='a'; allowed: a list"]),
+    ("experiment: e\nrecord: 3\n", ["record=3; allowed: keys with values"]),
+    ("experiment: e\nmultiturn: perhaps\n", ["multiturn='perhaps'; allowed: true or false"]),
+    ("experiment: e\ncriteria: {speedup: 0}\n", ["criteria.speedup=0; allowed: more than 0 ("]),
+    ("experiment: e\nprompt: x\n", ["prompt='x'; allowed: own: the task"]),
 ])
 def test_errors_name_file_line_key_and_value(tmp_path, text, words):
     with pytest.raises(ValueError) as error:
         grid(tmp_path, text)
     for word in words:
         assert word in str(error.value)
+    assert not re.search("Input should|String should|Value error", str(error.value))
 
 
 def test_set_changes_values_and_says_so_in_errors():
     changed = gridfile.load("demo", ["decoding.threshold=0.5", "axes.k=[1, 2]", "limit=7"])
     assert (changed.decoding["threshold"], changed.axes["k"], changed.limit) == (0.5, [1, 2], 7)
-    with pytest.raises(ValueError, match=r"--set decoding.threshold: 7; allowed"):
+    with pytest.raises(ValueError, match=r"--set decoding.threshold=7; allowed: at most 1 "):
         gridfile.load("demo", ["decoding.threshold=7"])
     with pytest.raises(ValueError, match="key=value"):
         gridfile.load("demo", ["threshold"])
+    with pytest.raises(ValueError, match=r"^--set axes.k.0=0; allowed"):       # not the line of the file it replaced
+        gridfile.load("demo", ["axes.k=[0]"])
+
+
+def test_geometry_is_that_of_the_checkpoint_named(tmp_path, monkeypatch):
+    """tests/golden has 28 layers too; a copy of its config.json with 14 is enough, no weights are read."""
+    config = json.loads((root() / "tests/golden/config.json").read_text()) | {"num_hidden_layers": 14, "bd_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"layers\.0='8-19'; allowed: layer indices from 0 to 13"):
+        gridfile.load("demo", [f"model={tmp_path}", "axes.layers=[8-19]"])
+    with pytest.raises(ValueError, match="small_block=32; allowed: a divisor of the block size 16"):
+        geometry.fits(Parameters.of(model=str(tmp_path), small_block=32))
+    assert geometry.fits(Parameters.of(model=str(tmp_path), k=2, layers="1-13"))
+    # Not on this machine: nobody knows, and nothing is fetched.
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    for name in ("someone/not_here", "/nowhere/checkpoint", "nowhere"):
+        assert geometry.fits(Parameters.of(model=name, k=2, layers="3-400"))
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    (["layers=3-40"], "^--set layers='3-40'; allowed: layer indices from 0 to 27"),
+    (["model=tests/golden", "layers=28-29"], "^--set layers='28-29'; allowed: layer indices from 0 to 27")])
+def test_notebooks_refuse_layers_before_they_run(changes, says, monkeypatch):
+    monkeypatch.chdir(root())
+    with pytest.raises(ValueError, match=says):
+        single.read_parameters(notebooks.find("00_tour"), None, changes)
+    with pytest.raises(ValueError, match="--set subsets='27-28'; allowed"):
+        single.read_parameters(notebooks.find("05_old_code"), None, ["subsets=[first, 27-28]"])
+    assert single.read_parameters(notebooks.find("00_tour"), None, ["layers=0,27"]) == {"layers": "0,27"}
+
+
+@pytest.mark.parametrize(("flat", "says"), [
+    ({"k": 2, "layers": "3-40"}, "^layers='3-40'; allowed: layer indices from 0 to 27"),
+    ({"k": 0}, r"^reuse.k=0; allowed: 1 or more \("), ({"threshold": 2}, r"^decoding.threshold=2; allowed: at most 1"),
+    ({"engine": "x"}, "^engine='x'; allowed: diffusion or autoregressive"),
+    ({"dtype": "int8"}, "^dtype='int8'; allowed: auto, float32, bfloat16 or float16"),
+    ({"small_block": 5}, "^small_block=5; allowed: a divisor of the block size 32")])
+def test_one_configuration_is_refused_in_the_same_words(flat, says):
+    with pytest.raises(ValueError, match=says):
+        single.grid_of(flat, "e")
+    with pytest.raises(ValueError, match=r"^experiment='a/b'; allowed: letters, digits"):
+        single.grid_of({}, "a/b")
+
+
+@pytest.mark.parametrize(("command", "says"), [
+    ("grid run demo --k 2", ["--k 2", "--set axes.k=[2]", "fastdllm run --k 2"]),
+    ("grid status --batch-size=4", ["--set axes.batch_size=[4]", "fastdllm run --set batch_size=4"]),
+    ("grid submit --mask-id 3", ["--set decoding.mask_id=3"]),
+    ("run --small-block 16 --dry-run", ["--small-block 16", "allowed: --set small_block=16"]),
+    ("run --k 2 --layers 3-40", ["layers='3-40'", "0 to 27"]),
+    ("grid run demo --set axes.layers=[3-40]", ["axes.layers.0='3-40'", "0 to 27"])])
+def test_commands_point_to_what_exists(command, says, tmp_path, monkeypatch):
+    from fastdllm import cli
+    with pytest.raises(ValueError) as error:
+        cli.app(command.split(), standalone_mode=False)
+    assert all(word in str(error.value) for word in says), str(error.value)
+
+
+def test_what_the_hints_name_is_there():
+    assert {cell.parameters.reuse.k for cell in gridfile.load("demo", ["axes.k=[2]"]).cells()} == {2}
+    assert {cell.parameters.batch_size for cell in gridfile.load("demo", ["axes.batch_size=[4]"]).cells()} == {4}
+    assert single.grid_of({"small_block": 16}, "e").cells()[0].parameters.decoding.small_block == 16
 
 
 def test_reuse_that_cannot_act_is_not_applicable(tmp_path):

@@ -9,14 +9,14 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, grid, run, share, suite, train, webapp
+from fastdllm.cli import audit, chat, doctor, grid, options, run, share, suite, train, webapp
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
     help="Layer reuse in block-diffusion language models: decode, instrument, investigate.",
     epilog="First steps: [bold]fastdllm grid run demo[/bold], then [bold]fastdllm grid report demo[/bold].")
 app.add_typer(grid.app, name="grid")
-app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("run", cls=options.Run, epilog=run.EXAMPLES)(run.run)
 app.command("notebooks", epilog=suite.EXAMPLES)(suite.notebooks)
 app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)

@@ -31,14 +31,23 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
          device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
          dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto") -> None:
     """Chat: answers appear block by block; clear, exit, and Ctrl-C to stop an answer."""
-    from fastdllm import Decoding, Reuse, load
-    from fastdllm.report.chat import EMBEDDED, Conversation
-    decoding = Decoding(threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block,
-                        temperature=temperature)
-    reuse = Reuse(k=k, layers=layers, policy=policy)
+    from fastdllm.decode.revisions import get
+    from fastdllm.lab import geometry
+    from fastdllm.lab.parameters import Parameters
+    wanted = geometry.fits(Parameters.of(
+        model=model, threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block, k=k, layers=layers,
+        temperature=temperature, policy=policy, revision=revision, device=device, dtype=dtype))
+    get(revision)
+    from fastdllm import load
+    from fastdllm.report.chat import ABOUT, EMBEDDED, Conversation
     lm = load(model, device=device, dtype=dtype)
+    conversation = Conversation(lm, wanted.decoding, wanted.reuse, revision)
+    alone = model == EMBEDDED if forget is None else forget
     print(f"{lm.name}, {lm.device}, {str(lm.dtype).removeprefix('torch.')}. {HELP}", flush=True)
-    talk(Conversation(lm, decoding, reuse, revision), model == EMBEDDED if forget is None else forget)
+    if model == EMBEDDED:
+        earlier = "not seen (--remember keeps them)" if alone else "kept all the same"
+        print(f"{ABOUT}; earlier ones are {earlier}.", flush=True)
+    talk(conversation, alone)
 
 
 def talk(conversation: Conversation, forget: bool) -> None:
@@ -63,7 +72,9 @@ def turn(conversation: Conversation, forget: bool) -> bool:
         print("(cleared)", flush=True)
     elif line == "help":
         print(HELP, flush=True)
-    elif line and line != "exit":
+    elif not line:
+        print("(nothing asked; help: what can be typed here)", flush=True)
+    elif line != "exit":
         if forget:
             conversation.clear()
         answer(conversation, line)
@@ -86,6 +97,6 @@ def answer(conversation: Conversation, line: str) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if progress is not None:
-        done = conversation.result is not None
-        print(stream.new(progress.text, last=True) + ("" if done else " (stopped)"))
+        ending = conversation.ending()
+        print(stream.new(progress.text, last=True) + (f" ({ending})" if ending else ""))
         print(f"[{progress.speed()}]", flush=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastdllm.cli import options
+
 if TYPE_CHECKING:
     from fastdllm.lab.grid import Cell, Grid
     from fastdllm.lab.slurm import Job
@@ -69,7 +71,7 @@ def queue(grid: Grid) -> dict[str, Job]:
     return cell_jobs(grid.directory)
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
@@ -85,7 +87,7 @@ def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str] | None, NAMES] = None,
         task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
         config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
@@ -109,7 +111,7 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str] | None, NAMES] = None,
            task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
            config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
@@ -137,7 +139,7 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
     typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: fastdllm grid status {params or ''}")
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
@@ -149,7 +151,7 @@ def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
     typer.echo(f"cancelled: {', '.join(gone)}" if gone else "nothing to cancel")
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuration's name in the default grid.")],
          name: Annotated[str | None, typer.Argument(help="The configuration, like k2_middle.")] = None,
          follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
@@ -162,7 +164,7 @@ def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuratio
         cell_logs.show(cell, grid, follow)
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open."""
@@ -171,7 +173,7 @@ def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
     typer.echo(write(grid))
 
 
-@app.command()
+@app.command(cls=options.Grid)
 def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
         source: Annotated[str, typer.Option("--from", help="The grid to start from.")] = "layer_reuse") -> None:
     """Make a new params file from another one."""

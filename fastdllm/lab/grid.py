@@ -9,13 +9,16 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from fastdllm.lab import files
 from fastdllm.lab.parameters import SECTION, Criteria, Parameters, Record, Slurm, expand, root
+from fastdllm.lab.refusals import said
 from fastdllm.settings import Settings
 
 AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", "small_block", "block_cache",
         "full_forwards", "similarity", "temperature", "max_new_tokens", "dtype", "engine", "prompt", "seed", "repeat")
 SHORT = {"threshold": "t", "batch_size": "b", "small_block": "s", "repeat": "r", "seed": "seed", "similarity": "sim",
          "temperature": "temp", "max_new_tokens": "max"}
+GRID_FILE = "grid.json"     # the resolved grid, beside the records: what a report is made from
 CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
           "XDG_CACHE_HOME", "TMPDIR")
 
@@ -107,6 +110,11 @@ class Grid(Settings):
         """Where the experiment's records lie; a relative `output` starts at the project."""
         return root() / expand(self.output) / self.experiment
 
+    def save(self) -> Path:
+        """Write grid.json beside the records; returns the directory."""
+        files.write(self.directory / GRID_FILE, self.model_dump_json(indent=1) + "\n")
+        return self.directory
+
     def cells(self) -> list[Cell]:
         """All cells, in the order of the axes. Raises ValueError for combinations that make no sense or meet twice."""
         found: dict[str, Cell] = {}
@@ -139,7 +147,7 @@ class Grid(Settings):
         try:
             parameters = Parameters(**(base if reason is None else base | {"reuse": {}}))
         except ValueError as error:
-            raise ValueError(f"cell {name}: {error}") from error
+            raise ValueError(f"cell {name}: {said(error)}") from error
         folder = parameters.task + (f"_limit_{parameters.limit}" if parameters.limit else "")
         return Cell(self.experiment, name, parameters, home / folder / name, reason)
 
@@ -192,4 +200,4 @@ def cell_name(values: dict[str, Any], varying: set[str]) -> str:
 
 def _known(axis: str) -> None:
     if axis not in AXES:
-        raise ValueError(f"{axis}; allowed axes: {', '.join(AXES)}")
+        raise ValueError(f"{axis}; allowed: {', '.join(AXES)}")

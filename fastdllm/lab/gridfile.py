@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fastdllm import tasks
-from fastdllm.lab import yamlfile
-from fastdllm.lab.grid import Grid
+from fastdllm.lab import geometry, yamlfile
+from fastdllm.lab.grid import AXES, Grid
 from fastdllm.lab.parameters import SECTION, Slurm, check, expand, root
+from fastdllm.lab.refusals import placed
 from fastdllm.settings import POLICIES
 
 DEFAULT = "layer_reuse"
@@ -39,9 +40,9 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
         grid = Grid(**values)
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
-            raise ValueError(f"{file.explain(error.__cause__)}\nallowed keys: {', '.join(Grid.model_fields)}"
-                             if "unknown key" in file.explain(error.__cause__)
-                             else file.explain(error.__cause__)) from error
+            said = file.explain(error.__cause__)
+            more = f"\nallowed keys: {', '.join(Grid.model_fields)}" if "unknown key" in said else ""
+            raise ValueError(said + _nearer(values) + more) from error
         raise
     _check_values(file, grid)
     grid = _with_policy_files(file, grid)
@@ -50,6 +51,14 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
     except ValueError as error:
         raise ValueError(f"{file.where(('axes',) if grid.axes else ('configs',))}: {error}") from error
     return grid
+
+
+def _nearer(values: dict[str, Any]) -> str:
+    """Where a key that stands at the top belongs, if it has a place at all."""
+    lost = [name for name in values if name in SECTION and name not in Grid.model_fields]
+    places = (f"{SECTION[name]}.{name} for all cells" + (f", axes.{name} (a list) to cross it" if name in AXES else "")
+              for name in lost)
+    return "".join(f"\n{name}: allowed as {place}" for name, place in zip(lost, places, strict=True))
 
 
 def _with_profile(file: yamlfile.YamlFile, slurm: dict[str, Any]) -> dict[str, Any]:
@@ -92,16 +101,18 @@ def _check_values(file: yamlfile.YamlFile, grid: Grid) -> None:
         places += [(("axes", axis, i), axis, value) for i, value in enumerate(values)]
     for i, config in enumerate(grid.configs):
         places += [(("configs", i, axis), axis, value) for axis, value in config.items()]
+    shape = geometry.of(grid.model, grid.model_revision)
     for key, name, value in places:
         try:
             check(name, value)
+            geometry.check(shape, name, value, grid.decoding.get("block_size"))
             if name == "task" and value not in tasks.names():
-                raise ValueError(f"{value!r}; allowed: {', '.join(tasks.names())}")
+                raise ValueError(f"task={value!r}; allowed: {', '.join(tasks.names())}")
             if name == "revision" and value != "fixed":
                 from fastdllm.decode.revisions import get
                 get(value)
         except ValueError as error:
-            raise ValueError(f"{file.where(key)}: {error}") from error
+            raise ValueError(placed(file.where(key), str(error))) from error
 
 
 def _with_policy_files(file: yamlfile.YamlFile, grid: Grid) -> Grid:

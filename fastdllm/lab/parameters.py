@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from fastdllm.lab.refusals import refusal, said
 from fastdllm.settings import Decoding, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
@@ -69,7 +70,10 @@ class Parameters(Settings):
         for name in OF_TASK:
             if not values["decoding"].get(name, True):
                 del values["decoding"][name]
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(said(error)) from error
 
     def flat(self) -> dict[str, Any]:
         """The values a notebook's parameters cell takes: the inverse of `of`."""
@@ -138,7 +142,7 @@ class Slurm(Settings):
 
 
 def check(field: str, value: Any) -> None:
-    """Check one value of an axis by itself. Raises ValueError naming what is allowed."""
+    """Check one value of an axis by itself. Raises ValueError: `field=value; allowed: ...`."""
     section = SECTION.get(field)
     model: type[Settings] = {"decoding": Decoding, "reuse": Reuse, None: Parameters}[section]
     info = model.model_fields[field]
@@ -148,8 +152,8 @@ def check(field: str, value: Any) -> None:
         adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        hint = f" ({info.description})" if info.description else ""
-        raise ValueError(f"{value!r}; allowed: {first['msg']}{hint}") from error
+        inner = first.get("ctx", {}).get("error")
+        raise ValueError(str(inner) if inner else refusal(field, first, info.description)) from error
 
 
 def expand(path: str) -> str:
@@ -169,3 +173,8 @@ def root() -> Path:
         if (directory / "notebooks").is_dir() and (directory / "params").is_dir():
             return directory
     return Path(__file__).resolve().parents[2]
+
+
+def short(path: Path) -> str:
+    """A path as seen from the project: what is written for others names no machine's folders."""
+    return str(path.relative_to(root())) if path.is_relative_to(root()) else path.name

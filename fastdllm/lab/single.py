@@ -8,20 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fastdllm import tasks
-from fastdllm.lab import files, notebooks, records, yamlfile
+from fastdllm.lab import files, geometry, notebooks, records, yamlfile
 from fastdllm.lab.files import canonical, sha256
 from fastdllm.lab.grid import AXES, Grid
 from fastdllm.lab.identity import Today, code_hash, tree_hash
 from fastdllm.lab.parameters import SECTION, Parameters, Record, expand, root
+from fastdllm.lab.refusals import said
 from fastdllm.lab.runner import POLL, last_line, start
 from fastdllm.lab.worker import DONE, Work
 from fastdllm.settings import Settings
 
 ROOMS = ("settings.py", "model", "decode", "tasks", "lab", "report")
 RECORD = "notebook.json"
+LAYERS = ("layers", "subsets", "scattered")      # parameters of notebooks that say which layers
 
 
 class NotebookRun(Settings):
@@ -48,7 +48,7 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
     if unknown:
         allowed = sorted((set(Parameters.model_fields) | set(SECTION)) - {"decoding", "reuse"})
         raise ValueError(f"{', '.join(sorted(unknown))}: unknown; allowed: {', '.join(allowed)}")
-    parameters, default = Parameters.of(**flat), Parameters().flat()
+    parameters, default = geometry.fits(Parameters.of(**flat)), Parameters().flat()
     if parameters.task not in tasks.names():
         raise ValueError(f"task={parameters.task!r}; allowed: {', '.join(tasks.names())}")
     from fastdllm.decode.revisions import get
@@ -65,8 +65,8 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
     config = {axis: value for axis, value in config.items() if value not in (None, "") and (axis != "repeat" or value)}
     try:
         return Grid(experiment=experiment, **top, **values, configs=[config], record=Record(trace=trace))
-    except ValidationError as error:
-        raise ValueError(str(error)) from error
+    except ValueError as error:
+        raise ValueError(said(error)) from error
 
 
 def notebook_identity(notebook: Path, parameters: dict[str, Any]) -> str:
@@ -128,11 +128,26 @@ def run_notebook(notebook: Path, parameters: dict[str, Any], directory: Path, fo
 def read_parameters(notebook: Path, params: str | None, changes: list[str]) -> dict[str, Any]:
     """A notebook's parameters from a file and `key=value` changes. Raises ValueError naming file and line."""
     path = Path(expand(params)) if params else None
-    file = yamlfile.read(path) if path else yamlfile.YamlFile(Path("--set"), {}, {})
-    values = file.set(changes).values
+    file = (yamlfile.read(path) if path else yamlfile.YamlFile(Path("--set"), {}, {})).set(changes)
     known = notebooks.declared(notebook)
-    for name in values:
+    for name in file.values:
         if name not in known:
             raise ValueError(f"{file.where((name,))}: {notebook.name} has no such parameter; "
                              f"allowed: {', '.join(known)}")
-    return notebooks.check(notebook, values)
+    given = notebooks.check(notebook, file.values)
+    _fit(file, {name: each.default for name, each in known.items()} | given)
+    return given
+
+
+def _fit(file: yamlfile.YamlFile, values: dict[str, Any]) -> None:
+    """Raise ValueError for a notebook's layers that its checkpoint lacks, or small blocks that don't divide a block."""
+    if not isinstance(values.get("model"), str):
+        return
+    shape = geometry.of(values["model"], values.get("model_revision") or None)
+    for name in (*LAYERS, "small_block"):
+        chosen = values.get(name) or None
+        for value in chosen if isinstance(chosen, list) else [chosen]:
+            try:
+                geometry.check(shape, "layers" if name in LAYERS else name, value, values.get("block_size"))
+            except ValueError as error:
+                raise ValueError(f"{file.where((name,))}={value!r}; {str(error).partition('; ')[2]}") from error

@@ -10,13 +10,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fastdllm.lab.refusals import Key, placed, problems
+
 try:
     from yaml import CSafeLoader as Loader  # the safe loader, in C where PyYAML was built with it
 except ImportError:
     from yaml import SafeLoader as Loader
-
-Key = tuple[str | int, ...]
-
 
 @dataclass(frozen=True)
 class YamlFile:
@@ -28,10 +27,11 @@ class YamlFile:
     overrides: frozenset[Key] = field(default_factory=frozenset)
 
     def where(self, key: Key) -> str:
-        """`file, line N, key` of the innermost part of `key` that the file holds."""
+        """`file, line N, key` of the innermost part of `key` that the file holds; `--set key` where that changed it."""
         for size in range(len(key), 0, -1):
             if key[:size] in self.overrides:
-                return f"--set {'.'.join(map(str, key[:size]))}"
+                return f"--set {'.'.join(map(str, key))}"
+        for size in range(len(key), 0, -1):
             if key[:size] in self.lines:
                 return f"{self.path}, line {self.lines[key[:size]]}, {'.'.join(map(str, key))}"
         return f"{self.path}, {'.'.join(map(str, key))}" if key else str(self.path)
@@ -59,25 +59,7 @@ class YamlFile:
 
     def explain(self, error: ValidationError) -> str:
         """One line per problem: file, line, key, value, what is allowed."""
-        return "\n".join(f"{self.where(key)}: {text}" for key, text in problems(error))
-
-
-def problems(error: ValidationError, prefix: Key = ()) -> list[tuple[Key, str]]:
-    """(key, message) of every problem, the ones of nested settings included."""
-    found: list[tuple[Key, str]] = []
-    for problem in error.errors():
-        key = (*prefix, *(part for part in problem["loc"] if part != "[key]"))
-        inner = problem.get("ctx", {}).get("error")
-        if isinstance(inner, ValueError) and isinstance(inner.__cause__, ValidationError):
-            found += problems(inner.__cause__, key)
-        elif problem["type"] == "extra_forbidden":
-            found.append((key, f"{problem['input']!r}; unknown key"))
-        elif problem["type"] == "missing":
-            found.append((key, "missing"))
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found.append((key, message if "allowed:" in message else f"{problem['input']!r}; allowed: {message}"))
-    return found
+        return "\n".join(placed(self.where(key), text) for key, text in problems(error))
 
 
 def read(path: str | Path) -> YamlFile:

@@ -16,6 +16,8 @@ from fastdllm.report.player import Run, title
 from fastdllm.settings import Decoding, Reuse
 
 EMBEDDED = "tiny"   # this checkpoint was trained on single questions; a second turn is nothing that it knows
+ABOUT = ("tiny, the embedded checkpoint, solves generated arithmetic word problems and nothing else. It was trained on "
+         "single questions")
 SPARE = 4096        # positions that a conversation may grow by before its cache is laid out anew
 
 
@@ -25,7 +27,7 @@ class Progress:
 
     text: str                  # final so far: committed blocks, everything at the end
     step: Step
-    tokens: int                # generated and final
+    tokens: int                # in `text`: without stop token and padding
     seconds: float
     nfe: dict[str, int]
     kept: int                  # prompt tokens whose keys were in the prefix cache already
@@ -112,6 +114,7 @@ class Conversation:
         if self.trace:
             self.trace.rows.clear()
         said, answered, began, kept = "", [], time.perf_counter(), -1
+        special = set(self.lm.tokenizer.all_special_ids) if self.lm.tokenizer else set()
         try:
             for step in engine.steps(iter([(self.turn, self.ids)])):
                 self.steps.append(step)
@@ -120,15 +123,14 @@ class Conversation:
                     raise RuntimeError("the answer's row is gone while it is being written")
                 if kept < 0:
                     kept = step.start if step.kind == "prefill" else row.prefix
-                final = row.generated or row.tokens[row.length:]
                 if row.finish:
                     self.result = finish(self.lm, row, engine.rules.find_stop)
-                    said, final = self.result.text, self.result.tokens
-                    answered = final
+                    said, answered = self.result.text, self.result.tokens
                 elif step.kind == "commit":
-                    answered = final[:row.prefix - row.length]
+                    answered = (row.generated or row.tokens[row.length:])[:row.prefix - row.length]
                     said = self.lm.decode(answered)
-                yield Progress(said, step, len(final), time.perf_counter() - began, step.nfe, kept)
+                shown = sum(token not in special for token in answered)
+                yield Progress(said, step, shown, time.perf_counter() - began, step.nfe, kept)
                 if not row.finish and cancelled():
                     break
         finally:
@@ -137,6 +139,13 @@ class Conversation:
             self.messages.append({"role": "assistant", "content": said})
             stop = self.lm.stop_ids[0]
             self._said = [*self.ids, *answered, *([] if answered[-1:] == [stop] else [stop])]
+
+    def ending(self) -> str:
+        """How the last answer ended, where not by itself: stopped, or cut at the cap on new tokens."""
+        if self.result is None:
+            return "stopped"
+        cut = self.result.finish == "length"
+        return f"cut off: max_new_tokens={self.decoding.max_new_tokens} is reached" if cut else ""
 
     def run(self) -> Run:
         """The last answer, for the player."""

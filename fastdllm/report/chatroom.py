@@ -8,7 +8,7 @@ import time
 import ipywidgets as w
 
 from fastdllm.model.lm import LM
-from fastdllm.report.chat import EMBEDDED, Conversation, Progress
+from fastdllm.report.chat import ABOUT, EMBEDDED, Conversation, Progress
 from fastdllm.report.form import Controls, Job, Message, Status, button
 from fastdllm.report.widgets import Player
 
@@ -30,6 +30,7 @@ class Chatroom(w.VBox):
         self.message.add_class("fd-message")
         self.message.observe(lambda _: self.send(), "sent")
         single = lm.name == EMBEDDED        # it was trained on single questions
+        self.about = f" {ABOUT}." if single else ""
         self.forget = w.Checkbox(single, description="each question stands alone", indent=False)
         self.halt = button("stop", self.stop, "warning")
         self.halt.disabled = True
@@ -50,7 +51,7 @@ class Chatroom(w.VBox):
         self.talk.value = "".join(
             f"<p style='margin:2px 0'><b>{'You' if line['role'] == 'user' else 'Model'}:</b> "
             f"<span style='white-space:pre-wrap'>{html.escape(line['content'])}</span></p>" for line in lines) or \
-            "<em>Nothing said yet.</em>"
+            f"<em>Nothing said yet.{self.about}</em>"
 
     def send(self) -> None:
         """Answer the message, in the background."""
@@ -82,7 +83,8 @@ class Chatroom(w.VBox):
         self._draw()
         self._show()
         if self.last is not None:
-            self.status.say(self.last.speed() + (" (stopped)" if self.conversation.result is None else ""))
+            ending = self.conversation.ending()
+            self.status.say(self.last.speed() + (f" ({ending})" if ending else ""))
 
     def ask(self, text: str) -> None:
         """Answer at once, in the foreground (for scripts and the notebook's first question)."""

@@ -1,0 +1,45 @@
+"""Options that a command doesn't have: where else the value can be given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+
+class Run(TyperCommand):
+    """`fastdllm run`: what has no option of its own goes through --set."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises ValueError for an option that is a parameter of a run, under its usual name."""
+        known = {option for parameter in self.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for place, word in enumerate(args):
+            option, equals, value = word.partition("=")
+            if option.startswith("--") and option not in known:
+                following = args[place + 1] if place + 1 < len(args) and not args[place + 1].startswith("-") else "..."
+                self.refuse(option, option.removeprefix("--").replace("-", "_"), value if equals else following)
+        return super().parse_args(ctx, args)
+
+    def refuse(self, option: str, name: str, value: str) -> None:
+        """Say where a run's parameter can be given; for any other word the usual message follows."""
+        from fastdllm.lab.parameters import SECTION, Parameters
+        if name in SECTION or name in Parameters.model_fields:
+            raise ValueError(f"{option} {value}: no such option; allowed: --set {name}={value}")
+
+
+class Grid(Run):
+    """`fastdllm grid ...`: a grid holds lists of values, so an option for one is ambiguous."""
+
+    def refuse(self, option: str, name: str, value: str) -> None:
+        """Point to the grid's axes and sections, or to one run by itself."""
+        from fastdllm.lab.grid import AXES
+        from fastdllm.lab.parameters import SECTION, Parameters
+        own = {"k", "layers", "policy", "revision", "threshold"}      # options of fastdllm run
+        single = f"fastdllm run --{name} {value}" if name in own else f"fastdllm run --set {name}={value}"
+        if name in AXES:
+            raise ValueError(f"{option} {value}: no such option of a grid; allowed: --set axes.{name}=[{value}] (the "
+                             f"grid's cells with it), --config NAME (cells that the grid has), or one configuration "
+                             f"by itself: {single}")
+        if name in SECTION or name in Parameters.model_fields:
+            key = f"{SECTION[name]}.{name}" if name in SECTION else name
+            raise ValueError(f"{option} {value}: no such option of a grid; allowed: --set {key}={value}")
