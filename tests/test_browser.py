@@ -85,7 +85,7 @@ def debugger(driver, lab):
 
 
 def where(driver):
-    """Selected step and last step of the first player on the page."""
+    """Selected forward, counted from 1, and number of forwards of the first player on the page."""
     text = browser.wait(driver, ".fd-where").text.split()
     return int(text[1]), int(text[3])
 
@@ -102,10 +102,13 @@ def test_debugger_notebook(driver, debugger, shots):
     browser.into_view(driver, stage)
     stage.click()
     stage.send_keys(Keys.HOME)
-    assert where(driver) == (0, last)
+    assert where(driver) == (1, last)
+    heads = [int(head.text.split()[0]) for head in driver.find_elements(By.CSS_SELECTOR, ".fd-player .fd-head small")]
+    assert last == max(heads), "the position and the heads count alike"
     for _ in range(3):
         stage.send_keys(Keys.ARROW_RIGHT)
-    assert where(driver)[0] == 3
+    assert where(driver)[0] == 4
+    assert f"4 of {heads[0]}: " in browser.wait(driver, ".fd-details").text
     cells = browser.js(driver, "return document.querySelectorAll('.jp-Cell.jp-mod-selected').length")
     assert cells == 1, "the arrow keys stay in the player"
     driver.save_screenshot(str(shots / "debugger.png"))
@@ -113,6 +116,7 @@ def test_debugger_notebook(driver, debugger, shots):
 
     stage.send_keys("d")
     assert where(driver)[0] == first, "the notebook opens at the first differing step, and d finds it"
+    assert f"first difference at forward {first}" in stage.text
     canvas = driver.find_element(By.CSS_SELECTOR, ".fd-player .fd-map")
     browser.click_at(driver, canvas, 30 + 9 * 2 + 5, 18 + 10 * 10 + 5)
     assert "layer 10" in browser.wait(driver, ".fd-details").text, "a click selects the cell"
@@ -157,7 +161,7 @@ def test_long_trace(driver, lab, shots, capsys):
     """5 000 steps: built and painted in under a second, a step in under 100 ms (of the browser's own clock)."""
     browser.run_all(driver, *lab, "long.ipynb")
     stage = browser.wait(driver, ".fd-player")
-    assert where(driver)[1] >= 4999
+    assert where(driver)[1] >= 5000
     built = float(stage.get_attribute("data-build-ms"))
     steps = []
     for key in (Keys.END, Keys.ARROW_LEFT, Keys.PAGE_UP, Keys.HOME, Keys.ARROW_RIGHT):

@@ -142,6 +142,8 @@ def test_static_strip(middle, residual):
     assert len(figure.axes) == 3                       # strip, map, colour bar
     assert figure.axes[1].get_ylabel() == "layer"
     assert "<img" in widgets.image(middle, residual)
+    part = strip.figure(middle, first=2, window=5)
+    assert part.get_suptitle().endswith(f"(forwards 3 to 7 of {len(middle.steps)})")
     with pytest.raises(ValueError, match="first=999"):
         strip.figure(middle, first=999)
 
@@ -201,7 +203,11 @@ def test_partings_and_verdict():
     same = debug.partings(problems, base, base)
     assert same["same answer"].all() and same["first differing forward"].isna().all()
     assert "leaves k1, fixed on 0 of 2 problems" in debug.verdict(same, base[0].title, base[0].title)
-    assert debug.partings(problems, base, stale)["layer calls reused"].sum() > 0
+    table = debug.partings(problems, base, stale)
+    assert table["layer calls reused"].sum() > 0
+    at = player.first_difference(base[0], stale[0])
+    assert table["first differing forward"].iloc[0] == at + 1, "counted from 1, as in the player"
+    assert table["kind there"].iloc[0] == stale[0].steps["kind"].iloc[at]
 
 
 def test_steps_file_of_several_rows(lm, tmp_path):

@@ -31,7 +31,10 @@ def record_all(lm: LM, problems: Sequence[Problem], decoding: Decoding, reuse: R
 
 
 def partings(problems: Sequence[Problem], baseline: Sequence[Run], suspect: Sequence[Run]) -> pd.DataFrame:
-    """One line per problem: where the suspect's text leaves the baseline's, and what its layers did until then."""
+    """One line per problem: where the suspect's text leaves the baseline's, and what its layers did until then.
+
+    Forwards are counted from 1, as in the player.
+    """
     lines = []
     for problem, one, other in zip(problems, baseline, suspect, strict=True):
         at = first_difference(one, other)
@@ -40,7 +43,7 @@ def partings(problems: Sequence[Problem], baseline: Sequence[Run], suspect: Sequ
             (reused["served_kind"] == "small") & (reused["served_small_block"] != reused["small_block"])) \
             if len(reused) else pd.Series(dtype=bool)
         lines.append({
-            "problem": problem.id, "first differing forward": at,
+            "problem": problem.id, "first differing forward": None if at is None else at + 1,
             "kind there": None if at is None else "ended" if at >= len(other.steps) else other.steps["kind"].iloc[at],
             "same answer": one.result["text"] == other.result["text"],
             "forwards, baseline": len(one.steps), "forwards, suspect": len(other.steps),

@@ -1,4 +1,5 @@
 // The stage: controls, panes, details, keyboard. Traits: runs, step, layer, playing, anchor.
+// Forwards are counted from 1 where they are shown; the trait `step` and the trace count from 0.
 function legend() {
   const node = make("div", "fd-legend");
   for (const code of [1, 2, 3, 4, 5, 0]) {
@@ -30,7 +31,7 @@ function render({ model, el }) {
   root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
   const bar = make("div", "fd-bar"), panes = make("div", "fd-panes"), details = make("div", "fd-details");
   const slider = make("input"), where = make("span", "fd-where"), speed = make("select"), said = make("span");
-  slider.type = "range"; slider.min = 0; slider.setAttribute("aria-label", "step");
+  slider.type = "range"; slider.min = 1; slider.setAttribute("aria-label", "forward");
   where.setAttribute("aria-live", "polite");
   speed.setAttribute("aria-label", "steps per second");
   for (const rate of [1, 4, 10, 25]) speed.append(new Option(`${rate}/s`, rate, rate === 4, rate === 4));
@@ -47,7 +48,7 @@ function render({ model, el }) {
   const difference = () => {
     const at = runs.length === 2 ? firstDifference(runs[0], runs[1]) : -1;
     if (at >= 0) { play(false); select(at); }
-    said.textContent = at >= 0 ? `first difference at forward ${at}` : "no difference";
+    said.textContent = at >= 0 ? `first difference at forward ${at + 1}` : "no difference";
   };
   const button = (text, label, act) => {
     const node = make("button", "", text);
@@ -63,12 +64,12 @@ function render({ model, el }) {
   bar.append(slider, where, speed);
   const differ = button("first differing step", "first differing step (d)", difference);
   bar.append(said);
-  slider.addEventListener("input", () => { play(false); select(Number(slider.value)); });
+  slider.addEventListener("input", () => { play(false); select(Number(slider.value) - 1); });
 
   function update() {
     const started = performance.now(), step = model.get("step"), layer = model.get("layer");
-    slider.max = last(); slider.value = step;
-    where.textContent = `step ${step} / ${last()}`;
+    slider.max = last() + 1; slider.value = step + 1;
+    where.textContent = `forward ${step + 1} of ${last() + 1}`;
     runs.forEach((run, i) => {
       if (!run.forwards) return;
       texts[i].update(step, runs.length === 2 ? runs[1 - i] : null, true);

@@ -109,7 +109,7 @@ class TextPane {
     }
     span.textContent = role === "stop" ? `\u25a0${piece(run, run.token[i])}` : piece(run, run.token[i]);
     const how = Number.isNaN(sure) ? "" : `, confidence ${sure.toFixed(4)}`;
-    span.title = `${where}: ${role}, token ${run.token[i]}${how}` + (run.when[i] < 0 ? "" : `, forward ${run.when[i]}`);
+    span.title = `${where}: ${role}, token ${run.token[i]}${how}` + (run.when[i] < 0 ? "" : `, forward ${run.when[i] + 1}`);
     if (!Number.isNaN(sure)) paint(span, sure);
   }
 }
@@ -194,7 +194,7 @@ function facts(run, step, layer) { // what there is to say of the selected forwa
   const n = run.nfe_kinds.length, nfe = run.nfe_kinds.map((kind, i) => `${kind} ${run.nfe[at * n + i]}`).join(", ");
   const place = run.small_block[at] < 0 ? "" : `, small block ${run.small_block[at]}, step ${run.block_step[at]}`;
   const block = run.block ? `, block ${run.start[at] / run.block}` : "";
-  rows.push(["forward", `${at} of ${run.forwards - 1}: ${run.kinds[at]}${block}${place}` + (step > at ? " (ended)" : "")]);
+  rows.push(["forward", `${at + 1} of ${run.forwards}: ${run.kinds[at]}${block}${place}` + (step > at ? " (ended)" : "")]);
   rows.push(["NFE so far", nfe]);
   const fresh = [];
   for (let i = 0; i < run.when.length; i++) if (run.when[i] === at && run.role[i] > 0) fresh.push(i);
@@ -204,7 +204,7 @@ function facts(run, step, layer) { // what there is to say of the selected forwa
   const said = known.reason ? `: ${known.reason}` : "";
   rows.push([`layer ${layer}`, DECISION[run.decisions[cell]] + said]);
   if (known.input_shape) rows.push(["input, cache shape", `${known.input_shape}, ${known.cache_shape ?? "none served"}`]);
-  if (known.served_kind) rows.push(["served from", `${known.served_kind} forward ${known.served_forward}, block ` +
+  if (known.served_kind) rows.push(["served from", `${known.served_kind} forward ${known.served_forward + 1}, block ` +
     `${known.served_block}, small block ${known.served_small_block}, step ${known.served_step}`]);
   if (known.replace_position != null) rows.push(["replace_position", String(known.replace_position)]);
   if (known.slice_start != null) {

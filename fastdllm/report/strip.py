@@ -24,7 +24,7 @@ LABELLED = 112                                     # positions that can carry th
 def figure(run: Run, first: int = 0, window: int = WINDOW) -> Figure:
     """Forwards `first` .. `first + window` of a run. Position p is coloured from the forward that unmasked it on.
 
-    Raises ValueError if the run has no such forward.
+    `first` counts from 0, the title from 1. Raises ValueError if the run has no such forward.
     """
     if not 0 <= first < len(run.steps):
         raise ValueError(f"first={first}; allowed: 0 to {len(run.steps) - 1}")
@@ -39,7 +39,7 @@ def figure(run: Run, first: int = 0, window: int = WINDOW) -> Figure:
     else:
         above.set_axis_off()
     draw_map(below, run, first, last)
-    part = "" if (first, last) == (0, len(run.steps)) else f" (forwards {first}-{last - 1} of {len(run.steps)})"
+    part = "" if (first, last) == (0, len(run.steps)) else f" (forwards {first + 1} to {last} of {len(run.steps)})"
     drawn.suptitle(f"{run.title}{part}", fontsize=11)
     return drawn
 

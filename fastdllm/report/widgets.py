@@ -152,7 +152,8 @@ def from_trace(trace: pd.DataFrame) -> Run:
 def explore(run: Any, other: Any = None, *, row: int = 0, step: int = 0) -> Player:
     """The debugger for a run (a `Run`, its directory, a record with a trace, or a trace), or for two side by side.
 
-    `row` picks the problem of a record. Live on a model: `explore(record(lm, prompt, ...))`, or `panel(lm)`.
+    `row` picks the problem of a record, `step` the forward to open at (from 0, as in the trace; the player shows the
+    count from 1). Live on a model: `explore(record(lm, prompt, ...))`, or `panel(lm)`.
     Raises ValueError naming what is allowed, FileNotFoundError for a record without steps.
     """
     return Player(*(opened(source, row) for source in (run, other) if source is not None), step=step)
