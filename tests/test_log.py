@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from report_support import synthetic
 
@@ -33,7 +34,7 @@ def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
 
 def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
     report = log.Report.of(Results.of(grid))
-    path, _ = log.write(report)
+    path, *_ = log.write(report)
     text = path.read_text()
     for part in ("Reuse pays.", "A. Author", "## Verdict", "undecided", "Rule:", "Best configuration per benchmark",
                  "## Coverage", "arithmetic_limit_40/k3_last: pending", "too_few", "Holm over the grid", log.NO_NOTES):
@@ -47,7 +48,7 @@ def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
     report = log.Report.of(Results.of(grid))
-    path, _ = log.write(report)
+    path, *_ = log.write(report)
     path.write_text("my own page")
     with pytest.raises(ValueError, match="marks of the notes"):
         log.write(report)
@@ -57,13 +58,19 @@ def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
 def test_report_command_writes_notebook_html_page_and_entry(grid: Grid) -> None:
     said = page.write(grid)
     assert said.splitlines()[-1].endswith("90_report.html")
+    assert "8 of 9 cells complete" in said
+    assert "arithmetic k2_middle   92.5 % of 40" in said
+    kept = pd.read_csv(grid.directory / "results.csv").set_index("config")
+    assert len(kept) == 8
+    assert kept.loc["k2_middle", "accuracy"] == pytest.approx(0.925)
+    assert str(grid.directory) not in (grid.directory / "results.csv").read_text()
     html = (grid.directory / "90_report.html").read_text()
     assert "k2_middle" in html
     assert html.count("jp-RenderedImage") >= 2
     assert 'src="http' not in html
     assert "Traceback" not in html
     assert {path.name for path in grid.directory.iterdir() if path.is_file()} == {
-        "grid.json", "results.md", "log_entry.md", "90_report.ipynb", "90_report.html"}
+        "grid.json", "results.md", "results.csv", "log_entry.md", "90_report.ipynb", "90_report.html"}
 
 
 def test_a_grid_without_records_is_refused(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_output_is_whole_or_absent_and_the_failing_cell_is_named(tmp_path):
     output = tmp_path / "out" / "n.ipynb"
     notebooks.execute(path, output, {"x": 4, "y": 1})
     done = nbformat.read(output, 4)
+    assert notebooks.printed(output, "double") == "8"
     assert any("8" in out.get("text", "") for cell in done.cells for out in cell.get("outputs", []))
     before = output.read_bytes()
     with pytest.raises(notebooks.NotebookFailed, match="boom") as failure:

@@ -129,4 +129,4 @@ def test_figures_draw_every_row(results: Results) -> None:
     left, right = plots.grid_figure(table, "x").axes
     assert len(right.patches) == 9
     assert [tick.get_text() for tick in left.get_yticklabels()] == list(table["config"])
-    assert len(plots.tradeoff_figure(table).axes[0].get_legend().get_texts()) == 6
+    assert len(plots.tradeoff_figure(table).legends[0].get_texts()) == 6

@@ -6,6 +6,9 @@ import ast
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +97,8 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
     ValueError before anything starts for parameters that the notebook doesn't have.
     """
     values = check(notebook, parameters)
-    from papermill.exceptions import PapermillExecutionError
+    with without("rfc3987_syntax"):
+        from papermill.exceptions import PapermillExecutionError
     part = output.with_name(f"{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -109,17 +113,42 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
     failed.unlink(missing_ok=True)
 
 
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Imports in this block do not find `module`, unless it is there already.
+
+    For rfc3987_syntax: jsonschema, which papermill and nbconvert import, takes it where it is installed, and it builds
+    a grammar of internationalised addresses on import (1.4 s). No notebook holds one.
+    """
+    before = sys.modules.setdefault(module, None)  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        if before is None:
+            sys.modules.pop(module)
+
+
 def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: int = 3) -> None:
     import papermill
     from traitlets.config import Config
     try:
         papermill.execute_notebook(
             str(notebook), str(part), parameters=values, cwd=str(cwd), progress_bar=False, log_output=True,
-            config=Config(KernelManager={"transport": "tcp"}))      # ipc kernels of two processes mix up their sockets
+            # ipc kernels of two processes mix up their sockets; tcp is encrypted where the kernel can be
+            config=Config(KernelManager={"transport": "tcp", "transport_encryption": "auto"}))
     except RuntimeError as error:       # the kernel is dead: out of memory, or another process was faster at its port
         if "before replying" not in str(error) or tries == 1:
             raise NotebookFailed(str(error).strip(), "(the kernel)", type(error).__name__) from error
         _run(notebook, part, values, cwd, tries - 1)
+
+
+def printed(executed: Path, name: str) -> str:
+    """What the cell of this name printed in an executed notebook; ValueError if there is no such cell."""
+    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+        if cell["metadata"].get("name") == name:
+            return "".join(line for output in cell["outputs"] if output.get("name") == "stdout"
+                           for line in output["text"]).rstrip()
+    raise ValueError(f"{executed}: no cell is named {name!r}")
 
 
 def _last_line(error: Any) -> str:

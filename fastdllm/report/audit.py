@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import pandas as pd
@@ -70,14 +71,17 @@ class Evidence:
         for (batch, task, limit), rows in self.rows.groupby(["batch", "task", "limit"], sort=False):
             yield f"{batch} {task}" + (f" limit {limit}" if limit else ""), rows
 
-    def alike(self) -> Iterator[tuple[str, pd.DataFrame]]:
+    @cached_property
+    def alike(self) -> list[tuple[str, pd.DataFrame]]:
         """Tables split further so that only k and the layers differ inside one; named by what else varies."""
+        found = []
         for name, rows in self.tables():
             settings = [set(setting.split(", ")) for setting in rows["setting"].unique()]
             common = set.intersection(*settings) if settings else set()
             for (setting, _), part in rows.groupby(["setting", "metric"], sort=False):
                 own = ", ".join(piece for piece in str(setting).split(", ") if piece not in common)
-                yield (f"{name} ({own})" if own else name), part
+                found.append((f"{name} ({own})" if own else name, part))
+        return found
 
 
 Rule = Callable[[Evidence], Iterator[Finding]]

@@ -45,7 +45,7 @@ def copied_accuracy(evidence: Evidence) -> Iterator[Finding]:
 
 def must_agree(evidence: Evidence) -> Iterator[Finding]:
     """k=1 never reuses, so its rows over the subsets are one computation."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         one = rows[(rows["k"] == 1) & rows["accuracy"].notna()]
         if len(one) < 2 or (one["accuracy"].nunique() == 1 and one["tokens"].nunique() <= 1):
             continue
@@ -61,19 +61,23 @@ def must_agree(evidence: Evidence) -> Iterator[Finding]:
 
 def equal_tokens(evidence: Evidence) -> Iterator[Finding]:
     """Equal token totals over subsets that are said to behave differently."""
-    for name, rows in evidence.alike():
-        for (k, tokens), part in rows[(rows["k"] > 1) & rows["tokens"].notna()].groupby(["k", "tokens"]):
-            if part["layers"].nunique() < 2:
+    for name, rows in evidence.alike:
+        same: dict[tuple[float, float], list[dict]] = {}    # plain rows: a large grid has hundreds of such groups
+        for row in rows[(rows["k"] > 1) & rows["tokens"].notna()].to_dict("records"):
+            same.setdefault((row["k"], row["tokens"]), []).append(row)
+        for (k, tokens), part in sorted(same.items()):
+            if len({row["layers"] for row in part if isinstance(row["layers"], str)}) < 2:
                 continue
-            scores = ", ".join(f"{r.config} {r.accuracy:.1%}" for r in part.itertuples())
-            if part["accuracy"].nunique() > 1:
-                p = _spread(part)
-                yield Finding("equal_tokens", "impossible" if p < 0.05 else "doubtful", names(part),
+            members = tuple(row["row"] for row in part)
+            if len({row["accuracy"] for row in part if row["accuracy"] == row["accuracy"]}) > 1:
+                scores = ", ".join(f"{row['config']} {row['accuracy']:.1%}" for row in part)
+                p = _spread(pd.DataFrame(part))
+                yield Finding("equal_tokens", "impossible" if p < 0.05 else "doubtful", members,
                               f"{name}, k={k:.0f}: {tokens:.0f} tokens each, and yet {scores}",
                               f"equal totals mean equal or nearly equal outputs; the scores differ with p = {p:.2g}")
             else:
-                yield Finding("equal_tokens", "note", names(part),
-                              f"{name}, k={k:.0f}: {tokens:.0f} tokens and {part['accuracy'].iloc[0]:.1%} each",
+                yield Finding("equal_tokens", "note", members,
+                              f"{name}, k={k:.0f}: {tokens:.0f} tokens and {part[0]['accuracy']:.1%} each",
                               "expected: output reuse of a contiguous subset does not depend on the subset")
 
 
@@ -89,7 +93,7 @@ def _spread(rows: pd.DataFrame) -> float:
 
 def no_effect(evidence: Evidence) -> Iterator[Finding]:
     """Every reuse configuration scores exactly what the baseline scores: reuse did not act."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         scored = rows[rows["accuracy"].notna()]
         reused, base = scored[scored["k"] > 1], scored[scored["k"] == 1]
         if len(reused) < 2 or base.empty or scored["accuracy"].nunique() > 1 or scored["tokens"].nunique() > 1:
@@ -123,9 +127,9 @@ def empty_answers(evidence: Evidence) -> Iterator[Finding]:
 
 def runaway(evidence: Evidence) -> Iterator[Finding]:
     """Totals that are twice the baseline's: samples that ran into the length cap (one extra token each)."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         base = rows.loc[(rows["k"] == 1) & rows["tokens"].notna(), "tokens"]
-        if base.empty:
+        if base.empty or not rows["tokens"].max() >= 2 * base.iloc[0]:
             continue
         for row in rows[(rows["k"] > 1) & (rows["tokens"] >= 2 * base.iloc[0])].itertuples():
             capped = int(row.tokens - base.iloc[0]) % BLOCK
@@ -138,7 +142,7 @@ def runaway(evidence: Evidence) -> Iterator[Finding]:
 
 def too_few(evidence: Evidence) -> Iterator[Finding]:
     """Tables too small to show the loss that the success criterion asks about."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         base = rows[(rows["k"] == 1) & rows["accuracy"].notna() & rows["n"].notna()]
         if base.empty or not (rows["k"] > 1).any():
             continue

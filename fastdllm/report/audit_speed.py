@@ -37,15 +37,20 @@ def node_effect(rows: pd.DataFrame) -> tuple[float, float] | None:
 
 def _left_over(groups: pd.DataFrame, values: np.ndarray) -> tuple[float, int]:
     """Residual sum of squares of `values` given the categories in `groups`, and the rank of their design."""
-    design = np.column_stack([np.ones(len(groups)), pd.get_dummies(groups.astype(str)).to_numpy(float)])
+    design = np.ones((len(groups), 1))
+    for name in groups:
+        codes, levels = pd.factorize(groups[name])
+        design = np.column_stack([design, codes[:, None] == np.arange(len(levels))])
     fit, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     return float(((values - design @ fit) ** 2).sum()), int(rank)
 
 
 def throughput_follows_node(evidence: Evidence) -> Iterator[Finding]:
     """At equal k, does tokens/s follow the machine? Tested with every row left out in turn, not assumed."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         rows = rows[rows["tokens_per_s"].notna() & rows["node"].notna()]
+        if rows["node"].nunique() < 2:
+            continue
         rows = rows.drop_duplicates(["k", "seconds", "tokens_per_s", "node"]).reset_index(drop=True)  # one run
         whole = node_effect(rows) if len(rows) > 3 else None
         if whole is None or whole[0] >= 0.05 or whole[1] < 0.5:
@@ -71,7 +76,7 @@ def throughput_follows_node(evidence: Evidence) -> Iterator[Finding]:
 
 def baseline_speed(evidence: Evidence) -> Iterator[Finding]:
     """k=1 rows are repeats of one computation: their spread is the noise of every speed-up in the table."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         one = rows[(rows["k"] == 1) & rows["tokens_per_s"].notna()]
         if len(one) < 2 or one["tokens_per_s"].max() <= SPREAD * one["tokens_per_s"].min():
             continue
@@ -112,7 +117,7 @@ def launch_times(evidence: Evidence) -> Iterator[Finding]:
 
 def mixed_code(evidence: Evidence) -> Iterator[Finding]:
     """One table, several versions of the code."""
-    for name, rows in evidence.alike():
+    for name, rows in evidence.alike:
         known = rows[rows["code"].notna()]
         if known["code"].nunique() < 2:
             continue

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from fastdllm.lab import files
-from fastdllm.lab.parameters import root
+from fastdllm.lab.parameters import short
 from fastdllm.report import audit, audit_sources, criteria, show, stats, tables
 from fastdllm.report.results import Results
 
-PAGE, ENTRY = "results.md", "log_entry.md"
+PAGE, ENTRY, TABLE = "results.md", "log_entry.md", "results.csv"
+HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
+MOST_LINES = 40
 NOTES, NOTES_END = "<!-- notes: kept when this page is written again -->", "<!-- end of notes -->"
 NO_NOTES = "_No notes yet. What stands between the two marks is kept._"
 
@@ -31,6 +34,11 @@ class Report:
     table: pd.DataFrame
     verdict: criteria.Verdict
     findings: list[audit.Finding]
+
+    @cached_property
+    def shown(self) -> pd.DataFrame:
+        """The table as text."""
+        return show.grid(self.table)
 
     @classmethod
     def of(cls, results: Results) -> Report:
@@ -83,7 +91,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
         "## Verdict", "", f"**{verdict.outcome}** — {verdict.why}", "", f"Rule: {verdict.rule}.", "",
         show.Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
-        "## Results", "", show.Html(show.grid(report.table), CAPTION).markdown(), "",
+        "## Results", "", show.Html(report.shown, CAPTION).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
         "## Best configuration per benchmark", "", show.Html(tables.best(report.table)).markdown(), "",
         "## Extraction rules", "", show.Html(tables.rules_table(results), "* the headline rule").markdown(), "",
@@ -109,14 +117,32 @@ def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
     return lines
 
 
+def told(report: Report) -> str:
+    """What a terminal says of a written report: the main figures of each configuration, if they fit, and the files."""
+    rows = report.table.to_dict("records")
+    names = [f"{row['task']} {row['config']}" for row in rows]
+    width = max(map(len, names))
+    lines = [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} [{100 * row['low']:.1f}, "
+             f"{100 * row['high']:.1f}]  {row['tokens_per_second']:7.1f} tokens/s"
+             + (f"  {row['lost']:.1f} points lost, {row['speedup']:.2f}x"
+                if row["lost"] == row["lost"] and row["k"] > 1 else "")
+             for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
+    states = [state.state for state in report.results.states if state.state != "not applicable"]
+    folder = report.results.grid.directory
+    return "\n".join([*lines, f"{states.count('complete')} of {len(states)} cells complete",
+                      f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
+                      f"table: {short(folder / TABLE)}"])
+
+
 def write(report: Report) -> list[Path]:
-    """Write the page and the entry beside the records; free notes on an older page are kept."""
+    """Write page, entry and table beside the records; free notes on an older page are kept."""
     folder = report.results.grid.directory
     old = folder / PAGE
     notes = kept_notes(old.read_text(encoding="utf-8")) if old.exists() else NO_NOTES
     files.write(old, page(report, notes))
     files.write(folder / ENTRY, entry(report))
-    return [old, folder / ENTRY]
+    files.write(folder / TABLE, report.table.drop(columns=[*HERE]).to_csv(index=False))
+    return [old, folder / ENTRY, folder / TABLE]
 
 
 def kept_notes(text: str) -> str:
@@ -125,11 +151,6 @@ def kept_notes(text: str) -> str:
         raise ValueError(f"{PAGE}: the marks of the notes are missing; allowed: a page with {NOTES} and {NOTES_END} "
                          "(put them back around your notes, or move the page away)")
     return text.split(NOTES, 1)[1].rsplit(NOTES_END, 1)[0].strip("\n")
-
-
-def short(path: Path) -> str:
-    """A path as seen from the project: pages name no machine's folders."""
-    return str(path.relative_to(root())) if path.is_relative_to(root()) else path.name
 
 
 def _values(column: pd.Series) -> str:

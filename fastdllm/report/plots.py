@@ -86,7 +86,8 @@ def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5
             error_y = [(part["lost"] - part["lost_low"]).clip(lower=0).fillna(0),
                        (part["lost_high"] - part["lost"]).clip(lower=0).fillna(0)]
             axes.errorbar(part["speedup"], part["lost"], xerr=error_x, yerr=error_y, fmt=marker, color=COLORS[name],
-                          label=f"k={k} {name}".strip(), capsize=2, linewidth=1.2, markersize=6)
+                          label=f"k={k} {name}".strip(), capsize=0 if len(rows) > LABELLED else 2, linewidth=1.2,
+                          markersize=6)
     axes.axvline(1, color=GREY, linewidth=0.9, linestyle="--")
     axes.axhline(0, color=GREY, linewidth=0.9, linestyle="--")
     low = float(np.nanmin([0, *rows["lost_low"], *rows["lost"]]))
@@ -94,7 +95,7 @@ def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5
     axes.set(xlabel="speed-up against k=1 (tokens/s)", ylabel="accuracy points lost against k=1",
              ylim=(low - 1, high + 1), xlim=(min(0.9, float(np.nanmin([1, *rows["speed_low"].clip(lower=0.3),
                                                                         *rows["speedup"]]))) - 0.03, edge))
-    axes.legend(frameon=False, fontsize=8.5, ncols=2)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8.5, ncols=4)     # it covers no marker there
     style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
     if title:
         axes.set_title(title, loc="left", fontsize=11)

@@ -16,11 +16,9 @@ import numpy as np
 import pandas as pd
 
 from fastdllm.lab import files, records, status
-from fastdllm.lab.grid import Cell, Grid
+from fastdllm.lab.grid import GRID_FILE, Cell, Grid
 from fastdllm.lab.records import Record
 from fastdllm.settings import Reuse
-
-GRID_FILE = "grid.json"  # the resolved grid, beside the records: what a report was made from
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,6 @@ class Results:
             raise ValueError(f"directory={str(directory)!r}; allowed: an experiment with a {GRID_FILE} "
                              "(`fastdllm grid report` writes it)")
         return cls.of(Grid(**json.loads(path.read_text(encoding="utf-8"))))
-
-    def save_grid(self) -> Path:
-        """Write grid.json beside the records; returns the directory."""
-        files.write(self.grid.directory / GRID_FILE, self.grid.model_dump_json(indent=1) + "\n")
-        return self.grid.directory
 
     @cached_property
     def found(self) -> list[tuple[status.CellState, Record]]:
@@ -113,7 +106,7 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
     if record.samples_sha256 is not None and files.sha256(data) != record.samples_sha256:
         raise ValueError(f"{path}: these are not the samples that {records.SUMMARY} was made from; "
                          "allowed: records as they were written")
-    rows = [json.loads(line) for line in data.splitlines()]
+    rows = json.loads(b"[" + data.rstrip().replace(b"\n", b",") + b"]")    # half the time of a call per line
     return Outcomes(tuple(row["id"] for row in rows),
                     np.array([bool(row["correct"][record.metric]) for row in rows], dtype=np.float32),
                     np.array([row["tokens"] for row in rows], dtype=np.float32),

@@ -23,6 +23,7 @@ STYLE = """<style>
 @media (prefers-color-scheme:dark){.fd td{border-color:#555}.fd tr.base td{background:#8883}.fdc{color:#aaa}}
 </style>"""
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
+MOST = 100      # rows that a page shows: who wants more reads them as data
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
 
 
@@ -85,11 +86,12 @@ class Html:
         head = "".join(f'<th class="{"l" if kind else ""}">{escape(str(c))}</th>'
                        for c, kind in zip(columns, kinds, strict=True))
         body = []
-        for row in self.table.itertuples(index=False):
+        for row in self.table.head(MOST).itertuples(index=False):
             base = ' class="base"' if "baseline" in row else ""
             body.append(f"<tr{base}>" + "".join(f'<td class="{kind}">{escape(_cell(value))}</td>'
                                                 for value, kind in zip(row, kinds, strict=True)) + "</tr>")
-        caption = f'<p class="fdc">{escape(self.caption)}</p>' if self.caption else ""
+        parts = [f"the first {MOST} of {len(self.table)} rows" if len(self.table) > MOST else "", self.caption]
+        caption = f'<p class="fdc">{escape("; ".join(filter(None, parts)))}</p>' if any(parts) else ""
         return (f'{STYLE}<div style="overflow-x:auto"><table class="fd"><thead><tr>{head}</tr></thead>'
                 f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
 

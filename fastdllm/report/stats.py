@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,6 +57,7 @@ def simultaneous(count: int, level: float = LEVEL) -> float:
     return 1 - (1 - level) / max(1, count)
 
 
+@lru_cache
 def mcnemar(lost: int, gained: int) -> float:
     """Exact two-sided McNemar p of two counts of discordant pairs (the binomial test of lost in lost + gained)."""
     if lost < 0 or gained < 0:
@@ -143,6 +145,7 @@ def power(p_a: float, p_b: float, n: int, alpha: float = 0.05) -> float:
     return float(power_proportions_2indep(p_a - p_b, p_b, n, alpha=alpha).power)
 
 
+@lru_cache      # the tables of a large grid ask the same again and again
 def n_needed(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Problems per configuration to tell two independent proportions apart with this power."""
     if p_a == p_b:
@@ -182,6 +185,7 @@ def n_needed_paired(lost: float, gained: float, power: float = 0.8, alpha: float
     return high
 
 
+@lru_cache
 def smallest_loss(p: float, n: int, power_wanted: float = 0.8, alpha: float = 0.05) -> float:
     """Smallest loss from p that n problems per configuration show with this power; nan where none can."""
     worst = p - 1e-6
