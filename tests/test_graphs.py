@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import fastdllm
 from fastdllm import Decoding, Reuse
 from fastdllm.decode.executor import NonFiniteLogits
-from fastdllm.decode.fast import runs
+from fastdllm.decode.fast import Fast, runs
 from fastdllm.decode.generate import build, generate_rows
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.policies import BUILT_IN
@@ -93,6 +93,21 @@ def test_changed_weights_are_seen():
         lm.network.model.layers[0].mlp.down_proj.weight.mul_(-3)
     after = decode(lm, "fast", ids, Reuse(), "fixed", 1)
     assert after != before and after == decode(lm, "eager", ids, Reuse(), "fixed", 1)
+
+
+def test_the_fast_executor_s_cache_read_plainly():
+    """Whatever order it keeps a head in: what a diagnosis reads is what the reference wrote."""
+    lm, (ids,), caches = fastdllm.load(GOLDEN, device="cpu"), prompts((70,)), []
+    for executor in ("fast", "eager"):
+        plan, _ = build(lm, [ids], DECODING, Reuse(), "fixed", 0, 1, None)
+        engine = Engine(lm, plan.rules, DECODING, Reuse(), 1, 128, executor=executor)
+        for _ in engine.steps(iter([(0, ids)])):
+            pass
+        caches.append(engine.executor.graphs.ops.plain_cache() if isinstance(engine.executor, Fast)
+                      else engine.executor.cache)
+    for fast, eager in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
+        assert eager[0, :64].abs().max() > 0.01
+        assert error(fast[0, :64], eager[0, :64]) < 1e-4
 
 
 @pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")

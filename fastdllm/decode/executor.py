@@ -13,6 +13,7 @@ from fastdllm.decode.sampling import choose, predict, sample
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.decode.trace import Trace
 from fastdllm.decode.wrappers import Wrappers
+from fastdllm.model.cache import Cache
 from fastdllm.model.network import Network
 from fastdllm.settings import Decoding
 
@@ -74,7 +75,7 @@ class Eager:
         packed = torch.stack([tokens.double(), confidence.double(), unmask.double()]).tolist()   # the one sync
         for row, forward in enumerate(forwards):
             if any(value != value for value in packed[1][row]):
-                raise NonFiniteLogits(self.diagnose(forward))
+                raise NonFiniteLogits(self.diagnose(forward, self.cache))
         return [Prediction(tuple(map(int, packed[0][r])), tuple(packed[1][r]), tuple(map(bool, packed[2][r])))
                 for r in range(len(forwards))]
 
@@ -118,13 +119,13 @@ class Eager:
             raise RuntimeError("replay before any forward")      # plans skip only what a source has filled
         return torch.stack([self.logits[f.slot, [(f.replace_position or 0) + i for i in f.read]] for f in forwards])
 
-    def diagnose(self, bad: Forward) -> str:
-        """Run a forward again, alone, and name the first layer whose output is not finite."""
+    def diagnose(self, bad: Forward, cache: Cache) -> str:
+        """Run a forward again, alone, on `cache`, and name the first layer whose output is not finite."""
         where = f"row {bad.row}, block {bad.block}, step {bad.step}, {bad.kind} forward"
         hidden = self.network.model.embed_tokens(torch.tensor([bad.tokens], device=self.network.device))
         context = self._context([bad])
         for index, layer in enumerate(self.network.model.layers):
-            hidden = layer(hidden, context, self.cache)
+            hidden = layer(hidden, context, cache)
             if not hidden.isfinite().all():
                 return f"logits are not finite: first in layer {index}, {where}"
         return f"logits are not finite: first in the final norm or lm_head, {where}"

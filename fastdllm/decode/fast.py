@@ -101,7 +101,7 @@ class Fast:
                     read: int) -> Prediction:
         tokens, confidence, unmask = (part[row][:read] for part in packed)
         if any(value != value for value in confidence):
-            raise NonFiniteLogits(self.eager.diagnose(forwards[row]))
+            raise NonFiniteLogits(self.eager.diagnose(forwards[row], self.graphs.ops.plain_cache()))
         return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)))
 
     def _note(self, policy: Output, forward: Forward) -> int:

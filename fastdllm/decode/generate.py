@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import pandas as pd
@@ -104,8 +105,9 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
     made, ids = engines(lm, prompts, decoding, reuse, revision, seed, batch_size, trace, executor, threads)
     queue, rules = iter(zip(numbers or range(len(ids)), ids, strict=True)), made[0].rules
     if len(made) > 1:
-        for row in rows_in_threads(made, queue):
-            yield finish(lm, row, rules.find_stop)
+        with closing(rows_in_threads(made, queue)) as rows:      # a caller who stops early ends the threads
+            for row in rows:
+                yield finish(lm, row, rules.find_stop)
         return
     finished = made[0].finished
     for _ in made[0].steps(queue):

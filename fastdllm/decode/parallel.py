@@ -7,7 +7,7 @@ work enough for each. Rows are independent, so their tokens are what they are in
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -37,7 +37,7 @@ class Shared:
         self.closed = True
 
 
-def rows_in_threads(engines: list[Engine], prompts: Iterator[tuple[int, list[int]]]) -> Iterator[Row]:
+def rows_in_threads(engines: list[Engine], prompts: Iterator[tuple[int, list[int]]]) -> Generator[Row]:
     """Finished rows of all engines, each of which runs in a thread of its own with one torch thread.
 
     Raises ValueError for engines that are not fast ones (wrappers patch the network that all share), and

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdllm.model import kernels
+from fastdllm.model import cpu, kernels
 from fastdllm.model.cache import Cache
 from fastdllm.model.cpu import CpuOps
 from fastdllm.model.network import Network
@@ -88,8 +88,8 @@ class Graphs:
     def __init__(self, network: Network, cache: Cache, block: int, threshold: float, most_rows: int):
         self.network, self.cache, self.block, self.threshold = network, cache, block, threshold
         fused = kernels.usable(network.config, network.device, network.dtype)
-        small = network.device.type == "cpu" and network.dtype == torch.float32
-        self.ops = TritonOps(network, cache) if fused else (CpuOps if small else TorchOps)(network, cache)
+        kind = TritonOps if fused else CpuOps if cpu.usable(network) else TorchOps
+        self.ops = kind(network, cache)
         self.stored: dict[int, Tensor] = {}
         self.buckets = buckets(most_rows)
         self.captured: dict[Shape, Captured] = {}

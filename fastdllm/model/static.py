@@ -106,6 +106,10 @@ class TorchOps:
         return (out.view(rows, attention.kv_heads, groups, width, -1).permute(0, 3, 1, 2, 4)
                 .reshape(rows * width, -1))
 
+    def plain_cache(self) -> Cache:
+        """The cache as the network's own modules write and read it."""
+        return self.cache
+
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Final norm and head."""
         return self.network.logits(hidden)
