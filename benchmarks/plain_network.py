@@ -63,6 +63,11 @@ class PlainNetwork:
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps)
         return self.weights[name] * wide.to(hidden.dtype)
 
+    def turns(self, hidden: Tensor, positions: Tensor) -> KeyValue:
+        """cos and sin at `positions` [w], each [w, head_dim], in the dtype of `hidden`."""
+        angle = (positions.float()[:, None] * self.inverse_frequency).repeat(1, 2)
+        return angle.cos().to(hidden.dtype), angle.sin().to(hidden.dtype)
+
     def heads(self, hidden: Tensor, name: str, count: int) -> Tensor:
         """One projection with bias, split into heads: [R, w, D] -> [R, count, w, head_dim]."""
         out = F.linear(hidden, self.weights[name + ".weight"], self.weights[name + ".bias"])
@@ -109,14 +114,13 @@ class PlainNetwork:
         """
         width, start = tokens.shape[1], caches.length + (replace_position or 0)
         positions = torch.arange(start, start + width, device=tokens.device)
-        angle = (positions.float()[:, None] * self.inverse_frequency).repeat(1, 2)
-        rotary = (angle.cos().to(self.head.dtype), angle.sin().to(self.head.dtype))
         mask = None
         if replace_position is None:     # block-causal over absolute positions
             block = self.config.bd_size
             keys = torch.arange(start + width, device=tokens.device) // block
             mask = keys <= (positions // block)[:, None]
         hidden = F.embedding(tokens, self.weights["model.embed_tokens.weight"])
+        rotary = self.turns(hidden, positions)
         for index in range(self.config.num_hidden_layers):
             def layer(hidden: Tensor, index: int = index) -> Tensor:
                 name = f"model.layers.{index}."

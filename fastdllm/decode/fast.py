@@ -67,30 +67,28 @@ class Fast:
         self.decisions = []
         if plan.skip:
             return [self._replay(forward) for forward in forwards]
-        if self.policy is None or first.kind == "prefill":
+        if self.policy is None or first.small_block is None:
             return self._plain(forwards)
-        policy = self.policy
+        policy, entries = self.policy, [0] * len(forwards)
         skipped: tuple[Run, ...] = ()
         keep: tuple[Run, ...] = ()
-        entries, everything = [0] * len(forwards), False
-        if first.small_block is not None:
-            everything = policy.keeps_logits
-            if plan.decision == "reuse":
-                skipped, entries = self.runs, policy.starts(policy.layers[0], forwards)
-            elif everything or (plan.decision == "recompute" and policy.stores(first)):
-                keep = () if everything else self.runs
-                entries = [self._note(policy, forward) for forward in forwards]
-            self.decisions = [(plan.decision,) * len(forwards)] * len(policy.layers)
+        if plan.decision == "reuse":
+            skipped, entries = self.runs, policy.starts(policy.layers[0], forwards)
+        elif policy.keeps_logits or (plan.decision == "recompute" and policy.stores(first)):
+            keep = () if policy.keeps_logits else self.runs
+            entries = [self._note(policy, forward) for forward in forwards]
+        self.decisions = [(plan.decision,) * len(forwards)] * len(policy.layers)
+        # A replayed small forward reads in the small block of the forward before it, a replayed full one anywhere.
+        everything = policy.keeps_logits and policy.reuse.full_forwards
         shape = Shape(self.graphs.bucket(len(forwards)), first.width, len(first.read), skipped, keep,
                       isinstance(policy, Residual) and bool(skipped or keep), everything)
         packed = self.graphs.run(shape, [self._row(forward, entry)
                                          for forward, entry in zip(forwards, entries, strict=True)])
-        if everything:
+        if policy.keeps_logits:
             for row, forward in enumerate(forwards):
-                pairs = list(zip(packed[0][row][shape.read:], packed[1][row][shape.read:], strict=True))
                 held = self.predicted.setdefault(forward.slot, [(0.0, 0.0)] * self.block)
-                offset = forward.replace_position or 0
-                held[offset:offset + forward.width] = pairs
+                for i, at in enumerate((*forward.read, *range(forward.width if everything else 0))):
+                    held[(forward.replace_position or 0) + at] = packed[0][row][i], packed[1][row][i]
         return [self._prediction(forwards, row, packed, shape.read) for row in range(len(forwards))]
 
     def _row(self, forward: Forward, entry: int) -> list[int]:

@@ -1,0 +1,154 @@
+"""The single measurements of `bench_gpu.py`: our loop, its captured forwards, the plain loop."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.plain_network import PlainNetwork
+from benchmarks.random_model import MASK, PAD
+from benchmarks.reference import Loop
+from fastdllm import Decoding, Reuse
+from fastdllm.decode.fast import Fast
+from fastdllm.decode.generate import build
+from fastdllm.decode.loop import Engine
+from fastdllm.model.graphs import Shape
+from fastdllm.model.lm import LM
+from fastdllm.report import costs
+
+PREFIX = 256
+
+
+def ids(count: int, low: int, high: int, seed: int = 0) -> list[list[int]]:
+    """Random prompts of `low` to `high` tokens."""
+    draw = random.Random(seed)
+    return [[draw.randrange(1000, 100_000) for _ in range(draw.randint(low, high))] for _ in range(count)]
+
+
+class Limited(Engine):
+    """An engine in which row r ends after limits[r] tokens: random weights never stop by themselves."""
+
+    limits: list[int] | None = None
+
+    def _admit(self, prompts: Iterator[tuple[int, list[int]]]) -> None:
+        super()._admit(prompts)
+        for row in self.slots:
+            if row is not None and self.limits is not None:
+                row.rules = replace(row.rules, max_new_tokens=self.limits[row.index])
+
+
+def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: str, batch: int = 1,
+         limits: list[int] | None = None) -> dict[str, Any]:
+    """Decode once to warm up (compile, capture), then again for the clock. Times in seconds."""
+    decoding = Decoding(threshold=1.0, max_new_tokens=tokens, stop_ids=(), mask_id=MASK)
+    plan, _ = build(lm, prompts, decoding, reuse, "26d6179+termination=exact", 0, batch, None)
+    positions = -(-(max(map(len, prompts)) + tokens) // 32) * 32
+    engine = Limited(lm, plan.rules, decoding, reuse, len(plan.slots), positions, executor=executor)
+    del plan
+    engine.limits = limits
+    for _ in range(2):
+        engine.finished.clear()
+        before = engine.executor.graphs.synchronisations if isinstance(engine.executor, Fast) else 0
+        torch.cuda.synchronize()
+        times: dict[str, list[float]] = defaultdict(list)
+        began = last = time.perf_counter()
+        for step in engine.steps(iter(enumerate(prompts))):
+            now = time.perf_counter()
+            times[step.kind].append((now - last) * 1e3)
+            last = now
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    nfe: dict[str, int] = defaultdict(int)
+    for row in engine.finished:
+        for kind, count in row.nfe.items():
+            nfe[kind] += count
+    made = sum(len(row.generated) for row in engine.finished)
+    result = {"executor": executor, "k": reuse.k, "layers": reuse.layers, "policy": reuse.policy, "batch": batch,
+              "full_forwards": reuse.full_forwards, "prompts": len(prompts), "tokens": made, "seconds": seconds,
+              "tokens_per_second": made / seconds, "nfe": dict(nfe)}
+    if batch == 1:      # each step ends with a synchronisation, so this is the whole time of one
+        result["ms_by_kind"] = {kind: median(values) for kind, values in times.items()}
+    if isinstance(engine.executor, Fast):
+        done = engine.executor.graphs.synchronisations - before
+        result |= {"synchronisations": done, "device_forwards_per_second": done / seconds,
+                   "graphs": len(engine.executor.graphs.captured)}
+    return result
+
+
+def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, Any]]:
+    """Device time of each captured forward at a prefix of 256, beside what its bytes alone would take."""
+    config, rows = lm.config, []
+    cases = [("full", 32, 8, 256, 28), ("small", 8, 8, 264, 28), ("commit", 32, 1, 256, 28), ("full", 32, 8, 256, 16),
+             ("small", 8, 8, 264, 16)]
+    executor = Fast(lm.network, batch, 512, Decoding(threshold=1.0, mask_id=MASK, stop_ids=()), None)
+    executor.graphs.block = 32
+    card = costs.Card("this run", bandwidth, costs.H200.flops, costs.H200.kernel_seconds, 0.0)
+    for kind, width, read, start, layers in cases:
+        shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
+        executor.graphs.run(shape, [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32,
+                                     0] for slot in range(batch)])
+        graph, times = executor.graphs.captured[shape].graph, []
+        for _ in range(30):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end))
+        ms = median(times)
+        moved = costs.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
+        predicted = costs.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
+                                          visible=PREFIX + 32) * 1e3
+        rows.append({"kind": kind, "layers": layers, "batch": batch, "ms": ms, "bytes": moved,
+                     "gb_per_second": moved / ms / 1e6, "share_of_copy": moved / ms * 1e3 / bandwidth,
+                     "predicted_ms": predicted})
+    return rows
+
+
+def reference(network: PlainNetwork, prompts: list[list[int]], tokens: int, *, variant: str = "upstream", k: int = 1,
+              subset: str | None = None, limits: list[int] | None = None, batch: int = 1, repeats: int = 1,
+              by_kind: bool = False) -> dict[str, Any]:
+    """The plain loop, lockstep batches in the order of the prompts, the median of `repeats` runs.
+
+    `by_kind` times each forward, between two synchronisations.
+    """
+    times: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def watch(kind: str) -> Iterator[None]:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        yield
+        torch.cuda.synchronize()
+        times[kind].append((time.perf_counter() - began) * 1e3)
+
+    settings: dict[str, Any] = {"variant": variant, "k": k, "subset": subset, "threshold": 1.0, "mask_id": MASK,
+                                "pad_id": PAD, "watch": watch if by_kind else None}
+    Loop(network, prompts[:batch], max_new_tokens=64, **settings).run()                       # warm-up
+    times.clear()
+    runs = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        began, made, nfe = time.perf_counter(), 0, defaultdict(int)
+        for first in range(0, len(prompts), batch):
+            part = prompts[first:first + batch]
+            some = None if limits is None else limits[first:first + batch]
+            result = Loop(network, part, max_new_tokens=tokens, limits=some, **settings).run()
+            made += sum(some) if some else sum(len(row) - 1 for row in result.generated)
+            for kind, count in result.nfe.items():
+                nfe[kind] += count
+        torch.cuda.synchronize()
+        runs.append(time.perf_counter() - began)
+    seconds = median(runs)
+    return {"executor": "reference", "network": type(network).__name__, "variant": variant, "k": k, "layers": subset,
+            "batch": batch, "tokens": made, "prompts": len(prompts), "seconds": seconds, "all_seconds": runs,
+            "tokens_per_second": made / seconds, "nfe": dict(nfe),
+            "ms_by_kind": {kind: median(values) for kind, values in times.items()}}
