@@ -57,6 +57,9 @@ K_ONLY = speeds({(1, "first"): (50, "n1"), (1, "middle"): (50.4, "n2"), (1, "las
 LAUNCHED = [cell(2, layers, finished=f"20260119_00534{i}", seconds=9000.0 + 3000 * i) for i, layers in enumerate(SUBSETS)]
 FINISHED = [cell(2, layers, finished=f"20260119_0{3 + i}5349", seconds=9000.0 + 3000 * i)
             for i, layers in enumerate(SUBSETS)]
+BESIDE = [cell(2, layers, origin="record", node="n1", finished=f"20260119_00000{i}", seconds=1.5, tokens_per_s=50.0 + i)
+          for i, layers in enumerate(SUBSETS)]
+AFTER = [*(row | {"seconds": 0.9} for row in BESIDE), BESIDE[0] | {"node": "n2"}, BESIDE[0] | {"seconds": 0.9}]
 FILES = [cell(origin="lm_eval", finished=f"2026021{day}_000000", accuracy=score, row=f"r{day}")
          for day, score in ((5, 0.1), (6, 0.7))]
 FULL = {"accuracy": 0.837, "n": 1000, "tokens": None}
@@ -83,6 +86,7 @@ PLANTED: dict[str, tuple[tuple[list, list], tuple[list, list]]] = {
     "arithmetic": (([cell(seconds=100.0, tokens_per_s=50.0)], []),
                    ([cell(seconds=436484 / 50, tokens_per_s=50.0)], [])),
     "launch_times": ((LAUNCHED, []), (FINISHED, [])),
+    "side_by_side": ((BESIDE, []), (AFTER, [])),
     "mixed_code": (([cell(code="6f96d95"), cell(2, code="6c8822f")], []), ([cell(code="6c8822f"), cell(2, code="6c8822f")], [])),
     "dirty_tree": (([cell(dirty=True, code="a"), cell(2, dirty=False, code="a")], []), ([cell(dirty=False, code="a"), cell(2)], [])),
     "which_result": (([*FILES, cell(origin="summary", accuracy=0.1, row="s")], []),

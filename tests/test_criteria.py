@@ -18,8 +18,8 @@ from fastdllm.report.results import Results
 
 def table(**changes: Any) -> pd.DataFrame:
     """Two reuse rows that meet the criterion, unless changed."""
-    row = {"task": "t", "state": "complete", "k": 2, "speedup": 1.3, "speed_low": 1.25, "speed_high": 1.35, "lost": 2.0,
-           "lost_low": 0.5, "lost_high": 4.0} | changes
+    row = {"task": "t", "state": "complete", "k": 2, "n": 200, "speedup": 1.3, "speed_low": 1.25, "speed_high": 1.35,
+           "lost": 2.0, "lost_low": 0.5, "lost_high": 4.0} | changes
     return pd.DataFrame([row | {"config": "k2_first"}, row | {"config": "k3_first", "k": 3}])
 
 
@@ -42,6 +42,8 @@ def test_outcomes(changes: dict[str, float], outcome: str, kinds: set[str]) -> N
     assert verdict.outcome == outcome
     assert set(verdict.rows["is"]) == kinds
     assert verdict.rule
+    assert verdict.answer.startswith({"meets": "Yes", "open": "Not settled"}.get(next(iter(kinds)), "No configuration"))
+    assert "n = 200" in verdict.answer
     assert verdict.why
 
 

@@ -55,7 +55,7 @@ def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
     assert path.read_text() == "my own page"
 
 
-def test_report_command_writes_notebook_html_page_and_entry(grid: Grid) -> None:
+def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: pytest.CaptureFixture[str]) -> None:
     said = page.write(grid)
     assert said.splitlines()[-1].endswith("90_report.html")
     assert "8 of 9 cells complete" in said
@@ -67,6 +67,10 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid) -> None:
     html = (grid.directory / "90_report.html").read_text()
     assert "k2_middle" in html
     assert html.count("jp-RenderedImage") >= 2
+    assert 'alt="Accuracy with interval, and tokens/s, of 8 configurations' in html
+    assert 'alt="Points lost against speed-up of 5 reuse configurations' in html
+    assert html.index("Answer.") < html.index("Accuracy with interval")
+    assert "IPKernelApp" not in capfd.readouterr().err
     assert 'src="http' not in html
     assert "Traceback" not in html
     assert {path.name for path in grid.directory.iterdir() if path.is_file()} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from report_support import synthetic
 
@@ -68,6 +69,7 @@ def test_text_forms(results: Results) -> None:
     assert len(shown) == 9
     assert {"n", "accuracy %", "points lost", "speed-up", "tokens", "NFE", "NFE prefill", "NFE full", "NFE small",
             "NFE commit", "tokens / forward", "recompute", "reuse", "fallback", "seconds", "tokens/s"} <= set(shown)
+    assert list(shown)[:6] == ["config", "accuracy %", "n", "points lost", "speed-up", "tokens/s"]
     assert shown["points lost"].iloc[0] == "baseline"
     html = show.Html(shown, "a < b")._repr_html_()
     assert html.count("<tr") == 10
@@ -75,6 +77,14 @@ def test_text_forms(results: Results) -> None:
     assert "<script" not in html
     assert show.Html(shown).markdown().count("\n") == 10
     assert show.number(-0.04) == "0.0"
+
+
+def test_a_page_shows_the_head_of_a_long_table_and_says_so() -> None:
+    long = show.Html(pd.DataFrame({"config": range(show.MOST + 1)}), "where the rest is")
+    html = long._repr_html_()
+    assert html.count("<tr") == show.MOST + 1
+    assert f"the first {show.MOST} of {show.MOST + 1} rows; where the rest is" in html
+    assert long.markdown().count("\n| ") == show.MOST + 2
 
 
 def test_rules_and_published_comparison(results: Results) -> None:

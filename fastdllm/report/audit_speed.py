@@ -115,6 +115,24 @@ def launch_times(evidence: Evidence) -> Iterator[Finding]:
                           "almost certain: jobs of one submission start together and don't end together")
 
 
+def side_by_side(evidence: Evidence) -> Iterator[Finding]:
+    """Runs that overlapped in time on one machine: each took from the other's cores, memory or GPU."""
+    rows = evidence.rows[(evidence.rows["origin"] == "record") & evidence.rows["finished"].notna()]
+    rows = rows.drop_duplicates(["node", "seconds", "tokens_per_s", "finished"])    # a record under several names
+    for (batch, node), part in rows.groupby(["batch", "node"], sort=False):
+        ends = pd.to_datetime(part["finished"], format=STAMP).to_numpy()
+        starts = ends - pd.to_timedelta(part["seconds"], unit="s").to_numpy()
+        order = np.argsort(starts)
+        latest = np.maximum.accumulate(ends[order])
+        beside = int(np.count_nonzero(starts[order][1:] < latest[:-1]))
+        if beside:
+            yield Finding("side_by_side", "note", names(part),
+                          f"{batch}: {beside + 1} of {len(part)} runs on {node} overlapped in time; side by side "
+                          "on two cores, speeds differ by about a fifth from one time to the next: `--jobs 1` runs "
+                          "one cell after the other",
+                          "certain: from the end and the seconds of each record")
+
+
 def mixed_code(evidence: Evidence) -> Iterator[Finding]:
     """One table, several versions of the code."""
     for name, rows in evidence.alike:
@@ -182,5 +200,5 @@ def config_name(text: str) -> tuple[int, str] | None:
 
 
 RULES: dict[str, Rule] = {rule.__name__: rule for rule in (
-    throughput_follows_node, baseline_speed, arithmetic, launch_times, mixed_code, dirty_tree, which_result,
-    summary_disagrees)}
+    throughput_follows_node, baseline_speed, arithmetic, launch_times, side_by_side, mixed_code, dirty_tree,
+    which_result, summary_disagrees)}

@@ -27,12 +27,13 @@ Outcome = Literal["confirmed", "rejected", "undecided"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome, the rule that gave it, and one row per reuse configuration: what it is, and why."""
+    """The outcome, the rule that gave it, one row per reuse configuration (what it is, and why), and a plain answer."""
 
     outcome: Outcome
     rule: str
     why: str
     rows: pd.DataFrame
+    answer: str
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.why} (rule: {self.rule})"
@@ -60,19 +61,41 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
                f"loss < {criteria.points_lost} points, {sure}")
     reject = (f"every configuration with k > 1: speed-up < {criteria.negligible_speedup}x (negligible) or "
               f"loss > {criteria.catastrophic_loss} points (catastrophic), {sure}")
+    answer = _answer(reused, rows["is"].tolist(), criteria, bool(missing))
     if (rows["is"] == "meets").any():
         named = ", ".join(f"{r['config']} ({r['why']})" for r in rows[rows["is"] == "meets"].to_dict("records"))
-        return Verdict("confirmed", confirm, named, rows)
+        return Verdict("confirmed", confirm, named, rows, answer)
     if m and not missing and rows["is"].isin(["negligible", "catastrophic"]).all():
         counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
-        return Verdict("rejected", reject, f"all {m} reuse configurations: {counts}", rows)
+        return Verdict("rejected", reject, f"all {m} reuse configurations: {counts}", rows, answer)
     if not m:
-        return Verdict("undecided", confirm, "no reuse configuration with a complete record", rows)
+        return Verdict("undecided", confirm, "no reuse configuration with a complete record", rows, answer)
     counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
     never = " Every one surely misses the bar for success, though not all by as much as rejection asks." if (
         not missing and rows["is"].isin(["negligible", "catastrophic", "misses"]).all()) else ""
     gaps = f"; {len(missing)} cells are not complete" if missing else ""
-    return Verdict("undecided", f"neither: {confirm}; nor: {reject}", f"{counts}{gaps}.{never}", rows)
+    return Verdict("undecided", f"confirmed asks for {confirm}; rejected asks for {reject}", f"{counts}{gaps}.{never}",
+                   rows, answer)
+
+
+def _answer(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, missing: bool) -> str:
+    """One sentence for who reads nothing else: the fastest configuration that meets the goal, may, or misses it."""
+    goal = f"more than {criteria.speedup}x throughput at less than {criteria.points_lost} points of accuracy lost"
+    if reused.empty:
+        return f"Not known yet: no reuse configuration has a complete record to hold against {goal}."
+    sought = next((kind for kind in ("meets", "open") if kind in kinds), None)
+    of_kind = reused[[kind == sought or sought is None for kind in kinds]]
+    row = of_kind.sort_values("speedup", ascending=False).iloc[0]
+    figures = (f"{row['config']} runs at {show.text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times the "
+               f"tokens/s of k=1 and loses {show.text(row['lost'], row['lost_low'], row['lost_high'])} points "
+               f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)")
+    if sought == "meets":
+        return f"Yes, {goal} is reached: {figures}."
+    if sought == "open":
+        return f"Not settled whether any configuration reaches {goal}: the fastest that still may, {figures}."
+    if missing:
+        return f"Not settled, as cells are not complete; of the others none reaches {goal}: the fastest, {figures}."
+    return f"No configuration reaches {goal}: the fastest, {figures}."
 
 
 def _one(row: dict, criteria: Criteria) -> dict[str, str]:

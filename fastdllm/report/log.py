@@ -89,22 +89,29 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
         f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
-        "## Verdict", "", f"**{verdict.outcome}** — {verdict.why}", "", f"Rule: {verdict.rule}.", "",
+        "## Verdict", "", verdict.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
+        f"Rule: {verdict.rule}.", "",
         show.Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
         "## Results", "", show.Html(report.shown, CAPTION).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
         "## Best configuration per benchmark", "", show.Html(tables.best(report.table)).markdown(), "",
-        "## Extraction rules", "", show.Html(tables.rules_table(results), "* the headline rule").markdown(), "",
+        "## Extraction rules", "", show.Html(tables.rules_table(results), RULES).markdown(), "",
         "## Measured and published", "", show.Html(tables.against_published(results)).markdown(), "",
         "## Audit", "", audit.summary(report.findings) + ".", "",
         show.Html(audit.frame(report.findings)).markdown() if report.findings else "", "",
-        "## Coverage", "", show.Html(tables.coverage(results)).markdown(), "",
+        "## Coverage", "", show.Html(tables.coverage(results), COVERAGE).markdown(), "",
         *(["Not complete:", "", missing, ""] if missing else []),
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
 
-CAPTION = ("accuracy with 95 % Wilson interval; points lost and speed-up against k=1 with 95 % intervals, paired over "
-           "the same problems; seconds without loading and warm-up; reuse counts layer calls")
+CAPTION = ("what matters first, forwards (NFE) and layer calls to the right; accuracy with 95 % Wilson interval; "
+           "points lost and speed-up against k=1 with 95 % intervals, paired over the same problems; seconds without "
+           "loading and warm-up; reuse counts layer calls; as data in results.csv")
+RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
+         "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
+         "that the outputs have another form, not that they are wrong")
+COVERAGE = ("every benchmark of the suite: the problems of its test set; whether layer reuse can act (not where "
+            "answers are scored by likelihood); cells in the published log; complete cells of this grid")
 
 
 def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
@@ -129,7 +136,7 @@ def told(report: Report) -> str:
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
     folder = report.results.grid.directory
-    return "\n".join([*lines, f"{states.count('complete')} of {len(states)} cells complete",
+    return "\n".join([*lines, report.verdict.answer, f"{states.count('complete')} of {len(states)} cells complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ProcessPoolExecutor
+from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from fastdllm.lab.grid import Grid
 from fastdllm.lab.parameters import root, short
 
 NOTEBOOK = "90_report.ipynb"
+NO_TEXT = "No description has been provided for this image"    # nbconvert's, which leaves the figure's own text out
 
 
 def write(grid: Grid) -> str:
@@ -46,4 +49,8 @@ def to_html(notebook: Path, hide_code: bool = False) -> str:
         from nbconvert import HTMLExporter
     exporter = HTMLExporter(template_name="lab", exclude_input=hide_code, mathjax_url="", require_js_url="")
     body, _ = exporter.from_filename(str(notebook))
-    return re.sub(r'<script src="">\s*</script>', "", body)     # the blanked addresses above
+    body = re.sub(r'<script src="">\s*</script>', "", body)     # the blanked addresses above
+    outputs = [output for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+               for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    texts = iter(output["metadata"].get("image/png", {}).get("alt", "figure") for output in outputs)
+    return re.sub(f'alt="{NO_TEXT}"', lambda _: f'alt="{escape(next(texts))}"', body)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,6 +20,12 @@ COLORS = {"first": "#0072B2", "middle": "#E69F00", "last": "#009E73", "": "#6666
 MARKERS = {"first": "o", "middle": "s", "last": "^", "": "D"}
 GREY = "#666666"
 LABELLED = 40  # more rows than this are drawn without names
+
+
+def show(figure: Figure, alt: str, caption: str) -> None:
+    """Display a figure in a notebook, with a text for those who don't see it and a line below that explains it."""
+    display(figure, Markdown(caption), metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
 
 
 def style(axes: Axes) -> Axes:
@@ -95,7 +102,8 @@ def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5
     axes.set(xlabel="speed-up against k=1 (tokens/s)", ylabel="accuracy points lost against k=1",
              ylim=(low - 1, high + 1), xlim=(min(0.9, float(np.nanmin([1, *rows["speed_low"].clip(lower=0.3),
                                                                         *rows["speedup"]]))) - 0.03, edge))
-    figure.legend(loc="outside lower center", frameon=False, fontsize=8.5, ncols=4)     # it covers no marker there
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8.5,
+                  ncols=min(5, max(1, rows["k"].nunique())))     # outside, it covers no marker
     style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
     if title:
         axes.set_title(title, loc="left", fontsize=11)

@@ -20,6 +20,8 @@ STYLE = """<style>
 .fd td{font-variant-numeric:tabular-nums;vertical-align:top}
 .fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
 .fd tr.base td{background:#f3f3f3}.fdc{font:12.5px/1.4 system-ui,sans-serif;color:#555;margin:0 0 .8em;max-width:70em}
+.fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
+.fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
 @media (prefers-color-scheme:dark){.fd td{border-color:#555}.fd tr.base td{background:#8883}.fdc{color:#aaa}}
 </style>"""
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
@@ -51,17 +53,17 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
         shown: dict[str, Any] = {"task": row["task"], "config": row["config"]}
         if row["state"] != "complete":
             shown["state"] = row["state"]
-        shown |= {"n": f"{row['n']:.0f}", "accuracy %": text(row["accuracy"], row["low"], row["high"], scale=100),
+        shown |= {"accuracy %": text(row["accuracy"], row["low"], row["high"], scale=100), "n": f"{row['n']:.0f}",
                   "points lost": text(row["lost"], row["lost_low"], row["lost_high"]) if row["k"] > 1 else "baseline",
                   "speed-up": text(row["speedup"], row["speed_low"], row["speed_high"], 2),
-                  "tokens": whole(row["tokens"])}
+                  "tokens/s": f"{row['tokens_per_second']:.1f}", "tokens": whole(row["tokens"]),
+                  "seconds": f"{row['seconds']:.1f}"}
         if "nfe" in row:
             shown |= {"NFE": whole(row["nfe"]), **{f"NFE {kind}": whole(row[f"nfe_{kind}"])
                                                   for kind in ("prefill", "full", "small", "commit")},
                       "replayed": whole(row["nfe_replay"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
                       "recompute": whole(row["recompute"]), "reuse": whole(row["reuse"]),
                       "fallback": whole(row["fallback"])}
-        shown |= {"seconds": f"{row['seconds']:.1f}", "tokens/s": f"{row['tokens_per_second']:.1f}"}
         rows.append(shown)
     shown_table = pd.DataFrame(rows).fillna("")
     if "replayed" in shown_table and (shown_table["replayed"] == "0").all():
@@ -92,7 +94,7 @@ class Html:
                                                 for value, kind in zip(row, kinds, strict=True)) + "</tr>")
         parts = [f"the first {MOST} of {len(self.table)} rows" if len(self.table) > MOST else "", self.caption]
         caption = f'<p class="fdc">{escape("; ".join(filter(None, parts)))}</p>' if any(parts) else ""
-        return (f'{STYLE}<div style="overflow-x:auto"><table class="fd"><thead><tr>{head}</tr></thead>'
+        return (f'{STYLE}<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
                 f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
 
     def __repr__(self) -> str:
