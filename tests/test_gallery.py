@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from browser import CHROMIUM, DRIVER, FLAGS
+from browser import CHROMIUM, DRIVER, FLAGS, contrast
 from share_support import leaking
 from typer.testing import CliRunner
 
@@ -89,28 +89,76 @@ def test_the_index_sorts_and_filters(site, driver):
         return [row.find_elements(By.TAG_NAME, "td")[index].get_attribute("data-value")
                 or row.find_elements(By.TAG_NAME, "td")[index].text for row in rows if row.is_displayed()]
 
-    assert sorted(column(3)) == ["k1_first", "k1_middle", "k2_last_fails", "k2_middle"]
     heads = driver.find_elements(By.CSS_SELECTOR, "#cells thead button")
     names = [head.text for head in heads]
+    config = names.index("Configuration")
+    assert sorted(column(config)) == ["k1_first", "k1_middle", "k2_last_fails", "k2_middle"]
     heads[names.index("Tokens/s")].click()
     up = [float(value) for value in column(names.index("Tokens/s")) if value]
     assert up == sorted(up)
     assert len(up) == 3
-    assert column(3)[-1] == "k2_last_fails", "cells without a value come last"
+    assert column(config)[-1] == "k2_last_fails", "cells without a value come last"
     heads[names.index("Tokens/s")].click()
     down = [float(value) for value in column(names.index("Tokens/s")) if value]
     assert down == up[::-1]
-    assert column(3)[-1] == "k2_last_fails"
+    assert column(config)[-1] == "k2_last_fails"
     assert driver.find_elements(By.CSS_SELECTOR, 'th[aria-sort="descending"]')[0].text.startswith("Tokens/s")
 
     driver.find_element(By.ID, "text").send_keys("k2 middle")
-    assert column(3) == ["k2_middle"]
+    assert column(config) == ["k2_middle"]
     assert driver.find_element(By.ID, "shown").text.startswith("1 of ")
     driver.find_element(By.ID, "clear").click()
     Select(driver.find_element(By.ID, "state")).select_by_visible_text("failed")
-    assert column(3) == ["k2_last_fails"]
+    assert column(config) == ["k2_last_fails"]
     assert "planted fault" in driver.find_element(By.CSS_SELECTOR, f"#cells {SMALL}[data-state=failed]").text
     assert driver.get_log("browser") == []
+
+
+@needs_browser
+def test_the_index_leads_to_an_experiment_s_cells(site, driver):
+    from selenium.webdriver.common.by import By
+    open_page(driver, site.index)
+    link = driver.find_element(By.CSS_SELECTOR, 'a.of[data-experiment="small"]')
+    assert link.text == "4 cells" and "3 complete" in link.find_element(By.XPATH, "..").text
+    driver.find_element(By.ID, "text").send_keys("no such cell")
+    assert driver.find_element(By.ID, "shown").text.startswith("0 of ")
+    link.click()
+    assert driver.find_element(By.ID, "shown").text.startswith("4 of ")
+    assert driver.find_element(By.ID, "experiment").get_property("value") == "small"
+    assert driver.find_element(By.LINK_TEXT, "widgets"), "not widgets/widgets"
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_results_are_seen_at_1200_pixels_and_legible(site, driver, scheme):
+    from selenium.webdriver.common.by import By
+    size = {"width": 1200, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        open_page(driver, site.index)
+        for head in driver.find_elements(By.CSS_SELECTOR, "#cells thead th")[:6]:
+            assert head.rect["x"] + head.rect["width"] <= 1200, head.text
+        seen = [head.text for head in driver.find_elements(By.CSS_SELECTOR, "#cells thead th")[:6]]
+        assert {"Accuracy", "Tokens/s"} <= set(seen)
+        style = "const s = getComputedStyle(arguments[0]); return [s.color, s.backgroundColor]"
+        _, paper = driver.execute_script(style, driver.find_element(By.TAG_NAME, "body"))
+        assert (contrast(paper, "rgb(0, 0, 0)") < 2) == (scheme == "dark")
+        for css in ("h1", ".soft", "#cells td a", "#cells td small", "td.failed", "td.complete"):
+            ink, _ = driver.execute_script(style, driver.find_element(By.CSS_SELECTOR, css))
+            assert contrast(ink, paper) > 4.5, (css, ink, paper)
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_every_figure_has_a_text(site):
+    texts = [alt for page in site.folder.rglob("*.html")
+             for alt in re.findall(r'<img\b[^>]*?alt="([^"]*)"', page.read_text(encoding="utf-8"))]
+    figures = [tag for page in site.folder.rglob("*.html") for tag in re.findall(r"<img\b", page.read_text())]
+    assert len(texts) == len(figures) > 0
+    assert all(re.match(r"Figure \d+: \w|Denoising and decision map of \w", text) for text in texts), texts
 
 
 @needs_browser

@@ -142,6 +142,10 @@ def test_static_strip(middle, residual):
     assert len(figure.axes) == 3                       # strip, map, colour bar
     assert figure.axes[1].get_ylabel() == "layer"
     assert "<img" in widgets.image(middle, residual)
+    alt = widgets.image(middle).partition('alt="')[2].partition('"')[0]
+    reused = (middle.trace["decision"] == "reuse").sum()
+    assert alt.startswith(f"Denoising and decision map of {middle.title}: {len(middle.steps)} forwards")
+    assert f"reuse {reused}" in alt
     part = strip.figure(middle, first=2, window=5)
     assert part.get_suptitle().endswith(f"(forwards 3 to 7 of {len(middle.steps)})")
     with pytest.raises(ValueError, match="first=999"):

@@ -16,8 +16,8 @@ from fastdllm.report.player import Run, title
 from fastdllm.settings import Decoding, Reuse
 
 EMBEDDED = "tiny"   # this checkpoint was trained on single questions; a second turn is nothing that it knows
-ABOUT = ("tiny, the embedded checkpoint, solves generated arithmetic word problems and nothing else. It was trained on "
-         "single questions")
+ABOUT = ("tiny, the embedded checkpoint, knows the generated arithmetic word problems that it was trained on and "
+         "nothing else. It was trained on single questions")
 SPARE = 4096        # positions that a conversation may grow by before its cache is laid out anew
 
 

@@ -7,6 +7,7 @@ Nothing is loaded from elsewhere. Hosts, users, paths and secrets are left out u
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from fastdllm import __version__
 from fastdllm.lab import experiments, publish, records, redact
@@ -25,9 +27,10 @@ from fastdllm.lab.status import CellState
 from fastdllm.report import pages
 
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
-COLUMNS = (("State", ""), ("Experiment", ""), ("Task", ""), ("Configuration", ""), ("k", "number"), ("Layers", ""),
-           ("Policy", ""), ("Revision", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
-           ("Tokens/forward", "number"), ("Node", ""), ("Date", "number"))
+# What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
+COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
+           ("Tokens/forward", "number"), ("k", "number"), ("Layers", ""), ("Policy", ""), ("Revision", ""),
+           ("Experiment", ""), ("Task", ""), ("Node", ""), ("Date", "number"))
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Draft:
         """A notebook's page and its download; returns both addresses."""
         notebook = redact.read_notebook(source)
         notebook = self.redactor.notebook(notebook) if self.redactor else notebook
+        describe_figures(notebook)
         name = source.name.removesuffix(".ipynb")
         body = self.writer.page(notebook, title, "../" * len(folder.parts), f"{name}.ipynb", facts, record)
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
@@ -94,9 +98,10 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
         for run in runs:
             place = Path("notebooks") / name / run.path.parent.relative_to(places[name])
             page, notebook = draft.notebook(run.path, place, f"{name}: {run.name}")
-            notebooks.append({"name": run.name, "page": page, "notebook": notebook, "problem": run.problem})
+            short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
+            notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
         sections.append({"name": name, "hypothesis": draft.text(grid.hypothesis) if grid else "", "cells": own,
-                         "notebooks": notebooks})
+                         "notebooks": notebooks, "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
     applicable = [cell for cell in cells if cell["state"] != "not applicable"]
     index = _templates().get_template("index.html.j2").render(
@@ -115,6 +120,21 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     publish.write(draft.items, target)
     count = sum(item.path.suffix == ".html" for item in draft.items)
     return Site(target, count, sum(len(item.content) for item in draft.items), tuple(draft.writer.notes))
+
+
+def describe_figures(notebook: dict[str, Any]) -> None:
+    """Give every figure of a notebook a text for those who don't see it: its number and what it stands under."""
+    heading, count = "", 0
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines = [line.strip("# *") for line in source.splitlines() if line.startswith("#")]
+            heading = lines[-1] if lines else heading
+        for output in cell.get("outputs", []):
+            for kind in set(output.get("data", {})) & {"image/png", "image/jpeg"}:
+                count += 1
+                known = output.setdefault("metadata", {}).setdefault(kind, {})
+                known.setdefault("alt", f"Figure {count}" + (f": {heading}" if heading else ""))
 
 
 def pack(site: Site) -> Path:
@@ -181,4 +201,11 @@ def _redactor(folder: Path, nodes: list[str]) -> Redactor:
 
 
 def _templates() -> Environment:
-    return Environment(loader=PackageLoader("fastdllm.report", "static"), autoescape=True, undefined=StrictUndefined)
+    made = Environment(loader=PackageLoader("fastdllm.report", "static"), autoescape=True, undefined=StrictUndefined)
+    made.filters["breakable"] = breakable
+    return made
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line behind _, + and the slash of Tokens/forward: columns stay narrow."""
+    return Markup(re.sub(r"([_+]|/(?=forward))", r"\1<wbr>", str(escape(name))))

@@ -44,6 +44,15 @@ def figure(run: Run, first: int = 0, window: int = WINDOW) -> Figure:
     return drawn
 
 
+def described(run: Run) -> str:
+    """The figure in words, for those who don't see it."""
+    counts = np.bincount(run.decisions.ravel(), minlength=len(CODES))
+    decided = ", ".join(f"{name} {counts[code]}" for code, name in enumerate(CODES) if name and counts[code])
+    ended = f", ended by {run.result['finish']}" if run.result else ""
+    return (f"Denoising and decision map of {run.title}: {len(run.steps)} forwards{ended}; layer calls: "
+            f"{decided or 'not wrapped'}")
+
+
 def last_positions(run: Run, first: int, last: int) -> np.ndarray:
     """The positions that a figure of these forwards shows: the blocks that were open, without earlier prompt blocks."""
     starts = run.steps["start"].iloc[first:last]

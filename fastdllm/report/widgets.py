@@ -7,6 +7,7 @@ page, where widgets are dead, the same content stands as a figure (`strip.figure
 from __future__ import annotations
 
 import base64
+import html
 import io
 import math
 import uuid
@@ -76,7 +77,7 @@ def image(*runs: Run) -> str:
         buffer = io.BytesIO()
         strip.figure(run).savefig(buffer, format="png", dpi=80, bbox_inches="tight")
         coded = base64.b64encode(buffer.getvalue()).decode()
-        tags.append(f'<img style="max-width:100%" alt="Denoising and decision map of {run.title}" '
+        tags.append(f'<img style="max-width:100%" alt="{html.escape(strip.described(run))}" '
                     f'src="data:image/png;base64,{coded}">')
     return "".join(tags)
 

@@ -43,6 +43,10 @@ function filter() {
 table.tHead.querySelectorAll("button").forEach((button) =>
   button.addEventListener("click", () => sort(button.closest("th").cellIndex)));
 filters.forEach((field) => ["input", "change"].forEach((event) => field.addEventListener(event, filter)));
+document.querySelectorAll("a.of").forEach((link) => link.addEventListener("click", () => {
+  filters.forEach((field) => { field.value = field.id === "experiment" ? link.dataset.experiment : ""; });
+  filter();
+}));
 document.getElementById("clear").addEventListener("click", () => {
   filters.forEach((field) => { field.value = ""; });
   filter();
