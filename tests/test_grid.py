@@ -169,6 +169,13 @@ def test_commands_point_to_what_exists(command, says, tmp_path, monkeypatch):
     assert all(word in str(error.value) for word in says), str(error.value)
 
 
+def test_options_of_a_notebook_keep_their_type(capsys):
+    from fastdllm import cli
+    cli.app(["run", str(notebooks.find("00_tour")), "--layers", "3", "--dry-run"],
+            standalone_mode=False)
+    assert "with {'layers': '3'}" in capsys.readouterr().out
+
+
 def test_what_the_hints_name_is_there():
     assert {cell.parameters.reuse.k for cell in gridfile.load("demo", ["axes.k=[2]"]).cells()} == {2}
     assert {cell.parameters.batch_size for cell in gridfile.load("demo", ["axes.batch_size=[4]"]).cells()} == {4}

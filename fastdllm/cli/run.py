@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -43,8 +44,8 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
                "limit": limit, "model": model}
     given = {name: value for name, value in options.items() if value is not None}
     if what is not None and what.endswith(".ipynb"):
-        good = _notebook(what, params, [*(changes or []), *(f"{name}={value}" for name, value in given.items())],
-                         experiment, force, submit, profile, dry_run)
+        own = [f"{name}={json.dumps(value)}" for name, value in given.items()]      # --layers 3 stays text
+        good = _notebook(what, params, [*(changes or []), *own], experiment, force, submit, profile, dry_run)
     else:
         if submit or params:
             raise ValueError("--submit and --params go with a notebook; allowed: fastdllm grid submit for a grid")
