@@ -1,6 +1,8 @@
 """papermill with care: parameters are checked first, output is whole or absent, the failing cell is named."""
 
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -35,6 +37,14 @@ def test_wrong_parameters_are_refused_before_anything_starts(tmp_path, values, m
     with pytest.raises(ValueError, match=message):
         notebooks.execute(path, tmp_path / "out" / "n.ipynb", values)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_module_can_be_left_out_of_imports_and_is_found_again():
+    code = ("import sys\nfrom fastdllm.lab import notebooks\nwith notebooks.without('colorsys'):\n    try:\n"
+            "        import colorsys\n    except ImportError:\n        print('left out')\nimport colorsys\n"
+            "with notebooks.without('colorsys'):\n    import colorsys\nassert sys.modules['colorsys'] is colorsys")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "left out\n"
 
 
 def test_every_shipped_notebook_declares_its_parameters():

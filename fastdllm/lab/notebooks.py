@@ -130,12 +130,14 @@ def without(module: str) -> Iterator[None]:
 
 def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: int = 3) -> None:
     import papermill
+    import zmq
     from traitlets.config import Config
+    # ipc kernels of two processes mix up their sockets; tcp is encrypted where the kernel can be
+    kernel = {"transport": "tcp", "transport_encryption": "auto" if zmq.has("curve") else "disabled"}
     try:
         papermill.execute_notebook(
             str(notebook), str(part), parameters=values, cwd=str(cwd), progress_bar=False, log_output=True,
-            # ipc kernels of two processes mix up their sockets; tcp is encrypted where the kernel can be
-            config=Config(KernelManager={"transport": "tcp", "transport_encryption": "auto"}))
+            config=Config(KernelManager=kernel))
     except RuntimeError as error:       # the kernel is dead: out of memory, or another process was faster at its port
         if "before replying" not in str(error) or tries == 1:
             raise NotebookFailed(str(error).strip(), "(the kernel)", type(error).__name__) from error
