@@ -124,6 +124,12 @@ def test_which_result_is_worst_when_the_summary_took_the_old_score() -> None:
     assert fired("which_result", [*FILES, cell(origin="summary", accuracy=0.7, row="s")])[0].level == "note"
 
 
+def test_every_run_that_overlapped_another_is_counted() -> None:
+    pairs = [cell(2, f"{i}", origin="record", node="n1", finished=f"20260119_0000{end}", seconds=5.0, tokens_per_s=50.0 + i)
+             for i, end in enumerate((10, 12, 30, 32, 50))]
+    assert "4 of 5 runs on n1 overlapped" in fired("side_by_side", pairs)[0].statement
+
+
 def test_a_single_odd_row_is_not_called_a_node_effect() -> None:
     odd = speeds({(1, "first"): (22.75, "n1"), (1, "middle"): (49.5, "n2"), (1, "last"): (49.6, "n3"),
                   (2, "first"): (40, "n3"), (2, "middle"): (33.5, "n3"), (2, "last"): (40.5, "n3"),

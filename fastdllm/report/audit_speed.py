@@ -123,11 +123,13 @@ def side_by_side(evidence: Evidence) -> Iterator[Finding]:
         ends = pd.to_datetime(part["finished"], format=STAMP).to_numpy()
         starts = ends - pd.to_timedelta(part["seconds"], unit="s").to_numpy()
         order = np.argsort(starts)
-        latest = np.maximum.accumulate(ends[order])
-        beside = int(np.count_nonzero(starts[order][1:] < latest[:-1]))
-        if beside:
+        starts, ends = starts[order], ends[order]
+        beside = np.zeros(len(part), bool)
+        beside[1:] |= starts[1:] < np.maximum.accumulate(ends)[:-1]     # before an earlier one's end
+        beside[:-1] |= starts[1:] < ends[:-1]                           # the next one before its own end
+        if beside.any():
             yield Finding("side_by_side", "note", names(part),
-                          f"{batch}: {beside + 1} of {len(part)} runs on {node} overlapped in time; side by side "
+                          f"{batch}: {beside.sum()} of {len(part)} runs on {node} overlapped in time; side by side "
                           "on two cores, speeds differ by about a fifth from one time to the next: `--jobs 1` runs "
                           "one cell after the other",
                           "certain: from the end and the seconds of each record")
