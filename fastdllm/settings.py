@@ -23,6 +23,25 @@ class Settings(BaseModel):
             raise ValueError(describe(type(self), error)) from error
 
 
+WHOLE, NUMBER, SWITCH, TEXT, LIST, SECTION = ("a whole number", "a number", "true or false", "text", "a list",
+                                              "keys with values")
+ALLOWED = {                   # pydantic's type of problem -> what is allowed, with its context filled in
+    "greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt:g}", "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}", "literal_error": "{expected}", "string_pattern_mismatch": "text like {pattern}",
+    "string_too_short": "text that is not empty", "int_type": WHOLE, "int_parsing": WHOLE, "int_from_float": WHOLE,
+    "float_type": NUMBER, "float_parsing": NUMBER, "finite_number": NUMBER, "bool_type": SWITCH,
+    "bool_parsing": SWITCH, "string_type": TEXT, "list_type": LIST, "tuple_type": LIST, "dict_type": SECTION,
+    "model_type": SECTION, "model_attributes_type": SECTION}
+
+
+def allowed(problem: Any) -> str:
+    """What one of pydantic's problems says is allowed."""
+    # A kind of problem that no field here has had so far keeps pydantic's words, without its opening.
+    form = ALLOWED.get(problem["type"])
+    text = form.format(**problem.get("ctx", {})) if form else problem["msg"].removeprefix("Input should be ")
+    return text.replace("'", "")
+
+
 def describe(model: type[BaseModel], error: ValidationError) -> str:
     """One sentence a problem: Class.field=value; allowed: ... (the keys, for an unknown one)."""
     lines = []
@@ -36,7 +55,7 @@ def describe(model: type[BaseModel], error: ValidationError) -> str:
         else:
             known = model.model_fields.get(field)
             hint = f" ({known.description})" if known and known.description else ""
-            lines.append(f"{model.__name__}.{field}={problem['input']!r}; allowed: {problem['msg']}{hint}")
+            lines.append(f"{model.__name__}.{field}={problem['input']!r}; allowed: {allowed(problem)}{hint}")
     return "; ".join(lines)
 
 

@@ -7,19 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fastdllm.settings import Settings
+from fastdllm.settings import Settings, allowed
 
 Key = tuple[str | int, ...]
-
-WHOLE, NUMBER, SWITCH, TEXT, LIST, SECTION = ("a whole number", "a number", "true or false", "text", "a list",
-                                              "keys with values")
-ALLOWED = {                   # pydantic's type of problem -> what is allowed, with its context filled in
-    "greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt:g}", "less_than_equal": "at most {le:g}",
-    "less_than": "less than {lt:g}", "literal_error": "{expected}", "string_pattern_mismatch": "text like {pattern}",
-    "string_too_short": "text that is not empty", "int_type": WHOLE, "int_parsing": WHOLE, "int_from_float": WHOLE,
-    "float_type": NUMBER, "float_parsing": NUMBER, "finite_number": NUMBER, "bool_type": SWITCH,
-    "bool_parsing": SWITCH, "string_type": TEXT, "list_type": LIST, "tuple_type": LIST, "dict_type": SECTION,
-    "model_type": SECTION, "model_attributes_type": SECTION}
 
 
 def said(error: ValueError) -> str:
@@ -58,11 +48,8 @@ def refusal(name: str, problem: Any, description: str | None) -> str:
     """`name=value; allowed: ...` of one problem; a field's description says more than a pattern."""
     if problem["type"] == "string_pattern_mismatch" and description:
         return f"{name}={problem['input']!r}; allowed: {description}"
-    # A kind of problem that no field here has had so far keeps pydantic's words, without its opening.
-    form = ALLOWED.get(problem["type"])
-    text = form.format(**problem.get("ctx", {})) if form else problem["msg"].removeprefix("Input should be ")
     hint = f" ({description})" if description else ""
-    return f"{name}={problem['input']!r}; allowed: {text.replace(chr(39), '')}{hint}"
+    return f"{name}={problem['input']!r}; allowed: {allowed(problem)}{hint}"
 
 
 def placed(where: str, text: str) -> str:

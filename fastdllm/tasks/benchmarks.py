@@ -87,7 +87,10 @@ class Benchmark:
         return subtask.removeprefix("mmlu_").removesuffix("_generative")
 
     def load(self, data: Path | None = None) -> dict[str, ConfigurableTask]:
-        """The harness's task objects, with their data. Raises ValueError where the data are missing."""
+        """The harness's task objects, with their data.
+
+        Raises ValueError where the data are missing or hold fewer worked examples than `shots`.
+        """
         config = self._configuration(self.subtasks()[0])
         evaluated = config.get("test_split") or config["validation_split"]
         examples = config.get("fewshot_split") or config.get("training_split")
@@ -99,7 +102,13 @@ class Benchmark:
         else:
             shots = self.shots if self.name != "minerva_math" else 0       # its examples come with the harness
             splits = self._by_subtask(local_splits(data, evaluated, examples, shots, self.facts.required))
-        return self._build(splits)
+        tasks = self._build(splits)
+        for name, task in tasks.items() if self.shots else ():
+            # A problem is no worked example of itself, where both come from one split.
+            most = len(task.sampler.fewshot_docs()) - (task.fewshot_cfg.split == task.config.test_split)
+            if self.shots > most:
+                raise ValueError(f"shots={self.shots}: {name} has {most} worked examples; allowed: 0 to {most}")
+        return tasks
 
     def _by_subtask(self, splits: dict[str, Rows]) -> dict[str, dict[str, Rows]]:
         column = self.facts.column
