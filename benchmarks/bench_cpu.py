@@ -105,14 +105,15 @@ def main() -> None:
     """Compare, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--prompts", type=int, default=24, help="for the plain loop; batches use four times as many")
+    parser.add_argument("--prompts", type=int, default=24, help="one at a time")
+    parser.add_argument("--in-batches", type=int, default=256, help="prompts in batches of 16 and 32")
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     lm = fastdllm.load("tiny", device="cpu")
     network = PlainNetwork.load(lm.path)
-    few, many = prompts(lm, options.prompts), prompts(lm, 4 * options.prompts)
+    few, many = prompts(lm, options.prompts), prompts(lm, options.in_batches)
     settings = (options.threshold, options.max_new_tokens)
     best: dict[str, dict[str, Any]] = {}
     for _ in range(options.repeats):

@@ -59,11 +59,13 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
         before = engine.executor.graphs.synchronisations if isinstance(engine.executor, Fast) else 0
         torch.cuda.synchronize()
         times: dict[str, list[float]] = defaultdict(list)
+        reused: dict[str, int] = defaultdict(int)
         began = last = time.perf_counter()
         for step in engine.steps(iter(enumerate(prompts))):
             now = time.perf_counter()
             times[step.kind].append((now - last) * 1e3)
             last = now
+            reused[step.kind] += any("reuse" in decisions for decisions in engine.executor.decisions)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
     nfe: dict[str, int] = defaultdict(int)
@@ -76,6 +78,7 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
               "tokens_per_second": made / seconds, "nfe": dict(nfe)}
     if batch == 1:      # each step ends with a synchronisation, so this is the whole time of one
         result["ms_by_kind"] = {kind: median(values) for kind, values in times.items()}
+        result["reused"] = dict(reused)
     if isinstance(engine.executor, Fast):
         done = engine.executor.graphs.synchronisations - before
         result |= {"synchronisations": done, "device_forwards_per_second": done / seconds,
