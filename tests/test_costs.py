@@ -1,14 +1,11 @@
 """The cost model gives the figures that were worked out by hand for the 7B (design section 2, claim 4)."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from fastdllm.report import costs
+from fastdllm.report import costs, measured
 from fastdllm.report.pareto import SHAPE_7B
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+GPU = "benchmarks/results/h200_2026-11-21.json"
 
 
 def test_bytes_and_ceilings_of_the_7b():
@@ -18,13 +15,29 @@ def test_bytes_and_ceilings_of_the_7b():
 
 
 def test_predictions_stand_beside_what_was_measured_at_batch_1():
-    report = json.loads((RESULTS / "h200_forwards_2026-11-21.json").read_text(encoding="utf-8"))
-    rows = [row for row in report["forwards"] if row["batch"] == 1]
-    assert {row["layers"] for row in rows} == {16, 28}
-    for row in rows:
-        predicted = 1e3 * costs.forward_seconds(costs.H200, SHAPE_7B, layers=row["layers"],
-                                                width=8 if row["kind"] == "small" else 32)
-        assert predicted == pytest.approx(row["ms"], rel=0.15)
+    """Forwards, and whole runs of k = 1, 2, 3 with every policy: within 15 %."""
+    table = measured.forwards(GPU)
+    alone = table[table["batch"] == 1]
+    assert {*alone["layers"]} == {16, 28} and {*alone["kind"]} == {"full", "small", "commit"}
+    assert (alone["predicted_ms"] / alone["ms"] - 1).abs().max() < 0.15
+    for dtype in ("float16", "bfloat16"):
+        runs = measured.runs(GPU, dtype)
+        ours = runs[runs["predicted"].notna()]
+        assert {1, 2, 3} == {*ours["k"]} and {"output", "replay"} <= {*ours["policy"]}
+        assert ours["off"].abs().max() < 0.15
+
+
+def test_memory_stands_beside_what_was_measured():
+    report, seen = measured.read(GPU), []
+    for part in report["dtypes"]:
+        seen += [(row["peak_memory"], row["predicted_memory"]) for row in (part, *part["runs"]) if "peak_memory" in row]
+    assert len(seen) == 3
+    assert all(abs(predicted / peak - 1) < 0.1 for peak, predicted in seen)
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(ValueError, match="dtype='float8'; allowed: float16, bfloat16"):
+        measured.forwards(GPU, "float8")
 
 
 def test_reuse_saves_only_what_it_skips():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.modules_network import ModulesNetwork
 from benchmarks.plain_network import Caches, PlainNetwork
 from benchmarks.reference import Event, Loop
 
@@ -14,9 +15,9 @@ DATA = json.loads((GOLDEN / "golden.json").read_text())
 LOGITS = {entry["name"]: entry for entry in DATA["logits"]}
 
 
-@pytest.fixture(scope="module")
-def network() -> PlainNetwork:
-    return PlainNetwork.load(GOLDEN)
+@pytest.fixture(scope="module", params=[PlainNetwork, ModulesNetwork], ids=lambda kind: kind.__name__)
+def network(request) -> PlainNetwork:
+    return request.param.load(GOLDEN)
 
 
 @pytest.mark.parametrize("case", DATA["cases"], ids=lambda case: case["id"])

@@ -25,8 +25,10 @@ class Card:
     host_seconds: float          # per step: bookkeeping, launch, one synchronisation
 
 
-H200 = Card("H200, captured graphs", 4.27e12, 700e12, 3.8e-6, 0.2e-3)     # kernel_seconds fitted to one forward
-RTX_6000 = Card("Quadro RTX 6000 (Turing, float16)", 0.672e12 * 0.9, 90e12, 3.8e-6, 0.2e-3)
+# Both fitted to benchmarks/results/h200_2026-11-21.json: kernel_seconds to one forward, host_seconds to one step.
+H200 = Card("H200, captured graphs", 4.27e12, 700e12, 3.8e-6, 0.06e-3)
+RTX_6000 = Card("Quadro RTX 6000 (Turing, float16)", 0.672e12 * 0.9, 90e12, 3.8e-6, 0.06e-3)
+REPLAY_SECONDS = 0.03e-3      # a replayed step: bookkeeping on the host alone
 
 
 def layer_parameters(config: ModelConfig) -> int:
@@ -82,7 +84,7 @@ def run_seconds(card: Card, config: ModelConfig, mix: Mix, *, skipped: int = 12,
     whole = ((mix.full - mix.reused_full) * cost(32) + (mix.small - mix.reused_small) * cost(8)
              + mix.commit * cost(32))
     if replay:
-        return whole + (mix.reused_full + mix.reused_small) * 0.05e-3      # bookkeeping only
+        return whole + (mix.reused_full + mix.reused_small) * REPLAY_SECONDS
     return whole + mix.reused_full * cost(32, left) + mix.reused_small * cost(8, left)
 
 

@@ -33,7 +33,7 @@ def predicted_seconds(row: pd.Series, card: costs.Card = costs.H200) -> float:
     share = row["nfe_full"] / max(1, row["nfe_full"] + row["nfe_small"]) if "full_forwards" in row["config"] else 0.0
     mix = costs.Mix(full=row["nfe_full"], small=row["nfe_small"], commit=row["nfe_commit"] + row["nfe_prefill"],
                     reused_full=share * reused, reused_small=(1 - share) * reused)
-    replayed = row["nfe_replay"] * 0.05e-3
+    replayed = row["nfe_replay"] * costs.REPLAY_SECONDS
     return costs.run_seconds(card, SHAPE_7B, mix, skipped=LAYERS) + replayed
 
 
