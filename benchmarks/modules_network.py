@@ -49,18 +49,7 @@ class ModulesNetwork(PlainNetwork):
         key = attention.k_proj(hidden).view(shape).transpose(1, 2)
         value = attention.v_proj(hidden).view(shape).transpose(1, 2)
         query, key = apply_rotary_pos_emb(query, key, *rotary)
-        if replace_position is not None:
-            stretch = slice(replace_position, replace_position + width)
-            block_key, block_value = caches.block[index]
-            block_key[:, :, stretch], block_value[:, :, stretch] = key, value
-            key, value = block_key, block_value
-        elif store == "block":
-            caches.block[index] = (key, value)
-        if index < len(caches.prefix):
-            key = torch.cat([caches.prefix[index][0], key], dim=-2)
-            value = torch.cat([caches.prefix[index][1], value], dim=-2)
-        if store == "prefix":
-            caches.prefix[index:index + 1] = [(key, value)]
+        key, value = caches.update(index, key, value, store, replace_position)
         groups = attention.num_key_value_groups
         out = F.scaled_dot_product_attention(query, repeat_kv(key, groups), repeat_kv(value, groups), attn_mask=mask,
                                              scale=attention.scaling)

@@ -34,6 +34,23 @@ class Caches:
         """Positions in the prefix."""
         return self.prefix[0][0].shape[2] if self.prefix else 0
 
+    def update(self, index: int, key: Tensor, value: Tensor, store: str | None,
+               replace_position: int | None) -> KeyValue:
+        """Put a layer's new keys and values where `PlainNetwork.forward` says; all that its queries see."""
+        if replace_position is not None:
+            stretch = slice(replace_position, replace_position + key.shape[2])
+            block_key, block_value = self.block[index]
+            block_key[:, :, stretch], block_value[:, :, stretch] = key, value
+            key, value = block_key, block_value
+        elif store == "block":
+            self.block[index] = (key, value)
+        if index < len(self.prefix):
+            key = torch.cat([self.prefix[index][0], key], dim=2)
+            value = torch.cat([self.prefix[index][1], value], dim=2)
+        if store == "prefix":
+            self.prefix[index:index + 1] = [(key, value)]
+        return key, value
+
     def keep(self, rows: Tensor) -> None:
         """Drop the rows that are False in `rows` [R]; copies all that stays."""
         self.prefix = [(k[rows], v[rows]) for k, v in self.prefix]
@@ -80,18 +97,7 @@ class PlainNetwork:
         query = rotate(self.heads(hidden, name + "q_proj", config.num_attention_heads), *rotary)
         key = rotate(self.heads(hidden, name + "k_proj", config.num_key_value_heads), *rotary)
         value = self.heads(hidden, name + "v_proj", config.num_key_value_heads)
-        if replace_position is not None:
-            stretch = slice(replace_position, replace_position + hidden.shape[1])
-            block_key, block_value = caches.block[index]
-            block_key[:, :, stretch], block_value[:, :, stretch] = key, value
-            key, value = block_key, block_value
-        elif store == "block":
-            caches.block[index] = (key, value)
-        if index < len(caches.prefix):
-            key = torch.cat([caches.prefix[index][0], key], dim=2)
-            value = torch.cat([caches.prefix[index][1], value], dim=2)
-        if store == "prefix":
-            caches.prefix[index:index + 1] = [(key, value)]
+        key, value = caches.update(index, key, value, store, replace_position)
         groups = config.num_attention_heads // config.num_key_value_heads
         out = F.scaled_dot_product_attention(query, repeat(key, groups), repeat(value, groups), attn_mask=mask)
         out = out.transpose(1, 2).reshape(*hidden.shape[:2], -1)

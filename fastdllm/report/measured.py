@@ -118,8 +118,9 @@ def end_to_end(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run in table[~timed].to_dict("records"):
         ours, alone = run["executor"] != "reference", run["batch"] == 1 and run["k"] == 1
-        times = run["ms_by_kind"] if ours else lent.get(run["network"]) if alone else None
-        kinds = [kind for kind in ("full", "small", "commit", "replay") if isinstance(times, dict) and kind in times]
+        times: dict[str, float] = run["ms_by_kind"] if ours and run["batch"] == 1 else (
+            lent[run["network"]] if alone and not ours else {})
+        kinds = [kind for kind in ("full", "small", "commit", "replay") if kind in times]
         policy = f"{run['policy']}{', full forwards too' if run['full_forwards'] else ''}" if ours else (
             "January's code" if run["variant"] == "old" else "output")
         rows.append({
