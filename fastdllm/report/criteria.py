@@ -86,11 +86,11 @@ def _answer(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, missing:
     sought = next((kind for kind in ("meets", "open") if kind in kinds), None)
     of_kind = reused[[kind == sought or sought is None for kind in kinds]]
     row = of_kind.sort_values("speedup", ascending=False).iloc[0]
-    figures = (f"{row['config']} runs at {show.text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times the "
-               f"tokens/s of k=1 and loses {show.text(row['lost'], row['lost_low'], row['lost_high'])} points "
+    figures = (f"{row['config']}, runs at {show.text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times "
+               f"the tokens/s of k=1 and loses {show.text(row['lost'], row['lost_low'], row['lost_high'])} points "
                f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)")
     if sought == "meets":
-        return f"Yes, {goal} is reached: {figures}."
+        return f"Yes, {goal} is reached: the fastest that does, {figures}."
     if sought == "open":
         return f"Not settled whether any configuration reaches {goal}: the fastest that still may, {figures}."
     if missing:

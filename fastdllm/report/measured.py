@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fastdllm.lab.gridfile import root
-from fastdllm.report import costs
+from fastdllm.report import costs, show, stats
 from fastdllm.report.pareto import SHAPE_7B
 from fastdllm.report.plots import GREY, style
 
@@ -131,3 +131,12 @@ def end_to_end(table: pd.DataFrame) -> pd.DataFrame:
             "predicted tokens/s": f"{run['tokens'] / run['predicted']:.0f}" if run["predicted"] > 0 else "",
             "ms a step": ", ".join(f"{kind} {times[kind]:.2f}" for kind in kinds)})
     return pd.DataFrame(rows)
+
+
+def dtypes(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the embedded checkpoint on a GPU by dtype, as text with 95 % Wilson intervals."""
+    counts = zip(table["correct"], table["n"], strict=True)
+    return pd.DataFrame({
+        "dtype": table["dtype"], "threshold": table["threshold"], "n": table["n"],
+        "accuracy %": [show.text(right / n, *stats.wilson(right, n), scale=100) for right, n in counts],
+        "tokens": table["tokens"], "on": table["gpu"], "checkpoint": table["checkpoint"]})

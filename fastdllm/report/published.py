@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 DATA = Path(str(files("fastdllm.report") / "data"))
-GPU_TABLE = DATA / "half_precision.csv"
+GPU_TABLE, DTYPES = DATA / "half_precision.csv", DATA / "dtype_accuracy.csv"
 
 
 @cache
@@ -65,3 +65,8 @@ def problems(task: str, limit: int) -> int | None:
 def half_precision() -> pd.DataFrame | None:
     """Tokens by layer subset and dtype as measured on a GPU; None where that was not measured."""
     return pd.read_csv(GPU_TABLE) if GPU_TABLE.exists() else None
+
+
+def dtype_accuracy() -> pd.DataFrame:
+    """Problems that the embedded checkpoint solves on a GPU in each dtype; empty where that was not measured."""
+    return pd.read_csv(DTYPES) if DTYPES.exists() else pd.DataFrame(columns=["dtype", "threshold", "n", "correct"])

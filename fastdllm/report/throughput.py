@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.report import costs, published
+from fastdllm.report import costs, published, stats
 from fastdllm.report.pareto import LAYERS, SHAPE_7B
 from fastdllm.report.plots import COLORS, GREY, MARKERS, style
 from fastdllm.tasks import get
@@ -111,7 +111,7 @@ def january_figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def measured_runs(forwards: pd.DataFrame, runs: pd.DataFrame, published: dict[str, Any]) -> str:
+def measured_runs(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any]) -> str:
     """What was measured on the GPU; Markdown."""
     one = forwards[(forwards["batch"] == 1) & (forwards["layers"] == 28)].groupby("kind")["share_of_copy"].mean()
     batches = (forwards.loc[forwards["batch"] > 1, "predicted_ms"] / forwards.loc[forwards["batch"] > 1, "ms"] - 1)
@@ -119,7 +119,7 @@ def measured_runs(forwards: pd.DataFrame, runs: pd.DataFrame, published: dict[st
     plain = runs[(runs["network"] == "PlainNetwork") & (runs["k"] == 1)]
     times = next(times for times in plain["ms_by_kind"] if times)
     alike = plain.loc[plain["note"].notna(), "tokens_per_second"].iloc[0]
-    then, speed = published["published"], ours["tokens_per_second"]
+    then, speed = loop["published"], ours["tokens_per_second"]
     kinds = ("full", "small", "commit")
     return (
         f"**Time of a token.** On the {forwards.attrs['device']} a forward of the 7B shape at batch 1 runs at "
@@ -139,7 +139,17 @@ def measured_runs(forwards: pd.DataFrame, runs: pd.DataFrame, published: dict[st
         "many rows lose.")
 
 
-def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, published: dict[str, Any], table: pd.DataFrame,
+def half_precision(table: pd.DataFrame) -> str:
+    """Accuracy by dtype; Markdown."""
+    if table.empty:
+        return "**Half precision** was not measured on a GPU: `python -m benchmarks.half_precision`."
+    said = ", ".join(f"{row.correct} in {row.dtype}" for row in table[table["threshold"] == 1.0].itertuples())
+    low, high = stats.wilson(int(table["correct"].min()), int(table["n"].iloc[0]))
+    return (f"**Half precision.** Of {table['n'].iloc[0]} held-out problems the embedded checkpoint solves, at "
+            f"threshold 1.0 on a GPU, {said}; the lowest of all settings lies in {low:.1%} to {high:.1%}.")
+
+
+def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], table: pd.DataFrame,
             cells: pd.DataFrame) -> str:
     """What the figures say; Markdown."""
     rows = table.set_index("run")
@@ -152,7 +162,8 @@ def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, published: dict[str, Any
     same = cells.loc[(cells["k"] > 1) & cells["ratio"].notna(), "ratio"]
     first = cells.loc[cells["k"] == 1, "tokens_per_s"]
     return (
-        f"{measured_runs(forwards, runs, published)}\n\n"
+        f"{measured_runs(forwards, runs, loop)}\n\n"
+        f"{half_precision(published.dtype_accuracy())}\n\n"
         f"**Ceiling.** 12 of 28 layers are {1 - 1 / costs.ceiling(SHAPE_7B, 1.0):.1%} of a forward's bytes. At the "
         f"mix measured here (n = {table.attrs['problems']}, threshold {table.attrs['threshold']:g}) the prediction "
         f"is {speed('k=2 output'):.2f}x for k=2 and {speed('k=3 output'):.2f}x for k=3 with `output`, "
