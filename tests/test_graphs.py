@@ -1,6 +1,9 @@
 """The fast executor gives the steps of the eager one: uncaptured here, captured and with kernels on a GPU."""
 
+import ast
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -132,6 +135,19 @@ def test_threads_need_the_fast_executor_and_end_with_the_caller():
         lm.network.lm_head.weight[3] = torch.nan
     with pytest.raises(NonFiniteLogits):
         fastdllm.generate(lm, ids, decoding=DECODING, threads=2)
+
+
+def test_threads_may_be_the_first_to_compile():
+    """TorchScript's compiler is not for two threads at a time: in a fresh process both come to it at once."""
+    code = ("import fastdllm; from fastdllm import Decoding; lm = fastdllm.load('tests/golden', device='cpu');"
+            "print(fastdllm.generate(lm, [[5, 6], [7, 8, 9]], threads=2, decoding=Decoding(threshold=0.6,"
+            " max_new_tokens=8, stop_ids=(510,), mask_id=511)).tokens)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=GOLDEN.parents[1], capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    one = fastdllm.generate(fastdllm.load(GOLDEN, device="cpu"), [[5, 6], [7, 8, 9]],
+                            decoding=DECODING.model_copy(update={"max_new_tokens": 8}))
+    assert ast.literal_eval(done.stdout) == one.tokens
 
 
 def test_unknown_executor_is_refused():
