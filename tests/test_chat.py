@@ -156,6 +156,15 @@ def test_terminal_session():
     assert chat.exitstatus == 0
 
 
+def test_a_piped_question_is_shown_and_no_prompt():
+    """What a pipe says is nowhere else on the page."""
+    done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", "--max-new-tokens", "4"], cwd=ROOT, text=True,
+                          input="What is 2+3?\n", capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "> What is 2+3?" in lines and "> " not in lines and "cut off: max_new_tokens=4" in done.stdout
+
+
 def test_terminal_says_where_an_answer_was_cut():
     chat = terminal("--max-new-tokens", "12")
     chat.expect("earlier ones are not seen")

@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+import fastdllm
 from fastdllm.lab import geometry, gridfile, notebooks, single
 from fastdllm.lab.grid import generative, runs_code
+from fastdllm.lab.machine import threads_for
 from fastdllm.lab.parameters import Parameters, root
 
 SHIPPED = sorted(path.stem for path in (root() / "params").glob("*.yml"))
@@ -20,6 +23,16 @@ def grid(tmp_path: Path, text: str):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_a_small_network_decodes_in_one_thread():
+    """Its operations are too short to be shared; what was set before comes back."""
+    lm = fastdllm.load(Path(__file__).parent / "golden", device="cpu")
+    torch.set_num_threads(2)
+    with threads_for(lm):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
 def test_shipped_params_load(name):
     assert gridfile.load(name).cells()
 

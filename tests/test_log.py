@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from report_support import synthetic
 
 from fastdllm.lab.grid import Grid
 from fastdllm.report import log, page
+from fastdllm.report.audit import Finding
 from fastdllm.report.results import Results
 
 
@@ -44,6 +46,14 @@ def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
     log.write(report)
     log.write(report)
     assert path.read_text().count("Seen twice.\n\n- on two days") == 1
+
+
+def test_the_answer_says_what_speeds_side_by_side_are_worth(grid: Grid) -> None:
+    report = log.Report.of(Results.of(grid))
+    quiet = replace(report, findings=[])
+    beside = replace(report, findings=[Finding("side_by_side", "note", ("a", "b"), "2 of 2 runs", "certain")])
+    assert "side by side" not in log.page(quiet)
+    assert "hold for this run" in log.page(beside) and "hold for this run" in log.told(beside)
 
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:

@@ -35,8 +35,9 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
     from fastdllm.lab import geometry
     from fastdllm.lab.parameters import Parameters
     wanted = geometry.fits(Parameters.of(
-        model=model, threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block, k=k, layers=layers,
-        temperature=temperature, policy=policy, revision=revision, device=device, dtype=dtype))
+        model=model, threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block, k=k,
+        layers=layers if k > 1 else None, temperature=temperature, policy=policy, revision=revision, device=device,
+        dtype=dtype))
     get(revision)
     from fastdllm import load
     from fastdllm.report.chat import ABOUT, EMBEDDED, Conversation
@@ -63,10 +64,12 @@ def talk(conversation: Conversation, forget: bool) -> None:
 def turn(conversation: Conversation, forget: bool) -> bool:
     """Read a line and do what it says; False at the end."""
     try:
-        line = input("> ").strip()
+        line = input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         print()
         return False
+    if not sys.stdin.isatty():
+        print(f"> {line}", flush=True)      # a pipe shows nothing of what it says
     if line == "clear":
         conversation.clear()
         print("(cleared)", flush=True)

@@ -12,6 +12,7 @@ from fastdllm.lab import files, partial, records, summary
 from fastdllm.lab.foreign import NOTE, Foreign
 from fastdllm.lab.identity import Today, identity, payload, policy_hash
 from fastdllm.lab.locks import lock
+from fastdllm.lab.machine import threads_for
 from fastdllm.lab.parameters import Parameters
 from fastdllm.lab.records import Record
 from fastdllm.tasks import Problem, Task
@@ -75,7 +76,8 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
                 say(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
             lm = load(resolved, parameters.device, checkpoint.fingerprint, clock)
             generation = generation.on(lm) if generation else None
-            solve(lm, resolved, task, problems, run, clock, token_ids, say, generation)
+            with threads_for(lm):
+                solve(lm, resolved, task, problems, run, clock, token_ids, say, generation)
         notes = summary.peak_memory(resolved.device) if lm is not None else {}
         notes |= write_trace(lm, resolved, problems[:trace], run, directory, generation) if trace else {}
         record = summary.summarise(

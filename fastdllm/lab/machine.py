@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdllm.model.lm import LM
 
 KERNEL_BYTES = int(1.5e9)       # a kernel with torch, pandas, matplotlib and the embedded checkpoint
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -38,6 +44,21 @@ def default_jobs(device: str, cells: int) -> int:
     if device.startswith("cuda") or (device == "auto" and gpu_count()):
         return max(1, min(cells, gpu_count()))
     return max(1, min(cells, cores(), free_memory() // KERNEL_BYTES))
+
+
+@contextmanager
+def threads_for(lm: LM) -> Iterator[None]:
+    """One torch thread for a small network on a CPU: its operations are too short to be shared by two cores."""
+    import torch
+
+    from fastdllm.model import cpu
+    before = torch.get_num_threads()
+    if cpu.usable(lm.network):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def threads(jobs: int) -> dict[str, str]:

@@ -36,6 +36,14 @@ class Report:
     findings: list[audit.Finding]
 
     @cached_property
+    def answer(self) -> str:
+        """The verdict's plain answer, and what its speeds are worth where cells ran side by side."""
+        beside = any(finding.rule == "side_by_side" for finding in self.findings)
+        caution = (" Cells ran side by side: speeds and their intervals hold for this run, those of another can differ "
+                   "by a fifth.")
+        return self.verdict.answer + (caution if beside else "")
+
+    @cached_property
     def shown(self) -> pd.DataFrame:
         """The table as text."""
         return show.grid(self.table)
@@ -89,7 +97,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
         f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
-        "## Verdict", "", verdict.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
+        "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
         f"Rule: {verdict.rule}.", "",
         show.Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
         "## Results", "", show.Html(report.shown, CAPTION).markdown(), "",
@@ -136,7 +144,7 @@ def told(report: Report) -> str:
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
     folder = report.results.grid.directory
-    return "\n".join([*lines, report.verdict.answer, f"{states.count('complete')} of {len(states)} cells complete",
+    return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} cells complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
 

@@ -87,7 +87,8 @@ def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5
     axes.fill_between([criteria[0], edge], -100, criteria[1], color="#009E73", alpha=0.12, linewidth=0)
     axes.text(edge, criteria[1], " criterion met ", ha="right", va="bottom", color="#007a5a", fontsize=9)
     for k, marker in zip(sorted(rows["k"].unique()), "osD^v<>", strict=False):
-        for name, part in rows[rows["k"] == k].groupby(rows["layers"].map(_subset)):
+        by_subset = dict(list(rows[rows["k"] == k].groupby(rows["layers"].map(_subset))))
+        for name, part in ((name, by_subset[name]) for name in COLORS if name in by_subset):
             error_x = [(part["speedup"] - part["speed_low"]).clip(lower=0).fillna(0),
                        (part["speed_high"] - part["speedup"]).clip(lower=0).fillna(0)]
             error_y = [(part["lost"] - part["lost_low"]).clip(lower=0).fillna(0),
