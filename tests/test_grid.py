@@ -23,16 +23,6 @@ def grid(tmp_path: Path, text: str):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_small_network_decodes_in_one_thread():
-    """Its operations are too short to be shared; what was set before comes back."""
-    lm = fastdllm.load(Path(__file__).parent / "golden", device="cpu")
-    torch.set_num_threads(2)
-    with threads_for(lm):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-
-
 def test_shipped_params_load(name):
     assert gridfile.load(name).cells()
 
@@ -259,3 +249,13 @@ def test_flat_parameters_and_back():
     assert "max_new_tokens" not in parameters.decoding.model_fields_set
     assert Parameters.of(**parameters.flat()) == parameters
     assert None not in parameters.flat().values()
+
+
+def test_a_small_network_decodes_in_one_thread():
+    """Its operations are too short to be shared; what was set before comes back."""
+    lm = fastdllm.load(Path(__file__).parent / "golden", device="cpu")
+    torch.set_num_threads(2)
+    with threads_for(lm):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
