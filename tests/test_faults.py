@@ -177,7 +177,7 @@ def test_a_policy_is_one_file_that_the_params_name(tmp_path, model):
 
 def test_the_runner_killed_in_mid_run(tmp_path, model):
     """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
-    cell = cell_of(tmp_path, model, limit=12, batch_size=1)
+    cell = cell_of(tmp_path, model, limit=60, batch_size=1)      # more than decode while the worker notices
     command = [sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -194,7 +194,7 @@ def test_the_runner_killed_in_mid_run(tmp_path, model):
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stdout + second.stderr
     record = records.read(cell.directory)
-    assert (record.n, record.sessions) == (12, 2)
+    assert (record.n, record.sessions) == (60, 2)
     assert "resuming at problem" in (cell.directory / records.LOG).read_text()
     assert not list(cell.directory.glob("*.part*"))
 
