@@ -12,6 +12,8 @@ import os
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,24 +35,33 @@ def prompts(lm: LM, count: int) -> list[list[int]]:
     return [lm.encode(problem.prompt) for problem in get("arithmetic").problems(count)]
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Each operation may use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def plain_run(network: PlainNetwork, lm: LM, ids: list[list[int]], threshold: float, most: int,
               threads: int) -> dict[str, Any]:
     """The plain loop, one prompt after another; each operation may use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     began, made, nfe, outputs = time.perf_counter(), 0, defaultdict(int), []
-    for prompt in ids:
-        result = Loop(network, [prompt], threshold=threshold, max_new_tokens=most, stop_token=lm.stop_ids[0],
-                      mask_id=lm.mask_id or 0, pad_id=lm.config.pad_token_id or 0).run()
-        tokens = result.generated[0]
-        if lm.stop_ids[0] in tokens:
-            tokens = tokens[:tokens.index(lm.stop_ids[0]) + 1]
-        outputs.append(tokens[:most])
-        made += len(outputs[-1])
-        for kind, number in result.nfe.items():
-            nfe[kind] += number
+    with torch_threads(threads):
+        for prompt in ids:
+            result = Loop(network, [prompt], threshold=threshold, max_new_tokens=most, stop_token=lm.stop_ids[0],
+                          mask_id=lm.mask_id or 0, pad_id=lm.config.pad_token_id or 0).run()
+            tokens = result.generated[0]
+            if lm.stop_ids[0] in tokens:
+                tokens = tokens[:tokens.index(lm.stop_ids[0]) + 1]
+            outputs.append(tokens[:most])
+            made += len(outputs[-1])
+            for kind, number in result.nfe.items():
+                nfe[kind] += number
     seconds = time.perf_counter() - began
-    torch.set_num_threads(before)
     return {"tokens": made, "seconds": seconds, "tokens_per_second": made / seconds, "nfe": dict(nfe),
             "outputs": outputs}
 
@@ -60,13 +71,11 @@ def our_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
 
     Operations use one thread: those of this network are too short for more.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     began = time.perf_counter()
-    out = fastdllm.generate(lm, ids, decoding=Decoding(threshold=threshold, max_new_tokens=most), batch_size=batch,
-                            threads=1 if batch == 1 else os.cpu_count() or 1)
+    with torch_threads(1):
+        out = fastdllm.generate(lm, ids, decoding=Decoding(threshold=threshold, max_new_tokens=most), batch_size=batch,
+                                threads=1 if batch == 1 else os.cpu_count() or 1)
     seconds, made = time.perf_counter() - began, sum(map(len, out.tokens))
-    torch.set_num_threads(before)
     nfe = {kind: sum(row[kind] for row in out.nfe) for kind in out.nfe[0]}
     return {"tokens": made, "seconds": seconds, "tokens_per_second": made / seconds, "nfe": nfe, "outputs": out.tokens}
 
@@ -85,14 +94,11 @@ def anatomy(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
         return found
 
     engine.executor.run = timed          # type: ignore[method-assign]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with torch_threads(1), profile(activities=[ProfilerActivity.CPU]) as recorded:
         began = time.perf_counter()
         for _ in engine.steps(iter(enumerate(ids))):
             pass
         total = (time.perf_counter() - began) * 1e3
-    torch.set_num_threads(before)
     rows = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
     whole = sum(event.self_cpu_time_total for event in rows)
     return {"ms_by_kind": {kind: sorted(values)[len(values) // 2] for kind, values in spent.items()},

@@ -63,12 +63,13 @@ def talk(conversation: Conversation, forget: bool) -> None:
 
 def turn(conversation: Conversation, forget: bool) -> bool:
     """Read a line and do what it says; False at the end."""
+    typed = sys.stdin.isatty()
     try:
-        line = input("> " if sys.stdin.isatty() else "").strip()
+        line = input("> " if typed else "").strip()
     except EOFError:
         print()
         return False
-    if not sys.stdin.isatty():
+    if not typed:
         print(f"> {line}", flush=True)      # a pipe shows nothing of what it says
     if line == "clear":
         conversation.clear()

@@ -65,7 +65,8 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
     file = yamlfile.read(Path(what)) if what else yamlfile.YamlFile(Path("options"), {}, {})
     grid = single.grid_of({**file.set(changes).values, **given}, experiment, trace)
     cells = grid.cells()
-    if cells[0].parameters.reuse.layers is not None and not cells[0].parameters.reuse.active:
+    reuse = cells[0].parameters.reuse
+    if reuse.layers is not None and not reuse.active:
         typer.echo("k=1: every layer is computed at every step, the layers named have no effect; --k 2 reuses them")
     if dry_run:
         typer.echo(runner.plan(cells, cells, force).text())
