@@ -12,8 +12,6 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from benchmarks.plain_network import PlainNetwork
 from benchmarks.reference import Loop
 from fastdllm import Decoding
 from fastdllm.decode.generate import build
+from fastdllm.decode.parallel import torch_threads
 from fastdllm.model.lm import LM
 from fastdllm.tasks import get
 
@@ -33,17 +32,6 @@ from fastdllm.tasks import get
 def prompts(lm: LM, count: int) -> list[list[int]]:
     """Held-out problems of the embedded task, in the chat template."""
     return [lm.encode(problem.prompt) for problem in get("arithmetic").problems(count)]
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Each operation may use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def plain_run(network: PlainNetwork, lm: LM, ids: list[list[int]], threshold: float, most: int,

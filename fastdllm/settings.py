@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fastdllm.refusals import Refused
+
 POLICIES = ("output", "residual", "token", "adaptive", "replay")
 SUBSETS = ("first", "middle", "last")
 SUBSET_SIZE = 12
@@ -20,43 +22,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ValueError(describe(type(self), error)) from error
-
-
-WHOLE, NUMBER, SWITCH, TEXT, LIST, SECTION = ("a whole number", "a number", "true or false", "text", "a list",
-                                              "keys with values")
-ALLOWED = {                   # pydantic's type of problem -> what is allowed, with its context filled in
-    "greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt:g}", "less_than_equal": "at most {le:g}",
-    "less_than": "less than {lt:g}", "literal_error": "{expected}", "string_pattern_mismatch": "text like {pattern}",
-    "string_too_short": "text that is not empty", "int_type": WHOLE, "int_parsing": WHOLE, "int_from_float": WHOLE,
-    "float_type": NUMBER, "float_parsing": NUMBER, "finite_number": NUMBER, "bool_type": SWITCH,
-    "bool_parsing": SWITCH, "string_type": TEXT, "list_type": LIST, "tuple_type": LIST, "dict_type": SECTION,
-    "model_type": SECTION, "model_attributes_type": SECTION}
-
-
-def allowed(problem: Any) -> str:
-    """What one of pydantic's problems says is allowed."""
-    # A kind of problem that no field here has had so far keeps pydantic's words, without its opening.
-    form = ALLOWED.get(problem["type"])
-    text = form.format(**problem.get("ctx", {})) if form else problem["msg"].removeprefix("Input should be ")
-    return text.replace("'", "")
-
-
-def describe(model: type[BaseModel], error: ValidationError) -> str:
-    """One sentence a problem: Class.field=value; allowed: ... (the keys, for an unknown one)."""
-    lines = []
-    for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{model.__name__}.{field}: unknown; allowed: {', '.join(model.model_fields)}")
-        elif problem["type"] == "value_error":
-            said = problem.get("ctx", {}).get("error", problem["msg"])
-            lines.append(f"{model.__name__}.{field}: {said}" if field else f"{model.__name__}.{said}")
-        else:
-            known = model.model_fields.get(field)
-            hint = f" ({known.description})" if known and known.description else ""
-            lines.append(f"{model.__name__}.{field}={problem['input']!r}; allowed: {allowed(problem)}{hint}")
-    return "; ".join(lines)
+            raise Refused(type(self), error) from error
 
 
 class Decoding(Settings):
@@ -75,13 +41,19 @@ class Decoding(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Decoding:
-        if self.block_size is not None and self.block_size % self.small_block:
-            raise ValueError(f"small_block={self.small_block}; allowed: a divisor of block_size={self.block_size}")
+        if self.block_size is not None:
+            fit(self.small_block, self.block_size)
         if any(stop < 0 for stop in self.stop_ids or ()):
             raise ValueError(f"stop_ids={self.stop_ids}; allowed: token ids from 0 up")
         if "" in self.stop_strings:
             raise ValueError(f"stop_strings={self.stop_strings}; allowed: non-empty strings")
         return self
+
+
+def fit(small_block: int, block: int) -> None:
+    """Raise ValueError for a small block that doesn't divide the block."""
+    if block % small_block:
+        raise ValueError(f"small_block={small_block}; allowed: a divisor of the block size {block}")
 
 
 def _layers(value: Any) -> Any:

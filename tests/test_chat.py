@@ -181,6 +181,7 @@ def test_terminal_says_where_an_answer_was_cut():
     (["--layers", "outer", "--k", "2"], "layers='outer'; allowed: first, middle"),
     (["--layers", "3-40", "--k", "2"], "layers='3-40'; allowed: layer indices from 0 to 27"),
     (["--small-block", "5"], "small_block=5; allowed: a divisor of the block size 32"),
+    (["--policy", "nowhere.py", "--k", "2"], "policy='nowhere.py': no such file; allowed: output, .*Python file"),
     (["--revision", "8e1"], "revision='8e1'; allowed: upstream"),
     (["--threshold", "2"], r"threshold=2.0; allowed: at most 1 \(a probability")])
 def test_terminal_says_what_is_wrong_before_anything_else(options, says):

@@ -63,7 +63,7 @@ def test_repeats_are_runs_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("experiment: e\nzork: 3\n", ["g.yml, line 2", "zork", "3", "unknown key", "allowed keys"]),
+    ("experiment: e\nzork: 3\n", ["g.yml, line 2", "zork", "3", "unknown key", "allowed: experiment, author"]),
     ("experiment: e\naxes:\n  k: [1, 0]\n", ["line 3", "axes.k.1=0; allowed: 1 or more"]),
     ("experiment: e\naxes: {kk: [1]}\n", ["line 2", "kk; allowed: task, k", "threshold"]),
     ("experiment: e\naxes: {k: [1, 1]}\n", ["line 2", "different values"]),
@@ -156,6 +156,25 @@ def test_one_configuration_is_refused_in_the_same_words(flat, says):
         single.grid_of(flat, "e")
     with pytest.raises(ValueError, match=r"^experiment='a/b'; allowed: letters, digits"):
         single.grid_of({}, "a/b")
+
+
+def test_what_differs_lies_in_another_directory():
+    flats = [{}, {"model": "tests/golden"}, {"model": "somewhere/else"}, {"shots": 4}, {"shots": 5}, {"k": 2, "layers":
+             "first"}, {"top_p": 0.5}, {"stop_strings": ["a b", "c"]}, {"limit": 3}, {"block_size": 16}]
+    cells = [cell for flat in flats for cell in single.grid_of(flat, "e").cells()]
+    assert len({cell.path for cell in cells}) == len(flats)
+    assert cells[0].name == "k1" and cells[1].name == "k1_model-golden" and cells[3].name == "k1_shots-4"
+    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]+", cell.name) for cell in cells)
+
+
+def test_a_policy_file_is_found_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    flat = {"k": 2, "layers": "first", "policy": "mine.py"}
+    [cell] = single.grid_of(flat, "e").cells()
+    assert cell.parameters.reuse.policy == str(tmp_path / "mine.py") and cell.name == "k2_first_mine"
+    with pytest.raises(ValueError, match=r"^policy='nowhere.py': no such file; allowed: output, .*Python file"):
+        single.grid_of({**flat, "policy": "nowhere.py"}, "e")
 
 
 @pytest.mark.parametrize(("command", "says"), [

@@ -33,11 +33,11 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
     """Chat: answers appear block by block; clear, exit, and Ctrl-C to stop an answer."""
     from fastdllm.decode.revisions import get
     from fastdllm.lab import geometry
-    from fastdllm.lab.parameters import Parameters
+    from fastdllm.lab.parameters import Parameters, policy_path
     wanted = geometry.fits(Parameters.of(
         model=model, threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block, k=k,
-        layers=layers if k > 1 else None, temperature=temperature, policy=policy, revision=revision, device=device,
-        dtype=dtype))
+        layers=layers if k > 1 else None, temperature=temperature, policy=policy_path(policy), revision=revision,
+        device=device, dtype=dtype))
     get(revision)
     from fastdllm import load
     from fastdllm.report.chat import ABOUT, EMBEDDED, Conversation

@@ -16,7 +16,7 @@ from fastdllm.decode.row import Row, Rules
 from fastdllm.decode.step import Forward, Prediction, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import Decoding, Reuse, fit
 
 PLAIN = Plan("bypass", "no policy")
 EXECUTORS = ("auto", "eager", "fast")      # auto: fast wherever it can do what is asked and nobody listens in
@@ -30,8 +30,7 @@ def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision =
     chosen = get_revision(revision)
     vocabulary = lm.config.vocab_size
     block = lm.config.bd_size if decoding.block_size is None else decoding.block_size
-    if block % decoding.small_block:
-        raise ValueError(f"Decoding.small_block={decoding.small_block}; allowed: a divisor of the block size {block}")
+    fit(decoding.small_block, block)
     mask = lm.mask_id if decoding.mask_id is None else decoding.mask_id
     if mask is None:
         raise ValueError(f"Decoding.mask_id=None: {lm.name} names no mask token; allowed: an id below {vocabulary}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 import torch
@@ -16,6 +17,17 @@ import torch
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.row import Row
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Each operation of torch may use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Shared:
@@ -60,21 +72,16 @@ def rows_in_threads(engines: list[Engine], prompts: Iterator[tuple[int, list[int
         finally:
             done.put(None)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(len(engines)) as pool:
-            workers = [pool.submit(work, engine) for engine in engines]
-            try:
-                running = len(workers)
-                while running:
-                    row = done.get()
-                    running -= row is None
-                    if row is not None:
-                        yield row
-                for worker in workers:
-                    worker.result()
-            finally:
-                shared.close()
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1), ThreadPoolExecutor(len(engines)) as pool:
+        workers = [pool.submit(work, engine) for engine in engines]
+        try:
+            running = len(workers)
+            while running:
+                row = done.get()
+                running -= row is None
+                if row is not None:
+                    yield row
+            for worker in workers:
+                worker.result()
+        finally:
+            shared.close()

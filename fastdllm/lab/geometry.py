@@ -8,7 +8,7 @@ from typing import Any
 from fastdllm.lab.parameters import Parameters, expand
 from fastdllm.model import files
 from fastdllm.model.config import ModelConfig
-from fastdllm.settings import Reuse
+from fastdllm.settings import Reuse, fit
 
 
 def of(model: str, revision: str | None = None) -> ModelConfig | None:
@@ -36,9 +36,8 @@ def check(shape: ModelConfig | None, name: str, value: Any, block_size: int | No
             Reuse(layers=value).layer_indices(shape.num_hidden_layers)
         except ValueError as error:
             raise ValueError(str(error).removeprefix("Reuse.")) from error
-    block = block_size or shape.bd_size
-    if name == "small_block" and block % value:
-        raise ValueError(f"small_block={value}; allowed: a divisor of the block size {block}")
+    if name == "small_block":
+        fit(value, block_size or shape.bd_size)
 
 
 def fits(parameters: Parameters) -> Parameters:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from fastdllm.lab import files
 from fastdllm.lab.parameters import SECTION, Criteria, Parameters, Record, Slurm, expand, root
-from fastdllm.lab.refusals import said
+from fastdllm.refusals import said
 from fastdllm.settings import Settings
 
 AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", "small_block", "block_cache",
@@ -78,6 +78,7 @@ class Grid(Settings):
     slurm: Slurm = Slurm()
     jobs: int | None = Field(default=None, ge=1, description="cells at once on this machine; none: what it can hold")
     output: str = "executed"
+    suffix: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="behind the names of all cells")
     caches: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("axes")
@@ -142,7 +143,7 @@ class Grid(Settings):
             base["data"] = self.data.get(base["task"])
         base["data"] = expand(base["data"]) if base["data"] else None
         base["model"] = expand(base["model"])
-        name = cell_name(base, varying)
+        name = cell_name(base, varying) + (f"_{self.suffix}" if self.suffix else "")
         reason = _not_applicable(base)
         try:
             parameters = Parameters(**(base if reason is None else base | {"reuse": {}}))

@@ -6,14 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fastdllm import tasks
 from fastdllm.lab import geometry, yamlfile
 from fastdllm.lab.grid import AXES, Grid
-from fastdllm.lab.parameters import SECTION, Slurm, check, expand, root
-from fastdllm.lab.refusals import placed
-from fastdllm.settings import POLICIES
+from fastdllm.lab.parameters import SECTION, Slurm, check, expand, policy_path, root
+from fastdllm.refusals import Refused, placed
 
 DEFAULT = "layer_reuse"
 
@@ -38,12 +35,8 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
         values["slurm"] = _with_profile(file, values["slurm"])
     try:
         grid = Grid(**values)
-    except ValueError as error:
-        if isinstance(error.__cause__, ValidationError):
-            said = file.explain(error.__cause__)
-            more = f"\nallowed keys: {', '.join(Grid.model_fields)}" if "unknown key" in said else ""
-            raise ValueError(said + _nearer(values) + more) from error
-        raise
+    except Refused as error:
+        raise ValueError(file.explain(error) + _nearer(values)) from error
     _check_values(file, grid)
     grid = _with_policy_files(file, grid)
     try:
@@ -80,10 +73,8 @@ def slurm_profile(name: str) -> Slurm:
     file = yamlfile.read(path)
     try:
         return Slurm(**file.values)
-    except ValueError as error:
-        if isinstance(error.__cause__, ValidationError):
-            raise ValueError(file.explain(error.__cause__)) from error
-        raise
+    except Refused as error:
+        raise ValueError(file.explain(error)) from error
 
 
 def _check_values(file: yamlfile.YamlFile, grid: Grid) -> None:
@@ -118,12 +109,10 @@ def _check_values(file: yamlfile.YamlFile, grid: Grid) -> None:
 def _with_policy_files(file: yamlfile.YamlFile, grid: Grid) -> Grid:
     """Policy files by absolute path; a relative one is looked up beside the params file, then in the project."""
     def full(key: yamlfile.Key, value: Any) -> Any:
-        if not isinstance(value, str) or value in POLICIES or not value.endswith(".py"):
-            return value
-        for place in (Path(expand(value)), file.path.parent / value, root() / value):
-            if place.is_file():
-                return str(place.resolve())
-        raise ValueError(f"{file.where(key)}: {value!r}: no such file; allowed: a Python file beside {file.path.name}")
+        try:
+            return policy_path(value, file.path.parent) if isinstance(value, str) else value
+        except ValueError as error:
+            raise ValueError(placed(file.where(key), str(error))) from error
 
     reuse = {key: full(("reuse", key), value) if key == "policy" else value for key, value in grid.reuse.items()}
     axes = {axis: [full(("axes", axis, i), v) for i, v in enumerate(values)] if axis == "policy" else values

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -49,16 +49,10 @@ def default_jobs(device: str, cells: int) -> int:
 @contextmanager
 def threads_for(lm: LM) -> Iterator[None]:
     """One torch thread for a small network on a CPU: its operations are too short to be shared by two cores."""
-    import torch
-
+    from fastdllm.decode.parallel import torch_threads
     from fastdllm.model import cpu
-    before = torch.get_num_threads()
-    if cpu.usable(lm.network):
-        torch.set_num_threads(1)
-    try:
+    with torch_threads(1) if cpu.usable(lm.network) else nullcontext():
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def threads(jobs: int) -> dict[str, str]:

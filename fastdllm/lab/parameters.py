@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from fastdllm.lab.refusals import refusal, said
-from fastdllm.settings import Decoding, Reuse, Settings
+from fastdllm.refusals import refusal, said
+from fastdllm.settings import POLICIES, Decoding, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
 DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "top_p",
@@ -164,6 +164,19 @@ def expand(path: str) -> str:
         name = expanded[expanded.index("$"):].split("/")[0]
         raise ValueError(f"{path!r}: {name} is not set; allowed: variables of the environment")
     return expanded
+
+
+def policy_path(policy: str, folder: Path | None = None) -> str:
+    """A policy file by absolute path, looked up from here, in `folder`, then in the project; other names as they are.
+
+    Raises ValueError for a file that is not there.
+    """
+    if policy in POLICIES or not policy.endswith(".py"):
+        return policy
+    for place in (Path(expand(policy)), *([folder / policy] if folder else []), root() / policy):
+        if place.is_file():
+            return str(place.resolve())
+    raise ValueError(f"policy={policy!r}: no such file; allowed: {', '.join(POLICIES)}, or a Python file")
 
 
 def root() -> Path:

@@ -7,7 +7,7 @@ listing a directory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SUMMARY, SAMPLES, TRACE, LOG = "summary.json", "samples.jsonl", "trace.parquet", "run.log"
+
+
+def forwards(nfe: Mapping[str, int]) -> int:
+    """NFE: the forwards that ran, of counts by kind. A replayed step runs none."""
+    return sum(count for kind, count in nfe.items() if kind != "replay")
 
 
 class Checkpoint(Settings):
@@ -119,6 +124,11 @@ class Record(Settings):
         return self.model_copy(update={"checksum": files.sha256(files.canonical(self.content()))})
 
     @property
+    def forwards(self) -> int:
+        """NFE of all samples."""
+        return forwards(self.nfe)
+
+    @property
     def headline(self) -> Accuracy:
         """The accuracy under the task's headline rule."""
         return self.accuracy[self.metric]
@@ -193,7 +203,6 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 def row(record: Record) -> dict[str, Any]:
     """One record as flat columns. `layers` is text; `nfe` counts all forwards, `tokens_per_forward` divides by it."""
     parameters, reuse, headline = record.parameters, record.parameters.reuse, record.headline
-    forwards = sum(count for kind, count in record.nfe.items() if kind != "replay")
     return {
         "experiment": record.experiment, "task": record.task, "config": record.config, "status": record.status,
         "shared_from": record.shared_from, "k": reuse.k, "layers": layers_text(record),
@@ -205,7 +214,7 @@ def row(record: Record) -> dict[str, Any]:
         "low": headline.low, "high": headline.high, "correct": headline.correct, "empty": record.empty,
         "tokens": record.tokens, "seconds": record.seconds, "tokens_per_second": record.tokens_per_second,
         **{f"nfe_{kind}": record.nfe.get(kind, 0) for kind in ("prefill", "full", "small", "commit", "replay")},
-        "nfe": forwards, "tokens_per_forward": record.tokens / forwards if forwards else float("nan"),
+        "nfe": record.forwards, "tokens_per_forward": record.tokens / (record.forwards or float("nan")),
         **{kind: record.decisions.get(kind, 0) for kind in ("recompute", "reuse", "fallback", "bypass")},
         "reused_nothing": record.reused_nothing, "node": record.environment.node,
         "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,

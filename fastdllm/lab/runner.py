@@ -205,7 +205,8 @@ def end(one: Running, to_do: Plan, show: Progress) -> bool:
         if source is one.cell:
             share(source, target)
     show.end(one.cell.path, "complete", f"{record.metric} {record.headline.value:.1%} of {record.n}, "
-             f"{record.tokens_per_second:.0f} tokens/s, {record.seconds:.1f} s")
+             f"{record.tokens_per_second:.0f} tokens/s, {record.forwards} forwards, "
+             f"{record.tokens / max(record.forwards, 1):.2f} tokens per forward, {record.seconds:.1f} s")
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,10 @@ from fastdllm.lab import files, geometry, notebooks, records, yamlfile
 from fastdllm.lab.files import canonical, sha256
 from fastdllm.lab.grid import AXES, Grid
 from fastdllm.lab.identity import Today, code_hash, tree_hash
-from fastdllm.lab.parameters import SECTION, Parameters, Record, expand, root
-from fastdllm.lab.refusals import said
+from fastdllm.lab.parameters import SECTION, Parameters, Record, expand, policy_path, root
 from fastdllm.lab.runner import POLL, last_line, start
 from fastdllm.lab.worker import DONE, Work
+from fastdllm.refusals import said
 from fastdllm.settings import Settings
 
 ROOMS = ("settings.py", "model", "decode", "tasks", "lab", "report")
@@ -48,6 +49,8 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
     if unknown:
         allowed = sorted((set(Parameters.model_fields) | set(SECTION)) - {"decoding", "reuse"})
         raise ValueError(f"{', '.join(sorted(unknown))}: unknown; allowed: {', '.join(allowed)}")
+    if isinstance(flat.get("policy"), str):
+        flat = {**flat, "policy": policy_path(flat["policy"])}
     parameters, default = geometry.fits(Parameters.of(**flat)), Parameters().flat()
     if parameters.task not in tasks.names():
         raise ValueError(f"task={parameters.task!r}; allowed: {', '.join(tasks.names())}")
@@ -64,9 +67,17 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
         config[axis] = values[section].pop(axis, now[axis]) if section else top.get(axis, now[axis])
     config = {axis: value for axis, value in config.items() if value not in (None, "") and (axis != "repeat" or value)}
     try:
-        return Grid(experiment=experiment, **top, **values, configs=[config], record=Record(trace=trace))
+        return Grid(experiment=experiment, **top, **values, configs=[config], record=Record(trace=trace),
+                    suffix=_rest(now, default))
     except ValueError as error:
         raise ValueError(said(error)) from error
+
+
+def _rest(now: dict[str, Any], default: dict[str, Any]) -> str:
+    """What is not the default and has no place in a cell's name: `model-7B_shots-4`, of a path its last part."""
+    other = [name for name in now if now[name] != default[name] and name not in (*AXES, "limit")]
+    parts = (f"{name}-{Path(str(now[name])).name}" for name in other)
+    return "_".join(re.sub(r"[^A-Za-z0-9_.+-]+", "-", part) for part in parts)
 
 
 def notebook_identity(notebook: Path, parameters: dict[str, Any]) -> str:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from fastdllm.lab.refusals import Key, placed, problems
+from fastdllm.refusals import Key, Refused, placed
 
 try:
     from yaml import CSafeLoader as Loader  # the safe loader, in C where PyYAML was built with it
@@ -57,9 +56,9 @@ class YamlFile:
             overrides.add(key)
         return YamlFile(self.path, values, self.lines, frozenset(overrides))
 
-    def explain(self, error: ValidationError) -> str:
+    def explain(self, error: Refused) -> str:
         """One line per problem: file, line, key, value, what is allowed."""
-        return "\n".join(placed(self.where(key), text) for key, text in problems(error))
+        return "\n".join(placed(self.where(key), text) for key, text in error.problems)
 
 
 def read(path: str | Path) -> YamlFile:

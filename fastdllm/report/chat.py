@@ -10,6 +10,7 @@ from fastdllm.decode.generate import finish
 from fastdllm.decode.loop import Engine, check_prompt, positions_needed, resolve
 from fastdllm.decode.step import RowResult, Step
 from fastdllm.decode.trace import Trace
+from fastdllm.lab import records
 from fastdllm.lab import steps as steps_file
 from fastdllm.model.lm import LM
 from fastdllm.report.player import Run, title
@@ -35,7 +36,7 @@ class Progress:
     @property
     def forwards(self) -> int:
         """Forwards that ran."""
-        return sum(count for kind, count in self.nfe.items() if kind != "replay")
+        return records.forwards(self.nfe)
 
     def speed(self) -> str:
         """tokens/s, NFE by kind, tokens per forward, as one line."""

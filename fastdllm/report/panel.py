@@ -15,6 +15,7 @@ from fastdllm import tasks
 from fastdllm.decode.generate import Prompt
 from fastdllm.lab import files
 from fastdllm.lab.parameters import Parameters, root
+from fastdllm.lab.records import forwards
 from fastdllm.lab.steps import Recorder
 from fastdllm.model.lm import LM, load
 from fastdllm.report.form import EXPECTED, WIDE, Controls, Job, Status, button
@@ -113,7 +114,7 @@ class Panel(w.VBox):
                 break
             if time.perf_counter() - shown > REFRESH:
                 self.progress.value = min(count, self.progress.max)
-                self.status.say(f"{count} tokens in {sum(step.nfe.values())} forwards")
+                self.status.say(f"{count} tokens in {forwards(step.nfe)} forwards")
                 if self.live.value:
                     self._show(of_recorder(recorder))
                 shown = time.perf_counter()
@@ -141,9 +142,8 @@ class Panel(w.VBox):
             return
         self.progress.value = self.progress.max
         nothing = " Nothing was reused: a run without a reuse step." if result.reused_nothing else ""
-        forwards = sum(number for kind, number in result.nfe.items() if kind != "replay")
-        self.status.say(f"{len(result.tokens)} tokens in {forwards} forwards and {seconds:.1f} s (with trace), "
-                        f"ended by {result.finish}.{nothing}")
+        self.status.say(f"{len(result.tokens)} tokens in {forwards(result.nfe)} forwards and {seconds:.1f} s "
+                        f"(with trace), ended by {result.finish}.{nothing}")
 
     def keep_run(self) -> None:
         """The run on the stage stays there, left of the next ones; pressed again, it leaves."""
