@@ -2,7 +2,7 @@
 
 For two things: the oracle of the parity tests (it reproduces every golden case) and the baseline of
 the benchmarks. All rows march in lockstep: the choice between a full and a small forward, the step
-counter and the prefill are shared. Its quirks are kept (design section 3). `fastdllm.decode` shares no
+counter and the prefill are shared. Its quirks are kept (docs/decoding.md). `fastdllm.decode` shares no
 code with it.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.plain_network import Caches, Layer, PlainNetwork
 
 @dataclass(frozen=True)
 class Variant:
-    """The switches of a historical revision (design section 4)."""
+    """The switches of a historical revision (docs/decoding.md)."""
 
     run_skipped: bool = False            # a reused layer also runs, its result is discarded
     full_block_every_k: bool = False     # k <= 1 or step % k == 0 forces a full forward

@@ -26,7 +26,7 @@ class Settings(BaseModel):
 
 
 class Decoding(Settings):
-    """How a block is denoised (design section 3; upstream's defaults where it has any)."""
+    """How a block is denoised (docs/decoding.md; upstream's defaults where it has any)."""
 
     threshold: float = Field(default=0.9, ge=0.0, le=1.0, description="a probability, 0 to 1; 1.0: one token a step")
     max_new_tokens: int = Field(default=256, ge=1, description="at least 1 generated token")
@@ -89,7 +89,7 @@ def parse_layers(text: str) -> list[int] | None:
 
 
 class Reuse(Settings):
-    """What is reused, and when: on a step with `step % k != 0` the chosen layers do not run (design section 4)."""
+    """What is reused, and when: on a step with `step % k != 0` the chosen layers do not run (docs/decoding.md)."""
 
     k: int = Field(default=1, ge=1, description="a whole number from 1 up; 1: no reuse")
     layers: Annotated[str | tuple[int, ...] | None, BeforeValidator(_layers)] = None

@@ -212,6 +212,10 @@ def test_app_chats_behind_its_token(driver, app, shots):
     assert app.startswith("http://localhost:")
     driver.get(app.split("/?")[0])
     assert "/login" in driver.current_url, "no page without the token"
+    token = app.partition("token=")[2]
+    shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert any(b"voila" in line for line in shown)
+    assert not any(token.encode() in line for line in shown), "what every user of the machine can read"
     driver.get(app)
     log = browser.wait(driver, ".fd-log", 90, "Model:")
     assert "####" in log.text

@@ -1,4 +1,4 @@
-"""The cost model gives the figures that were worked out by hand for the 7B (design section 2, claim 4)."""
+"""The cost model gives the figures that were worked out by hand for the 7B."""
 
 import pytest
 

@@ -221,9 +221,9 @@ def test_the_command(site, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
     done = CliRunner().invoke(app, ["gallery", "small", "--output", str(tmp_path / "site"), "--zip"])
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "site.zip").exists()
+    assert (tmp_path / "site.zip").exists() and "small: 4 cells, " in done.output
     text = (tmp_path / "site" / "index.html").read_text()
-    assert "Reuse costs nothing." in text
+    assert "Reuse costs nothing." in text and "run here" in text and "same run as k1_first" in text
     assert "3 of 4 cells complete" in text
     assert not (tmp_path / "site" / "assets" / "embed-amd.js").exists(), "no widgets, no 3.6 MB"
     with pytest.raises(ValueError, match=r"allowed: .*small"):

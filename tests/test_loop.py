@@ -1,4 +1,4 @@
-"""The loop of design section 3: prompts of any length, stop tokens anywhere, and the quirks it does not inherit."""
+"""The loop of docs/decoding.md: prompts of any length, stop tokens anywhere, and the quirks it does not inherit."""
 
 import json
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What every policy owes (design section 4): k=1 is exact; nothing changed since the cache was filled means the exact
+"""What every policy owes (docs/decoding.md): k=1 is exact; nothing changed since the cache was filled means the exact
 output. That `replay` gives the tokens of `output` stands in tests/test_invariances.py."""
 
 import pytest

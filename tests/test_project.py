@@ -1,4 +1,4 @@
-"""The project's own files agree with one another and with the house (design section 5)."""
+"""The project's own files agree with one another and with the house (README)."""
 
 import ast
 import json

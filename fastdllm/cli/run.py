@@ -110,7 +110,7 @@ def _generation_file(path: str | None, allow_code: bool, own_code: bool, flat: d
         if foreign.read(directory):
             status.fail(directory, f"{type(error).__name__}: {error}")
         raise
-    typer.echo(f"{record.metric} {record.headline.value:.1%} of {record.n}, NFE {record.nfe}\nrecord: {directory}")
+    typer.echo(f"{record.score()}, NFE {record.forwards} {record.nfe}\nrecord: {directory}")
 
 
 def _notebook(what: str, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,

@@ -38,7 +38,7 @@ def gallery(names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIME
             ) -> None:
     """Render executed/ into one static site that opens from the file system, without a network."""
     from fastdllm.report import gallery as report
-    site = report.build(names or None, output, redact=not names_too)
+    site = report.build(names or None, output, redact=not names_too, say=typer.echo)
     typer.echo(f"open {site.index} ({site.size / 1e6:.1f} MB, {site.pages} pages)")
     for line in site.notes:
         typer.echo(f"note: {line}")

@@ -16,6 +16,7 @@ def app(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.
         notebook: Annotated[str, typer.Option(help="The notebook that is served.")] = "18_chat.ipynb",
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be served.")] = False) -> None:
     """Serve the chat (conversation, live denoising, sliders) as a page, without a notebook around it."""
+    import json
     import secrets
     import subprocess
     import sys
@@ -29,8 +30,11 @@ def app(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.
     token = secrets.token_urlsafe(24)
     with tempfile.TemporaryDirectory() as folder:
         page = prepare(source, model, Path(folder))
+        # A command line can be read by everyone on the machine, this folder by its owner only. Voila would also read
+        # a configuration, which may be code, from the working directory.
+        (Path(folder) / "voila.json").write_text(json.dumps({"Voila": {"token": token}}), encoding="utf-8")
         command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--Voila.ip=127.0.0.1", "--no-browser",
-                   f"--token={token}", "--VoilaConfiguration.show_tracebacks=True",
+                   f"--Voila.config_file_paths={folder}", "--VoilaConfiguration.show_tracebacks=True",
                    "--MappingKernelManager.cull_idle_timeout=900", "--MappingKernelManager.cull_interval=60",
                    "--MappingKernelManager.default_kernel_name=python3"]
         print(f"http://localhost:{port}/?token={token}\nCtrl-C ends it.", flush=True)

@@ -1,4 +1,4 @@
-"""Reuse policies: what stands in for the layers that do not run (design section 4).
+"""Reuse policies: what stands in for the layers that do not run (docs/decoding.md).
 
 A policy answers two questions. `plan(forward)`, before anything runs: is the forward skipped, and if
 not, what happens in each wrapped layer? `layer(index, hidden, store, forwards)`: what does a reused

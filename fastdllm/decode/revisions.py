@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Revision:
-    """Switches of the decoding loop and its reuse wrappers (design section 4). The defaults are `fixed`."""
+    """Switches of the decoding loop and its reuse wrappers (docs/decoding.md). The defaults are `fixed`."""
 
     name: str = "custom"
     run_skipped: bool = False          # bug 1: a reused layer also runs, its result discarded (block cache written)

@@ -1,6 +1,6 @@
 """One prompt on its way: which forward comes next, and what a prediction does to the block.
 
-Pure bookkeeping on Python lists; no tensors. `termination="exact"` is design section 3, step 5.
+Pure bookkeeping on Python lists; no tensors. `termination="exact"` is step 5 of docs/decoding.md.
 `"upstream"` keeps the published loop's rules: at most max_new_tokens // B blocks, a stop token is
 noticed only when it is unmasked (not when carried over), the block is denoised to its end all the
 same, and the last block is committed for one extra token.

@@ -88,7 +88,7 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
 
 
 def refuse(parameters: Parameters, task: Task) -> None:
-    """Reuse that can't act is refused before it runs (design section 4); Parameters refuses the rest."""
+    """Reuse that can't act is refused before it runs (docs/decoding.md); Parameters refuses the rest."""
     if parameters.reuse.active and not task.generative:
         raise ValueError(f"reuse.k={parameters.reuse.k} on {task.name}, which is scored by likelihood in one forward: "
                          "nothing to reuse; allowed: k=1, or a generative task")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -73,8 +73,10 @@ def cell_states(directory: Path, today: Today | None = None, grid: Grid | None =
             found.append(CellState(cell, "failed", str(error)))
             continue
         cell = Cell(directory.name, record.config, record.parameters, path.parent)
-        found.append(CellState(cell, "complete", "redacted copy", record) if record.redacted
-                     else status.look(cell, today))
+        state = CellState(cell, "complete", record=record) if record.redacted else status.look(cell, today)
+        outside = f"not a cell of {directory.name}.yml" if planned else ""
+        found.append(replace(state, shared_with=record.shared_from,
+                             detail="; ".join(filter(None, [state.detail, outside]))))
     return planned + found
 
 

@@ -154,7 +154,7 @@ class Grid(Settings):
 
 
 def _not_applicable(values: dict[str, Any]) -> str | None:
-    """Why a configuration doesn't run: reuse can't act (design section 4), or it lacks a permission; else None."""
+    """Why a configuration doesn't run: reuse can't act (docs/decoding.md), or it lacks a permission; else None."""
     if runs_code(values["task"]) and not values["allow_code_execution"]:
         return f"{values['task']} runs what the model wrote: set allow_code_execution: true"
     if values["reuse"].get("k", 1) == 1:

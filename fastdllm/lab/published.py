@@ -3,7 +3,7 @@
 `batch_sample(self, input_ids, tokenizer, ...)` calls `self.forward(...)` with `past_key_values`,
 `update_past_key_values`, `use_block_cache`, `block_past_key_values` and `replace_position`, patches
 `self.model.layers[i].forward`, samples with `self.sample_with_top_p` and trims `key_cache` and
-`value_cache` of the past when rows leave the batch. All of it works here; semantics from design section 3.
+`value_cache` of the past when rows leave the batch. All of it works here; semantics from docs/decoding.md.
 """
 
 from __future__ import annotations

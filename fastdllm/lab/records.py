@@ -133,6 +133,12 @@ class Record(Settings):
         """The accuracy under the task's headline rule."""
         return self.accuracy[self.metric]
 
+    def score(self) -> str:
+        """The headline accuracy in words, with its 95 % interval and the rule that it is by."""
+        found = self.headline
+        return (f"accuracy {100 * found.value:.1f} % of {found.n} [{100 * found.low:.1f}, {100 * found.high:.1f}], "
+                f"rule {self.metric}")
+
 
 def write(directory: Path, record: Record) -> Record:
     """Write `summary.json` atomically, with its checksum; returns what was written."""

@@ -204,9 +204,9 @@ def end(one: Running, to_do: Plan, show: Progress) -> bool:
     for source, target in to_do.share:
         if source is one.cell:
             share(source, target)
-    show.end(one.cell.path, "complete", f"{record.metric} {record.headline.value:.1%} of {record.n}, "
-             f"{record.tokens_per_second:.0f} tokens/s, {record.forwards} forwards, "
-             f"{record.tokens / max(record.forwards, 1):.2f} tokens per forward, {record.seconds:.1f} s")
+    show.end(one.cell.path, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
+             f"{record.forwards}, {record.tokens / max(record.forwards, 1):.2f} tokens per forward, "
+             f"{record.seconds:.1f} s")
     return True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,8 +76,11 @@ class Draft:
 
 
 def build(names: list[str] | None = None, output: Path | None = None, *, redact: bool = True,
-          folder: Path | None = None) -> Site:
-    """Make the site. Raises ValueError for an unknown experiment, or if there is nothing to show."""
+          folder: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Site:
+    """Make the site; `say` gets a line for each experiment.
+
+    Raises ValueError for an unknown experiment, or if there is nothing to show.
+    """
     folder = folder or experiments.executed()
     places = _places(folder)
     if unknown := [name for name in names or [] if name not in places]:
@@ -93,6 +96,8 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     draft = Draft(_redactor(folder, nodes) if redact else None)
     cells, sections = [], []
     for name, grid, states, runs in shown:
+        shipped = places[name].parent.name == experiments.PUBLISHED
+        say(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} cells, {len(runs)} notebooks")
         own = [_cell(draft, name, state) for state in states]
         notebooks = []
         for run in runs:
@@ -100,7 +105,7 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
             page, notebook = draft.notebook(run.path, place, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
-        sections.append({"name": name, "hypothesis": draft.text(grid.hypothesis) if grid else "", "cells": own,
+        sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "", "cells": own,
                          "notebooks": notebooks, "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
     applicable = [cell for cell in cells if cell["state"] != "not applicable"]
@@ -171,8 +176,8 @@ def _cell(draft: Draft, experiment: str, state: CellState) -> dict[str, Any]:
         "task": cell.directory.parent.name, "config": cell.name, "k": reuse.k, "row": row, "page": "", "notebook": "",
         "record": "", "traceback": "", "layers": row["layers"] if row else "", "policy": row["policy"] if row else "",
         "revision": cell.parameters.revision, "node": row["node"] if row else ""}
-    if state.shared_with and not found["detail"]:
-        found["detail"] = f"same run as {state.shared_with}"
+    if state.shared_with:
+        found["detail"] = "; ".join(filter(None, [found["detail"], f"same run as {state.shared_with}"]))
     if record:
         content = {**record.content(), "checksum": record.checksum}
         found["record"] = draft.add(place / records.SUMMARY, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
