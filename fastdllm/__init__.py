@@ -1,5 +1,23 @@
 """Layer reuse in block-diffusion language models: decode, instrument, investigate.
 
+    import fastdllm
+    from fastdllm import Decoding, Reuse
+
+    lm = fastdllm.load("tiny")                                  # the embedded checkpoint, a directory, or a hub id
+    out = fastdllm.generate(lm, ["Ann has 3 pens and buys 4. How many pens has Ann?"],
+                            decoding=Decoding(threshold=0.9), reuse=Reuse(k=2, layers="middle"), trace=True)
+    print(out.texts[0], out.nfe[0], out.trace)                  # text, forwards by kind, one line a layer call
+
+load(name)          a checkpoint as an LM: network, tokenizer, device, dtype
+generate(lm, ...)   decode prompts to the end: texts, tokens, NFE, decisions, trace
+denoise(lm, ...)    the same as an iterator over Steps, one a forward, to look at or to stop
+explore(run)        the debugger: a run, a directory with a record, or a trace, played in a notebook
+Decoding, Reuse     how to decode, and what is reused when; their fields are below
+Revision            the switches of the historical code; `fastdllm.decode.revisions.get(name)`
+Trace               what every wrapped layer did; `Trace(distance=True)` also measures what reuse got wrong
+LM, Step            what load returns, and what denoise yields
+
+What is computed, exactly: docs/decoding.md. Every module has its own help: help("fastdllm.decode.policies").
 The rooms, each importing only from those below it: cli, report, lab, train, tasks, decode, model, settings.
 """
 
@@ -19,6 +37,10 @@ __all__ = ["LM", "Decoding", "Reuse", "Revision", "Step", "Trace", "denoise", "e
 # What needs torch (2.5 s) is imported when it is first asked for, so that `fastdllm --help` and status are quick.
 _LATER = {"LM": "model.lm", "load": "model.lm", "Revision": "decode", "Step": "decode", "Trace": "decode",
           "denoise": "decode", "generate": "decode", "explore": "report.widgets"}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """A class's help lists its fields, which Python's own help does not."""
+        lines = [*filter(None, [cls.__doc__]), ""]
+        for name, field in cls.model_fields.items():
+            default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
+            lines.append(f"    {name}{default}" + (f"  ({field.description})" if field.description else ""))
+        cls.__doc__ = "\n".join(lines)
+
     def __init__(self, **values: Any) -> None:
+        """Raises ValueError (`Refused`) for an unknown field or a value that can't be."""
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -92,7 +102,8 @@ class Reuse(Settings):
     """What is reused, and when: on a step with `step % k != 0` the chosen layers do not run (docs/decoding.md)."""
 
     k: int = Field(default=1, ge=1, description="a whole number from 1 up; 1: no reuse")
-    layers: Annotated[str | tuple[int, ...] | None, BeforeValidator(_layers)] = None
+    layers: Annotated[str | tuple[int, ...] | None, BeforeValidator(_layers)] = Field(
+        default=None, description="first, middle, last, a range like '8-19', or a list of indices; needed for k > 1")
     policy: str = Field(default="output", description=f"{', '.join(POLICIES)}, or the path of a Python file")
     full_forwards: bool = Field(default=False, description="True: full forwards may reuse too; their skipped layers "
                                                            "keep their block-cache entries")

@@ -45,6 +45,14 @@ def test_a_missing_gpu_is_a_sentence():
     assert "fit for" not in text
 
 
+def test_tasks_that_do_not_run_are_said_and_not_asked_for():
+    _, text = ask("layer_reuse_7b", "--model", "tiny", "--device", "cpu", "--dtype", "float32")
+    assert "humaneval does not run: humaneval runs what the model wrote" in text
+    assert "task=humaneval" not in text and "checkpoint  tiny" in text
+    code, text = ask("layer_reuse_7b", "--task", "humaneval")
+    assert code == 1 and "fit for" not in text
+
+
 def test_a_missing_package_is_named(monkeypatch):
     real = importlib.metadata.requires("fastdllm")
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: [*real, "surely-not-there>=1", "torch>=99"])

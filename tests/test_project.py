@@ -116,3 +116,15 @@ def test_tests_that_share_a_fixture_run_in_one_worker():
     assert len(share) == 1
     assert unit("tests/test_slurm.py::test_a") == unit("tests/test_slurm_jupyterlab.py::test_b") != share.pop()
     assert unit("tests/test_notebooks.py::test_smoke[a]") != unit("tests/test_notebooks.py::test_smoke[b]")
+
+
+def test_help_is_a_reference():
+    import pydoc
+
+    import fastdllm
+    text = pydoc.render_doc(fastdllm, renderer=pydoc.plaintext)
+    for name in fastdllm.__all__:
+        assert re.search(rf"^    (class )?{name}\b", text, re.MULTILINE), name
+    for settings in (fastdllm.Decoding, fastdllm.Reuse):
+        for name, field in settings.model_fields.items():
+            assert f"{name} = {field.default!r}  ({field.description})" in text, name

@@ -30,15 +30,18 @@ def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that i
     if params is None:
         runs, output = [Parameters.of(**given)], root() / "executed"
     else:
-        from fastdllm.lab import gridfile
+        from fastdllm.lab import gridfile, runner
         grid = gridfile.load(params)
         os.environ.update(grid.caches)
-        cells = [cell for cell in grid.cells() if task in (None, cell.task)]
+        cells = runner.select(grid.cells(), task)
         runs = list({cell.parameters.key(): Parameters.of(**{**cell.parameters.flat(), **given})
-                     for cell in cells}.values())
+                     for cell in cells if not cell.not_applicable}.values())
         output = grid.directory
+        for name in sorted({cell.task for cell in cells} - {run.task for run in runs}):
+            reason = next(cell.not_applicable for cell in cells if cell.task == name)
+            typer.echo(f"– task        {name} does not run: {reason}")
         if not runs:
-            raise ValueError(f"--task {task!r}; allowed: {', '.join(sorted({cell.task for cell in grid.cells()}))}")
+            raise typer.Exit(1)
     checks = []
     for check in lab.examine(runs, output, quick=quick):
         checks.append(check)

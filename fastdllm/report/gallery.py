@@ -105,8 +105,9 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
             page, notebook = draft.notebook(run.path, place, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
-        sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "", "cells": own,
-                         "notebooks": notebooks, "complete": sum(cell["state"] == "complete" for cell in own)})
+        sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "",
+                         "cells": own, "notebooks": notebooks,
+                         "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
     applicable = [cell for cell in cells if cell["state"] != "not applicable"]
     index = _templates().get_template("index.html.j2").render(

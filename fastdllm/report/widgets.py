@@ -56,6 +56,14 @@ class Player(anywidget.AnyWidget):
                 used = np.flatnonzero((runs[0].decisions > 1).any(0))
                 self.layer = int(used[0]) if len(used) else 0
 
+    def follow(self, *runs: Run) -> None:
+        """The same runs, grown: a reader at the last forward stays at the last one, any other where they are."""
+        last = max((len(run.steps) for run in self.shown), default=0) - 1
+        if self.step >= last:
+            self.show(*runs, step=max((len(run.steps) for run in runs), default=1) - 1)
+        else:
+            self.show(*runs)
+
     def static(self) -> HTML:
         """What is on the stage as figures, for pages without a kernel; hidden where the widget is alive."""
         return HTML(f'<div id="{self.anchor}">{image(*self.shown)}</div>')
