@@ -43,6 +43,13 @@ fastdllm.explore(player.Run("long", steps, trace.reset_index(drop=True), {**run.
 """
 
 
+IN_VIEW = """
+const pane = document.querySelector('.fd-player .fd-text').getBoundingClientRect();
+const now = document.querySelector('.fd-player .fd-now').getBoundingClientRect();
+return now.top >= pane.top - 1 && now.bottom <= pane.bottom + 1;
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Copies of the notebooks with smoke parameters, and one with a 5 000-step trace."""
@@ -118,7 +125,14 @@ def test_debugger_notebook(driver, debugger, shots):
 
     stage.send_keys("d")
     assert where(driver)[0] == first, "the notebook opens at the first differing step, and d finds it"
-    assert f"first difference at forward {first}" in stage.text
+    assert f"First difference: in the text forward {first}, in the layers that run forward " in stage.text
+    stage.send_keys("D")
+    layers = int(browser.wait(driver, ".fd-said").text.split()[-1].strip("."))
+    assert where(driver)[0] == layers <= first, "another token follows from other layers"
+    stage.send_keys("d")
+    tops = browser.js(driver, "return [...document.querySelectorAll('.fd-player .fd-map')].slice(0, 2)"
+                              ".map((map) => map.getBoundingClientRect().top)")
+    assert tops[0] == tops[1], "both maps stand at one height"
     stage.screenshot(str(shots / "stage.png"))
     canvas = driver.find_element(By.CSS_SELECTOR, ".fd-player .fd-map")
     browser.click_at(driver, canvas, 30 + 9 * 2 + 5, 18 + 10 * 10 + 5)
@@ -131,9 +145,13 @@ def test_debugger_notebook(driver, debugger, shots):
     assert where(driver)[0] == 7
     stage.send_keys(Keys.HOME)
     stage.send_keys(" ")
-    time.sleep(1.2)
+    heights = set()
+    for _ in range(12):
+        time.sleep(0.1)
+        heights.add(stage.size["height"])
     stage.send_keys(" ")
     assert where(driver)[0] >= 2, "space plays"
+    assert len(heights) == 1, "nothing moves while it plays"
 
 
 def test_panel_runs_and_cancels(driver, debugger, shots):
@@ -170,12 +188,19 @@ def test_long_trace(driver, lab, shots, capsys):
     for key in (Keys.END, Keys.ARROW_LEFT, Keys.PAGE_UP, Keys.HOME, Keys.ARROW_RIGHT):
         stage.send_keys(key)
         steps.append(float(stage.get_attribute("data-step-ms")))
+        assert browser.js(driver, IN_VIEW), f"the block that is denoised is out of sight after {key!r}"
     driver.save_screenshot(str(shots / "long.png"))
     with capsys.disabled():
         print(f"\n5000 steps: first paint {built:.0f} ms, step {sorted(steps)[2]:.0f} ms, worst {max(steps):.0f} ms",
               end=" ")
     assert built < 1000
     assert sorted(steps)[2] < 100
+    slider = driver.find_element(By.CSS_SELECTOR, ".fd-player input[type=range]")
+    for forward in (1500, 2501, 4000, 3999, 12):
+        browser.js(driver, "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
+                   slider, forward)
+        assert where(driver)[0] == forward and browser.js(driver, IN_VIEW), forward
+    assert "appears" in browser.wait(driver, ".fd-details").text
 
 
 def test_dark_theme_is_legible(driver, lab, shots):

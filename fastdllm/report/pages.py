@@ -20,6 +20,8 @@ STATE = "application/vnd.jupyter.widget-state+json"
 # What outputs would load from the network, where there may be none: scripts and style sheets of other hosts.
 FOREIGN = re.compile(r"<script\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//[^>]*>\s*</script>|"
                      r"<link\b[^>]*\bhref\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.IGNORECASE)
+# What nbconvert writes before a widget, for a jQuery that is not here.
+JQUERY = re.compile(r"<script[^>]*>\s*var element = \$\('#[\w-]+'\);\s*</script>")
 
 
 class Writer:
@@ -37,7 +39,7 @@ class Writer:
         """HTML of a notebook (parsed JSON); `up` leads to the site's root."""
         node = nbformat.reads(json.dumps(notebook), as_version=4)
         body, _ = self.exporter.from_notebook_node(node)
-        body, foreign = FOREIGN.subn("", body)
+        body, foreign = FOREIGN.subn("", JQUERY.sub("", body))
         if foreign:
             self.notes.append(f"{title}: {foreign} scripts or styles of other hosts were left out")
         widgets = bool(notebook["metadata"].get("widgets", {}).get(STATE))     # the exporter writes the states

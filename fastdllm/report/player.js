@@ -1,5 +1,7 @@
-// The stage: controls, panes, details, keyboard. Traits: runs, step, layer, playing, anchor.
+// The stage: controls, panes, details, keyboard. Traits: runs, step, layer, playing, driver, rate, anchor.
 // Forwards are counted from 1 where they are shown; the trait `step` and the trace count from 0.
+const TALL = new Set(["appears", "served from"]); // lines that may take two
+
 function legend() {
   const node = make("div", "fd-legend");
   for (const code of [1, 2, 3, 4, 5, 0]) {
@@ -30,11 +32,12 @@ function render({ model, el }) {
   root.setAttribute("aria-label", "Denoising player. Arrow left and right: step. Up and down: layer. Space: play.");
   root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
   const bar = make("div", "fd-bar"), panes = make("div", "fd-panes"), details = make("div", "fd-details");
-  const slider = make("input"), where = make("span", "fd-where"), speed = make("select"), said = make("span");
+  const slider = make("input"), where = make("span", "fd-where"), speed = make("select"), said = make("div", "fd-said");
   slider.type = "range"; slider.min = 1; slider.setAttribute("aria-label", "forward");
   where.setAttribute("aria-live", "polite");
   speed.setAttribute("aria-label", "steps per second");
   for (const rate of [1, 4, 10, 25]) speed.append(new Option(`${rate}/s`, rate, rate === 4, rate === 4));
+  const self = Math.random().toString(36).slice(2); // one view of several on a page keeps the time
   let runs = [], texts = [], maps = [], timer = null;
 
   const last = () => Math.max(0, ...runs.map((run) => run.forwards - 1));
@@ -43,12 +46,14 @@ function render({ model, el }) {
     if (layer !== null && layer !== undefined) model.set("layer", Math.max(0, Math.min(runs[0].layers - 1, layer)));
     model.save_changes();
   };
-  const play = (on) => { model.set("playing", on); model.save_changes(); };
+  const play = (on) => { model.set("driver", on ? self : ""); model.set("playing", on); model.save_changes(); };
   const move = (by) => { play(false); select(model.get("step") + by); };
-  const difference = () => {
-    const at = runs.length === 2 ? firstDifference(runs[0], runs[1]) : -1;
+  const difference = (first) => {
+    if (runs.length !== 2) return;
+    const [text, layers] = [firstDifference(...runs), firstDecision(...runs)], at = first === "text" ? text : layers;
     if (at >= 0) { play(false); select(at); }
-    said.textContent = at >= 0 ? `first difference at forward ${at + 1}` : "no difference";
+    const found = (forward) => (forward < 0 ? "none" : `forward ${forward + 1}`);
+    said.textContent = `First difference: in the text ${found(text)}, in the layers that run ${found(layers)}.`;
   };
   const button = (text, label, act) => {
     const node = make("button", "", text);
@@ -62,8 +67,8 @@ function render({ model, el }) {
   button("step \u25b6", "step on (arrow right)", () => move(1));
   button("\u25b6|", "last step (End)", () => move(1e9));
   bar.append(slider, where, speed);
-  const differ = button("first differing step", "first differing step (d)", difference);
-  bar.append(said);
+  const differ = [button("first differing step", "first forward after which the texts differ (d)", () => difference("text")),
+    button("first differing decision", "first forward at which other layers run (D)", () => difference("layers"))];
   slider.addEventListener("input", () => { play(false); select(Number(slider.value) - 1); });
 
   function update() {
@@ -72,12 +77,12 @@ function render({ model, el }) {
     where.textContent = `forward ${step + 1} of ${last() + 1}`;
     runs.forEach((run, i) => {
       if (!run.forwards) return;
-      texts[i].update(step, runs.length === 2 ? runs[1 - i] : null, true);
+      texts[i].update(step, runs.length === 2 ? runs[1 - i] : null);
       maps[i].update(step, layer);
       const table = make("table");
       for (const [name, value] of facts(run, step, layer)) {
         const line = make("tr");
-        line.append(make("td", "", name), make("td", "", value));
+        line.append(make("td", "", name), make("td", TALL.has(name) ? "fd-tall" : "", value));
         table.append(line);
       }
       details.children[i].replaceChildren(table);
@@ -100,7 +105,7 @@ function render({ model, el }) {
       return pane;
     }));
     details.replaceChildren(...runs.map(() => make("div")));
-    differ.style.display = runs.length === 2 ? "" : "none";
+    for (const node of [...differ, said]) node.style.display = runs.length === 2 ? "" : "none";
     said.textContent = "";
     update();
     root.dataset.buildMs = (performance.now() - started).toFixed(1);
@@ -108,12 +113,14 @@ function render({ model, el }) {
 
   function run() {
     toggle.textContent = model.get("playing") ? "\u2016 pause" : "\u25b6 play";
+    speed.value = model.get("rate");
     clearInterval(timer);
-    if (!model.get("playing")) return;
+    if (model.get("playing") && !model.get("driver")) play(true); // it was the kernel that said so
+    if (!model.get("playing") || model.get("driver") !== self) return;
     if (model.get("step") >= last()) select(0);
-    timer = setInterval(() => (model.get("step") >= last() ? play(false) : select(model.get("step") + 1)), 1000 / speed.value);
+    timer = setInterval(() => (model.get("step") >= last() ? play(false) : select(model.get("step") + 1)), 1000 / model.get("rate"));
   }
-  speed.addEventListener("change", run);
+  speed.addEventListener("change", () => { model.set("rate", Number(speed.value)); model.save_changes(); });
 
   root.addEventListener("keydown", (event) => {
     if (event.target !== root && event.key === " ") return; // a focused button has its own space
@@ -121,21 +128,26 @@ function render({ model, el }) {
     const block = runs[0]?.block || 32, layer = model.get("layer"), step = model.get("step");
     const act = { ArrowLeft: () => move(-1), ArrowRight: () => move(1), ArrowUp: () => select(step, layer - 1),
       ArrowDown: () => select(step, layer + 1), Home: () => move(-1e9), End: () => move(1e9), " ": () => play(!model.get("playing")),
-      PageUp: () => move(-block), PageDown: () => move(block), d: difference }[event.key];
+      PageUp: () => move(-block), PageDown: () => move(block), d: () => difference("text"), D: () => difference("layers") }[event.key];
     if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault(); event.stopPropagation();
     act();
   });
 
-  root.append(bar, panes, details, legend());
+  root.append(bar, said, panes, details, legend());
   el.append(root);
   root.append(make("style", "", `#${model.get("anchor")} { display: none }`)); // the static figure, wherever it stands
   model.on("change:runs", build);
   model.on("change:step change:layer", update);
-  model.on("change:playing", run);
-  const watch = new ResizeObserver(() => runs.forEach((item, i) => item.forwards && maps[i].update(model.get("step"), model.get("layer"))));
+  model.on("change:playing change:rate", run);
+  const watch = new ResizeObserver(() => runs.forEach((item, i) => {
+    if (!item.forwards) return;
+    texts[i].reveal();
+    maps[i].update(model.get("step"), model.get("layer"));
+  }));
   watch.observe(panes);
   build();
-  return () => { clearInterval(timer); watch.disconnect(); model.off("change:runs", build); model.off("change:step change:layer", update); model.off("change:playing", run); };
+  run();
+  return () => { clearInterval(timer); watch.disconnect(); model.off("change:runs", build); model.off("change:step change:layer", update); model.off("change:playing change:rate", run); };
 }
 export default { render };

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fastdllm.decode.generate import Prompt
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.step import Step
+from fastdllm.lab import records
 from fastdllm.lab import steps as steps_file
 from fastdllm.lab.steps import Recorder
 from fastdllm.model.lm import LM
@@ -122,6 +123,8 @@ def load(directory: str | Path, row: int = 0) -> Run:
     Raises FileNotFoundError if there is no steps file, ValueError if it does not hold that row.
     """
     home = Path(directory)
+    if (home / records.SUMMARY).exists() and (twin := records.read(home).shared_from):
+        home = home.with_name(twin)      # one run under two names
     path = home / steps_file.STEPS
     if not path.exists():
         raise FileNotFoundError(f"{path}: no steps are kept here; a grid keeps them with record: {{trace: N}}")

@@ -3,6 +3,7 @@ const KIND = { prefill: "P", full: "F", small: "S", commit: "C", replay: "R" };
 const DECISION = ["runs (not wrapped)", "recompute", "reuse", "fallback", "bypass", "replay"];
 const INK = ["", "#0072B2", "#E69F00", "#CC79A7", "", "#009E73"]; // Okabe-Ito; every one has a mark besides
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
+const NONE = "\u2013";
 const ROLE = ["prompt", "unmasked", "carried", "stop", "cut"];
 
 function array(view, Type) { // DataView -> typed array (the view may start anywhere in its buffer)
@@ -25,8 +26,8 @@ function unpack(raw) {
   return run;
 }
 
-function piece(run, id) {
-  const text = run.pieces[id] ?? String(id);
+function piece(run, id) { // a checkpoint without a tokenizer has numbers
+  const text = run.pieces[id] ?? `${id} `;
   return text.replaceAll("\n", "\u21b5").replaceAll("\t", "\u21e5") || "\u2205";
 }
 
@@ -49,45 +50,79 @@ function firstDifference(a, b) {
   return found < last ? found : -1;
 }
 
+// The first forward at which other layers ran, or another kind of forward, or -1. Layers that ran count alike.
+function firstDecision(a, b) {
+  const reused = (run, cell) => run.decisions[cell] === 2 || run.decisions[cell] === 5;
+  for (let f = 0; f < Math.max(a.forwards, b.forwards); f++) {
+    if (a.kinds[f] !== b.kinds[f]) return f;
+    for (let l = 0; l < a.layers; l++) if (reused(a, f * a.layers + l) !== reused(b, f * b.layers + l)) return f;
+  }
+  return -1;
+}
+
+const BLOCKS = 24; // that stand on the stage at once: a step then costs the same at any length
+
 class TextPane {
   constructor(run) {
     this.run = run;
     this.node = make("div", "fd-text");
-    this.spans = [];
-    this.blocks = [];
-    this.state = new Array(run.token.length).fill("");
-    const size = run.block || run.token.length || 1;
-    for (let i = 0; i < run.token.length; i++) {
-      if (i % size === 0) {
-        const block = make("div", "fd-block");
-        block.title = `block ${i / size}`;
-        this.blocks.push(block);
-        this.node.append(block);
-      }
-      const span = make("span", "fd-token");
-      this.spans.push(span);
-      this.blocks[this.blocks.length - 1].append(span);
-    }
-    if (!run.token.length) this.node.append(make("em", "", "No steps were kept: the map alone."));
+    this.size = run.block || run.token.length || 1;
+    this.count = Math.ceil(run.token.length / this.size);
+    this.first = -1; // of the blocks that stand here
+    if (!this.count) this.node.append(make("em", "", "No steps were kept: the map alone."));
   }
 
-  update(step, other, scroll) {
+  stand(first) { // put blocks `first` .. on the stage
+    const end = Math.min(this.count, first + BLOCKS), { size, run } = this;
+    this.first = first;
+    this.spans = [];
+    this.state = [];
+    this.blocks = [];
+    for (let b = first; b < end; b++) {
+      const block = make("div", "fd-block");
+      block.title = `block ${b}`;
+      for (let i = b * size; i < Math.min(run.token.length, (b + 1) * size); i++) {
+        const span = make("span", "fd-token");
+        this.spans.push(span);
+        this.state.push("");
+        block.append(span);
+      }
+      this.blocks.push(block);
+    }
+    const more = (count, where) => (count > 0 ? [make("div", "fd-more", `${count} ${where} blocks`)] : []);
+    this.node.replaceChildren(...more(first, "earlier"), ...this.blocks, ...more(this.count - end, "later"));
+    this.now = null;
+  }
+
+  update(step, other) {
     const { run } = this, at = Math.min(step, run.forwards - 1), base = run.start[at];
-    for (let i = 0; i < this.spans.length; i++) {
+    if (!this.count) return;
+    const block = run.block ? Math.floor(base / run.block) : 0, edge = BLOCKS / 4, most = Math.max(0, this.count - BLOCKS);
+    const early = block < this.first + edge && this.first > 0, late = block >= this.first + BLOCKS - edge && this.first < most;
+    if (this.first < 0 || early || late) this.stand(Math.max(0, Math.min(most, block - BLOCKS / 2)));
+    for (let n = 0; n < this.spans.length; n++) {
+      const i = this.first * this.size + n;
       const shown = run.when[i] <= at, role = shown ? ROLE[run.role[i]] : "masked", fresh = shown && run.when[i] === at;
       const off = i - base, code = off >= 0 && off < run.block ? run.looked[at * run.block + off] : 255;
       const seen = !shown && code !== 255 ? Math.round(code / 2) : -1;
       const differs = other && this.differs(i, at, other, step);
       const state = `${role}${fresh ? " fd-new" : ""}${differs ? " fd-differs" : ""}|${seen}`;
-      if (state !== this.state[i]) this.draw(i, state, role, seen);
+      if (state !== this.state[n]) this.draw(i, n, state, role, seen);
     }
-    const block = this.blocks[run.block ? Math.floor(base / run.block) : 0];
-    if (block !== this.now) {
+    const now = this.blocks[block - this.first];
+    if (now !== this.now) {
       this.now?.classList.remove("fd-now");
-      block?.classList.add("fd-now");
-      this.now = block;
-      if (scroll && block) this.node.scrollTop = block.offsetTop - this.node.clientHeight / 2;
+      now?.classList.add("fd-now");
+      this.now = now;
     }
+    this.reveal();
+  }
+
+  reveal() { // the open block is in view, also after the pane or its tokens changed their size
+    const { node, now } = this;
+    if (!now || !node.clientHeight) return;
+    const above = now.offsetTop < node.scrollTop, below = now.offsetTop + now.offsetHeight > node.scrollTop + node.clientHeight;
+    if (above || below) node.scrollTop = now.offsetTop - (node.clientHeight - now.offsetHeight) / 2;
   }
 
   differs(i, at, other, step) {
@@ -96,9 +131,9 @@ class TextPane {
     return this.run.when[i] >= 0 && (mine !== theirs || (mine && this.run.token[i] !== other.token[i]));
   }
 
-  draw(i, state, role, seen) {
-    const { run } = this, span = this.spans[i];
-    this.state[i] = state;
+  draw(i, n, state, role, seen) { // position i, in the n-th span
+    const { run } = this, span = this.spans[n];
+    this.state[n] = state;
     span.className = `fd-token fd-${state.split("|")[0]}`;
     span.style.background = span.style.color = "";
     const sure = run.confidence[i], where = `position ${i}`;
@@ -171,7 +206,8 @@ class MapPane {
     const w = this.column - 1, last = Math.min(run.forwards, this.first + fits);
     for (let f = this.first; f < last; f++) {
       const x = left + (f - this.first) * this.column;
-      context.fillStyle = f === at ? colours.focus : colours.ink;
+      context.font = f === at ? "bold 11px sans-serif" : "10px sans-serif";
+      context.fillStyle = colours.ink;
       context.fillText(KIND[run.kinds[f]] ?? "?", x + w / 2, 12);
       for (let l = 0; l < run.layers; l++)
         mark(context, run.decisions[f * run.layers + l], x, top + l * row, w, row - 1, colours);
@@ -201,17 +237,15 @@ function facts(run, step, layer) { // what there is to say of the selected forwa
   rows.push(["appears", fresh.map((i) => `\u201c${piece(run, run.token[i])}\u201d` + (Number.isNaN(run.confidence[i])
     ? " (carried over)" : ` ${run.confidence[i].toFixed(3)}`)).join(", ") || "nothing"]);
   const known = run.detail[cell] < 0 ? {} : Object.fromEntries(run.detail_columns.map((name, i) => [name, run.detail_rows[run.detail[cell]][i]]));
-  const said = known.reason ? `: ${known.reason}` : "";
+  const said = known.reason ? `: ${known.reason}` : "", sliced = known.slice_start != null, far = run.distance[cell];
   rows.push([`layer ${layer}`, DECISION[run.decisions[cell]] + said]);
-  if (known.input_shape) rows.push(["input, cache shape", `${known.input_shape}, ${known.cache_shape ?? "none served"}`]);
-  if (known.served_kind) rows.push(["served from", `${known.served_kind} forward ${known.served_forward + 1}, block ` +
-    `${known.served_block}, small block ${known.served_small_block}, step ${known.served_step}`]);
-  if (known.replace_position != null) rows.push(["replace_position", String(known.replace_position)]);
-  if (known.slice_start != null) {
-    rows.push(["slice", `${known.slice_start}:${known.slice_stop}`]);
-    rows.push(["changed positions", `${known.changed} of ${known.slice_stop - known.slice_start}`]);
-    const far = run.distance[cell];
-    rows.push(["distance to fresh", Number.isNaN(far) ? "not measured" : far.toPrecision(3)]);
-  }
+  // Every line stands there for every cell, so that nothing moves while it plays.
+  rows.push(["input, cache shape", known.input_shape ? `${known.input_shape}, ${known.cache_shape ?? "none served"}` : NONE]);
+  rows.push(["served from", known.served_kind ? `${known.served_kind} forward ${known.served_forward + 1}, block ` +
+    `${known.served_block}, small block ${known.served_small_block}, step ${known.served_step}` : NONE]);
+  rows.push(["replace_position", known.replace_position != null ? String(known.replace_position) : NONE]);
+  rows.push(["slice", sliced ? `${known.slice_start}:${known.slice_stop}` : NONE]);
+  rows.push(["changed positions", sliced ? `${known.changed} of ${known.slice_stop - known.slice_start}` : NONE]);
+  rows.push(["distance to fresh", !sliced ? NONE : Number.isNaN(far) ? "not measured" : far.toPrecision(3)]);
   return rows;
 }

@@ -30,7 +30,7 @@ DETAILS = ("decision", "reason", "input_shape", "cache_shape", "served_kind", "s
 
 
 class Player(anywidget.AnyWidget):
-    """Plays one run, or two side by side. Keys: arrows (step, layer), space, Home, End, PageUp, PageDown, d."""
+    """Plays one run, or two side by side. Keys: arrows (step, layer), space, Home, End, PageUp, PageDown, d, D."""
 
     _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("player_panes.js", "player.js"))
     _css = HERE / "player.css"
@@ -38,6 +38,8 @@ class Player(anywidget.AnyWidget):
     step = traitlets.Int(0).tag(sync=True)             # the selected forward
     layer = traitlets.Int(0).tag(sync=True)            # the selected layer
     playing = traitlets.Bool(False).tag(sync=True)
+    driver = traitlets.Unicode().tag(sync=True)        # the view that keeps the time while it plays
+    rate = traitlets.Float(4.0).tag(sync=True)         # forwards a second
     anchor = traitlets.Unicode().tag(sync=True)        # names the static figure that the live widget hides
 
     def __init__(self, *runs: Run, step: int = 0, **options: Any) -> None:
@@ -165,4 +167,7 @@ def explore(run: Any, other: Any = None, *, row: int = 0, step: int = 0) -> Play
     count from 1). Live on a model: `explore(record(lm, prompt, ...))`, or `panel(lm)`.
     Raises ValueError naming what is allowed, FileNotFoundError for a record without steps.
     """
-    return Player(*(opened(source, row) for source in (run, other) if source is not None), step=step)
+    if not isinstance(step, int) or step < 0:
+        raise ValueError(f"step={step!r}; allowed: a forward, counted from 0")
+    runs = (run,) if other is None else (run, other)
+    return Player(*(opened(source, row) for source in runs), step=step)
