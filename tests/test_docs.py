@@ -1,11 +1,12 @@
 """Every command of README and docs runs as it stands there; so does every Python block, page by page.
 
-A ```bash block may begin with a comment: `# not run here: REASON` (the subcommands and options are then checked
-against --help), or `# status 1: REASON` (what the last command's exit status is to be).
+A ```bash block may stand behind a comment of its page: `<!-- not run: REASON -->` (the subcommands and options are then
+checked against --help), or `<!-- status 1: REASON -->` (what the last command's exit status is to be).
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+                   re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"(not run|status (?P<status>\d+)): \w")
 INLINE = re.compile(r"`(fastdllm [a-z][^`\n]*)`")
 PROGRAM = re.compile(r"(\.venv/bin/)?fastdllm ")
 # What the pages name and this machine can't be asked to run, and what stands in for it.
@@ -24,13 +27,20 @@ ELSEWHERE = {
     "sbatch": "tests/test_slurm_jupyterlab.py submits the script to a Slurm of its own",
     "cat jupyterlab-": "what that script wrote",
     "lm_eval --model fastdllm ": "tests/test_harness.py: the same model, through the harness, on problems at hand",
-    "git clone ": "a network", ".venv/bin/python -m pip install torch==": "a network", "export HF_HOME=": "no command",
-    ".venv/bin/hf download ": "a network"}
+    "git clone ": "a network", ".venv/bin/python -m pip install ": "a network", "export HF_HOME=": "no command",
+    ".venv/bin/hf download ": "test_the_download_command_takes_its_patterns", "srun --gres=": "a cluster",
+    ". .venv/bin/activate": "no command", '.venv/bin/python -c "import torch;': "a GPU"}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
+def marked(page, language):
+    """(mark, code) of each block of a language; the mark is "" where none stands before it."""
+    return [(found["mark"] or "", found["code"]) for found in FENCE.finditer(page.read_text())
+            if found["language"] == language]
+
+
 def blocks(page, language):
-    return [code for kind, code in FENCE.findall(page.read_text()) if kind == language]
+    return [code for _, code in marked(page, language)]
 
 
 def commands(code):
@@ -39,19 +49,15 @@ def commands(code):
     return [line.split(" # ")[0].strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def head(code):
-    first = code.splitlines()[0]
-    return first if first.startswith("#") else ""
-
-
 def run_here():
     """Each command once, wherever it stands: (page, command, status)."""
     seen = {}
     for page in PAGES:
-        for code in blocks(page, "bash"):
-            if head(code).startswith("# not run here: "):
+        for mark, code in marked(page, "bash"):
+            if mark.startswith("not run: "):
                 continue
-            status = int(found[1]) if (found := re.match(r"# status (\d+): .", head(code))) else 0
+            found = MARK.match(mark)
+            status = int(found["status"]) if found else 0
             for command in commands(code):
                 seen.setdefault(command, (page.name, status))
     return [(page, command, status) for command, (page, status) in seen.items()]
@@ -59,7 +65,7 @@ def run_here():
 
 def named():
     """Lines that a block names and that are not run."""
-    return [command for page in PAGES for code in blocks(page, "bash") if head(code).startswith("# not run here: ")
+    return [command for page in PAGES for mark, code in marked(page, "bash") if mark.startswith("not run: ")
             for command in commands(code)]
 
 
@@ -128,8 +134,8 @@ def test_nothing_is_skipped_silently(page):
     """Code stands in bash and python blocks only; a block that is not run says why, and its lines are known here."""
     opened = re.findall(r"^```(.+)$", page.read_text(), re.MULTILINE)
     assert set(opened) <= {"bash", "python"} and len(opened) == len(FENCE.findall(page.read_text()))
-    for code in blocks(page, "bash"):
-        assert not head(code) or re.match(r"# (not run here|status \d+): \w", head(code)), head(code)
+    for mark, _ in marked(page, "bash"):
+        assert not mark or MARK.match(mark) or mark.startswith("demo: "), mark
     for line in named():
         assert PROGRAM.match(line) or line.startswith(tuple(ELSEWHERE)), line
 
@@ -150,3 +156,18 @@ def test_make_targets_of_the_pages_exist():
     made = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     said = {name for page in PAGES for name in re.findall(r"(?:`|^)make ([a-z]+)\b", page.read_text(), re.MULTILINE)}
     assert said and said <= made, said - made
+
+
+def test_the_download_command_takes_its_patterns():
+    """Offline it fails, but says first if it ignores a pattern, which it does where one stands behind another."""
+    [command] = [line for line in named() if "hf download" in line]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+    def said(line):
+        words = shlex.split(line.removeprefix(".venv/bin/"))
+        done = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:], "--dry-run"], env=offline,
+                              capture_output=True, text=True, timeout=120, check=False)
+        return done.stdout + done.stderr
+
+    assert "gnoring" not in said(command)
+    assert "gnoring" in said(command.replace('" --include "', '" "'))

@@ -80,7 +80,7 @@ TINY_GEOMETRY: dict[str, Any] = {
     "bos_token_id": 508, "pad_token_id": 508, "eos_token_id": 510, "mask_token_id": 511,
 }
 
-# The embedded checkpoint: next-token training stands in for the pretrained model that the paper starts from.
+# A checkpoint like the embedded one: next-token training stands in for the pretrained model of the paper.
 TINY = Recipe(
     geometry=TINY_GEOMETRY,
     phases=(
@@ -90,7 +90,7 @@ TINY = Recipe(
     ),
 )
 
-# The same, started from an earlier checkpoint in the directory `start`: about half as long.
+# What the embedded checkpoint's second run was: from an earlier checkpoint in the directory `start`.
 CONTINUED = replace(TINY, start="start", seed=1, phases=(
     Phase("pretrain", "next_token", steps=500, batch_size=1024, peak_rate=1.5e-3, final_rate=3e-4, warmup_steps=100),
     Phase("diffusion", "block_diffusion", steps=3400, batch_size=512, peak_rate=1e-3, final_rate=0.0, warmup_steps=200),
