@@ -48,6 +48,12 @@ class Report:
         """The table as text."""
         return show.grid(self.table)
 
+    def part(self, counts: bool) -> pd.DataFrame:
+        """The table's columns that answer the question, or those that count: both fit into a page's width."""
+        counted = self.shown.columns.str.fullmatch(COUNTS)
+        named = self.shown.columns.isin(["task", "config"])
+        return self.shown.loc[:, (counted if counts else ~counted) | named]
+
     @classmethod
     def of(cls, results: Results) -> Report:
         """Raises ValueError if no cell of the grid has a record yet."""
@@ -112,9 +118,10 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
 
-CAPTION = ("what matters first, forwards (NFE) and layer calls to the right; accuracy with 95 % Wilson interval; "
-           "points lost and speed-up against k=1 with 95 % intervals, paired over the same problems; seconds without "
-           "loading and warm-up; reuse counts layer calls; as data in results.csv")
+CAPTION = ("accuracy with 95 % Wilson interval; points lost and speed-up against k=1 with 95 % intervals, paired over "
+           "the same problems; NFE: forwards of the network, counted by kind; seconds without loading and warm-up; "
+           "recompute, reuse and fallback count layer calls; as data in results.csv")
+COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
          "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
          "that the outputs have another form, not that they are wrong")

@@ -59,9 +59,9 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
                   "tokens/s": f"{row['tokens_per_second']:.1f}", "tokens": whole(row["tokens"]),
                   "seconds": f"{row['seconds']:.1f}"}
         if "nfe" in row:
-            shown |= {"NFE": whole(row["nfe"]), **{f"NFE {kind}": whole(row[f"nfe_{kind}"])
-                                                  for kind in ("prefill", "full", "small", "commit")},
-                      "replayed": whole(row["nfe_replay"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
+            shown |= {"NFE": whole(row["nfe"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
+                      **{f"NFE {kind}": whole(row[f"nfe_{kind}"]) for kind in ("prefill", "full", "small", "commit")},
+                      "replayed": whole(row["nfe_replay"]),
                       "recompute": whole(row["recompute"]), "reuse": whole(row["reuse"]),
                       "fallback": whole(row["fallback"])}
         rows.append(shown)
