@@ -13,8 +13,9 @@ EXAMPLES = ("Examples: [bold]fastdllm train --out build/tiny[/bold] (again to go
 
 
 def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint and its curve.")],
-          recipe: Annotated[str, typer.Option(help="tiny (one run from random weights), continued (the embedded checkpoint's "
-                                                   "second run, from weights in the directory start), or smoke.")] = "tiny",
+          recipe: Annotated[str, typer.Option(help="tiny (one run from random weights), continued (what the embedded "
+                                                   "checkpoint's second run was; from weights in ./start), or "
+                                                   "smoke.")] = "tiny",
           state: Annotated[Path | None, typer.Option(help="Directory for what resuming needs (about 70 MB for tiny); "
                                                           "OUT.state unless given.")] = None,
           device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
