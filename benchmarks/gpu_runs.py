@@ -16,6 +16,7 @@ import torch
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.random_model import MASK, PAD
 from benchmarks.reference import Loop
+from benchmarks.tune import device_seconds
 from fastdllm import Decoding, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
@@ -98,15 +99,7 @@ def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, A
         shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
         executor.graphs.run(shape, [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32,
                                      0] for slot in range(batch)])
-        graph, times = executor.graphs.captured[shape].graph, []
-        for _ in range(30):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-        ms = median(times)
+        ms = device_seconds(executor.graphs.captured[shape].graph.replay, 30) * 1e3
         moved = costs.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
         predicted = costs.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
                                           visible=PREFIX + 32) * 1e3

@@ -24,6 +24,19 @@ SHARED_MEMORY = 220_000
 L2 = 200_000_000          # rotate over more weights than the cache holds
 
 
+def device_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median of the device's own time for a call."""
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return sorted(times)[len(times) // 2]
+
+
 def graph_time(calls: list[Callable[[], object]], repeats: int = 10) -> float:
     """Median seconds of one call, all captured behind one another in a graph."""
     for call in calls[:2]:
@@ -33,30 +46,14 @@ def graph_time(calls: list[Callable[[], object]], repeats: int = 10) -> float:
     with torch.cuda.graph(graph):
         for call in calls:
             call()
-    times = []
-    for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3 / len(calls))
-    return sorted(times)[len(times) // 2]
+    return device_seconds(graph.replay, repeats) / len(calls)
 
 
 def copy_bandwidth(gigabytes: float = 4.0) -> float:
     """Bytes per second of a large device-to-device copy, counting those read and those written."""
     a = torch.randn(int(gigabytes * 1e9 / 4), device="cuda")
     b = torch.empty_like(a)
-    times = []
-    for _ in range(12):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        b.copy_(a)
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return 2 * a.numel() * 4 / sorted(times)[len(times) // 2]
+    return 2 * a.numel() * 4 / device_seconds(lambda: b.copy_(a), 12)
 
 
 def candidates(columns: int, depth: int, gated: bool, block_rows: int) -> list[Tiling]:
