@@ -93,6 +93,7 @@ function render({ model, el }) {
   function build() {
     const started = performance.now();
     runs = model.get("runs").map(unpack);
+    root.hidden = !runs.length;
     texts = runs.map((run) => new TextPane(run));
     maps = runs.map((run) => new MapPane(run, (step, layer) => { root.focus(); play(false); select(step, layer); }));
     const shape = runs.length === 2 ? "fd-two" : "fd-one";

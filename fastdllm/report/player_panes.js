@@ -214,6 +214,7 @@ class MapPane {
       if (run.block_step[f] === 0) { context.fillStyle = colours.ink; context.fillRect(x - 1, 2, 1, this.height); }
     }
     context.textAlign = "right";
+    context.font = "10px sans-serif";
     context.fillStyle = colours.ink;
     for (let l = 0; l < run.layers; l += 4) context.fillText(String(l), left - 5, top + l * row + 8);
     context.strokeStyle = colours.focus;
