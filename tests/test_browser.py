@@ -50,6 +50,16 @@ return now.top >= pane.top - 1 && now.bottom <= pane.bottom + 1;
 """
 
 
+PANEL = "from fastdllm.report.panel import panel\npanel('tiny', max_new_tokens=64)"
+
+
+def one_cell(source):
+    """A notebook of one cell, as text."""
+    cell = {"cell_type": "code", "id": "only", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Copies of the notebooks with smoke parameters, and one with a 5 000-step trace."""
@@ -60,10 +70,8 @@ def folder(tmp_path_factory):
             values["problem"] = 1       # its answer ends within these few tokens
         nbformat.write(parameterize_notebook(load_notebook_node(str(notebooks.find(name))), values),
                        home / f"{name}.ipynb")
-    cell = {"cell_type": "code", "id": "long", "metadata": {}, "execution_count": None, "outputs": [], "source": LONG}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    (home / "long.ipynb").write_text(json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4,
-                                                 "nbformat_minor": 5}))
+    for name, source in (("long", LONG), ("panel", PANEL)):
+        (home / f"{name}.ipynb").write_text(one_cell(source))
     for name in ("tests", "params", "notebooks"):
         (home / name).symlink_to(ROOT / name) if name == "tests" else (home / name).mkdir()
     return home
@@ -178,6 +186,60 @@ def test_panel_runs_and_cancels(driver, debugger, shots):
     driver.save_screenshot(str(shots / "panel.png"))
 
 
+def panel_cut(driver):
+    """Parts of the panel that reach beyond it, and how much of its width the controls use."""
+    return browser.js(driver, """const panel = document.querySelector('.fd-run').closest('.jp-OutputArea-output');
+       const room = panel.getBoundingClientRect();
+       const parts = [...panel.querySelectorAll('.widget-inline-hbox, .widget-button, .fd-player')].filter((e) =>
+         e.offsetWidth).map((e) => [e.className, e.getBoundingClientRect().right]);
+       return [parts.filter(([, right]) => right > room.right + 1),
+               (Math.max(...parts.map(([, right]) => right)) - room.left) / room.width]""")
+
+
+@pytest.mark.parametrize("width", [600, 900, 1300])
+def test_panel_fits_the_window(driver, lab, shots, width):
+    browser.run_all(driver, *lab, "panel.ipynb")
+    driver.set_window_size(width, 1500)
+    try:
+        status = browser.wait(driver, ".fd-status")
+        assert "Press run." in driver.find_element(By.CSS_SELECTOR, ".jp-Notebook").text
+        assert not driver.find_elements(By.CSS_SELECTOR, ".fd-player"), "no live controls of an empty player"
+        assert not any(node.is_displayed() for node in driver.find_elements(By.CSS_SELECTOR, "p[id^=fd-]"))
+        browser.wait(driver, ".fd-run").click()
+        browser.wait(driver, ".fd-status", 60, "tokens in")
+        time.sleep(1)
+        cut, used = panel_cut(driver)
+        assert cut == [] and used > 0.9
+        browser.into_view(driver, status)
+        driver.save_screenshot(str(shots / f"panel_{width}.png"))
+    finally:
+        driver.set_window_size(1300, 1500)
+
+
+def test_panel_takes_what_is_typed(driver, lab, shots):
+    """Whole numbers are refused, not changed; an edited text is an own prompt."""
+    browser.run_all(driver, *lab, "panel.ipynb")
+    for field, typed, said in (("new-tokens", "3.7", "new tokens: 3.7; allowed"),
+                               ("new-tokens", "-5", "new tokens: -5; allowed"), ("new-tokens", "8", "8 tokens in"),
+                               ("problem", "3.7", "problem: 3.7; allowed")):
+        box = browser.wait(driver, f".fd-in-{field} input")
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(typed, Keys.ENTER)
+        browser.wait(driver, ".fd-run").click()
+        browser.wait(driver, ".fd-status", 30, said)
+        assert box.get_attribute("value") == typed
+    driver.save_screenshot(str(shots / "panel_refuses.png"))
+    chosen = "return document.querySelector('.fd-in-task select').selectedOptions[0].label"
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys("3", Keys.ENTER)
+    browser.wait(driver, ".fd-run").click()
+    browser.wait(driver, ".fd-status", 30, "tokens in")
+    assert browser.js(driver, chosen) == "arithmetic"
+    driver.find_element(By.CSS_SELECTOR, ".fd-in-prompt textarea").send_keys(" And then?")
+    browser.wait(driver, ".fd-in-problem input[disabled]", 10)
+    assert browser.js(driver, chosen).split() == ["own", "prompt"]
+
+
 def test_long_trace(driver, lab, shots, capsys):
     """5 000 steps: built and painted in under a second, a step in under 100 ms (of the browser's own clock)."""
     browser.run_all(driver, *lab, "long.ipynb")
@@ -217,42 +279,198 @@ def test_dark_theme_is_legible(driver, lab, shots):
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    """`fastdllm app`, and the address that it prints."""
-    port = browser.free_port()
+    """`fastdllm app`: the address that it prints, and its process."""
     log = tmp_path_factory.mktemp("app") / "log"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "fastdllm", "app", f"--port={port}"], cwd=ROOT,
+        process = subprocess.Popen([sys.executable, "-m", "fastdllm", "app", f"--port={browser.free_port()}"], cwd=ROOT,
                                    stdout=output, stderr=subprocess.STDOUT,
                                    env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
     until = time.monotonic() + 60
-    while "token=" not in log.read_text() or not browser.listens(port):
+    while "Ctrl-C" not in log.read_text():
         assert process.poll() is None and time.monotonic() < until, log.read_text()
         time.sleep(0.3)
-    yield next(line for line in log.read_text().splitlines() if "token=" in line)
+    address = next(line for line in log.read_text().splitlines() if "token=" in line)
+    assert browser.answers(address.split("/?")[0] + "/login"), "an address that is printed answers"
+    yield address, process
     process.send_signal(2)
-    process.wait(30)
+    assert process.wait(30) == 0
+
+
+def app_page(driver, app):
+    """The app's page anew, with the first answer on it."""
+    driver.get(app[0])
+    assert "####" in browser.wait(driver, ".fd-log", 90, "Model:").text
+    return browser.wait(driver, ".fd-message input")
+
+
+def app_answered(driver, text):
+    browser.wait(driver, ".fd-log", 60, text)
+    browser.wait(driver, ".fd-message button:not([disabled])", 60)
+
+
+def app_kernels(app):
+    """How many kernels the app's process has started that still run."""
+    children = Path(f"/proc/{app[1].pid}/task/{app[1].pid}/children").read_text().split()
+    return sum(b"ipykernel" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
 
 
 def test_app_chats_behind_its_token(driver, app, shots):
-    assert app.startswith("http://localhost:")
-    driver.get(app.split("/?")[0])
+    address = app[0]
+    assert address.startswith("http://127.0.0.1:")
+    driver.get(address.split("/?")[0])
     assert "/login" in driver.current_url, "no page without the token"
-    token = app.partition("token=")[2]
+    token = address.partition("token=")[2]
+    field = app_page(driver, app)
     shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert any(b"voila" in line for line in shown)
+    assert any(b"fastdllm\0app" in line for line in shown) and any(b"ipykernel" in line for line in shown)
     assert not any(token.encode() in line for line in shown), "what every user of the machine can read"
-    driver.get(app)
-    log = browser.wait(driver, ".fd-log", 90, "Model:")
-    assert "####" in log.text
-    field = browser.wait(driver, ".fd-message input")
     field.send_keys("Zoe has 75 stamps. She finds 150 more. How many stamps does Zoe have?", Keys.ENTER)
-    browser.wait(driver, ".fd-log", 60, "Zoe has 75 stamps")
-    browser.wait(driver, ".fd-message button:not([disabled])", 60)
-    assert "225" in browser.wait(driver, ".fd-log", 30, "####").text
+    app_answered(driver, "Zoe has 75 stamps")
+    assert field.get_attribute("value") == "", "what was taken leaves the field"
+    text = browser.wait(driver, ".fd-log", 30, "####").text
+    assert "225" in text.partition("not seen by the model")[2] and "Tom has 3 apples" in text
     assert "tokens per forward" in browser.wait(driver, ".fd-status").text
     assert where(driver)[1] > 3
     assert not browser.visible_static(driver)
     driver.save_screenshot(str(shots / "app.png"))
+
+
+def test_app_needs_no_other_host(driver, app):
+    """What a template names there is refused by the page's own policy: no wait for a network, none told of the page."""
+    app_page(driver, app)
+    named = browser.js(driver, """return performance.getEntriesByType('resource').map((entry) => entry.name)
+        .filter((name) => !name.startsWith(location.origin) && /^http/.test(name))""")
+    said = " ".join(entry["message"] for entry in driver.get_log("browser") if "Content Security" in entry["message"])
+    assert all(name in said for name in named), named
+    assert "SEVERE" not in [entry["level"] for entry in driver.get_log("browser")]
+
+
+def test_app_ends_the_kernel_of_a_page_that_closes(driver, app):
+    for _ in range(3):
+        app_page(driver, app)
+    assert 1 <= app_kernels(app) <= 2, "the page's own, and at most the one before it, which is ending"
+    driver.get("about:blank")
+    until = time.monotonic() + 30
+    while app_kernels(app) and time.monotonic() < until:
+        time.sleep(0.3)
+    assert app_kernels(app) == 0
+
+
+def test_app_log_follows_and_lets_read_back(driver, app, shots):
+    field = app_page(driver, app)
+    log = browser.wait(driver, ".fd-log")
+    bottom = """const box = arguments[0].getBoundingClientRect(), all = arguments[0].querySelectorAll('p');
+        return all[all.length - 1].getBoundingClientRect().bottom - box.bottom"""
+    for count in range(5):
+        field.send_keys(f"Zoe has 75 stamps. She finds {count + 150} more. How many stamps does Zoe have?", Keys.ENTER)
+        browser.wait(driver, ".fd-log", 60, f"She finds {count + 150} more")
+        assert browser.js(driver, bottom, log) < 8, "the newest line is in view while it is written"
+        app_answered(driver, f"She finds {count + 150} more")
+        assert browser.js(driver, bottom, log) < 8
+    high, whole = browser.js(driver, "return [arguments[0].clientHeight, arguments[0].scrollHeight]", log)
+    assert whole > high + 60
+    first = """const box = arguments[0].getBoundingClientRect();
+        return arguments[0].querySelector('p').getBoundingClientRect().top - box.top"""
+    browser.js(driver, "arguments[0].scrollTop = -arguments[0].scrollHeight", log)
+    assert abs(browser.js(driver, first, log)) < 20, "the first question can be read again"
+    driver.save_screenshot(str(shots / "app_read_back.png"))
+    browser.js(driver, "arguments[0].scrollTop = -60", log)
+    stood = browser.js(driver, first, log)
+    field.send_keys("Zoe has 3 stamps. She finds 4 more. How many stamps does Zoe have?", Keys.ENTER)
+    app_answered(driver, "She finds 4 more")
+    assert abs(browser.js(driver, first, log) - stood) < 3, "who reads back is not moved by a new answer"
+    browser.wait(driver, ".fd-clear").click()
+    browser.wait(driver, ".fd-log", 10, "Nothing said yet")
+    assert not driver.find_elements(By.CSS_SELECTOR, ".fd-player .fd-pane"), "nothing is left of the answer"
+
+
+def test_app_keeps_what_it_refuses(driver, app, shots):
+    field = app_page(driver, app)
+    before = browser.wait(driver, ".fd-log").text
+    browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
+    layers = browser.wait(driver, ".fd-in-layers input")
+    layers.send_keys(Keys.CONTROL, "a")
+    layers.send_keys("outer", Keys.TAB)
+    field.send_keys("Zoe has 75 stamps.", Keys.ENTER)
+    browser.wait(driver, ".fd-status", 10, "outer")
+    assert field.get_attribute("value") == "Zoe has 75 stamps." and browser.wait(driver, ".fd-log").text == before
+    driver.save_screenshot(str(shots / "app_refused.png"))
+    layers.send_keys(Keys.CONTROL, "a")
+    layers.send_keys("middle", Keys.TAB)
+    threshold = driver.find_element(By.CSS_SELECTOR, ".fd-in-threshold .widget-readout")
+    browser.js(driver, "arguments[0].innerText = ''", threshold)
+    threshold.send_keys("1.0", Keys.ENTER)
+    tokens = browser.wait(driver, ".fd-in-new-tokens input")
+    tokens.send_keys(Keys.CONTROL, "a")
+    tokens.send_keys("1500", Keys.ENTER)
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("Tell it again and again, with more boxes and more stamps and more apples.", Keys.ENTER)
+    send = browser.wait(driver, ".fd-message button[disabled]", 20)
+    field.send_keys("and then", Keys.ENTER)
+    assert "stop it first" in browser.wait(driver, ".fd-message [role=status]", 2).text
+    assert field.get_attribute("value") == "and then"
+    clear = browser.wait(driver, ".fd-clear")
+    assert not clear.is_enabled()
+    assert all(float(node.value_of_css_property("opacity")) < .7 for node in (send, clear)), "and looks like it"
+    driver.save_screenshot(str(shots / "app_busy.png"))
+    browser.wait(driver, ".fd-stop").click()
+    browser.wait(driver, ".fd-message button:not([disabled])", 60)
+    assert browser.wait(driver, ".fd-message [role=status]", 2).text == "" and clear.is_enabled()
+
+
+def chat_cut(driver):
+    """Texts of the chat's controls that stand outside the window, or in a box that is too small for them."""
+    return browser.js(driver, """const nodes = document.querySelectorAll('.fd-message button, .fd-message input, ' +
+        '.fd-stop, .fd-clear, .widget-checkbox, .fd-settings .widget-label, .fd-settings .widget-readout, ' +
+        '.fd-settings input, .fd-settings select');
+      const right = document.querySelector('.fd-log').getBoundingClientRect().right + 2;
+      return [...nodes].filter((node) => { const box = node.getBoundingClientRect();
+        return box.right > right || box.width < 15 && node.type !== 'checkbox'
+          || node.tagName === 'BUTTON' && node.scrollWidth > node.clientWidth + 1;
+      }).map((node) => node.textContent || node.className)""")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_chat_fits_the_window(driver, lab, shots, theme):
+    size = driver.get_window_size()
+    browser.run_all(driver, *lab, "18_chat.ipynb")
+    if browser.js(driver, "return document.body.dataset.jpThemeLight") != ("true" if theme == "light" else "false"):
+        browser.menu(driver, "Settings", "Theme", f"JupyterLab {theme.title()}")
+        time.sleep(1.5)
+    log = browser.wait(driver, ".fd-log", 60, "Model:")
+    browser.into_view(driver, log)
+    side = driver.find_elements(By.CSS_SELECTOR, ".jp-SideBar.jp-mod-left .lm-TabBar-tab.lm-mod-current")
+    for tab in side:        # the file list would leave a narrow window no room for the notebook
+        tab.click()
+    browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
+    assert browser.contrast(*browser.js(driver, """const paper = getComputedStyle(document.body)
+        .getPropertyValue('--jp-layout-color0'), probe = document.createElement('i');
+        probe.style.color = paper; document.body.append(probe);
+        const seen = [getComputedStyle(arguments[0].querySelector('p')).color, getComputedStyle(probe).color];
+        probe.remove(); return seen""", log)) > 4.5
+    try:
+        for width in (480, 900, 1300):
+            driver.set_window_size(width, 1500)
+            time.sleep(1)
+            browser.into_view(driver, driver.find_element(By.CSS_SELECTOR, ".fd-message"))
+            driver.save_screenshot(str(shots / f"chat_{theme}_{width}.png"))
+            assert chat_cut(driver) == [], width
+    finally:
+        driver.set_window_size(size["width"], size["height"])
+
+
+def test_app_fits_the_window(driver, app, shots):
+    size = driver.get_window_size()
+    app_page(driver, app)
+    browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
+    try:
+        for width in (480, 900, 1300):
+            driver.set_window_size(width, 1800)
+            time.sleep(1)
+            driver.save_screenshot(str(shots / f"app_{width}.png"))
+            assert chat_cut(driver) == [], width
+    finally:
+        driver.set_window_size(size["width"], size["height"])
 
 
 def test_static_page_shows_the_figures(driver, shots, tmp_path):
@@ -266,3 +484,14 @@ def test_static_page_shows_the_figures(driver, shots, tmp_path):
     driver.get((tmp_path / "out.html").as_uri())
     assert browser.visible_static(driver)
     driver.save_screenshot(str(shots / "static.png"))
+
+
+def test_panel_leaves_a_sentence_in_a_static_page(driver, shots, tmp_path):
+    (tmp_path / "in.ipynb").write_text(one_cell(PANEL))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for command in (["papermill", "in.ipynb", "out.ipynb", "--no-progress-bar"],
+                    ["nbconvert", "--to", "html", "out.ipynb"]):
+        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True, capture_output=True, env=environment)
+    driver.get((tmp_path / "out.html").as_uri())
+    assert browser.wait(driver, "p[id^=fd-]", 10).text == "The panel needs JupyterLab with a kernel."
+    driver.save_screenshot(str(shots / "panel_static.png"))

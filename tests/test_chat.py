@@ -1,8 +1,10 @@
 """Chat: the conversation, what streams, the prefix that is kept, and the terminal program in a real terminal."""
 
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pexpect
@@ -10,6 +12,7 @@ import pytest
 
 import fastdllm
 from fastdllm import Decoding
+from fastdllm.report import chatroom
 from fastdllm.report.chat import Conversation, Streamed
 from fastdllm.report.chatroom import Chatroom
 
@@ -95,8 +98,25 @@ def test_bad_messages_are_refused_and_forgotten(lm):
     with pytest.raises(ValueError, match="max_position_embeddings=2048"):
         ask(chat, "apples " * 3000)
     assert chat.messages == []
+    ask(chat)
+    said = list(chat.messages)
+    for text in (" ", "apples " * 3000):
+        with pytest.raises(ValueError):
+            chat.ask(text, alone=True)
+        assert chat.messages == said and chat.earlier == [] and chat.result is not None, "refused: nothing forgotten"
     with pytest.raises(ValueError, match="no tokenizer files"):
         Conversation(fastdllm.load(ROOT / "tests" / "golden"), Decoding(mask_id=511))
+
+
+def test_a_question_alone_is_the_first_one_for_the_model(lm):
+    chat = Conversation(lm, Decoding(max_new_tokens=32))
+    ask(chat, "Zoe has 75 stamps.")
+    answer = list(chat.ask(QUESTION, alone=True))[-1]
+    assert answer.text == fastdllm.generate(lm, [QUESTION], decoding=Decoding(max_new_tokens=32)).texts[0]
+    assert chat.earlier[0]["content"] == "Zoe has 75 stamps." and len(chat.messages) == 2
+    assert "75 stamps" not in lm.decode(chat.ids)
+    chat.clear()
+    assert chat.earlier == chat.messages == chat.steps == []
 
 
 def test_half_a_character_waits():
@@ -117,10 +137,65 @@ def test_notebook_room_answers_and_shows(lm):
     assert run.result["text"] == said
     assert (run.trace["decision"] == "reuse").sum() == run.result["decisions"]["reuse"]
     room.clear()
-    assert "Nothing said yet" in room.talk.value
+    assert "Nothing said yet" in room.talk.value and room.player.runs == [] and room.player.shown == ()
     room.message.submit(" ")
     room.wait(10)
     assert "message: empty" in room.status.node.value
+
+
+def test_notebook_room_keeps_on_the_page_what_the_model_forgets(lm):
+    room = Chatroom(lm, max_new_tokens=32)
+    room.alone.value = True
+    for text in ("Zoe has 75 stamps.", QUESTION):
+        room.message.submit(text)
+        room.wait(120)
+    above, divider, below = room.talk.value.partition("not seen by the model")
+    assert divider and "75 stamps" in above and QUESTION not in above and QUESTION in below
+    seen = list(room.conversation.messages)
+    room.message.submit("  ")
+    room.wait(10)
+    assert room.conversation.messages == seen and room.talk.value == above + divider + below
+    room.alone.value = False
+    room.message.submit("And one more?")
+    room.wait(120)
+    assert [message["content"] for message in room.conversation.messages if message["role"] == "user"] \
+        == [QUESTION, "And one more?"]
+
+
+def test_notebook_room_takes_a_message_or_leaves_it(lm):
+    """`taken` is what empties the field: only what is answered does."""
+    room = Chatroom(lm, max_new_tokens=32, k=2)
+    for spoil, says in ((lambda: setattr(room.controls.layers, "value", "outer"), "layers=&#x27;outer&#x27;"),
+                        (lambda: setattr(room.controls.revision, "value", "8e1"), "revision=&#x27;8e1&#x27;")):
+        spoil()
+        room.message.submit(QUESTION)
+        room.wait(10)
+        assert room.message.taken == 0 and says in room.status.node.value and "Nothing said" in room.talk.value
+        room.controls.layers.value, room.controls.revision.value = "middle", "fixed"
+    room.message.submit("apples " * 3000)
+    room.wait(10)
+    assert room.message.taken == 0 and "max_position_embeddings" in room.status.node.value
+    room.message.submit(QUESTION)
+    room.message.submit("too early")
+    assert room.empty.disabled and "stop it first" in room.status.node.value
+    room.wait(120)
+    assert room.message.taken == 4 and "too early" not in room.talk.value and not room.empty.disabled
+
+
+def test_live_pictures_leave_the_reader_where_they_are(lm, monkeypatch):
+    """A new answer opens at its last forward; who then goes back is not pulled on."""
+    monkeypatch.setattr(chatroom, "REFRESH", 0.02)      # the small model is quick
+    room = Chatroom(lm, max_new_tokens=96, threshold=1.0)
+    steps = []
+
+    def read(_):
+        steps.append(room.player.step)
+        if len(steps) == 2:
+            room.player.step = 0
+    room.player.observe(read, "step")
+    room.message.submit(QUESTION)
+    room.wait(120)
+    assert 0 < steps[0] < steps[1] < len(room.player.shown[0].steps) - 1 and steps[2:] == [0]
 
 
 def terminal(*options):
@@ -156,6 +231,89 @@ def test_terminal_session():
     assert chat.exitstatus == 0
 
 
+def test_terminal_edits_the_line_and_takes_commands_in_any_case():
+    chat = terminal("--max-new-tokens", "4")
+    chat.expect(r"NFE, the forwards of the network: prefill \(.*full \(.*small \(.*commit \(")
+    chat.expect("> ")
+    chat.send("hep\x1b[Dl\r")                   # arrow left, then the letter that was missing
+    chat.expect(r"NFE, the forwards.*clear: forget the conversation")
+    for line, reply in (("CLEAR", r"\(cleared\)"), (" \t ", "nothing asked; help"), ("Exit", pexpect.EOF)):
+        chat.sendline(line)
+        chat.expect(reply)
+    chat.close()
+    assert chat.exitstatus == 0
+
+
+COUNTS = """
+import sys
+from fastdllm.cli import chat, main
+chat.QUIET = 0
+sys.argv[1:] = ["chat", "--threshold", "1", "--max-new-tokens", "96"]
+main()
+"""
+TEXTS = """
+import sys
+from fastdllm.cli import chat
+chat.QUIET = -1
+for text in ("one", " two\\n", "x" * 40, "y" * 37, "\u732b\u732b!", ""):
+    counter.show(text, 7) if text else None
+    counter.show("", 8)
+    counter.show("", 123)
+counter.erase()
+print("END")
+""".replace("for text", "counter = chat.Counter()\nfor text")
+
+
+def screen(output, width):
+    """What a terminal shows: the few signs that are used here, and lines that go on below at the edge."""
+    rows, at, column = [[]], 0, 0
+    for sign, number, letter in re.findall(r"(\x1b\[(\d*)([A-Za-z])|[^\x1b])", output):
+        if letter == "K":
+            del rows[at][column:]
+        elif letter in ("A", "C"):
+            at, column = (at - 1, column) if letter == "A" else (at, column + int(number))
+        elif sign == "\r":
+            column = 0
+        elif sign == "\n":
+            at += 1
+        elif not letter:
+            cells = [sign, ""] if sign > "\u2fff" else [sign]       # a wide sign takes two cells
+            if column + len(cells) > width:
+                at, column = at + 1, 0
+            rows.extend([] for _ in range(at + 1 - len(rows)))
+            rows[at][column:column + len(cells)] = cells
+            column += len(cells)
+        rows.extend([] for _ in range(at + 1 - len(rows)))
+    return ["".join(row) for row in rows]
+
+
+def test_terminal_counts_the_forwards_where_no_text_comes():
+    chat = pexpect.spawn(sys.executable, ["-c", COUNTS], cwd=str(ROOT), encoding="utf-8", timeout=90,
+                         dimensions=(40, 200))
+    chat.expect("> ")
+    chat.sendline(QUESTION)
+    chat.expect(r"\r\x1b\[2m… [1-9]\d* forwards")
+    chat.expect(r"tokens per forward\]")
+    shown = "\n".join(screen(chat.before, 200))
+    assert "… " not in shown and "####" in shown, shown
+    chat.sendline("exit")
+    chat.expect(pexpect.EOF)
+    chat.close()
+
+
+def test_the_count_is_taken_back_without_a_trace():
+    """At the beginning, in mid-line, under a line that fills the window, behind wide letters."""
+    chat = pexpect.spawn(sys.executable, ["-c", TEXTS], cwd=str(ROOT), encoding="utf-8", timeout=30,
+                         dimensions=(20, 40))
+    chat.expect(pexpect.EOF)
+    chat.close()
+    assert "… 123 forwards" in chat.before
+    assert [row.rstrip() for row in screen(chat.before, 40) if row] == [
+        "one two", "x" * 40, "y" * 37 + "\u732b", "\u732b!END"]
+    piped = subprocess.run([sys.executable, "-c", TEXTS], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert piped.stdout == "one two\n" + "x" * 40 + "y" * 37 + "\u732b\u732b!END\n"
+
+
 def test_a_piped_question_is_shown_and_no_prompt():
     """What a pipe says is nowhere else on the page."""
     done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", "--max-new-tokens", "4"], cwd=ROOT, text=True,
@@ -163,6 +321,7 @@ def test_a_piped_question_is_shown_and_no_prompt():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "> What is 2+3?" in lines and "> " not in lines and "cut off: max_new_tokens=4" in done.stdout
+    assert "\x1b" not in done.stdout
 
 
 def test_terminal_says_where_an_answer_was_cut():
@@ -188,3 +347,45 @@ def test_terminal_says_what_is_wrong_before_anything_else(options, says):
     done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", *options], cwd=ROOT, input="", text=True,
                           capture_output=True, check=False)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(("model", "says"), [
+    ("nowhere", "model: 'nowhere' is no directory; allowed: .*tiny"),
+    ("tests/golden", "model=tests/golden: .* lacks .* tokenizer; allowed: "),
+    ("tests/data", "no weights; allowed: model.safetensors")])
+def test_app_refuses_a_checkpoint_before_anything_starts(model, says, dry):
+    done = subprocess.run([sys.executable, "-m", "fastdllm", "app", "--model", model, f"--port={free_port()}", *dry],
+                          cwd=ROOT, text=True, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
+
+
+def test_app_does_not_print_an_address_that_leads_elsewhere():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "fastdllm", "app", f"--port={port}"], cwd=ROOT, text=True,
+                              capture_output=True, check=False, timeout=60)
+    assert done.returncode == 1 and done.stdout == "" and time.monotonic() - began < 20
+    assert done.stderr == f"fastdllm: port={port} is taken; allowed: a free port, --port N\n"
+
+
+def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
+    """Voila would go on to another port."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        start = (f"from pathlib import Path; from fastdllm.cli import webapp; "
+                 f"webapp.serve(webapp.prepare(Path('notebooks/18_chat.ipynb'), 'tiny', Path({str(tmp_path)!r})), "
+                 f"{other.getsockname()[1]})")
+        done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
+                              timeout=60)
+    assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

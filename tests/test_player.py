@@ -1,7 +1,11 @@
 """The player: what appears where and when, runs on disk, the widget's payload, the static strip, the panel."""
 
 import json
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +13,10 @@ import yaml
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.lab import single, yamlfile
+from fastdllm.lab import records, single, yamlfile
 from fastdllm.lab.steps import Recorder
-from fastdllm.report import debug, player, strip, widgets
-from fastdllm.report.panel import Panel
+from fastdllm.report import debug, form, player, posed, strip, widgets
+from fastdllm.report.panel import DEAD, OWN, Panel
 from fastdllm.tasks import get as task
 
 GOLDEN = "tests/golden"
@@ -152,6 +156,43 @@ def test_static_strip(middle, residual):
         strip.figure(middle, first=999)
 
 
+def test_strip_names_its_forwards_and_the_first_difference(middle, residual):
+    one, other = strip.figures(middle, residual)
+    at = player.first_difference(middle, residual)
+    for figure in (one, other):
+        figure.draw_without_rendering()
+        above, below = figure.axes[:2]
+        labels = below.get_xticklabels()
+        letters = [strip.KINDS[kind] for kind in middle.steps["kind"]]
+        if figure is one:
+            assert [label.get_text()[0] for label in labels] == letters
+        assert labels[4].get_text().endswith("\n5") and "\n" not in labels[5].get_text()
+        assert min(label.get_fontsize() for label in (*labels, *above.get_yticklabels())) >= 7
+        texts = [text.get_text() for text in above.get_legend().get_texts()]
+        assert f"first difference: forward {at + 1}" in texts
+        for axes in (above, below):
+            assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [at - 0.5]
+    alone, = strip.figures(middle)
+    assert not [line for line in alone.axes[1].lines if line.get_linestyle() == "--"]
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_strip_colours_the_stop_by_its_role(lm, carried):
+    """With a confidence, and carried over without one."""
+    stop = int(fastdllm.generate(lm, [PROMPT], decoding=DECODING).tokens[0][9])
+    run = player.record(lm, PROMPT, decoding=DECODING.model_copy(update={"stop_ids": (stop,)}))
+    places, last = run.positions, len(run.steps)
+    if carried:
+        places.confidence[places.role == player.ROLES.index("stop")] = np.nan
+    rows = strip.last_positions(run, 0, last)
+    roles = np.array([player.ROLES[role] for role in places.role])[rows]
+    by_role, by_confidence = (image.get_array().filled(-1) for image in strip.figure(run).axes[0].images)
+    assert by_role[roles == "stop", -1].tolist() == [player.ROLES.index("stop")]
+    assert by_confidence[roles == "stop", -1].tolist() == [-1]
+    seen = (roles == "unmasked") & (places.when[rows] < last)
+    assert seen.any() and (by_confidence[seen, -1] >= 0).all()
+
+
 def test_long_trace_is_quick(middle, capsys):
     """5 000 forwards: what Python does before the first paint takes well under a second."""
     import pandas as pd
@@ -171,16 +212,29 @@ def test_long_trace_is_quick(middle, capsys):
     assert seconds < 3          # 0.5 s on an idle core; the tests share theirs
 
 
-def test_panel_runs_cancels_compares_and_saves(lm, tmp_path, monkeypatch):
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own for what the panel saves."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "params").mkdir()
+    shutil.copy("notebooks/10_cell.ipynb", tmp_path / "notebooks")
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(panel):
+    """What the panel's status line says, as text."""
+    return panel.status.node.value.replace("&#x27;", "'")
+
+
+def test_panel_runs_cancels_compares_and_saves(project):
     made = Panel("tiny", prompt="Tom has 3 apples. He buys 4 more. How many apples does Tom have?", k=2,
                  layers="middle", max_new_tokens=32)
     made.start()
     made.wait(120)
     assert made.run.result["text"] and "tokens in" in made.status.node.value
     assert made.player.runs[0]["title"] == "k2 middle output, fixed"
+    assert made.player.step == len(made.run.steps) - 1
     made.keep_run()
     made.controls.policy.value = "residual"
     made.start()
@@ -197,6 +251,155 @@ def test_panel_runs_cancels_compares_and_saves(lm, tmp_path, monkeypatch):
     made.controls.layers.value = "outer"
     made.start()
     assert "layers=" in made.status.node.value and "Error" in made.status.node.value
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_panel_saves_what_it_ran(project, own):
+    """An edited prompt is an own one; `fastdllm run` of the saved file gives the same tokens as the panel."""
+    made = Panel("tiny", k=2, layers="middle", max_new_tokens=48)
+    made.index.value = 7
+    assert made.task.value == "arithmetic" and made.problem.id.endswith("7")
+    if own:
+        made.prompt.value = made.prompt.value.replace("8", "9")
+        assert made.task.value == OWN and made.index.disabled
+    made.start()
+    made.wait(120)
+    made.name.value = "mine"
+    path = made.save()
+    assert ("means nothing" in said(made)) == ("means nothing" in path.read_text()) == own
+    row = json.loads((project / "params" / "mine.jsonl").read_text())
+    assert row["question"] == made.prompt.value and bool(row["target"]) == (not own)
+    done = subprocess.run([sys.executable, "-m", "fastdllm", "run", "params/mine.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    samples = records.samples(Path(next(iter(project.glob("executed/**/summary.json")))).parent)
+    assert [list(tokens) for tokens in samples["token_ids"]] == [made.run.result["tokens"]]
+    assert samples["output"].tolist() == [made.run.result["text"]]
+
+
+def test_panel_overwrites_nothing_and_refuses_what_it_cannot_save(lm, project):
+    made = Panel("tiny")
+    made.name.value = "mine"
+    (project / "params" / "mine.jsonl").write_text("other")
+    assert made.save() is None and "params/mine.jsonl exists" in said(made)
+    made.name.value = "../mine"
+    assert made.save() is None and "save as: '../mine'; allowed: letters" in said(made)
+    ids = Panel(lm, prompt="5 6 7", max_new_tokens=8)
+    assert ids.save() is None and "has no tokenizer" in said(ids)
+    assert sorted(path.name for path in (project / "params").iterdir()) == ["mine.jsonl"]
+
+
+def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
+    """Without network: said at once, soon over, and no text of another task is left."""
+    monkeypatch.setattr(posed, "reachable", lambda: False)
+    monkeypatch.setenv("HF_HOME", str(project / "empty"))
+    made = Panel("tiny")
+    assert made.prompt.value
+    began = time.perf_counter()
+    made.task.value = "gsm8k"
+    assert time.perf_counter() - began < 1 and made.prompt.value == ""
+    assert made.halt.disabled is False and made.task.disabled
+    made.wait(60)
+    assert time.perf_counter() - began < 20, "no retries of the hub"
+    assert "Error" in said(made) and "gsm8k" in said(made) and "machine with network" in said(made)
+    assert made.task.value == "gsm8k" and made.prompt.value == "" and not made.task.disabled
+    made.start()
+    assert "prompt: empty; allowed: some text" in said(made)
+    made.prompt.value = "What is 2 + 2?"
+    assert made.task.value == OWN
+    with pytest.raises(ValueError, match="problem: 1000 of arithmetic; allowed: 0 to 999"):
+        posed.pick("arithmetic", 1000)
+
+
+def test_panel_refuses_a_benchmarks_problem_by_name(project, monkeypatch):
+    made = Panel("tiny")
+    monkeypatch.setattr("fastdllm.report.panel.fetch", lambda *_: posed.Posed("gsm8k-0", "What is 2 + 2?", "4"))
+    made.task.value = "gsm8k"
+    made.wait(10)
+    assert made.prompt.value == "What is 2 + 2?"
+    assert made.save() is None and "task: gsm8k: " in said(made) and f"allowed: {OWN!r}" in said(made)
+    assert not list((project / "params").iterdir())
+
+
+def test_panel_leaves_the_reader_where_they_are(monkeypatch, project):
+    """While a run grows and when it ends; a reader at the end stays at the end, a new run opens at its end."""
+    made = Panel("tiny", k=1, max_new_tokens=96)
+    monkeypatch.setattr("fastdllm.report.panel.REFRESH", 0.0)
+    assert [child.value for child in made.stage.children] == ["<em>Press run.</em>"]
+    steps = []
+
+    def read(change):
+        """Between two pictures: after the sixth forward the reader steps back to the third."""
+        steps.append(made.player.step)
+        if change["new"].endswith(" in 6 forwards"):
+            made.player.step = 2
+    made.status.node.observe(read, "value")
+    made.start()
+    made.wait(120)
+    assert made.stage.children == (made.player,)
+    assert len(made.run.steps) > 6 and made.player.step == 2
+    assert 3 in steps, "the reader was at the end before"
+    made.status.node.unobserve(read, "value")
+    made.start()
+    made.wait(120)
+    assert made.player.step == len(made.run.steps) - 1
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("max_new_tokens", 0, "new tokens: 0; allowed: a whole number from 1 to 100000"),
+    ("max_new_tokens", -5, "new tokens: -5; allowed: "),
+    ("max_new_tokens", 3.7, "new tokens: 3.7; allowed: a whole number"),
+    ("max_new_tokens", 1e8, "new tokens: 100000000; allowed: "),
+    ("index", 3.7, "problem: 3.7; allowed: a whole number from 0 to 999"),
+    ("index", 99999999, "problem: 99999999; allowed: a whole number from 0 to 999"),
+    ("layers", "foo", "</b> <b>layers='foo'; allowed: first, middle, last"),
+    ("policy", "nowhere.py", "</b> <b>policy='nowhere.py': no such file; allowed: output"),
+    ("policy", "foo", "</b> <b>policy='foo'; allowed: output"),
+    ("block", 8, "</b> <b>small block=16; allowed: a divisor of the block size 8")])
+def test_panel_names_fields_as_they_are_labelled(field, value, message):
+    made = Panel("tiny")
+    controls = made.controls.__dict__
+    controls["small_block"].value = 16
+    {**controls, "index": made.index}[field].value = value
+    made.start()
+    assert message in said(made) and made.run is None and not made.job.running
+    assert {**controls, "index": made.index}[field].value == value, "nothing is changed in silence"
+
+
+def test_panel_names_fields_of_errors_within_a_run():
+    made = Panel("tiny", layers="20-40")
+    made.start()
+    made.wait(60)
+    assert "</b> <b>layers='20-40'; allowed: layer indices from 0 to 27" in said(made)
+    assert form.labelled(ValueError("prompts[0]: 9 tokens + max_new_tokens=8 need 17")) == \
+        "prompt: 9 tokens + new tokens=8 need 17"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_panel_takes_block_sizes_and_policy_files(project):
+    (project / "mine.py").write_text("from fastdllm.decode.policies import Residual\n\nclass Policy(Residual):\n"
+                                     "    pass\n")
+    (project / "broken.py").write_text("nothing_of_that_name\n")
+    made = Panel("tiny", max_new_tokens=32)
+    made.controls.policy.value, made.controls.block.value = "mine.py", 16
+    made.start()
+    made.wait(60)
+    assert made.run.meta["block"] == 16 and made.run.title == "k2 middle mine, fixed"
+    flat = yaml.safe_load(made.save().read_text())
+    assert (flat["block_size"], flat["policy"], flat["limit"], "data" in flat) == (16, "mine.py", 1, False)
+    made.controls.policy.value = "broken.py"
+    made.start()
+    made.wait(60)
+    assert "NameError: name 'nothing_of_that_name' is not defined" in said(made) and not made.go.disabled
+
+
+def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):
+    shown = []
+    monkeypatch.setattr(form, "display", lambda thing, **_: shown.append(thing))
+    made = Panel("tiny")
+    made._ipython_display_()
+    sentence, widget = shown
+    assert DEAD in sentence.data and f'id="{made.anchor}"' in sentence.data
+    assert "application/vnd.jupyter.widget-view+json" in widget
 
 
 def test_partings_and_verdict():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +17,10 @@ if TYPE_CHECKING:
 EXAMPLES = ("Examples: [bold]fastdllm chat[/bold] · "
             "[bold]fastdllm chat --k 2 --layers middle --policy residual[/bold] · "
             "[bold]fastdllm chat --model Efficient-Large-Model/Fast_dLLM_v2_7B --threshold 0.8[/bold]")
-HELP = "clear: forget the conversation; exit: leave; Ctrl-C: stop the answer"
+HELP = ("[...]: speed, and NFE, the forwards of the network: prefill (prompt), full (whole block), small (part of it), "
+        "commit (finished block)\n"
+        "clear: forget the conversation; exit: leave; Ctrl-C: stop the answer")
+QUIET = 0.5     # seconds without text after which the forwards are counted on the screen
 
 
 def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.")] = "tiny",
@@ -44,7 +50,7 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
     lm = load(model, device=device, dtype=dtype)
     conversation = Conversation(lm, wanted.decoding, wanted.reuse, revision)
     alone = model == EMBEDDED if forget is None else forget
-    print(f"{lm.name}, {lm.device}, {str(lm.dtype).removeprefix('torch.')}. {HELP}", flush=True)
+    print(f"{lm.name}, {lm.device}, {str(lm.dtype).removeprefix('torch.')}.\n{HELP}", flush=True)
     if model == EMBEDDED:
         earlier = "not seen (--remember keeps them)" if alone else "kept all the same"
         print(f"{ABOUT}; earlier ones are {earlier}.", flush=True)
@@ -53,6 +59,9 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
 
 def talk(conversation: Conversation, forget: bool) -> None:
     """Read lines until `exit` or the end of the input."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):      # where it exists, arrow keys edit the line and bring back others
+            import readline  # noqa: F401
     while True:
         try:
             if not turn(conversation, forget):
@@ -71,36 +80,72 @@ def turn(conversation: Conversation, forget: bool) -> bool:
         return False
     if not typed:
         print(f"> {line}", flush=True)      # a pipe shows nothing of what it says
-    if line == "clear":
+    command = line.lower()
+    if command == "clear":
         conversation.clear()
         print("(cleared)", flush=True)
-    elif line == "help":
+    elif command == "help":
         print(HELP, flush=True)
     elif not line:
         print("(nothing asked; help: what can be typed here)", flush=True)
-    elif line != "exit":
-        if forget:
-            conversation.clear()
-        answer(conversation, line)
-    return line != "exit"
+    elif command != "exit":
+        answer(conversation, line, forget)
+    return command != "exit"
 
 
-def answer(conversation: Conversation, line: str) -> None:
+def answer(conversation: Conversation, line: str, alone: bool) -> None:
     """Print an answer as its blocks commit; Ctrl-C ends it after the forward that runs."""
     from fastdllm.report.chat import Streamed
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    stream, progress = Streamed(), None
+    stream, counter, progress = Streamed(), Counter(), None
     try:
-        for progress in conversation.ask(line, lambda: bool(pressed)):
-            sys.stdout.write(stream.new(progress.text))
-            sys.stdout.flush()
+        for progress in conversation.ask(line, lambda: bool(pressed), alone):
+            counter.show(stream.new(progress.text), progress.forwards)
     except ValueError as error:
         print(f"({error})", flush=True)
         return
     finally:
+        counter.erase()
         signal.signal(signal.SIGINT, before)
     if progress is not None:
         ending = conversation.ending()
         print(stream.new(progress.text, last=True) + (f" ({ending})" if ending else ""))
         print(f"[{progress.speed()}]", flush=True)
+
+
+class Counter:
+    """Prints text; where none comes for a while, a dim count of the forwards stands in its place. Only on a terminal:
+    a file or a pipe gets the text alone."""
+
+    def __init__(self) -> None:
+        self.on = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self.line = ""              # what stands on the cursor's line
+        self.shown = False
+        self.when = time.monotonic()
+
+    def show(self, text: str, forwards: int) -> None:
+        """Print the text; without one, count."""
+        if text:
+            self.erase()
+            sys.stdout.write(text)
+            self.line = (self.line + text).rpartition("\n")[2]
+            self.when = time.monotonic()
+        elif self.on and time.monotonic() - self.when > QUIET:
+            # Under the text: behind it, the count could run over the edge of the window, and could not be taken back.
+            sys.stdout.write("\r" if self.shown or not self.line else "\n")
+            sys.stdout.write(f"\x1b[2m… {forwards} forwards\x1b[0m")
+            self.shown = True
+        sys.stdout.flush()
+
+    def erase(self) -> None:
+        """Take the count off the screen; the cursor is where the text ended."""
+        if self.shown:
+            from rich.cells import cell_len
+            column, width = 0, os.get_terminal_size(sys.stdout.fileno()).columns
+            for sign in self.line:              # a wide one that does not fit stands on the next row
+                column = cell_len(sign) if column + cell_len(sign) > width else column + cell_len(sign)
+            # A line that fills the window to its edge goes on below it, where the count stood.
+            up = f"\x1b[A\x1b[{column}C" if 0 < column < width else ""
+            sys.stdout.write("\r\x1b[K" + up)
+            self.shown = False

@@ -56,7 +56,8 @@ class Conversation:
         resolve(lm, decoding, reuse, revision)
         self.lm, self.decoding, self.reuse, self.revision = lm, decoding, reuse, revision
         self.trace = Trace() if trace else None     # of the last answer
-        self.messages: list[dict[str, str]] = []
+        self.messages: list[dict[str, str]] = []    # what the model sees
+        self.earlier: list[dict[str, str]] = []     # said before, and no longer seen by the model
         self.steps: list[Step] = []                 # of the last answer
         self.ids: list[int] = []                    # its prompt
         self.result: RowResult | None = None
@@ -67,22 +68,23 @@ class Conversation:
         self._positions = 0
 
     def clear(self) -> None:
-        """Forget what was said."""
-        self.messages, self._said = [], []
+        """Forget what was said, and the last answer's steps."""
+        self.messages, self.earlier, self._said = [], [], []
+        self.steps, self.ids, self.result = [], [], None
 
-    def _encode(self) -> list[int]:
-        """The conversation as token ids. What was answered stands as it was generated, not encoded anew, so that
+    def _encode(self, messages: list[dict[str, str]], said: list[int]) -> list[int]:
+        """A conversation as token ids. What was answered stands as it was generated, not encoded anew, so that
         the prefix cache holds it; only what the template puts behind it is encoded."""
         tokenizer = self.lm.tokenizer
-        if tokenizer is None or not self._said:
-            return self.lm.encode(self.messages)
+        if tokenizer is None or not said:
+            return self.lm.encode(messages)
         stop = str(tokenizer.decode([self.lm.stop_ids[0]]))
-        head = str(tokenizer.apply_chat_template(self.messages[:-1], tokenize=False))
-        full = str(tokenizer.apply_chat_template(self.messages, tokenize=False, add_generation_prompt=True))
+        head = str(tokenizer.apply_chat_template(messages[:-1], tokenize=False))
+        full = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         if not full.startswith(head) or stop not in head:        # a template that rewrites earlier turns
-            return self.lm.encode(self.messages)
+            return self.lm.encode(messages)
         rest = head[head.rindex(stop) + len(stop):] + full[len(head):]
-        return self._said + list(tokenizer.encode(rest, add_special_tokens=False))
+        return said + list(tokenizer.encode(rest, add_special_tokens=False))
 
     def engine(self, ids: list[int]) -> Engine:
         """The engine that holds the prefix; a new one if settings changed or the conversation outgrew it."""
@@ -97,23 +99,27 @@ class Conversation:
             self._made_for = wanted
         return self._engine
 
-    def ask(self, text: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-        """Answer a message: one Progress per forward. A cancelled answer stays in the conversation as far as it got.
+    def ask(self, text: str, cancelled: Callable[[], bool] = lambda: False, alone: bool = False) -> Iterator[Progress]:
+        """Take a message, and answer it while the result is iterated over: one Progress per forward.
 
-        Raises ValueError for an empty message, or a conversation that has become too long for the model.
+        `alone`: the model sees nothing of what was said before. A cancelled answer stays in the conversation as far
+        as it got. Raises ValueError, at once and with nothing changed, for an empty message, or a conversation that
+        has become too long for the model.
         """
         if not text.strip():
             raise ValueError("message: empty; allowed: some text")
-        self.messages.append({"role": "user", "content": text})
-        try:
-            self.ids = self._encode()
-            engine = self.engine(self.ids)
-        except ValueError:
-            self.messages.pop()
-            raise
+        messages = [*([] if alone else self.messages), {"role": "user", "content": text}]
+        ids = self._encode(messages, [] if alone else self._said)
+        engine = self.engine(ids)
+        if alone:
+            self.earlier = self.earlier + self.messages
+        self.messages, self.ids = messages, ids
         self.steps, self.result, self.turn = [], None, self.turn + 1
         if self.trace:
             self.trace.rows.clear()
+        return self._answer(engine, cancelled)
+
+    def _answer(self, engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Progress]:
         said, answered, began, kept = "", [], time.perf_counter(), -1
         special = set(self.lm.tokenizer.all_special_ids) if self.lm.tokenizer else set()
         try:

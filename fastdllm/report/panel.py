@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -17,68 +18,97 @@ from fastdllm.lab import files
 from fastdllm.lab.parameters import Parameters, root
 from fastdllm.lab.records import forwards
 from fastdllm.lab.steps import Recorder
-from fastdllm.model.lm import LM, load
-from fastdllm.report.form import EXPECTED, WIDE, Controls, Job, Status, button
+from fastdllm.model.lm import LM, choose_dtype, load
+from fastdllm.report import form
+from fastdllm.report.form import Controls, Job, Live, Status, button, labelled, whole
 from fastdllm.report.player import Run, of_recorder
+from fastdllm.report.posed import Posed, fetch, pick
 from fastdllm.report.widgets import Player
 
 OWN = "own prompt"
+LAST = 999           # the last problem that may be asked for
 REFRESH = 0.25       # seconds between two pictures of a live run
+DEAD = "The panel needs JupyterLab with a kernel."
+UNKNOWN = "the prompt has no known answer: its accuracy means nothing"
 
 
-class Panel(w.VBox):
+class Panel(Live):
     """The panel as a widget. `run` holds the last run, `player` shows it (and the one kept for comparison)."""
 
     def __init__(self, model: str | LM = "tiny", prompt: str = "", **settings: object) -> None:
         self.models: dict[str, LM] = {} if isinstance(model, str) else {model.name: model}
         self.run: Run | None = None
         self.kept: Run | None = None
+        self.problem = Posed()                                                  # whose text the prompt is
         self.controls = Controls(**settings)                                    # pyright: ignore
         self.status, self.player = Status(), Player()
-        wide = w.Layout(width="635px")
+        self.stage = w.VBox([w.HTML("<em>Press run.</em>")])
+        shared = form.place()
         self.model = w.Combobox(value=model if isinstance(model, str) else model.name, ensure_option=False,
                                 options=["tiny", "Efficient-Large-Model/Fast_dLLM_v2_7B"], description="model",
-                                style=WIDE, layout=wide)
+                                **shared)
         self.task = w.Dropdown(options=[OWN, *tasks.names()], value=OWN if prompt else "arithmetic",
-                               description="task", style=WIDE, layout=w.Layout(width="310px"))
-        self.index = w.BoundedIntText(0, min=0, max=100_000, description="problem", style=WIDE,
-                                      layout=w.Layout(width="310px"))
-        self.prompt = w.Textarea(value=prompt, description="prompt", style=WIDE,
-                                 layout=w.Layout(width="635px", height="70px"))
-        self.prompt.add_class("fd-in-prompt")
-        self.distance = w.Checkbox(True, description="measure the distance to fresh", indent=False)
-        self.live = w.Checkbox(True, description="show while running", indent=False)
-        self.progress = w.IntProgress(0, min=0, max=1, description="tokens", style=WIDE, layout=wide)
+                               description="task", **shared)
+        self.index = form.number("problem", 0, **shared)
+        self.prompt = w.Textarea(value=prompt, description="prompt", style=form.WIDE,
+                                 layout=w.Layout(width="auto", height="70px"))
+        self.distance = form.tick("distance to fresh")
+        self.live = form.tick("show while running")
+        self.progress = w.IntProgress(0, min=0, max=1, description="tokens", **shared)
         self.go = button("run", self.start, "primary")
         self.halt = button("cancel", self.cancel, "warning")
         self.halt.disabled = True
         self.keep = button("keep to compare", self.keep_run)
-        self.name = w.Text("my_run", description="save as", style=WIDE, layout=w.Layout(width="310px"))
+        self.name = w.Text("my_run", description="save as", **shared)
+        for field in (self.task, self.index, self.prompt, self.name):
+            field.add_class(f"fd-in-{str(field.description).replace(' ', '-')}")
         self.job = Job(self.status, self._busy)
         self.task.observe(lambda _: self.fill(), "value")
         self.index.observe(lambda _: self.fill(), "value")
-        grid = w.GridBox(self.controls.all(), layout=w.Layout(grid_template_columns="320px 320px"))
+        self.prompt.observe(lambda _: self._edited(), "value")
         super().__init__([
-            self.model, w.HBox([self.task, self.index]), self.prompt, grid, w.HBox([self.distance, self.live]),
-            w.HBox([self.go, self.halt, self.keep]), w.HBox([self.name, button("save parameters", self.save)]),
-            self.progress, self.status.node, self.player])
-        if not prompt:
-            self.fill()
+            form.fields([self.model, self.task, self.index]), self.prompt, form.fields(self.controls.all()),
+            form.row(self.distance, self.live), form.row(self.go, self.halt, self.keep),
+            form.row(self.name, button("save parameters", self.save)), self.progress, self.status.node,
+            self.stage], DEAD)
+        self.fill()
 
     def _busy(self, on: bool) -> None:
         self.go.disabled, self.halt.disabled = on, not on
+        self.task.disabled, self.index.disabled = on, on or self.task.value == OWN
+
+    def _edited(self) -> None:
+        """A text that is no longer the chosen problem's is an own prompt."""
+        if self.prompt.value != self.problem.prompt:
+            self.task.value = OWN
 
     def fill(self) -> None:
-        """Put the chosen problem's text into the prompt."""
-        if self.task.value == OWN:
+        """Put the chosen problem's text into the prompt; a benchmark is loaded in the background."""
+        name = str(self.task.value)
+        self.index.disabled = name == OWN
+        if name == OWN:
             return
+        self._pose(Posed())
         try:
-            problems = tasks.get(str(self.task.value)).problems(limit=self.index.value + 1)
-            prompt = problems[min(self.index.value, len(problems) - 1)].prompt
-        except (*EXPECTED, ImportError) as error:
-            self.status.say(f"{self.task.value}: {error}", error=True)
+            index = whole(self.index, 0, LAST)
+            if name in tasks.EMBEDDED:
+                self._pose(pick(name, index))
+        except ValueError as error:
+            self.status.say(labelled(error), error=True)
             return
-        self.prompt.value = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        if name not in tasks.EMBEDDED:
+            self.job.start(lambda: self._load(name, index))
+
+    def _load(self, name: str, index: int) -> None:
+        self.status.say(f"loading {name} ...")
+        found = fetch(name, index, self.job.stop)
+        if found is not None:
+            self._pose(found)
+        self.status.say("" if found else "cancelled")
+
+    def _pose(self, problem: Posed) -> None:
+        self.problem = problem
+        self.prompt.value = problem.prompt
         self.status.say("")
 
     def start(self) -> None:
@@ -86,7 +116,7 @@ class Panel(w.VBox):
         try:
             self.parameters()
         except ValueError as error:
-            self.status.say(str(error), error=True)
+            self.status.say(labelled(error), error=True)
             return
         self.job.start(self._work)
 
@@ -107,7 +137,7 @@ class Panel(w.VBox):
                             self.controls.reuse(), self.controls.revision.value, distance=self.distance.value)
         self.progress.value, self.progress.max = 0, recorder.decoding.max_new_tokens
         began = shown = time.perf_counter()
-        count = 0
+        count, new = 0, True
         for step in recorder:
             count += sum(step.unmasked)
             if self.job.stop.is_set():
@@ -116,10 +146,11 @@ class Panel(w.VBox):
                 self.progress.value = min(count, self.progress.max)
                 self.status.say(f"{count} tokens in {forwards(step.nfe)} forwards")
                 if self.live.value:
-                    self._show(of_recorder(recorder))
+                    self._show(of_recorder(recorder), new)
+                    new = False
                 shown = time.perf_counter()
         self.run = of_recorder(recorder)
-        self._show(self.run)
+        self._show(self.run, new)
         self._conclude(recorder, count, time.perf_counter() - began)
 
     def _prompt(self, lm: LM) -> Prompt:
@@ -131,9 +162,14 @@ class Panel(w.VBox):
             raise ValueError(f"prompt: {lm.name} has no tokenizer; allowed: token ids, like 5 6 7")
         return [int(word) for word in words]
 
-    def _show(self, run: Run) -> None:
+    def _show(self, run: Run, new: bool = False) -> None:
+        """A new run opens at its end; as it grows, a reader who went elsewhere stays there."""
         runs = (self.kept, run) if self.kept else (run,)
-        self.player.show(*runs, step=max(0, len(run.steps) - 1))
+        if new:
+            self.player.show(*runs, step=max(len(each.steps) for each in runs) - 1)
+        else:
+            self.player.follow(*runs)
+        self.stage.children = (self.player,)
 
     def _conclude(self, recorder: Recorder, count: int, seconds: float) -> None:
         result = recorder.results.get(0)
@@ -153,31 +189,70 @@ class Panel(w.VBox):
             self._show(self.run)
 
     def parameters(self) -> dict[str, object]:
-        """The flat parameters of a run with these settings. Raises ValueError for what can't be."""
-        decoding, reuse = self.controls.decoding(), self.controls.reuse()
+        """The flat parameters of a run with these settings, but for its problem.
+
+        Raises ValueError for what can't be.
+        """
+        if self.task.value != OWN:
+            whole(self.index, 0, LAST)
+        if not self.prompt.value.strip():
+            raise ValueError("prompt: empty; allowed: some text")
+        decoding, reuse, home = self.controls.decoding(), self.controls.reuse(), root()
+        policy = Path(reuse.policy)          # an absolute path, or a name
         flat: dict[str, object] = {
-            "model": self.model.value, "task": "arithmetic" if self.task.value == OWN else self.task.value,
-            "limit": self.index.value + 1, "k": reuse.k, "layers": self.controls.layers.value,
-            "policy": reuse.policy, "revision": self.controls.revision.value, "threshold": decoding.threshold,
+            "model": self.model.value, "k": reuse.k, "layers": self.controls.layers.value,
+            "policy": str(policy.relative_to(home) if policy.is_relative_to(home) else policy),
+            "revision": self.controls.revision.value, "threshold": decoding.threshold,
             "max_new_tokens": decoding.max_new_tokens, "small_block": decoding.small_block}
+        if decoding.block_size is not None:
+            flat["block_size"] = decoding.block_size
+        lm = self.models.get(self.model.value)
+        if lm is not None and lm.dtype != choose_dtype("auto", lm.device):
+            flat["dtype"] = str(lm.dtype).removeprefix("torch.")
         Parameters.of(**flat)
         return flat
 
     def save(self) -> Path | None:
-        """Write params/NAME.yml for `fastdllm run params/NAME.yml`; never over another file of that name."""
-        target = root() / "params" / f"{self.name.value}.yml"
+        """Write params/NAME.yml for `fastdllm run params/NAME.yml`; never over another file of that name.
+
+        Its problem stands beside it in NAME.jsonl, unless it is the task's first one.
+        """
+        name, folder = self.name.value, root() / "params"
+        target, data = folder / f"{name}.yml", folder / f"{name}.jsonl"
         try:
-            if not self.name.value.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"save as {self.name.value!r}; allowed: letters, digits, _ and -")
-            if target.exists():
-                raise ValueError(f"save as {self.name.value!r}: params/{target.name} exists; allowed: a new name")
-            files.write(target, "# Saved by the configuration panel: fastdllm run params/" + target.name + "\n"
-                        + yaml.safe_dump(self.parameters(), sort_keys=False))
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"save as: {name!r}; allowed: letters, digits, _ and -")
+            for path in (target, data):
+                if path.exists():
+                    raise ValueError(f"save as: {name!r}: params/{path.name} exists; allowed: a new name")
+            flat, own, alone = self._saved()
+            if alone is not None:
+                files.write(data, json.dumps(alone) + "\n")
+                flat["data"] = f"params/{data.name}"
+            files.write(target, f"# Saved by the configuration panel: fastdllm run params/{target.name}\n"
+                        + (f"# Of its result: {UNKNOWN}.\n" if own else "") + yaml.safe_dump(flat, sort_keys=False))
         except (ValueError, OSError) as error:
-            self.status.say(str(error), error=True)
+            self.status.say(labelled(error), error=True)
             return None
-        self.status.say(f"saved: fastdllm run params/{target.name}")
+        self.status.say(f"saved: fastdllm run params/{target.name}" + (f" ({UNKNOWN})" if own else ""))
         return target
+
+    def _saved(self) -> tuple[dict[str, object], bool, dict[str, str] | None]:
+        """The flat parameters, whether the prompt is an own one, and the problem's row (None: the task's first)."""
+        flat, task = self.parameters(), str(self.task.value)
+        own = task == OWN
+        if not own and task not in tasks.EMBEDDED:
+            raise ValueError(f"task: {task}: here its problem was one plain message, without the examples and the stop "
+                             f"strings of a run; allowed: {OWN!r}, {', '.join(tasks.EMBEDDED)}")
+        lm = self.models.get(self.model.value)
+        if lm is not None and lm.tokenizer is None:
+            raise ValueError(f"model: {lm.name} has no tokenizer, and a run reads texts; allowed: one with a tokenizer")
+        flat |= {"task": "arithmetic" if own else task, "limit": 1}
+        if own:
+            return flat, True, {"question": self.prompt.value, "target": ""}
+        if whole(self.index, 0, LAST) == 0:
+            return flat, False, None
+        return flat, False, {"id": self.problem.id, "question": self.problem.prompt, "target": self.problem.target}
 
 
 def panel(model: str | LM = "tiny", prompt: str = "", **settings: object) -> Panel:

@@ -60,11 +60,11 @@ class Player(anywidget.AnyWidget):
 
     def follow(self, *runs: Run) -> None:
         """The same runs, grown: a reader at the last forward stays at the last one, any other where they are."""
-        last = max((len(run.steps) for run in self.shown), default=0) - 1
-        if self.step >= last:
-            self.show(*runs, step=max((len(run.steps) for run in runs), default=1) - 1)
-        else:
+        at_the_end = self.step >= max((len(run.steps) for run in self.shown), default=0) - 1
+        with self.hold_sync():
             self.show(*runs)
+            if at_the_end:
+                self.step = max((len(run.steps) for run in runs), default=1) - 1
 
     def static(self) -> HTML:
         """What is on the stage as figures, for pages without a kernel; hidden where the widget is alive."""
@@ -83,9 +83,9 @@ def image(*runs: Run) -> str:
     """The runs as figures, in an HTML img tag each."""
     from fastdllm.report import strip
     tags = []
-    for run in runs:
+    for run, drawn in zip(runs, strip.figures(*runs), strict=True):
         buffer = io.BytesIO()
-        strip.figure(run).savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+        drawn.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
         coded = base64.b64encode(buffer.getvalue()).decode()
         tags.append(f'<img style="max-width:100%" alt="{html.escape(strip.described(run))}" '
                     f'src="data:image/png;base64,{coded}">')
