@@ -4,9 +4,10 @@
     from fastdllm import Decoding, Reuse
 
     lm = fastdllm.load("tiny")                                  # the embedded checkpoint, a directory, or a hub id
-    out = fastdllm.generate(lm, ["Ann has 3 pens and buys 4. How many pens has Ann?"],
+    question = "Leo needs 461 cards. Leo finds 29 of them. At 8 per hour, how many hours does Leo need?"
+    out = fastdllm.generate(lm, [question],
                             decoding=Decoding(threshold=0.9), reuse=Reuse(k=2, layers="middle"), trace=True)
-    print(out.texts[0], out.nfe[0], out.trace)                  # text, forwards by kind, one line a layer call
+    print(out.texts[0], out.nfe[0], out.trace)                  # ... #### 54; forwards by kind; one line a layer call
 
 load(name)          a checkpoint as an LM: network, tokenizer, device, dtype
 generate(lm, ...)   decode prompts to the end: texts, tokens, NFE, decisions, trace
@@ -18,7 +19,7 @@ Trace               what every wrapped layer did; `Trace(distance=True)` also me
 LM, Step            what load returns, and what denoise yields
 
 What is computed, exactly: docs/decoding.md. Every module has its own help: help("fastdllm.decode.policies").
-The rooms, each importing only from those below it: cli, report, lab, train, tasks, decode, model, settings.
+The packages, each importing only from those right of it: cli, report, lab, train, tasks, decode, model, settings.
 """
 
 from importlib import import_module

@@ -292,7 +292,7 @@ def test_terminal_counts_the_forwards_where_no_text_comes():
                          dimensions=(40, 200))
     chat.expect("> ")
     chat.sendline(QUESTION)
-    chat.expect(r"\r\x1b\[2m… [1-9]\d* forwards")
+    chat.expect(r"\r\x1b\[2m… forward [1-9]\d*")
     chat.expect(r"tokens per forward\]")
     shown = "\n".join(screen(chat.before, 200))
     assert "… " not in shown and "####" in shown, shown
@@ -307,7 +307,7 @@ def test_the_count_is_taken_back_without_a_trace():
                          dimensions=(20, 40))
     chat.expect(pexpect.EOF)
     chat.close()
-    assert "… 123 forwards" in chat.before
+    assert "… forward 123" in chat.before
     assert [row.rstrip() for row in screen(chat.before, 40) if row] == [
         "one two", "x" * 40, "y" * 37 + "\u732b", "\u732b!END"]
     piped = subprocess.run([sys.executable, "-c", TEXTS], cwd=ROOT, text=True, capture_output=True, check=True)

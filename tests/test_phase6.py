@@ -117,7 +117,7 @@ def test_paired_tables_and_the_first_n():
                           {"revision": "26d6179", "from another small block": 0.0, "from another block": 0.0}])
     text = phase6_verdicts.phase6(found, stale)
     assert "worse than January's in 3 of 3 cells" in text
-    assert "no cell of 3 in which Run 2's code" in text
+    assert "Run 2's code (`26d6179`) is not found worse than January's in any of 3 cells" in text
     assert "50% of its reusing forwards" in text
     assert "all 9 accuracies of feb16_run2 equal those of feb15_run1" in text
     assert "power" in phase6_verdicts.old_code(found, 10)

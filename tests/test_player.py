@@ -408,7 +408,7 @@ def test_partings_and_verdict():
     base = debug.record_all(lm, problems, short, Reuse(layers="middle"))
     stale = debug.record_all(lm, problems, short, Reuse(k=2, layers="middle"), "6c8822f", distance=False)
     same = debug.partings(problems, base, base)
-    assert same["same answer"].all() and same["first differing forward"].isna().all()
+    assert same["same text"].all() and same["first differing forward"].isna().all()
     assert "leaves k1, fixed on 0 of 2 problems" in debug.verdict(same, base[0].title, base[0].title)
     table = debug.partings(problems, base, stale)
     assert table["layer calls reused"].sum() > 0

@@ -19,14 +19,14 @@ EXAMPLES = ("Examples: [bold]fastdllm chat[/bold] · "
             "[bold]fastdllm chat --model Efficient-Large-Model/Fast_dLLM_v2_7B --threshold 0.8[/bold]")
 HELP = ("[...]: speed, and NFE, the forwards of the network: prefill (prompt), full (whole block), small (part of it), "
         "commit (finished block)\n"
-        "clear: forget the conversation; exit: leave; Ctrl-C: stop the answer")
+        "clear: forget the conversation; help: this text; exit: leave; Ctrl-C: stop the answer")
 QUIET = 0.5     # seconds without text after which the forwards are counted on the screen
 
 
 def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.")] = "tiny",
          threshold: Annotated[float, typer.Option(help="Confidence above which a token is unmasked.")] = 0.9,
          max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
-         small_block: Annotated[int, typer.Option(help="Positions that are denoised together.")] = 8,
+         small_block: Annotated[int, typer.Option(help="Positions of a block that are unmasked at a time.")] = 8,
          temperature: Annotated[float, typer.Option(help="0: argmax.")] = 0.0,
          k: Annotated[int, typer.Option(help="Reuse on steps with step % k != 0; 1: no reuse.")] = 1,
          layers: Annotated[str, typer.Option(help="first, middle, last, 8-19, or 1,2,5.")] = "middle",
@@ -134,7 +134,7 @@ class Counter:
         elif self.on and time.monotonic() - self.when > QUIET:
             # Under the text: behind it, the count could run over the edge of the window, and could not be taken back.
             sys.stdout.write("\r" if self.shown or not self.line else "\n")
-            sys.stdout.write(f"\x1b[2m… {forwards} forwards\x1b[0m")
+            sys.stdout.write(f"\x1b[2m… forward {forwards}\x1b[0m")
             self.shown = True
         sys.stdout.flush()
 

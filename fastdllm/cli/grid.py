@@ -94,7 +94,7 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
         force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
         jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Run what is missing on this machine; partial cells go on at the next unsolved problem."""
-    from fastdllm.lab import runner
+    from fastdllm.lab import doctor, runner
     from fastdllm.lab import status as states
     params, over = forced(params, names, force, force_config)
     grid, cells = read(params, task, limit, config, changes)
@@ -103,7 +103,10 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
     if dry_run:
         typer.echo(runner.plan(cells, grid.cells(), over, queue=queue(grid)).text())
         return
-    good = runner.run(grid, cells, over, jobs, queue=queue(grid))
+    waiting = queue(grid)
+    if to_run := [cell.parameters for cell, _, _ in runner.plan(cells, grid.cells(), over, queue=waiting).run]:
+        doctor.refuse(to_run, grid.directory)
+    good = runner.run(grid, cells, over, jobs, queue=waiting)
     found = states.states(cells, jobs=queue(grid))
     typer.echo(states.text(found))
     typer.echo(f"records: {grid.directory}")

@@ -70,6 +70,18 @@ def healthy(checks: list[Check]) -> bool:
     return all(check.ok is not False for check in checks)
 
 
+def refuse(runs: list[Parameters], output: Path) -> None:
+    """Raise ValueError for what every run would fail for, each in its own time: packages, device, checkpoint, disk."""
+    checks = [packages()]
+    for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
+        checks += compute(device, dtype, quick=True)
+    checks += [checkpoint(model, revision or None)
+               for model, revision in sorted({(run.model, run.model_revision or "") for run in runs})]
+    wrong = [f"{check.name}: {check.text}" for check in (*checks, disk(output)) if check.ok is False]
+    if wrong:
+        raise ValueError("\n".join([*wrong, "nothing was started; fastdllm doctor checks again"]))
+
+
 def packages() -> Check:
     """Everything that the package asks for is installed, in a version that it takes."""
     try:

@@ -167,16 +167,17 @@ def expand(path: str) -> str:
 
 
 def policy_path(policy: str, folder: Path | None = None) -> str:
-    """A policy file by absolute path, looked up from here, in `folder`, then in the project; other names as they are.
+    """A policy file by absolute path, looked up from here, in `folder`, then in the project; a built-in one's name.
 
-    Raises ValueError for a file that is not there.
+    Raises ValueError for a file that is not there, and for a name that is none of a policy.
     """
-    if policy in POLICIES or not policy.endswith(".py"):
+    if policy in POLICIES:
         return policy
     for place in (Path(expand(policy)), *([folder / policy] if folder else []), root() / policy):
-        if place.is_file():
+        if policy.endswith(".py") and place.is_file():
             return str(place.resolve())
-    raise ValueError(f"policy={policy!r}: no such file; allowed: {', '.join(POLICIES)}, or a Python file")
+    missing = ": no such file" if policy.endswith(".py") else ""
+    raise ValueError(f"policy={policy!r}{missing}; allowed: {', '.join(POLICIES)}, or a Python file")
 
 
 def root() -> Path:

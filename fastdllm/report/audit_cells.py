@@ -72,7 +72,7 @@ def equal_tokens(evidence: Evidence) -> Iterator[Finding]:
             if len({row["accuracy"] for row in part if row["accuracy"] == row["accuracy"]}) > 1:
                 scores = ", ".join(f"{row['config']} {row['accuracy']:.1%}" for row in part)
                 p = _spread(pd.DataFrame(part))
-                yield Finding("equal_tokens", "impossible" if p < 0.05 else "doubtful", members,
+                yield Finding("equal_tokens", "impossible" if p < 0.01 else "doubtful", members,
                               f"{name}, k={k:.0f}: {tokens:.0f} tokens each, and yet {scores}",
                               f"equal totals mean equal or nearly equal outputs; the scores differ with p = {p:.2g}")
             else:

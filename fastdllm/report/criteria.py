@@ -66,8 +66,10 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
         named = ", ".join(f"{r['config']} ({r['why']})" for r in rows[rows["is"] == "meets"].to_dict("records"))
         return Verdict("confirmed", confirm, named, rows, answer)
     if m and not missing and rows["is"].isin(["negligible", "catastrophic"]).all():
-        counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
-        return Verdict("rejected", reject, f"all {m} reuse configurations: {counts}", rows, answer)
+        bars = {"negligible": f"below {criteria.negligible_speedup}x",
+                "catastrophic": f"more than {criteria.catastrophic_loss} points lost"}
+        counts = ", ".join(f"{count} of {m} {bars[str(name)]}" for name, count in rows["is"].value_counts().items())
+        return Verdict("rejected", reject, f"reuse configurations: {counts}", rows, answer)
     if not m:
         return Verdict("undecided", confirm, "no reuse configuration with a complete record", rows, answer)
     counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())

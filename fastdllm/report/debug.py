@@ -45,7 +45,7 @@ def partings(problems: Sequence[Problem], baseline: Sequence[Run], suspect: Sequ
         lines.append({
             "problem": problem.id, "first differing forward": None if at is None else at + 1,
             "kind there": None if at is None else "ended" if at >= len(other.steps) else other.steps["kind"].iloc[at],
-            "same answer": one.result["text"] == other.result["text"],
+            "same text": one.result["text"] == other.result["text"],
             "forwards, baseline": len(one.steps), "forwards, suspect": len(other.steps),
             "layer calls reused": len(reused), "from another small block": int(stale.sum()),
             "median distance to fresh": float(reused["distance"].median()) if len(reused) else float("nan")})
@@ -62,4 +62,4 @@ def verdict(table: pd.DataFrame, baseline: str, suspect: str) -> str:
     share = f" {stale} of {reused} reused layer calls served another small block's output." if reused else \
         " The suspect reused nothing."
     return (f"**{suspect} leaves {baseline} on {parted} of {n} problems** (95 % interval {100 * low:.0f}-"
-            f"{100 * high:.0f} %){first}; the answer is another one on {int((~table['same answer']).sum())}.{share}")
+            f"{100 * high:.0f} %){first}; the text is another one on {int((~table['same text']).sum())}.{share}")

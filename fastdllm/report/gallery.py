@@ -30,7 +30,7 @@ ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
 COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
            ("Tokens/forward", "number"), ("k", "number"), ("Layers", ""), ("Policy", ""), ("Revision", ""),
-           ("Experiment", ""), ("Task", ""), ("Node", ""), ("Date", "number"))
+           ("Experiment", ""), ("Node", ""), ("Date", "number"))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
 
 
 CAPTION = ("accuracy with 95 % Wilson interval; points lost and speed-up against k=1 with 95 % intervals, paired over "
-           "the same problems; NFE: forwards of the network, counted by kind; seconds without loading and warm-up; "
+           "the same problems, of one run each: a second run's speed may differ by more; the verdict's intervals are "
+           "wider, they hold for all configurations together; NFE: forwards; seconds without loading and warm-up; "
            "recompute, reuse and fallback count layer calls; as data in results.csv")
 COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "

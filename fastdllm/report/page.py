@@ -32,7 +32,7 @@ def write(grid: Grid) -> str:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as exporter:
         exporter.submit(to_html, source)    # imports nbconvert and compiles its templates
         notebooks.execute(source, executed, {"directory": where})
-        html = exporter.submit(export, executed).result()
+        html = exporter.submit(export, executed, True).result()     # the code is in the notebook beside it
     return f"{notebooks.printed(executed, 'write')}\nreport: {short(html)}"
 
 

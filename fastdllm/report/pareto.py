@@ -96,7 +96,6 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
         "accuracy %": [f"{100 * r.accuracy:.1f}" for r in rows.itertuples()],
         "points lost": [interval(r.lost, r.lost_low, r.lost_high) for r in rows.itertuples()],
         "NFE": rows["nfe"], "replayed": rows["nfe_replay"], "layer calls reused": rows["reuse"],
-        "tokens/s here": rows["tokens_per_second"].map("{:.0f}".format),
         "predicted speed-up": rows["speedup"].map("{:.2f}x".format),
         "control": ["" if r.control != r.control else f"threshold {r.control:g}" for r in rows.itertuples()],
         "points won over it": [interval(r.gain, r.gain_low, r.gain_high) for r in rows.itertuples()]})

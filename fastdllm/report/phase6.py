@@ -25,7 +25,7 @@ from fastdllm.report import stats
 from fastdllm.settings import Decoding, Reuse
 
 WAIT = 2.0      # seconds between looks at a cell that another process runs
-NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1)", "26d6179": "26d6179 (Run 2)",
+NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1, collapsed)", "26d6179": "26d6179 (Run 2)",
          "26d6179+full_block_every_k=true": "26d6179 + full block every k",
          "26d6179+run_skipped=true": "26d6179 + skipped layers run"}
 

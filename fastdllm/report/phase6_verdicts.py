@@ -233,8 +233,8 @@ def _collapse(found: Results, table: pd.DataFrame, hit: pd.DataFrame, subsets: p
     rows = found.frame[found.frame.config.isin(found.correct) & (found.frame.k > 1)]
     rows = rows[rows.revision == code.split("`")[1]]
     low = ", ".join(f"{layers} {group.accuracy.mean():.0%}" for layers, group in rows.groupby("layers", sort=False))
-    head = (f"{code} is worse than January's in {len(hit)} of {len(table)} cells at k >= 2" if len(hit)
-            else f"no cell of {len(table)} in which {code} is worse than January's was found")
+    head = f"{code} is {'' if len(hit) else 'not found '}worse than January's in {{}} of {len(table)} cells at k >= 2"
+    head = head.format(len(hit) or "any")
     worst = table.loc[table.points.idxmin()]
     apart = int(subsets["answers that differ"].max())
     return (f"{head} (paired, Holm; lowest k{worst.k} {worst.layers}: {points(worst)}). Mean accuracy: {low}; between "
