@@ -118,31 +118,43 @@ def served_figure(served: pd.DataFrame) -> Figure:
     Everything off the diagonal was computed for other positions.
     """
     names = list(dict.fromkeys(served["name"])) if "name" in served and len(served) else [""]
+    places = {name: _places(served[served["name"] == name] if name else served) for name in names}
+    labels = sorted({place for here, there in places.values() for place in (*here, *there)},
+                    key=lambda text: tuple(map(int, text.split("."))))
+    counts = {name: np.zeros((len(labels), len(labels))) for name in names}
+    for name, (here, there) in places.items():
+        for a, b in zip(here, there, strict=True):
+            counts[name][labels.index(b), labels.index(a)] += 1
+    most = max((count.max(initial=1) for count in counts.values()), default=1)       # one scale for all panels
     figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names) + 0.8, 4.4), squeeze=False,
                                   layout="constrained")
     for axes, name in zip(panels[0], names, strict=True):
-        rows = served[served["name"] == name] if "name" in served and len(served) else served
-        if rows.empty:
+        here, there = places[name]
+        if not here:
             axes.set_title("nothing was reused on these prompts", fontsize=9)
             continue
-        here = [f"{b}.{s}" for b, s in zip(rows.block, rows.small_block, strict=True)]
-        wide = rows.served_kind == "full"
-        there = [f"{b}.{s}" for b, s in zip(rows.served_block, rows.small_block.where(wide, rows.served_small_block),
-                                            strict=True)]
-        labels = sorted({*here, *there}, key=lambda text: tuple(map(int, text.split("."))))
-        counts = np.zeros((len(labels), len(labels)))
-        for a, b in zip(here, there, strict=True):
-            counts[labels.index(b), labels.index(a)] += 1
-        mesh = axes.imshow(np.where(counts, counts, np.nan), cmap="cividis", origin="lower")
+        mesh = axes.imshow(np.where(counts[name], counts[name], np.nan), cmap="cividis", origin="lower", vmin=1,
+                           vmax=most)
         axes.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=GREY, linewidth=0.7)
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.set_xlabel("served to: block.small block")
         axes.set_ylabel("computed for: block.small block")
-        off = float((np.array(here) != np.array(there)).mean()) if len(here) else 0.0
+        off = float((np.array(here) != np.array(there)).mean())
         axes.set_title(f"{name}\n{off:.0%} of {len(here)} served from elsewhere", fontsize=9)
         figure.colorbar(mesh, ax=axes, label="forwards", shrink=0.8)
     return figure
+
+
+def _places(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """`block.small block` that each reusing forward stands at, and the one whose output it was served."""
+    if rows.empty:
+        return [], []
+    here = [f"{b}.{s}" for b, s in zip(rows.block, rows.small_block, strict=True)]
+    wide = rows.served_kind == "full"
+    there = [f"{b}.{s}" for b, s in zip(rows.served_block, rows.small_block.where(wide, rows.served_small_block),
+                                        strict=True)]
+    return here, there
 
 
 def distance_figure(trace: pd.DataFrame) -> Figure:

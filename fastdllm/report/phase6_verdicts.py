@@ -208,9 +208,8 @@ def phase6(found: Results, stale: pd.DataFrame) -> str:
              "**What did not.** " + _collapse(found, *cells["26d6179"], "Run 2's code (`26d6179`)")]
     share = stale.set_index("revision").reindex(columns=["from another small block", "from another block"]).sum(axis=1)
     lines.append("**Why.** `6c8822f` switches the wrappers off in full forwards, so that only small-block outputs are "
-                 "ever "
-                 f"stored: {share['6c8822f']:.0%} of its reusing forwards served outputs of another small block or "
-                 "block, "
+                 f"ever stored: {share['6c8822f']:.0%} of its reusing forwards (k=3, middle, the prompts drawn above) "
+                 "served outputs of another small block or block, "
                  f"{share['26d6179']:.0%} under `26d6179`, where every small block begins with a full forward that "
                  "refreshes them. Output reuse does not depend on the subset (notebook 06), so `first` could not be "
                  "spared "

@@ -103,8 +103,9 @@ def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5
     axes.set(xlabel="speed-up against k=1 (tokens/s)", ylabel="accuracy points lost against k=1",
              ylim=(low - 1, high + 1), xlim=(min(0.9, float(np.nanmin([1, *rows["speed_low"].clip(lower=0.3),
                                                                         *rows["speedup"]]))) - 0.03, edge))
-    figure.legend(loc="outside lower center", frameon=False, fontsize=8.5,
-                  ncols=min(5, max(1, rows["k"].nunique())))     # outside, it covers no marker
+    bars, names = axes.get_legend_handles_labels()
+    figure.legend([bar[0] for bar in bars], names, loc="outside lower center", frameon=False, fontsize=8.5,
+                  ncols=min(5, max(1, rows["k"].nunique())))     # outside, it covers no marker; markers alone tell more
     style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
     if title:
         axes.set_title(title, loc="left", fontsize=11)

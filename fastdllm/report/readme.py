@@ -51,11 +51,11 @@ def sentence(table: pd.DataFrame) -> str:
     subsets = " For each k the three subsets have the same accuracy, tokens and forwards." if alike else ""
     layers = ModelConfig.from_file(files_of.find("tiny") / "config.json").num_hidden_layers
     calls = (layers * table["nfe"] - table["reuse"]).groupby(table["k"]).first()
-    saved = " and ".join(f"k={k} {1 - calls[k] / calls[1]:.1%}" for k in calls.index if k > 1)
+    saved = ", ".join(f"{1 - calls[k] / calls[1]:.1%} at k={k}" for k in calls.index if k > 1)
     return (f"Reuse loses {lost.min():.1f} to {lost.max():.1f} points and runs at {reused['speedup'].min():.2f}x to "
             f"{reused['speedup'].max():.2f}x; worth having would be more than 1.2x at fewer than 5 points.{subsets} "
-            "Little can be gained: full forwards never reuse, and other tokens take more forwards, so that of all "
-            f"layer calls {saved} are saved.")
+            "Little can be gained: full forwards never reuse, and other tokens take more forwards; what is saved of "
+            f"all layer calls is {saved}.")
 
 
 def verdict_picture() -> bytes:
