@@ -107,7 +107,7 @@ def test_python_blocks_run_in_order(page, project):
 def test_commands_run(page, command, status, project):
     """From the project's root, as a reader would; files that a page's Python makes are made first."""
     code = "\n".join(blocks(next(path for path in PAGES if path.name == page), "python"))
-    for name in re.findall(r'Path\("(\w+\.py)"\)\.write_text', code):
+    for name in re.findall(r'Path\("([\w/]+\.py)"\)\.write_text', code):
         if name in command and not (project / name).exists():
             subprocess.run([sys.executable, "-c", blocks(ROOT / "docs" / page, "python")[0]], cwd=project, check=True)
     done = subprocess.run(["bash", "-c", command], cwd=project, env=environment(project), capture_output=True,

@@ -249,15 +249,15 @@ def test_own_code_from_the_command(project):
     assert "has no modelling code" in str(run_file(*own).exception)
     done = run_file(*own, "--model", "theirs")
     assert done.exit_code == 0, (done.output, done.exception)
-    place = project / "executed" / "byo" / "arithmetic_limit_1"
-    record = records.read(place / "k2_middle_b1_max32_old_own_code")
+    place, name = project / "executed" / "byo" / "arithmetic_limit_1", "k2_middle_b1_max32_model-theirs_old"
+    record = records.read(place / f"{name}_own_code")
     assert record.code.policy.startswith("generation file ") and ", modelling code " in record.code.policy
     assert record.nfe["full"] == 0 and record.decisions["reuse"] == 0      # seen from outside, it has none
-    assert "✓ k2_middle_b1_max32_old_own_code\n" in command("grid", "status", "byo").output
+    assert f"✓ {name}_own_code\n" in command("grid", "status", "byo").output
     assert run_file("--allow-code", "--model", "theirs").exit_code == 0
-    ours = records.samples(place / "k2_middle_b1_max32_old")
-    assert list(records.samples(place / "k2_middle_b1_max32_old_own_code").token_ids) == list(ours.token_ids)
+    ours = records.samples(place / name)
+    assert list(records.samples(place / f"{name}_own_code").token_ids) == list(ours.token_ids)
     code = project / "theirs" / "modeling_standin.py"
     code.write_text(code.read_text() + "\n# changed\n")
     shown = command("grid", "status", "byo").output
-    assert "✗ k2_middle_b1_max32_old_own_code (stale; changed: policy file)" in shown, shown
+    assert f"✗ {name}_own_code (stale; changed: policy file)" in shown, shown

@@ -10,6 +10,8 @@ import typer
 EXAMPLES = ("Examples: [bold]fastdllm audit executed/demo[/bold] · [bold]fastdllm audit results/[/bold] (old or "
             "lm-evaluation-harness) · [bold]fastdllm audit published[/bold] (the figures of the log)")
 
+MANY = 5        # findings before which their number is said as well as behind them
+
 
 def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or `published`.")],
           rule: Annotated[list[str] | None, typer.Option(help="Only this rule (may be given again).")] = None,
@@ -20,11 +22,15 @@ def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or
     is_name = directory == "published" and not Path(directory).exists()
     evidence = audit_sources.published() if is_name else audit_sources.read(directory)
     findings = rules.audit(evidence, only=rule or None)
+    line = f"{len(evidence.rows)} cells; {rules.summary(findings)}"
+    if len(findings) > MANY:
+        typer.echo(line)
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.rule}: {finding.statement}\n    how sure: {finding.sure}\n"
                    f"    rows: {rules.compact(finding.rows)}")
-    typer.echo(f"{len(evidence.rows)} cells; {rules.summary(findings)}")
+    typer.echo(line if findings else f"{line} (rules compare cells with each other and with a grid: few can on few)")
     if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)
         rules.frame(findings).to_csv(csv, index=False)
     if rules.failing(findings):
         raise typer.Exit(1)

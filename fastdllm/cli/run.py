@@ -60,7 +60,7 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
 
 def _configuration(what: str | None, given: dict[str, object], changes: list[str], experiment: str, trace: int,
                    force: bool, dry_run: bool) -> bool:
-    from fastdllm.lab import runner, single, yamlfile
+    from fastdllm.lab import doctor, runner, single, yamlfile
     from fastdllm.lab import status as states
     file = yamlfile.read(Path(what)) if what else yamlfile.YamlFile(Path("options"), {}, {})
     grid = single.grid_of({**file.set(changes).values, **given}, experiment, trace)
@@ -71,6 +71,8 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
     if dry_run:
         typer.echo(runner.plan(cells, cells, force).text())
         return True
+    if to_run := [cell.parameters for cell, _, _ in runner.plan(cells, cells, force).run]:
+        doctor.refuse(to_run, grid.directory)
     good = runner.run(grid, cells, force, jobs=1)
     found = states.states(cells)
     typer.echo(states.text(found))
