@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from browser import free_port
 
 import fastdllm
 from fastdllm import Decoding
@@ -383,9 +384,3 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
         done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
                               timeout=60)
     assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
