@@ -40,7 +40,7 @@ lint: setup
 	$(BIN)/pyright
 
 docs: setup          ## the API pages, from docstrings, in build/api
-	$(BIN)/python -m fastdllm.report.api build/api
+	$(BIN)/python -m tools.api_pages build/api
 
 clean:
 	rm -rf .venv build

@@ -23,7 +23,7 @@ from benchmarks.modules_network import ModulesNetwork
 from benchmarks.random_model import plain, random_lm
 from benchmarks.tune import copy_bandwidth
 from fastdllm import Reuse
-from fastdllm.report import costs
+from fastdllm.investigation.speed import cost_model
 
 
 def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -53,7 +53,7 @@ def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]
         run = ours(lm, one, 123, reuse, "fast")
         if reuse.k == 1:
             found["peak_memory"] = torch.cuda.max_memory_allocated()
-            found["predicted_memory"] = costs.memory_bytes(lm.config, 2, 384, graphs=run["graphs"])
+            found["predicted_memory"] = cost_model.memory_bytes(lm.config, 2, 384, graphs=run["graphs"])
         yield kept(run)
     for plain_one in (network, modules):
         yield kept(reference(plain_one, one, 128, repeats=3))
@@ -73,7 +73,7 @@ def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]
     torch.cuda.reset_peak_memory_stats()
     run = ours(lm, many, 160, Reuse(), "fast", 32, limits)
     run |= {"peak_memory": torch.cuda.max_memory_allocated(),
-            "predicted_memory": costs.memory_bytes(lm.config, 33, 384, graphs=run["graphs"])}
+            "predicted_memory": cost_model.memory_bytes(lm.config, 33, 384, graphs=run["graphs"])}
     yield kept(run)
     yield kept(reference(network, many, 160, limits=limits, batch=32))
     order = sorted(range(prompts), key=lambda i: (len(many[i]) // 32, limits[i]))      # its best: equal rows together

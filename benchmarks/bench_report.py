@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from report_support import synthetic
 
-from fastdllm.lab.grid import Grid
-from fastdllm.report import log
+from fastdllm.lab.config.grid import Grid
+from fastdllm.report import results_page
 from fastdllm.report.results import Results
 
 
@@ -37,10 +37,10 @@ def main(cells: int = 1000) -> None:
         results = Results.of(grid)
         print(f"states              {time.perf_counter() - began:6.2f} s")
         then = time.perf_counter()
-        report = log.Report.of(results)
+        report = results_page.Report.of(results)
         print(f"tables and audit    {time.perf_counter() - then:6.2f} s")
         then = time.perf_counter()
-        log.write(report)
+        results_page.write(report)
         print(f"page and entry      {time.perf_counter() - then:6.2f} s")
         params = Path(folder) / "bench.yml"
         params.write_text(yaml.safe_dump(values), encoding="utf-8")

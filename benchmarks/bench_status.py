@@ -14,8 +14,10 @@ from pathlib import Path
 
 import yaml
 
-from fastdllm.lab import files, gridfile, partial, records
-from fastdllm.lab.identity import Today, identity
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config import grid_file as gridfile
+from fastdllm.lab.records import journal
+from fastdllm.lab.records.identity import Today, identity
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from lab_support import synthetic
@@ -37,10 +39,10 @@ def fill(path: Path) -> int:
     text = (cells[0].directory / records.SAMPLES).read_bytes()
     for cell in cells[1:]:
         own = identity(today.payload(cell.parameters))
-        files.write(cell.directory / records.SAMPLES, text)
+        atomic.write(cell.directory / records.SAMPLES, text)
         records.write(cell.directory, first.model_copy(update={
             "config": cell.name, "identity": own, "parameters": today.resolve(cell.parameters)}))
-        assert not partial.path_of(cell.directory, own).exists()
+        assert not journal.path_of(cell.directory, own).exists()
     return len(cells)
 
 

@@ -21,9 +21,9 @@ from fastdllm import Decoding, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Engine
+from fastdllm.investigation.speed import cost_model
 from fastdllm.model.graphs import Shape
 from fastdllm.model.lm import LM
-from fastdllm.report import costs
 
 PREFIX = 256
 
@@ -94,14 +94,14 @@ def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, A
              ("small", 8, 8, 264, 16)]
     executor = Fast(lm.network, batch, 512, Decoding(threshold=1.0, mask_id=MASK, stop_ids=()), None)
     executor.graphs.block = 32
-    card = costs.Card("this run", bandwidth, costs.H200.flops, costs.H200.kernel_seconds, 0.0)
+    card = cost_model.Card("this run", bandwidth, cost_model.H200.flops, cost_model.H200.kernel_seconds, 0.0)
     for kind, width, read, start, layers in cases:
         shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
         executor.graphs.run(shape, [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32,
                                      0] for slot in range(batch)])
         ms = device_seconds(executor.graphs.captured[shape].graph.replay, 30) * 1e3
-        moved = costs.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
-        predicted = costs.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
+        moved = cost_model.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
+        predicted = cost_model.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
                                           visible=PREFIX + 32) * 1e3
         rows.append({"kind": kind, "layers": layers, "batch": batch, "ms": ms, "bytes": moved,
                      "gb_per_second": moved / ms / 1e6, "share_of_copy": moved / ms * 1e3 / bandwidth,

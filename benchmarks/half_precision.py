@@ -17,8 +17,8 @@ import torch
 
 import fastdllm
 from fastdllm import tasks
+from fastdllm.investigation.collapse.open_questions import totals_by_subset
 from fastdllm.model.lm import LM
-from fastdllm.report.openpoints import totals_by_subset
 from fastdllm.settings import Decoding
 from fastdllm.tasks import Task
 

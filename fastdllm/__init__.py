@@ -19,25 +19,26 @@ Trace               what every wrapped layer did; `Trace(distance=True)` also me
 LM, Step            what load returns, and what denoise yields
 
 What is computed, exactly: docs/decoding.md. Every module has its own help: help("fastdllm.decode.policies").
-The packages, each importing only from those right of it: cli, report, lab, train, tasks, decode, model, settings.
+The packages, each importing only from those right of it: cli, investigation, share, report, ui, display, lab, train,
+tasks, decode, model, settings.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.settings import Decoding, Reuse
+from fastdllm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fastdllm.decode import Revision, Step, Trace, denoise, generate
     from fastdllm.model.lm import LM, load
-    from fastdllm.report.widgets import explore
+    from fastdllm.ui.player import explore
 
-__version__ = "0.1.0"
 __all__ = ["LM", "Decoding", "Reuse", "Revision", "Step", "Trace", "denoise", "explore", "generate", "load"]
 
 # What needs torch (2.5 s) is imported when it is first asked for, so that `fastdllm --help` and status are quick.
 _LATER = {"LM": "model.lm", "load": "model.lm", "Revision": "decode", "Step": "decode", "Trace": "decode",
-          "denoise": "decode", "generate": "decode", "explore": "report.widgets"}
+          "denoise": "decode", "generate": "decode", "explore": "ui.player"}
 
 
 def __dir__() -> list[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from fastdllm.lab import evaluate, partial, summary
-from fastdllm.lab.grid import Cell
-from fastdllm.lab.identity import Today, identity
-from fastdllm.lab.records import Code, Record
+from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.evaluation import evaluate, summary
+from fastdllm.lab.records import journal
+from fastdllm.lab.records.identity import Today, identity
+from fastdllm.lab.records.record import Code, Record
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.tokenizer import save_tokenizer, train_tokenizer
 
@@ -43,7 +44,7 @@ def synthetic(cell: Cell, today: Today, correct: int = 3, sessions: int = 1, sec
     problems, dataset = today.problems(cell.parameters)
     own = identity(today.payload(cell.parameters))
     reuse = parameters.reuse.active
-    run = partial.begin(directory, own, parameters, len(problems))
+    run = journal.begin(directory, own, parameters, len(problems))
     for index, problem in enumerate(problems):
         run.add({"id": problem.id, "index": index, "subtask": "", "prompt_hash": "0", "output": "#### 1",
                  "extracted": {"strict": "1"}, "correct": {"strict": index < correct}, "tokens": 10 + index,

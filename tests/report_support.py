@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastdllm.lab import files, records
-from fastdllm.lab.grid import Cell, Grid
-from fastdllm.lab.identity import Today, identity
-from fastdllm.lab.records import Code, Environment, Record
-from fastdllm.lab.summary import accuracy
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.records.identity import Today, identity
+from fastdllm.lab.records.record import Code, Environment, Record, accuracy
 
 # cell -> (share of right answers, seconds a problem, tokens a problem)
 Behaviour = Callable[[Cell], tuple[float, float, int]]
@@ -57,7 +56,7 @@ def _write(cell: Cell, today: Today, behaviour: tuple[float, float, int], ranks:
     total = seconds * n
     resolved = today.resolve(cell.parameters)
     parts = today.payload(cell.parameters)
-    files.write(cell.directory / records.SAMPLES, text)
+    atomic.write(cell.directory / records.SAMPLES, text)
     records.write(cell.directory, Record(
         schema=1, identity=identity(parts), experiment=cell.experiment, task=cell.task, config=cell.name,
         limit=cell.limit, date="2026-11-21T03:00:00+00:00", parameters=resolved,
@@ -69,4 +68,4 @@ def _write(cell: Cell, today: Today, behaviour: tuple[float, float, int], ranks:
         decisions={"recompute": 120 * n, "reuse": skipped * n, "fallback": 0, "bypass": 0}, n=n, metric="strict",
         accuracy={rule: accuracy(int(right.sum()), n) for rule in ("strict", "flexible")}, subtasks={}, empty=0,
         finish={"stop": n, "length": 0, "stop_string": 0}, reused_nothing=0,
-        samples_sha256=files.sha256(text)))
+        samples_sha256=atomic.sha256(text)))

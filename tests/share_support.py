@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import notebooks, single
+from fastdllm.lab.jobs import notebook_run, notebooks
 
 REPO = Path(__file__).parents[1]
 # Planted in the environment of everything that runs. Letters and digits, so that a search finds every form of them.
@@ -52,7 +52,7 @@ def project(directory: Path) -> Path:
                         "import anywidget\nclass Word(anywidget.AnyWidget):\n"
                         "    _esm = 'export default {render({el}) { el.id = \"word\"; el.textContent = \"alive\"; }}'\n"
                         "Word()", "from pathlib import Path\nprint(Path.cwd(), Path.home() / 'thesis' / 'notes.txt')")
-        assert single.run_notebook(path, {}, single.notebook_directory(path, "notebooks"))
+        assert notebook_run.run_notebook(path, {}, notebook_run.notebook_directory(path, "notebooks"))
     return directory
 
 

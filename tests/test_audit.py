@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastdllm.report import audit, audit_sources
-from fastdllm.report.audit import Evidence, Finding
+from fastdllm.report.audit import rules, sources
+from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding
 
 SUBSETS = ("first", "middle", "last")
 
@@ -30,7 +30,7 @@ def grid(**values: Any) -> list[dict[str, Any]]:
 
 
 def fired(rule: str, rows: list[dict[str, Any]], statements: list[dict[str, Any]] | None = None) -> list[Finding]:
-    return audit.audit(Evidence.of(rows, statements or []), only=[rule])
+    return rules.audit(Evidence.of(rows, statements or []), only=[rule])
 
 
 def stated(kind: str, parameter: str, value: str, source: str, subject: str = "m") -> dict[str, str]:
@@ -103,7 +103,7 @@ PLANTED: dict[str, tuple[tuple[list, list], tuple[list, list]]] = {
 
 
 def test_every_rule_has_planted_cases() -> None:
-    assert set(PLANTED) == set(audit.rules())
+    assert set(PLANTED) == set(rules.rules())
 
 
 @pytest.mark.parametrize("rule", PLANTED)
@@ -144,7 +144,7 @@ def test_equal_tokens_and_equal_scores_are_expected() -> None:
 
 
 def test_published_table_shows_what_the_issue_lists() -> None:
-    findings = audit.audit(audit_sources.published())
+    findings = rules.audit(sources.published())
     by_rule = {f.rule: f for f in reversed(findings)}
     assert {"copied_accuracy", "must_agree", "equal_tokens", "no_effect", "throughput_follows_node", "too_few",
             "layer_tables", "stated_twice", "stated_empty", "limit_per_subtask", "mixed_code", "baseline_speed",
@@ -156,7 +156,7 @@ def test_published_table_shows_what_the_issue_lists() -> None:
     nodes = [f for f in findings if f.rule == "throughput_follows_node"]
     assert {f.level: f.statement.split(":")[0] for f in nodes} == {
         "doubtful": "jan_limit minerva_math limit 10", "note": "jan_full gsm8k"}
-    assert [f.level for f in findings] == sorted((f.level for f in findings), key=audit.LEVELS.index)
+    assert [f.level for f in findings] == sorted((f.level for f in findings), key=LEVELS.index)
 
 
 def harness_file(folder: Path, stamp: str, score: float, task: str = "gsm8k") -> None:
@@ -178,13 +178,13 @@ def test_reading_a_folder_of_the_old_layout_finds_the_old_bug(tmp_path: Path) ->
     (folder / "summary.json").write_text(json.dumps({
         "accuracy": 0.1, "total_tokens": 3572, "total_time": 86.22, "throughput": 41.43, "timestamp": "20260216_002910",
         "config": {"threshold": 0.95, "reuse_k": 2, "layer_subset": "middle"}, "git_commit": "26d6179", "git_dirty": True}))
-    evidence = audit_sources.read(tmp_path / "results")
+    evidence = sources.read(tmp_path / "results")
     assert len(evidence.rows) == 3 and set(evidence.rows["n"]) == {10}
-    findings = {f.rule: f for f in audit.audit(evidence)}
+    findings = {f.rule: f for f in rules.audit(evidence)}
     assert findings["which_result"].level == "impossible"
     assert "threshold is stated as" in findings["stated_twice"].statement
     assert "6 of 10 answers are empty" in findings["empty_answers"].statement
-    assert audit.failing(findings.values()) >= {"00_baseline/gsm8k_limit_10/k2_middle"}
+    assert rules.failing(findings.values()) >= {"00_baseline/gsm8k_limit_10/k2_middle"}
 
 
 def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
@@ -192,16 +192,16 @@ def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text("{")
     (folder / "results_1.json").write_text("[]")
-    findings = audit.audit(audit_sources.read(tmp_path))
+    findings = rules.audit(sources.read(tmp_path))
     assert {f.rule for f in findings} == {"unreadable"} and len(findings) == 2
 
 
 def test_wrong_arguments_say_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allowed: a folder of results"):
-        audit_sources.read(tmp_path / "none")
+        sources.read(tmp_path / "none")
     with pytest.raises(ValueError, match=r"summary.json or results_"):
-        audit_sources.read(tmp_path)
+        sources.read(tmp_path)
     with pytest.raises(ValueError, match="allowed: copied_accuracy"):
-        audit.audit(Evidence.of([]), only=["nonsense"])
+        rules.audit(Evidence.of([]), only=["nonsense"])
     with pytest.raises(ValueError, match="columns"):
         Evidence.of([{"acuracy": 1}])

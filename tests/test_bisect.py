@@ -17,15 +17,15 @@ from fastdllm.decode import executor, loop
 from fastdllm.decode.revisions import CHOICES
 from fastdllm.decode.row import Row
 from fastdllm.decode.sampling import choose
-from fastdllm.lab.generation_file import decoder, load
-from fastdllm.lab.probe import attempt
-from fastdllm.lab.published import PublishedModel
+from fastdllm.investigation.collapse.bisection import bisect, row_decoder
+from fastdllm.lab.instrument.generation_file import decoder, load
+from fastdllm.lab.instrument.probe import attempt
+from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model import network
 from fastdllm.model.cache import Cache
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
-from fastdllm.report.bisect import bisect, row_decoder
 
 SEEDS = range(10)
 MASK, STOP = 63, 62

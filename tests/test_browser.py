@@ -18,7 +18,7 @@ import yaml
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from fastdllm.lab import notebooks
+from fastdllm.lab.jobs import notebooks
 
 selenium = pytest.importorskip("selenium")
 import browser  # noqa: E402
@@ -50,7 +50,7 @@ return now.top >= pane.top - 1 && now.bottom <= pane.bottom + 1;
 """
 
 
-PANEL = "from fastdllm.report.panel import panel\npanel('tiny', max_new_tokens=64)"
+PANEL = "from fastdllm.ui.panel import panel\npanel('tiny', max_new_tokens=64)"
 
 
 def one_cell(source):

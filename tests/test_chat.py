@@ -13,9 +13,9 @@ from browser import free_port
 
 import fastdllm
 from fastdllm import Decoding
-from fastdllm.report import chatroom
-from fastdllm.report.chat import Conversation, Streamed
-from fastdllm.report.chatroom import Chatroom
+from fastdllm.ui import chat_page
+from fastdllm.ui.chat_page import Chatroom
+from fastdllm.ui.conversation import Conversation, Streamed
 
 QUESTION = "Tom has 3 apples. He buys 4 more and gives 2 away. How many apples does Tom have?"
 ROOT = Path(__file__).parent.parent
@@ -185,7 +185,7 @@ def test_notebook_room_takes_a_message_or_leaves_it(lm):
 
 def test_live_pictures_leave_the_reader_where_they_are(lm, monkeypatch):
     """A new answer opens at its last forward; who then goes back is not pulled on."""
-    monkeypatch.setattr(chatroom, "REFRESH", 0.02)      # the small model is quick
+    monkeypatch.setattr(chat_page, "REFRESH", 0.02)      # the small model is quick
     room = Chatroom(lm, max_new_tokens=96, threshold=1.0)
     steps = []
 
@@ -378,8 +378,8 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        start = (f"from pathlib import Path; from fastdllm.cli import webapp; "
-                 f"webapp.serve(webapp.prepare(Path('notebooks/18_chat.ipynb'), 'tiny', Path({str(tmp_path)!r})), "
+        start = (f"from pathlib import Path; from fastdllm.ui import chat_app; "
+                 f"chat_app.serve(chat_app.prepare(Path('notebooks/18_chat.ipynb'), 'tiny', Path({str(tmp_path)!r})), "
                  f"{other.getsockname()[1]})")
         done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
                               timeout=60)

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from report_support import synthetic
 
-from fastdllm.lab.grid import Cell, Grid
-from fastdllm.lab.parameters import Criteria
-from fastdllm.report import criteria, stats, tables
+from fastdllm import stats
+from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.parameters import Criteria
+from fastdllm.report import criteria, tables
 from fastdllm.report.results import Results
 
 

@@ -12,8 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import doctor
-from fastdllm.lab.parameters import Parameters
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.jobs import doctor
 
 GOLDEN = Path(__file__).parent / "golden"
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

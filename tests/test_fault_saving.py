@@ -8,8 +8,10 @@ import sys
 
 import lab_support
 
-from fastdllm.lab import gridfile, notebooks, records, runner, status, worker
-from fastdllm.lab.identity import PACKAGE, Today
+from fastdllm.lab import records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.jobs import notebooks, runner, status, worker
+from fastdllm.lab.records.identity import PACKAGE, Today
 
 DIES_AT_THE_RENAME = """
 import os, signal
@@ -27,7 +29,7 @@ worker.main()
 def test_killed_while_the_notebook_is_saved(tmp_path):
     """kill -9 of the worker when the temporary notebook is whole and not yet renamed: the record is there already."""
     model = lab_support.checkpoint(tmp_path / "random")
-    grid = gridfile.load(lab_support.params(tmp_path / "g.yml", model, axes={}, configs=[{"k": 2, "layers": "middle"}],
+    grid = grid_file.load(lab_support.params(tmp_path / "g.yml", model, axes={}, configs=[{"k": 2, "layers": "middle"}],
                                             limit=1))
     [cell], today = grid.cells(), Today()
     notebook = notebooks.find(grid.notebook)

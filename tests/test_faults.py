@@ -13,11 +13,16 @@ import time
 import lab_support
 import pytest
 
-from fastdllm.lab import evaluate, files, gridfile, locks, partial, records, status
-from fastdllm.lab.identity import Today, identity
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.evaluation import evaluate
+from fastdllm.lab.jobs import status
+from fastdllm.lab.records import journal, locks
+from fastdllm.lab.records.identity import Today, identity
 
 CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
-CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluate", "fastdllm.decode", "transformers.models.auto", "scipy.stats",
+CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode", "transformers.models.auto",
+                                "scipy.stats",
                                 "lab_support"])
 
 
@@ -28,7 +33,7 @@ def model(tmp_path_factory):
 
 def cell_of(tmp_path, model, **changes):
     values = {"axes": {}, "configs": [{"k": 2, "layers": "middle"}], "limit": 6} | changes
-    return gridfile.load(lab_support.params(tmp_path / "g.yml", model, **values)).cells()[0]
+    return grid_file.load(lab_support.params(tmp_path / "g.yml", model, **values)).cells()[0]
 
 
 def work(cell, said):
@@ -79,8 +84,8 @@ def test_kill_9_at_ten_random_moments(tmp_path, model):
             assert len(records.samples(cell.directory)) == 6
             break
         assert state.state in ("pending", "partial")
-        if partial.path_of(cell.directory, own).exists():
-            run = partial.begin(cell.directory, own, today.resolve(cell.parameters), 6)
+        if journal.path_of(cell.directory, own).exists():
+            run = journal.begin(cell.directory, own, today.resolve(cell.parameters), 6)
             assert kept == {index: run.done[index]["token_ids"] for index in kept}      # still there, unchanged
             kept = {index: sample["token_ids"] for index, sample in run.done.items()}
     assert finish(cell) == ("record", own)
@@ -101,7 +106,7 @@ def test_killed_between_the_last_writes(tmp_path, model, monkeypatch):
         raise Killed
 
     for moment in ("write", "unlink"):
-        run = partial.begin(cell.directory, own, good.parameters, 2)
+        run = journal.begin(cell.directory, own, good.parameters, 2)
         for index in range(2):
             sample = {**json.loads((cell.directory / records.SAMPLES).read_text().splitlines()[index]), "elapsed": 9.0}
             run.add(sample)
@@ -143,7 +148,7 @@ def test_the_second_process_is_told_who_holds_the_cell(tmp_path, model):
 
 
 def test_a_lock_ends_with_its_holder(tmp_path):
-    code = ("import sys, time; from pathlib import Path; from fastdllm.lab.locks import lock\n"
+    code = ("import sys, time; from pathlib import Path; from fastdllm.lab.records.locks import lock\n"
             "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
@@ -182,7 +187,7 @@ def test_the_runner_killed_in_mid_run(tmp_path, model):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     own, deadline = identity(Today().payload(cell.parameters)), time.monotonic() + 150
-    while partial.progress(partial.path_of(cell.directory, own))[0] < 2:
+    while journal.progress(journal.path_of(cell.directory, own))[0] < 2:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -211,12 +216,12 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):
-    from fastdllm.lab.grid import Cell
-    from fastdllm.lab.parameters import Parameters
+    from fastdllm.lab.config.grid import Cell
+    from fastdllm.lab.config.parameters import Parameters
     parameters = Parameters.of(model=str(lab_support.GOLDEN), k=2, layers="middle", limit=2)
     cell, today = Cell("e", "k2_middle", parameters, small_disk / "cell"), Today()
     before = lab_support.synthetic(cell, today)
-    run = partial.begin(cell.directory, "f" * 64, before.parameters, 9)
+    run = journal.begin(cell.directory, "f" * 64, before.parameters, 9)
     with pytest.raises(OSError, match=r"partial-.*jsonl could not be written \(No space left on device\)"):
         run.add({"index": 0, "elapsed": 1.0, "session": 1, "output": "x" * 60000})
     with pytest.raises(OSError, match=r"summary.json could not be written"):
@@ -224,7 +229,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):
     assert records.read(cell.directory) == before
     assert len(records.samples(cell.directory)) == 2
     run.path.unlink()
-    again = partial.begin(cell.directory, "f" * 64, before.parameters, 9)
+    again = journal.begin(cell.directory, "f" * 64, before.parameters, 9)
     again.add({"index": 0, "elapsed": 1.0, "session": 1})
     assert status.look(cell, today).state == "complete"
 
@@ -232,13 +237,13 @@ def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):
 def test_a_file_size_limit_acts_like_a_full_disk(tmp_path):
     """Without root: the same error where the system refuses to write more."""
     path = tmp_path / "x.json"
-    files.write(path, "good")
+    atomic.write(path, "good")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match=r"x.json could not be written \(File too large\)"):
-            files.write(path, "x" * 5000)
+            atomic.write(path, "x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)

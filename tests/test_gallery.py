@@ -14,7 +14,7 @@ from share_support import leaking
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.report import gallery
+from fastdllm.share import gallery
 
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER),
                                    reason="no Chromium here: bash .ci/install-system.sh")

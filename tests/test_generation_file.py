@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 import fastdllm
 from fastdllm import Decoding, Reuse
 from fastdllm.decode import Trace, generate_rows
-from fastdllm.lab import generation_file as files
-from fastdllm.report.inside import side_by_side
+from fastdllm.investigation.collapse.inspection import side_by_side
+from fastdllm.lab.instrument import generation_file as files
 
 HERE = Path(__file__).parent
 STANDIN = HERE / "data" / "standin_generation.py"
@@ -118,7 +118,7 @@ def test_refusals(lm, standin, tmp_path):
 OWN_CODE = '''
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
-from fastdllm.lab.published import PublishedModel
+from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.network import Network
 
@@ -213,7 +213,7 @@ def run_file(*words, file="old.py"):
 def test_the_command_writes_a_record_with_the_files_hash(project):
     """--generation-file on the embedded checkpoint: the same task, record, trace and status; only with --allow-code."""
     from fastdllm.lab import records
-    from fastdllm.lab.identity import identity, payload_of
+    from fastdllm.lab.records.identity import identity, payload_of
     assert "--allow-code" in str(run_file("--trace", "1").exception)
     done = run_file("--trace", "1", "--allow-code", "--force")
     assert done.exit_code == 0, done.output

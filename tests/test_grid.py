@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import fastdllm
-from fastdllm.lab import geometry, gridfile, notebooks, single
-from fastdllm.lab.grid import generative, runs_code
-from fastdllm.lab.machine import threads_for
-from fastdllm.lab.parameters import Parameters, root
+from fastdllm.lab.config import geometry, grid_file, single
+from fastdllm.lab.config.grid import generative, runs_code
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.config.paths import root
+from fastdllm.lab.evaluation.evaluate import threads_for
+from fastdllm.lab.jobs import notebook_run, notebooks
 
 SHIPPED = sorted(path.stem for path in (root() / "params").glob("*.yml"))
 
@@ -19,16 +21,16 @@ SHIPPED = sorted(path.stem for path in (root() / "params").glob("*.yml"))
 def grid(tmp_path: Path, text: str):
     path = tmp_path / "g.yml"
     path.write_text(text, encoding="utf-8")
-    return gridfile.load(path)
+    return grid_file.load(path)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_params_load(name):
-    assert gridfile.load(name).cells()
+    assert grid_file.load(name).cells()
 
 
 def test_default_is_the_log_s_grid_on_the_embedded_checkpoint():
-    cells = gridfile.load().cells()
+    cells = grid_file.load().cells()
     subsets = ("first", "middle", "last")
     assert [cell.name for cell in cells] == [f"k{k}_{layers}" for k in (1, 2, 3) for layers in subsets]
     first = cells[0].parameters
@@ -38,9 +40,9 @@ def test_default_is_the_log_s_grid_on_the_embedded_checkpoint():
 
 
 def test_generative_grid_and_baseline_name_the_tasks():
-    tasks = {cell.task for cell in gridfile.load("layer_reuse_7b").cells()}
+    tasks = {cell.task for cell in grid_file.load("layer_reuse_7b").cells()}
     assert tasks == {"gsm8k", "minerva_math", "ifeval", "humaneval", "mbpp"}
-    baseline = gridfile.load("baseline").cells()
+    baseline = grid_file.load("baseline").cells()
     assert {cell.parameters.reuse.k for cell in baseline} == {1}
     assert {"mmlu", "gpqa_main_n_shot", *tasks} <= {cell.task for cell in baseline}
 
@@ -108,14 +110,14 @@ def test_errors_name_file_line_key_and_value(tmp_path, text, words):
 
 
 def test_set_changes_values_and_says_so_in_errors():
-    changed = gridfile.load("demo", ["decoding.threshold=0.5", "axes.k=[1, 2]", "limit=7"])
+    changed = grid_file.load("demo", ["decoding.threshold=0.5", "axes.k=[1, 2]", "limit=7"])
     assert (changed.decoding["threshold"], changed.axes["k"], changed.limit) == (0.5, [1, 2], 7)
     with pytest.raises(ValueError, match=r"--set decoding.threshold=7; allowed: at most 1 "):
-        gridfile.load("demo", ["decoding.threshold=7"])
+        grid_file.load("demo", ["decoding.threshold=7"])
     with pytest.raises(ValueError, match="key=value"):
-        gridfile.load("demo", ["threshold"])
+        grid_file.load("demo", ["threshold"])
     with pytest.raises(ValueError, match=r"^--set axes.k.0=0; allowed"):       # not the line of the file it replaced
-        gridfile.load("demo", ["axes.k=[0]"])
+        grid_file.load("demo", ["axes.k=[0]"])
 
 
 def test_geometry_is_that_of_the_checkpoint_named(tmp_path, monkeypatch):
@@ -123,7 +125,7 @@ def test_geometry_is_that_of_the_checkpoint_named(tmp_path, monkeypatch):
     config = json.loads((root() / "tests/golden/config.json").read_text()) | {"num_hidden_layers": 14, "bd_size": 16}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"layers\.0='8-19'; allowed: layer indices from 0 to 13"):
-        gridfile.load("demo", [f"model={tmp_path}", "axes.layers=[8-19]"])
+        grid_file.load("demo", [f"model={tmp_path}", "axes.layers=[8-19]"])
     with pytest.raises(ValueError, match="small_block=32; allowed: a divisor of the block size 16"):
         geometry.fits(Parameters.of(model=str(tmp_path), small_block=32))
     assert geometry.fits(Parameters.of(model=str(tmp_path), k=2, layers="1-13"))
@@ -139,10 +141,10 @@ def test_geometry_is_that_of_the_checkpoint_named(tmp_path, monkeypatch):
 def test_notebooks_refuse_layers_before_they_run(changes, says, monkeypatch):
     monkeypatch.chdir(root())
     with pytest.raises(ValueError, match=says):
-        single.read_parameters(notebooks.find("00_tour"), None, changes)
+        notebook_run.read_parameters(notebooks.find("00_tour"), None, changes)
     with pytest.raises(ValueError, match="--set subsets='27-28'; allowed"):
-        single.read_parameters(notebooks.find("05_old_code"), None, ["subsets=[first, 27-28]"])
-    assert single.read_parameters(notebooks.find("00_tour"), None, ["layers=0,27"]) == {"layers": "0,27"}
+        notebook_run.read_parameters(notebooks.find("05_old_code"), None, ["subsets=[first, 27-28]"])
+    assert notebook_run.read_parameters(notebooks.find("00_tour"), None, ["layers=0,27"]) == {"layers": "0,27"}
 
 
 @pytest.mark.parametrize(("flat", "says"), [
@@ -199,8 +201,8 @@ def test_options_of_a_notebook_keep_their_type(capsys):
 
 
 def test_what_the_hints_name_is_there():
-    assert {cell.parameters.reuse.k for cell in gridfile.load("demo", ["axes.k=[2]"]).cells()} == {2}
-    assert {cell.parameters.batch_size for cell in gridfile.load("demo", ["axes.batch_size=[4]"]).cells()} == {4}
+    assert {cell.parameters.reuse.k for cell in grid_file.load("demo", ["axes.k=[2]"]).cells()} == {2}
+    assert {cell.parameters.batch_size for cell in grid_file.load("demo", ["axes.batch_size=[4]"]).cells()} == {4}
     assert single.grid_of({"small_block": 16}, "e").cells()[0].parameters.decoding.small_block == 16
 
 
@@ -255,11 +257,11 @@ def test_profile_lies_under_the_grid_s_own_keys(tmp_path):
 
 
 def test_new_experiment_is_one_new_file(tmp_path):
-    made = gridfile.new(str(tmp_path / "my_grid.yml"), "layer_reuse")
-    assert gridfile.load(made).experiment == "my_grid"
-    assert gridfile.load(made).axes == gridfile.load("layer_reuse").axes
+    made = grid_file.new(str(tmp_path / "my_grid.yml"), "layer_reuse")
+    assert grid_file.load(made).experiment == "my_grid"
+    assert grid_file.load(made).axes == grid_file.load("layer_reuse").axes
     with pytest.raises(ValueError, match="exists"):
-        gridfile.new(str(made), "layer_reuse")
+        grid_file.new(str(made), "layer_reuse")
 
 
 def test_flat_parameters_and_back():

@@ -15,8 +15,8 @@ from lm_eval.api.instance import Instance
 
 from fastdllm import Decoding, Reuse, tasks
 from fastdllm.lab import records
-from fastdllm.lab.evaluate import evaluate as evaluate_cell
-from fastdllm.lab.parameters import Parameters
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.evaluation.evaluate import evaluate as evaluate_cell
 from fastdllm.tasks import harness
 
 DATA = Path(__file__).parent / "data/tasks"

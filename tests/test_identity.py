@@ -5,10 +5,10 @@ import shutil
 import lab_support
 import pytest
 
-from fastdllm.lab import status
-from fastdllm.lab.grid import Cell
-from fastdllm.lab.identity import PACKAGE, Today, changes, code_hash, identity, payload_of, tree_hash
-from fastdllm.lab.parameters import Parameters
+from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.jobs import status
+from fastdllm.lab.records.identity import PACKAGE, Today, changes, code_hash, identity, payload_of, tree_hash
 
 BASE = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 3}
 CHANGED = {

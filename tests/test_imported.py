@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import gridfile, imported, records
-from fastdllm.lab import status as states
+from fastdllm.lab import records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.jobs import status as states
+from fastdllm.lab.records import importer
 
 
 def old(folder, values) -> None:
@@ -32,7 +34,7 @@ def results(tmp_path):
 
 
 def test_what_a_file_says_and_what_it_does_not(results, tmp_path):
-    lines = imported.take(results, target=tmp_path / "executed")
+    lines = importer.take(results, target=tmp_path / "executed")
     assert lines[-1] == "imported 2 of 3"
     assert any("mmlu" in line and "never looked up in other files" in line for line in lines)
     record = records.read(tmp_path / "executed" / "00_baseline" / "gsm8k" / "k2_middle")
@@ -50,8 +52,8 @@ def test_what_a_file_says_and_what_it_does_not(results, tmp_path):
 def test_imported_is_never_complete(tmp_path):
     old(tmp_path / "results" / "x" / "arithmetic_limit_4" / "k1_first", {"accuracy": 0.5})
     path = lab_support.params(tmp_path / "small.yml", tmp_path / "model")
-    imported.take(tmp_path / "results", "small", tmp_path / "executed")
-    found = {state.cell.name: state for state in states.states(gridfile.load(path).cells())}
+    importer.take(tmp_path / "results", "small", tmp_path / "executed")
+    found = {state.cell.name: state for state in states.states(grid_file.load(path).cells())}
     assert found["k1_first"].state == "imported"
     assert found["k1_first"].record is not None
     assert not states.all_complete(list(found.values()))
@@ -60,16 +62,16 @@ def test_imported_is_never_complete(tmp_path):
 
 def test_our_own_records_are_not_overwritten(results, tmp_path):
     target = tmp_path / "executed"
-    imported.take(results, target=target)
+    importer.take(results, target=target)
     place = target / "00_baseline" / "gsm8k" / "k2_middle"
     records.write(place, records.read(place).model_copy(update={"status": "complete"}))
-    assert any("holds a record of a run of ours" in line for line in imported.take(results, target=target))
+    assert any("holds a record of a run of ours" in line for line in importer.take(results, target=target))
     assert records.read(place).status == "complete"
 
 
 def test_nothing_to_import_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"holds no summary\.json"):
-        imported.take(tmp_path)
+        importer.take(tmp_path)
     old(tmp_path / "a" / "b" / "c", {"accuracy": "high"})
     done = CliRunner().invoke(app, ["import", str(tmp_path)])
     assert done.exit_code != 0

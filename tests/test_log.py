@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from report_support import synthetic
 
-from fastdllm.lab.grid import Grid
-from fastdllm.report import log, page
-from fastdllm.report.audit import Finding
+from fastdllm.lab.config.grid import Grid
+from fastdllm.report import grid_report, results_page
+from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
 
@@ -24,7 +24,7 @@ def grid(tmp_path: Path) -> Grid:
 
 
 def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
-    text = log.entry(log.Report.of(Results.of(grid)))
+    text = results_page.entry(results_page.Report.of(Results.of(grid)))
     lines = [line.split(":")[0] for line in text.splitlines()]
     assert lines == ["#### 2026-11-21 - x", "- **Task**", "- **Configuration**", "  - Layer Reuse",
                      "  - Layer Subset", "  - Other params", "- **Results**", "  - Accuracy",
@@ -35,38 +35,39 @@ def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
 
 
 def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
-    report = log.Report.of(Results.of(grid))
-    path, *_ = log.write(report)
+    report = results_page.Report.of(Results.of(grid))
+    path, *_ = results_page.write(report)
     text = path.read_text()
     for part in ("Reuse pays.", "A. Author", "## Verdict", "undecided", "Rule:", "Best configuration per benchmark",
-                 "## Coverage", "arithmetic_limit_40/k3_last: pending", "too_few", "Holm over the grid", log.NO_NOTES):
+                 "## Coverage", "arithmetic_limit_40/k3_last: pending", "too_few", "Holm over the grid",
+                 results_page.NO_NOTES):
         assert part in text
     assert str(grid.directory) not in text  # no machine's paths
-    path.write_text(text.replace(log.NO_NOTES, "Seen twice.\n\n- on two days"))
-    log.write(report)
-    log.write(report)
+    path.write_text(text.replace(results_page.NO_NOTES, "Seen twice.\n\n- on two days"))
+    results_page.write(report)
+    results_page.write(report)
     assert path.read_text().count("Seen twice.\n\n- on two days") == 1
 
 
 def test_the_answer_says_what_speeds_side_by_side_are_worth(grid: Grid) -> None:
-    report = log.Report.of(Results.of(grid))
+    report = results_page.Report.of(Results.of(grid))
     quiet = replace(report, findings=[])
     beside = replace(report, findings=[Finding("side_by_side", "note", ("a", "b"), "2 of 2 runs", "certain")])
-    assert "side by side" not in log.page(quiet)
-    assert "hold for this run" in log.page(beside) and "hold for this run" in log.told(beside)
+    assert "side by side" not in results_page.page(quiet)
+    assert "hold for this run" in results_page.page(beside) and "hold for this run" in results_page.told(beside)
 
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
-    report = log.Report.of(Results.of(grid))
-    path, *_ = log.write(report)
+    report = results_page.Report.of(Results.of(grid))
+    path, *_ = results_page.write(report)
     path.write_text("my own page")
     with pytest.raises(ValueError, match="marks of the notes"):
-        log.write(report)
+        results_page.write(report)
     assert path.read_text() == "my own page"
 
 
 def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: pytest.CaptureFixture[str]) -> None:
-    said = page.write(grid)
+    said = grid_report.write(grid)
     assert said.splitlines()[-1].endswith("90_report.html")
     assert "8 of 9 cells complete" in said
     assert "arithmetic k2_middle   92.5 % of 40" in said
@@ -90,6 +91,6 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
 def test_a_grid_without_records_is_refused(tmp_path: Path) -> None:
     empty = Grid(experiment="x", output=str(tmp_path), limit=4, axes={"k": [1]})
     with pytest.raises(ValueError, match="no cell has a record"):
-        page.write(empty)
+        grid_report.write(empty)
     with pytest.raises(ValueError, match=r"grid\.json"):
         Results.read(tmp_path)

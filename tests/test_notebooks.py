@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.lab import notebooks, suite
+from fastdllm.lab.jobs import notebooks, suite
 
 ROOT = Path(__file__).parent.parent
 ENTRIES = suite.entries(smoke=True)

@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from fastdllm.lab import notebooks, single, status, worker
-from fastdllm.lab.parameters import root
+from fastdllm.lab.config.paths import root
+from fastdllm.lab.jobs import notebook_run, notebooks, status, worker
 
 
 def notebook(path, *sources, parameters="x: int = 1  # a number\ny: float = 0.5\nz: str = 'a'\non: bool = True\n"):
@@ -56,8 +56,9 @@ def test_every_shipped_notebook_declares_its_parameters():
 
 
 def test_cell_notebook_takes_the_parameters_of_a_run():
-    from fastdllm.lab import gridfile, runner
-    grid = gridfile.load("demo")
+    from fastdllm.lab.config import grid_file
+    from fastdllm.lab.jobs import runner
+    grid = grid_file.load("demo")
     for cell in grid.cells():
         notebooks.check(notebooks.find(grid.notebook), runner.parameters(grid, cell, False))
 
@@ -95,21 +96,21 @@ def test_whatever_ends_a_run_marks_the_cell_failed(tmp_path, capfd):
 
 def test_any_notebook_runs_once_and_again_when_it_changed(tmp_path, capsys):
     path = notebook(tmp_path / "n.ipynb", ("run", "print(x)"))
-    assert single.run_notebook(path, {"x": 2}, tmp_path / "out")
-    assert single.run_notebook(path, {"x": 2}, tmp_path / "out")
+    assert notebook_run.run_notebook(path, {"x": 2}, tmp_path / "out")
+    assert notebook_run.run_notebook(path, {"x": 2}, tmp_path / "out")
     assert "complete already" in capsys.readouterr().out
-    own = single.notebook_identity(path, {"x": 2})
-    assert single.notebook_identity(path, {"x": 3}) != own
+    own = notebook_run.notebook_identity(path, {"x": 2})
+    assert notebook_run.notebook_identity(path, {"x": 3}) != own
     notebook(path, ("run", "print(x)  # a comment"))
-    assert single.notebook_identity(path, {"x": 2}) == own
+    assert notebook_run.notebook_identity(path, {"x": 2}) == own
     notebook(path, ("run", "print(x + 1)"))
-    assert single.notebook_identity(path, {"x": 2}) != own
+    assert notebook_run.notebook_identity(path, {"x": 2}) != own
 
 
 def test_parameters_of_a_notebook_from_a_file(tmp_path):
     path = notebook(tmp_path / "n.ipynb")
     (tmp_path / "p.yml").write_text("x: 3\ny: 1\n")
-    assert single.read_parameters(path, str(tmp_path / "p.yml"), ["z=b"]) == {"x": 3, "y": 1.0, "z": "b"}
+    assert notebook_run.read_parameters(path, str(tmp_path / "p.yml"), ["z=b"]) == {"x": 3, "y": 1.0, "z": "b"}
     (tmp_path / "p.yml").write_text("x: 3\nzork: 1\n")
     with pytest.raises(ValueError, match=r"p.yml, line 2, zork: n.ipynb has no such parameter; allowed: x, y"):
-        single.read_parameters(path, str(tmp_path / "p.yml"), [])
+        notebook_run.read_parameters(path, str(tmp_path / "p.yml"), [])

@@ -8,8 +8,8 @@ import pytest
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.lab.grid import Grid
-from fastdllm.report import inside, phase6, phase6_verdicts, similarity
+from fastdllm.investigation.collapse import inspection, phase6, phase6_verdicts, similarity
+from fastdllm.lab.config.grid import Grid
 
 ROOT = Path(__file__).parent.parent
 DECODING = Decoding(threshold=1.0, max_new_tokens=32, mask_id=511, stop_ids=())
@@ -23,26 +23,27 @@ def lm():
 
 
 def test_slices_are_right_and_a_frozen_slice_is_not(lm):
-    right = inside.slices(inside.look(lm, IDS, DECODING, Reuse(k=3, layers="middle"), "26d6179"), 8)
+    right = inspection.slices(inspection.look(lm, IDS, DECODING, Reuse(k=3, layers="middle"), "26d6179"), 8)
     assert right.right.all()
     sliced = right[(right["stored by"] == "full")]
     assert (sliced.slice_start == sliced.replace_position).all()
     assert sliced.replace_position.max() > 0
-    frozen = inside.slices(inside.look(lm, IDS, DECODING, Reuse(k=3, layers="middle", policy=FROZEN), "26d6179"), 8)
+    frozen = inspection.slices(
+        inspection.look(lm, IDS, DECODING, Reuse(k=3, layers="middle", policy=FROZEN), "26d6179"), 8)
     wrong = frozen[(frozen["stored by"] == "full") & (frozen.replace_position > 0)]
     assert len(wrong)
     assert not wrong.right.any()
 
 
 def test_golden_cases_tell_the_slices_apart(lm):
-    assert inside.golden_cases(lm, ROOT / "tests" / "golden", "output", 1).reproduced.all()
-    assert not inside.golden_cases(lm, ROOT / "tests" / "golden", FROZEN, 1).reproduced.any()
+    assert inspection.golden_cases(lm, ROOT / "tests" / "golden", "output", 1).reproduced.all()
+    assert not inspection.golden_cases(lm, ROOT / "tests" / "golden", FROZEN, 1).reproduced.any()
 
 
 def test_running_skipped_layers_touches_the_first_reused_layer_only(lm):
-    off, on = (inside.look(lm, IDS, DECODING, Reuse(k=2, layers="middle"), revision)
+    off, on = (inspection.look(lm, IDS, DECODING, Reuse(k=2, layers="middle"), revision)
                for revision in ("26d6179", "26d6179+run_skipped=true"))
-    table = inside.cache_differences(off, on)
+    table = inspection.cache_differences(off, on)
     assert off.tokens == on.tokens
     assert set(table[table.positions > 0].layer) == {8}
     assert set(table[table.reused].layer) == set(range(8, 20))
@@ -50,10 +51,10 @@ def test_running_skipped_layers_touches_the_first_reused_layer_only(lm):
 
 def test_logits_of_a_reuse_step_are_old_ones(lm):
     for layers in ("first", "last", "2-5,20-23"):
-        table = inside.reuse_logits(lm, IDS[0], DECODING, Reuse(k=2, layers=layers))
+        table = inspection.reuse_logits(lm, IDS[0], DECODING, Reuse(k=2, layers=layers))
         assert len(table)
         assert table.gap.max() == 0.0
-    residual = inside.reuse_logits(lm, IDS[0], DECODING, Reuse(k=2, layers="last", policy="residual"))
+    residual = inspection.reuse_logits(lm, IDS[0], DECODING, Reuse(k=2, layers="last", policy="residual"))
     assert residual.gap.max() > 0.0
 
 
@@ -130,8 +131,8 @@ def test_power_table_needs_more_problems_for_less():
 
 
 def test_the_grid_covers_every_revision_of_the_log():
-    from fastdllm.lab import gridfile
-    grid = gridfile.load(ROOT / "params" / "phase6.yml")
+    from fastdllm.lab.config import grid_file
+    grid = grid_file.load(ROOT / "params" / "phase6.yml")
     assert isinstance(grid, Grid)
     revisions = {cell.parameters.revision for cell in grid.cells()}
     assert {"8e18baac", "6c8822f", "26d6179"} <= revisions

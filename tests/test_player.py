@@ -13,11 +13,13 @@ import yaml
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.lab import records, single, yamlfile
-from fastdllm.lab.steps import Recorder
-from fastdllm.report import debug, form, player, posed, strip, widgets
-from fastdllm.report.panel import DEAD, OWN, Panel
+from fastdllm.lab import records
+from fastdllm.lab.config import single, yaml_file
+from fastdllm.lab.records.steps import Recorder
 from fastdllm.tasks import get as task
+from fastdllm.ui import comparison, player, problem, recording, strip
+from fastdllm.ui import controls as form
+from fastdllm.ui.panel import DEAD, OWN, Panel
 
 GOLDEN = "tests/golden"
 PROMPT = [5, 6, 7, 8] * 10
@@ -31,12 +33,12 @@ def lm():
 
 @pytest.fixture(scope="module")
 def middle(lm):
-    return player.record(lm, PROMPT, decoding=DECODING, reuse=Reuse(k=2, layers="middle"))
+    return recording.record(lm, PROMPT, decoding=DECODING, reuse=Reuse(k=2, layers="middle"))
 
 
 @pytest.fixture(scope="module")
 def residual(lm):
-    return player.record(lm, PROMPT, decoding=DECODING, reuse=Reuse(k=2, layers="first", policy="residual"))
+    return recording.record(lm, PROMPT, decoding=DECODING, reuse=Reuse(k=2, layers="first", policy="residual"))
 
 
 def test_record_tells_what_generate_returns(lm, middle):
@@ -60,7 +62,7 @@ def test_positions_follow_every_step(middle):
         assert np.allclose(places.confidence[now][unmasked], np.asarray(step.confidence)[unmasked])
     end = len(PROMPT) + len(middle.result["tokens"])
     assert places.token[len(PROMPT):end].tolist() == middle.result["tokens"]
-    roles = [player.ROLES[role] for role in places.role]
+    roles = [recording.ROLES[role] for role in places.role]
     assert roles[:len(PROMPT)] == ["prompt"] * len(PROMPT)
     assert roles.count("carried") == middle.result["nfe"]["commit"]
     assert set(roles[end:]) <= {"cut"}
@@ -69,60 +71,61 @@ def test_positions_follow_every_step(middle):
 def test_stop_and_extra_token(lm):
     """A stop token is marked; the token that the published loop returns behind its last block has a place."""
     stop = int(fastdllm.generate(lm, [PROMPT], decoding=DECODING).tokens[0][9])
-    run = player.record(lm, PROMPT, decoding=DECODING.model_copy(update={"stop_ids": (stop,)}))
+    run = recording.record(lm, PROMPT, decoding=DECODING.model_copy(update={"stop_ids": (stop,)}))
     assert run.result["finish"] == "stop"
-    assert player.ROLES[run.positions.role[len(PROMPT) + len(run.result["tokens"]) - 1]] == "stop"
-    old = player.record(lm, [5] * 32, decoding=DECODING.model_copy(update={"max_new_tokens": 32}), revision="upstream")
+    assert recording.ROLES[run.positions.role[len(PROMPT) + len(run.result["tokens"]) - 1]] == "stop"
+    old = recording.record(lm, [5] * 32,
+                           decoding=DECODING.model_copy(update={"max_new_tokens": 32}), revision="upstream")
     assert old.positions.token[32:32 + len(old.result["tokens"])].tolist() == old.result["tokens"]
 
 
 def test_decisions_match_trace(middle):
     for line in middle.trace.sample(40, random_state=0).itertuples():
-        assert player.CODES[middle.decisions[line.forward, line.layer]] == line.decision
+        assert recording.CODES[middle.decisions[line.forward, line.layer]] == line.decision
     kinds = middle.steps["kind"].to_numpy()
-    assert (middle.decisions[kinds == "commit"][:, 8:20] == player.CODES.index("bypass")).all()
+    assert (middle.decisions[kinds == "commit"][:, 8:20] == recording.CODES.index("bypass")).all()
     assert (middle.decisions[:, :8] == 0).all()
 
 
 def test_replay_is_on_the_map(lm):
-    run = player.record(lm, PROMPT, decoding=DECODING, reuse=Reuse(k=2, layers="middle", policy="replay"))
-    replayed = (run.decisions == player.CODES.index("replay")).all(1)
+    run = recording.record(lm, PROMPT, decoding=DECODING, reuse=Reuse(k=2, layers="middle", policy="replay"))
+    replayed = (run.decisions == recording.CODES.index("replay")).all(1)
     assert replayed.sum() == run.result["nfe"]["replay"] > 0
 
 
 def test_saved_run_is_the_same(middle, tmp_path):
-    again = player.load(middle.save(tmp_path / "run"))
-    assert widgets.payload(again) == widgets.payload(middle)
+    again = recording.load(middle.save(tmp_path / "run"))
+    assert player.payload(again) == player.payload(middle)
     with pytest.raises(ValueError, match=r"row=3: not in .* allowed: 0"):
-        player.load(tmp_path / "run", row=3)
+        recording.load(tmp_path / "run", row=3)
     with pytest.raises(FileNotFoundError, match=r"steps\.parquet: no steps are kept"):
-        player.load(tmp_path)
+        recording.load(tmp_path)
 
 
 def test_first_difference(lm, middle, residual):
-    assert player.first_difference(middle, middle) is None
-    at = player.first_difference(middle, residual)
+    assert recording.first_difference(middle, middle) is None
+    at = recording.first_difference(middle, residual)
     assert at is not None
     for forward in range(1, at + 1):          # by the definition: the first step after which the blocks differ
         same = list(middle.steps["tokens"][forward]) == list(residual.steps["tokens"][forward])
         assert same == (forward < at)
-    short = player.record(lm, PROMPT, decoding=DECODING.model_copy(update={"max_new_tokens": 20}),
+    short = recording.record(lm, PROMPT, decoding=DECODING.model_copy(update={"max_new_tokens": 20}),
                           reuse=Reuse(k=2, layers="middle"))
-    assert player.first_difference(middle, short) == len(short.steps)
+    assert recording.first_difference(middle, short) == len(short.steps)
 
 
 def test_cancel_keeps_what_was_denoised(lm):
     seen = []
-    run = player.record(lm, PROMPT, decoding=DECODING, on_step=lambda step: seen.append(step) or len(seen) < 5)
+    run = recording.record(lm, PROMPT, decoding=DECODING, on_step=lambda step: seen.append(step) or len(seen) < 5)
     assert len(run.steps) == 5
     assert run.result == {}
     assert lm.network.model.layers[8].__dict__.get("forward") is None
 
 
 def test_details_name_what_was_served(middle):
-    rows, index, distance = widgets.details(middle)
+    rows, index, distance = player.details(middle)
     served = middle.trace.query("decision == 'reuse'").iloc[-1]
-    row = dict(zip(widgets.DETAILS, rows[index[served["forward"], served["layer"]]], strict=True))
+    row = dict(zip(player.DETAILS, rows[index[served["forward"], served["layer"]]], strict=True))
     assert {name: row[name] for name in ("served_kind", "cache_shape", "slice_start", "changed")} == \
         {name: served[name] for name in ("served_kind", "cache_shape", "slice_start", "changed")}
     assert distance[served["forward"], served["layer"]] == pytest.approx(served["distance"], rel=1e-6)
@@ -130,7 +133,7 @@ def test_details_name_what_was_served(middle):
 
 def test_explore_takes_runs_directories_outputs_and_traces(lm, middle, tmp_path):
     middle.save(tmp_path)
-    assert fastdllm.explore(tmp_path, middle).runs[0] == widgets.payload(middle)
+    assert fastdllm.explore(tmp_path, middle).runs[0] == player.payload(middle)
     out = fastdllm.generate(lm, [PROMPT], decoding=DECODING, reuse=Reuse(k=2, layers="middle"), trace=True)
     alone = fastdllm.explore(out).shown[0]
     last = middle.trace["forward"].max()
@@ -145,8 +148,8 @@ def test_static_strip(middle, residual):
     figure = strip.figure(middle)
     assert len(figure.axes) == 3                       # strip, map, colour bar
     assert figure.axes[1].get_ylabel() == "layer"
-    assert "<img" in widgets.image(middle, residual)
-    alt = widgets.image(middle).partition('alt="')[2].partition('"')[0]
+    assert "<img" in player.image(middle, residual)
+    alt = player.image(middle).partition('alt="')[2].partition('"')[0]
     reused = (middle.trace["decision"] == "reuse").sum()
     assert alt.startswith(f"Denoising and decision map of {middle.title}: {len(middle.steps)} forwards")
     assert f"reuse {reused}" in alt
@@ -158,7 +161,7 @@ def test_static_strip(middle, residual):
 
 def test_strip_names_its_forwards_and_the_first_difference(middle, residual):
     one, other = strip.figures(middle, residual)
-    at = player.first_difference(middle, residual)
+    at = recording.first_difference(middle, residual)
     for figure in (one, other):
         figure.draw_without_rendering()
         above, below = figure.axes[:2]
@@ -180,14 +183,14 @@ def test_strip_names_its_forwards_and_the_first_difference(middle, residual):
 def test_strip_colours_the_stop_by_its_role(lm, carried):
     """With a confidence, and carried over without one."""
     stop = int(fastdllm.generate(lm, [PROMPT], decoding=DECODING).tokens[0][9])
-    run = player.record(lm, PROMPT, decoding=DECODING.model_copy(update={"stop_ids": (stop,)}))
+    run = recording.record(lm, PROMPT, decoding=DECODING.model_copy(update={"stop_ids": (stop,)}))
     places, last = run.positions, len(run.steps)
     if carried:
-        places.confidence[places.role == player.ROLES.index("stop")] = np.nan
+        places.confidence[places.role == recording.ROLES.index("stop")] = np.nan
     rows = strip.last_positions(run, 0, last)
-    roles = np.array([player.ROLES[role] for role in places.role])[rows]
+    roles = np.array([recording.ROLES[role] for role in places.role])[rows]
     by_role, by_confidence = (image.get_array().filled(-1) for image in strip.figure(run).axes[0].images)
-    assert by_role[roles == "stop", -1].tolist() == [player.ROLES.index("stop")]
+    assert by_role[roles == "stop", -1].tolist() == [recording.ROLES.index("stop")]
     assert by_confidence[roles == "stop", -1].tolist() == [-1]
     seen = (roles == "unmasked") & (places.when[rows] < last)
     assert seen.any() and (by_confidence[seen, -1] >= 0).all()
@@ -202,7 +205,7 @@ def test_long_trace_is_quick(middle, capsys):
     steps["forward"] = range(5000)
     trace = pd.concat([middle.trace.assign(forward=middle.trace["forward"] + i * len(middle.steps))
                        for i in range(copies)], ignore_index=True).query("forward < 5000")
-    run = player.Run("long", steps, trace, {**middle.meta, "results": {}})
+    run = recording.Run("long", steps, trace, {**middle.meta, "results": {}})
     began = time.perf_counter()
     made = fastdllm.explore(run)
     seconds = time.perf_counter() - began
@@ -245,7 +248,7 @@ def test_panel_runs_cancels_compares_and_saves(project):
     path = made.save()
     flat = yaml.safe_load(path.read_text())
     assert (flat["k"], flat["policy"], flat["threshold"]) == (2, "residual", 0.9)
-    cell = single.grid_of(yamlfile.read(path).values, "single", 0).cells()[0]        # what `fastdllm run` does
+    cell = single.grid_of(yaml_file.read(path).values, "single", 0).cells()[0]        # what `fastdllm run` does
     assert cell.parameters.reuse == Reuse(k=2, layers="middle", policy="residual")
     assert made.save() is None and "exists" in made.status.node.value
     made.controls.layers.value = "outer"
@@ -290,7 +293,7 @@ def test_panel_overwrites_nothing_and_refuses_what_it_cannot_save(lm, project):
 
 def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
     """Without network: said at once, soon over, and no text of another task is left."""
-    monkeypatch.setattr(posed, "reachable", lambda: False)
+    monkeypatch.setattr(problem, "reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(project / "empty"))
     made = Panel("tiny")
     assert made.prompt.value
@@ -307,12 +310,12 @@ def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
     made.prompt.value = "What is 2 + 2?"
     assert made.task.value == OWN
     with pytest.raises(ValueError, match="problem: 1000 of arithmetic; allowed: 0 to 999"):
-        posed.pick("arithmetic", 1000)
+        problem.pick("arithmetic", 1000)
 
 
 def test_panel_refuses_a_benchmarks_problem_by_name(project, monkeypatch):
     made = Panel("tiny")
-    monkeypatch.setattr("fastdllm.report.panel.fetch", lambda *_: posed.Posed("gsm8k-0", "What is 2 + 2?", "4"))
+    monkeypatch.setattr("fastdllm.ui.panel.fetch", lambda *_: problem.Posed("gsm8k-0", "What is 2 + 2?", "4"))
     made.task.value = "gsm8k"
     made.wait(10)
     assert made.prompt.value == "What is 2 + 2?"
@@ -323,7 +326,7 @@ def test_panel_refuses_a_benchmarks_problem_by_name(project, monkeypatch):
 def test_panel_leaves_the_reader_where_they_are(monkeypatch, project):
     """While a run grows and when it ends; a reader at the end stays at the end, a new run opens at its end."""
     made = Panel("tiny", k=1, max_new_tokens=96)
-    monkeypatch.setattr("fastdllm.report.panel.REFRESH", 0.0)
+    monkeypatch.setattr("fastdllm.ui.panel.REFRESH", 0.0)
     assert [child.value for child in made.stage.children] == ["<em>Press run.</em>"]
     steps = []
 
@@ -405,14 +408,14 @@ def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):
 def test_partings_and_verdict():
     lm, problems = fastdllm.load("tiny"), task("arithmetic").problems(limit=2)
     short = Decoding(max_new_tokens=32)
-    base = debug.record_all(lm, problems, short, Reuse(layers="middle"))
-    stale = debug.record_all(lm, problems, short, Reuse(k=2, layers="middle"), "6c8822f", distance=False)
-    same = debug.partings(problems, base, base)
+    base = comparison.record_all(lm, problems, short, Reuse(layers="middle"))
+    stale = comparison.record_all(lm, problems, short, Reuse(k=2, layers="middle"), "6c8822f", distance=False)
+    same = comparison.partings(problems, base, base)
     assert same["same text"].all() and same["first differing forward"].isna().all()
-    assert "leaves k1, fixed on 0 of 2 problems" in debug.verdict(same, base[0].title, base[0].title)
-    table = debug.partings(problems, base, stale)
+    assert "leaves k1, fixed on 0 of 2 problems" in comparison.verdict(same, base[0].title, base[0].title)
+    table = comparison.partings(problems, base, stale)
     assert table["layer calls reused"].sum() > 0
-    at = player.first_difference(base[0], stale[0])
+    at = recording.first_difference(base[0], stale[0])
     assert table["first differing forward"].iloc[0] == at + 1, "counted from 1, as in the player"
     assert table["kind there"].iloc[0] == stale[0].steps["kind"].iloc[at]
 
@@ -422,7 +425,7 @@ def test_steps_file_of_several_rows(lm, tmp_path):
     assert sum(1 for _ in recorder) == len(recorder.steps)
     recorder.write(tmp_path / "steps.parquet")
     recorder.trace.write(tmp_path / "trace.parquet")
-    second = player.load(tmp_path, row=1)
+    second = recording.load(tmp_path, row=1)
     assert second.prompt == PROMPT[:20] and second.result["tokens"] == recorder.results[1].tokens
     assert set(second.trace["row"]) == {1}
     assert json.dumps(second.meta)

@@ -14,9 +14,10 @@ from share_support import REPO
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import publish as lab
-from fastdllm.lab import records, redact
-from fastdllm.report import publish as report
+from fastdllm.lab import records
+from fastdllm.share import bundle as lab
+from fastdllm.share import publish as report
+from fastdllm.share import redact
 
 
 @pytest.fixture

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from fastdllm.lab import gridfile
-from fastdllm.report import readme, tables
+from fastdllm.lab.config import grid_file
+from fastdllm.report import tables
 from fastdllm.report.results import Results
+from tools import readme
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def published():
-    results = Results.of(gridfile.load("demo", ["output=executed/published"]))
+    results = Results.of(grid_file.load("demo", ["output=executed/published"]))
     assert len(results.records) == 9
     return tables.grid_table(results), str(results.records[0].environment.device_name)
 

@@ -5,10 +5,12 @@ import json
 import lab_support
 import pytest
 
-from fastdllm.lab import files, partial, records, status
-from fastdllm.lab.grid import Cell
-from fastdllm.lab.identity import Today, identity
-from fastdllm.lab.parameters import Parameters
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.jobs import status
+from fastdllm.lab.records import journal
+from fastdllm.lab.records.identity import Today, identity
 
 FLAT = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 4, "dtype": "float32"}
 
@@ -102,40 +104,40 @@ def test_frame(cell, today):
 
 def test_a_cut_last_line_is_dropped_and_the_rest_kept(cell, today):
     own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
-    run = partial.begin(cell.directory, own, resolved, 4)
+    run = journal.begin(cell.directory, own, resolved, 4)
     for index in range(3):
         run.add({"index": index, "elapsed": 0.5 * (index + 1), "session": 1})
     whole = run.path.read_bytes()
     for cut in (1, 5, 20):
         run.path.write_bytes(whole[:-cut])
-        again = partial.begin(cell.directory, own, resolved, 4)
+        again = journal.begin(cell.directory, own, resolved, 4)
         assert (sorted(again.done), again.seconds, again.sessions) == ([0, 1], 1.0, 2)
     again.add({"index": 3, "elapsed": 1.25, "session": again.sessions})
-    assert sorted(partial.begin(cell.directory, own, resolved, 4).done) == [0, 1, 3]
-    assert partial.progress(run.path) == (3, 4)
+    assert sorted(journal.begin(cell.directory, own, resolved, 4).done) == [0, 1, 3]
+    assert journal.progress(run.path) == (3, 4)
     assert status.look(cell, today).state == "partial"
     assert status.look(cell, today).detail == "3 of 4"
 
 
 def test_a_damaged_line_names_file_and_line(cell, today):
     own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
-    run = partial.begin(cell.directory, own, resolved, 4)
+    run = journal.begin(cell.directory, own, resolved, 4)
     run.add({"index": 0, "elapsed": 0.5, "session": 1})
     run.add({"index": 1, "elapsed": 0.6, "session": 1})
     run.path.write_text(run.path.read_text().replace('"index":0', '"index:0'))
     with pytest.raises(ValueError, match=r"partial-.*jsonl, line 2: damaged"):
-        partial.begin(cell.directory, own, resolved, 4)
+        journal.begin(cell.directory, own, resolved, 4)
 
 
 def test_unfinished_samples_of_another_configuration_are_not_mixed_in(cell, today):
     own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
-    partial.begin(cell.directory, own, resolved, 4).add({"index": 0, "elapsed": 0.5, "session": 1})
+    journal.begin(cell.directory, own, resolved, 4).add({"index": 0, "elapsed": 0.5, "session": 1})
     other = Cell("e", cell.name, Parameters.of(**FLAT | {"threshold": 0.5}), cell.directory)
     look = status.look(other, today)
     assert (look.state, look.detail) == ("stale", "unfinished run of another configuration (decoding)")
-    fresh = partial.begin(cell.directory, identity(today.payload(other.parameters)), today.resolve(other.parameters), 4)
+    fresh = journal.begin(cell.directory, identity(today.payload(other.parameters)), today.resolve(other.parameters), 4)
     assert not fresh.done
-    assert sorted(partial.begin(cell.directory, own, resolved, 4).done) == [0]      # going back finds them again
+    assert sorted(journal.begin(cell.directory, own, resolved, 4).done) == [0]      # going back finds them again
 
 
 def test_secrets_of_the_environment_stay_out(cell, today, monkeypatch):
@@ -147,9 +149,9 @@ def test_secrets_of_the_environment_stay_out(cell, today, monkeypatch):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
-    files.write(path, "old")
+    atomic.write(path, "old")
     path.parent.joinpath("blocked").mkdir()
     with pytest.raises(OSError, match="blocked"):
-        files.write(tmp_path / "blocked", json.dumps([1]))
+        atomic.write(tmp_path / "blocked", json.dumps([1]))
     assert path.read_text() == "old"
     assert not list(tmp_path.glob("*.part"))

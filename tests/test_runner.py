@@ -8,16 +8,20 @@ import pytest
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import gridfile, locks, notebooks, records, runner, status
-from fastdllm.lab.identity import Today
-from fastdllm.lab.slurm import Job
+from fastdllm.lab import records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.jobs import notebooks, runner, status
+from fastdllm.lab.jobs import plan as plans
+from fastdllm.lab.jobs.slurm import Job
+from fastdllm.lab.records import locks
+from fastdllm.lab.records.identity import Today
 
 MODEL = lab_support.GOLDEN       # synthetic records need no tokenizer
 
 
 @pytest.fixture
 def grid(tmp_path):
-    return gridfile.load(lab_support.params(tmp_path / "g.yml", MODEL))
+    return grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL))
 
 
 def names(cells):
@@ -44,21 +48,21 @@ def test_states_and_the_page(grid):
 
 def test_a_changed_parameter_makes_a_cell_stale_and_says_which(tmp_path):
     path = lab_support.params(tmp_path / "g.yml", MODEL)
-    grid, today = gridfile.load(path), Today()
+    grid, today = grid_file.load(path), Today()
     for cell in grid.cells():
         lab_support.synthetic(cell, today)
     assert status.all_complete(status.states(grid.cells(), today))
-    changed = gridfile.load(path, ["decoding.threshold=0.5", "seed=3"])
+    changed = grid_file.load(path, ["decoding.threshold=0.5", "seed=3"])
     assert looks(changed, today)["k2_first"].detail == "changed: decoding.threshold 0.9 -> 0.5, seed 0 -> 3"
     today.code = "another"
     assert looks(grid, today)["k2_first"].detail == "changed: code"
 
 
 def test_missing_data_or_checkpoint_can_not_pass_as_complete(tmp_path):
-    grid, today = gridfile.load(lab_support.params(tmp_path / "g.yml", MODEL)), Today()
+    grid, today = grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL)), Today()
     for cell in grid.cells():
         lab_support.synthetic(cell, today)
-    gone = gridfile.load(tmp_path / "g.yml", [f"model={tmp_path}/gone"])
+    gone = grid_file.load(tmp_path / "g.yml", [f"model={tmp_path}/gone"])
     assert {state.state for state in status.states(gone.cells())} == {"stale"}
 
 
@@ -72,22 +76,22 @@ def test_running_queued_and_ended_jobs(grid):
                         (Job(7, 2, "RUNNING", "n1", "0:10"), "running"), (Job(7, 2, "TIMEOUT", "n1"), "failed")):
         state = looks(grid, queue={cell.path: job})["k2_first"]
         assert (state.state, "7_2" in state.detail) == (wanted, True)
-    assert not runner.plan([cell], grid.cells(), queue={cell.path: Job(7, 2, "PENDING")}).run
+    assert not plans.plan([cell], grid.cells(), queue={cell.path: Job(7, 2, "PENDING")}).run
 
 
 def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
     today, cells = Today(), {cell.name: cell for cell in grid.cells()}
-    first = runner.plan(list(cells.values()), grid.cells(), today=today)
+    first = plans.plan(list(cells.values()), grid.cells(), today=today)
     assert names(cell for cell, _, _ in first.run) == ["k1_first", "k2_first", "k2_middle"]
     assert [(a.name, b.name) for a, b in first.share] == [("k1_first", "k1_middle")]
     lab_support.synthetic(cells["k1_first"], today)
-    second = runner.plan([cells["k1_middle"], cells["k2_first"]], grid.cells(), today=today)
+    second = plans.plan([cells["k1_middle"], cells["k2_first"]], grid.cells(), today=today)
     assert names(cell for cell, _, _ in second.run) == ["k2_first"]
     assert [(a.name, b.name) for a, b in second.share] == [("k1_first", "k1_middle")]
     runner.share_complete(second)
     assert records.read(cells["k1_middle"].directory).shared_from == "k1_first"
     assert looks(grid, today)["k1_middle"].state == "complete"
-    forced = runner.plan(list(cells.values()), grid.cells(), ["k1_first"], today)
+    forced = plans.plan(list(cells.values()), grid.cells(), ["k1_first"], today)
     assert [(cell.name, again) for cell, _, again in forced.run] == [
         ("k1_first", True), ("k2_first", False), ("k2_middle", False)]
     assert [(a.name, b.name) for a, b in forced.share] == [("k1_first", "k1_middle")]
@@ -95,9 +99,9 @@ def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
 
 def test_select_refuses_unknown_names(grid):
     with pytest.raises(ValueError, match="'k9'; allowed: k1_first, k1_middle"):
-        runner.select(grid.cells(), None, ["k9"])
+        plans.select(grid.cells(), None, ["k9"])
     with pytest.raises(ValueError, match="'sums'; allowed: arithmetic"):
-        runner.select(grid.cells(), "sums")
+        plans.select(grid.cells(), "sums")
 
 
 def test_imported_results_are_never_complete(grid):
@@ -106,14 +110,14 @@ def test_imported_results_are_never_complete(grid):
     records.write(cell.directory, record.model_copy(update={"status": "imported", "source": "results/00_baseline"}))
     state = status.look(cell, today)
     assert (state.state, state.detail) == ("imported", "from results/00_baseline")
-    assert names(cell for cell, _, _ in runner.plan([cell], grid.cells(), today=today).run) == ["k1_first"]
+    assert names(cell for cell, _, _ in plans.plan([cell], grid.cells(), today=today).run) == ["k1_first"]
 
 
 def test_not_applicable_cells_do_not_run_and_do_not_count(tmp_path):
     path = lab_support.params(tmp_path / "g.yml", MODEL, axes={"k": [1, 2], "layers": ["first"],
                                                              "block_cache": [True, False]})
-    grid, today = gridfile.load(path), Today()
-    plan = runner.plan(grid.cells(), grid.cells(), today=today)
+    grid, today = grid_file.load(path), Today()
+    plan = plans.plan(grid.cells(), grid.cells(), today=today)
     assert names(cell for cell, _, _ in plan.run) == ["k1_first_block_cache", "k1_first_no_block_cache",
                                                       "k2_first_block_cache"]
     assert status.text(status.states(grid.cells(), today)).splitlines()[-2] == "Completed: 0 / 3"
@@ -165,7 +169,7 @@ def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
     output = call("grid", "run", path, code=1)
     assert "✗ arithmetic_limit_4/k2_first: failed (ZeroDivisionError: division by zero [in cell boom])" in output
     assert "✗ k2_first (failed; ZeroDivisionError: division by zero [in cell boom])" in output
-    grid = gridfile.load(path)
+    grid = grid_file.load(path)
     directory = grid.cells()[0].directory
     assert "Traceback" in (directory / "own.failed.ipynb").read_text()
     lab_support.synthetic(grid.cells()[0], Today())

@@ -12,8 +12,7 @@ from share_support import SECRETS, leaking
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import redact
-from fastdllm.report import gallery, publish
+from fastdllm.share import gallery, publish, redact
 
 
 def holding(folder) -> list[str]:

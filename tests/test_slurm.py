@@ -18,10 +18,12 @@ from slurm import cluster
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
-from fastdllm.lab import gridfile, records, slurm, submission
-from fastdllm.lab import status as states
-from fastdllm.lab.parameters import root
-from fastdllm.lab.status import CellState
+from fastdllm.lab import records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.paths import root
+from fastdllm.lab.jobs import slurm, submission
+from fastdllm.lab.jobs import status as states
+from fastdllm.lab.jobs.status import CellState
 
 pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(900)]
 HERE = Path(__file__).parent / "slurm"
@@ -56,7 +58,7 @@ class Story:
     foreign: int
 
     def look(self, name: str) -> dict[str, CellState]:
-        grid = gridfile.load(self.files[name])
+        grid = grid_file.load(self.files[name])
         return {each.cell.name: each for each in states.states(grid.cells(), jobs=submission.cell_jobs(grid.directory))}
 
     def until_begun(self, name: str) -> None:
@@ -74,7 +76,7 @@ class Story:
         return cluster.wait(through, PATIENCE, 1.0)
 
     def log(self, name: str, config: str) -> str:
-        grid = gridfile.load(self.files[name])
+        grid = grid_file.load(self.files[name])
         cell = next(cell for cell in grid.cells() if cell.name == config)
         path = submission.job_log(grid.directory, cell.path)
         assert path is not None

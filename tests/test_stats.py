@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from fastdllm.report import stats
+from fastdllm import stats
 
 
 @pytest.mark.parametrize(("correct", "n", "low", "high"), [

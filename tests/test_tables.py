@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from report_support import synthetic
 
-from fastdllm.lab.grid import Cell, Grid
-from fastdllm.report import plots, show, tables
+from fastdllm.display import tables as show
+from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.report import figures, tables
 from fastdllm.report.results import Results
 
 AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
@@ -136,7 +137,7 @@ def test_changed_samples_are_refused(tmp_path: Path) -> None:
 
 def test_figures_draw_every_row(results: Results) -> None:
     table = tables.grid_table(results)
-    left, right = plots.grid_figure(table, "x").axes
+    left, right = figures.grid_figure(table, "x").axes
     assert len(right.patches) == 9
     assert [tick.get_text() for tick in left.get_yticklabels()] == list(table["config"])
-    assert len(plots.tradeoff_figure(table).legends[0].get_texts()) == 6
+    assert len(figures.tradeoff_figure(table).legends[0].get_texts()) == 6

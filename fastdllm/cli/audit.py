@@ -17,10 +17,9 @@ def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or
           rule: Annotated[list[str] | None, typer.Option(help="Only this rule (may be given again).")] = None,
           csv: Annotated[Path | None, typer.Option(help="Also write the findings to this file.")] = None) -> None:
     """Check results by rule: findings with rows, rule and how sure. Status 1: something can't be."""
-    from fastdllm.report import audit as rules
-    from fastdllm.report import audit_sources
+    from fastdllm.report.audit import rules, sources
     is_name = directory == "published" and not Path(directory).exists()
-    evidence = audit_sources.published() if is_name else audit_sources.read(directory)
+    evidence = sources.published() if is_name else sources.read(directory)
     findings = rules.audit(evidence, only=rule or None)
     line = f"{len(evidence.rows)} cells; {rules.summary(findings)}"
     if len(findings) > MANY:

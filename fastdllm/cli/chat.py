@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fastdllm.report.chat import Conversation
+    from fastdllm.ui.conversation import Conversation
 
 EXAMPLES = ("Examples: [bold]fastdllm chat[/bold] · "
             "[bold]fastdllm chat --k 2 --layers middle --policy residual[/bold] · "
@@ -38,15 +38,16 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
          dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto") -> None:
     """Chat: answers appear block by block; clear, exit, and Ctrl-C to stop an answer."""
     from fastdllm.decode.revisions import get
-    from fastdllm.lab import geometry
-    from fastdllm.lab.parameters import Parameters, policy_path
+    from fastdllm.lab.config import geometry
+    from fastdllm.lab.config.parameters import Parameters
+    from fastdllm.lab.config.paths import policy_path
     wanted = geometry.fits(Parameters.of(
         model=model, threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block, k=k,
         layers=layers if k > 1 else None, temperature=temperature, policy=policy_path(policy), revision=revision,
         device=device, dtype=dtype))
     get(revision)
     from fastdllm import load
-    from fastdllm.report.chat import ABOUT, EMBEDDED, Conversation
+    from fastdllm.ui.conversation import ABOUT, EMBEDDED, Conversation
     lm = load(model, device=device, dtype=dtype)
     conversation = Conversation(lm, wanted.decoding, wanted.reuse, revision)
     alone = model == EMBEDDED if forget is None else forget
@@ -95,7 +96,7 @@ def turn(conversation: Conversation, forget: bool) -> bool:
 
 def answer(conversation: Conversation, line: str, alone: bool) -> None:
     """Print an answer as its blocks commit; Ctrl-C ends it after the forward that runs."""
-    from fastdllm.report.chat import Streamed
+    from fastdllm.ui.conversation import Streamed
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     stream, counter, progress = Streamed(), Counter(), None

@@ -21,8 +21,10 @@ def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that i
     """Check device, dtype, versions, driver, Slurm, hub login, checkpoint and data. Status 0: a run would start."""
     import os
 
-    from fastdllm.lab import doctor as lab
-    from fastdllm.lab.parameters import Parameters, root
+    from fastdllm.lab.config.parameters import Parameters
+    from fastdllm.lab.config.paths import root
+    from fastdllm.lab.jobs import doctor as lab
+    from fastdllm.lab.jobs import plan as plans
     if not quick and not lab.reachable():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")       # before the hub's library is imported: no minutes of retries
     options = {"task": task, "model": model, "device": device, "dtype": dtype}
@@ -30,10 +32,10 @@ def doctor(params: Annotated[str | None, typer.Argument(help="A grid: all that i
     if params is None:
         runs, output = [Parameters.of(**given)], root() / "executed"
     else:
-        from fastdllm.lab import gridfile, runner
-        grid = gridfile.load(params)
+        from fastdllm.lab.config import grid_file
+        grid = grid_file.load(params)
         os.environ.update(grid.caches)
-        cells = runner.select(grid.cells(), task)
+        cells = plans.select(grid.cells(), task)
         runs = list({cell.parameters.key(): Parameters.of(**{**cell.parameters.flat(), **given})
                      for cell in cells if not cell.not_applicable}.values())
         output = grid.directory

@@ -9,8 +9,8 @@ import typer
 from fastdllm.cli import options
 
 if TYPE_CHECKING:
-    from fastdllm.lab.grid import Cell, Grid
-    from fastdllm.lab.slurm import Job
+    from fastdllm.lab.config.grid import Cell, Grid
+    from fastdllm.lab.jobs.slurm import Job
 
 app = typer.Typer(no_args_is_help=True, help="Grids of runs: params/*.yml, one cell per configuration.", epilog=(
     "Examples: [bold]fastdllm grid status[/bold] (the default grid, layer_reuse) · "
@@ -34,25 +34,26 @@ JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, m
 def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
          changes: list[str] | None) -> tuple[Grid, list[Cell]]:
     """The grid and the cells that are meant."""
-    from fastdllm.lab import gridfile, runner
+    from fastdllm.lab.config import grid_file
+    from fastdllm.lab.jobs import plan as plans
     changes = list(changes or [])
     if limit is not None:
         changes.append(f"limit={limit}")
-    grid = gridfile.load(params, changes)
+    grid = grid_file.load(params, changes)
     if task is not None and task not in {cell.task for cell in grid.cells()}:
         axis = "axes.task" if "task" in grid.axes else "task"
-        grid = gridfile.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
-    return grid, runner.select(grid.cells(), task, config or ())
+        grid = grid_file.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
+    return grid, plans.select(grid.cells(), task, config or ())
 
 
 def forced(params: str | None, names: list[str] | None, force: bool,
            config: list[str] | None) -> tuple[str | None, bool | list[str]]:
     """`--force [NAME]`: the params file, and what starts over (everything, or some names)."""
-    from fastdllm.lab import gridfile
+    from fastdllm.lab.config import grid_file
     names = [*(names or []), *(config or [])]
     if force and params is not None:
         try:
-            gridfile.find(params)
+            grid_file.find(params)
         except ValueError:      # `grid run --force k2_middle`: the default grid
             params, names = None, [params, *names]
     if names and not (force or config):
@@ -64,10 +65,10 @@ def queue(grid: Grid) -> dict[str, Job]:
     """Where Slurm has the grid's cells; empty without Slurm, and inside a job, which runs its own cells."""
     import os
 
-    from fastdllm.lab import slurm
+    from fastdllm.lab.jobs import slurm
     if not slurm.available() or "SLURM_JOB_ID" in os.environ:
         return {}
-    from fastdllm.lab.submission import cell_jobs
+    from fastdllm.lab.jobs.submission import cell_jobs
     return cell_jobs(grid.directory)
 
 
@@ -76,13 +77,13 @@ def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Show every cell: complete, stale (and why), partial, failed, running, queued, pending. Status 0: all complete."""
-    from fastdllm.lab import foreign
-    from fastdllm.lab import status as states
-    from fastdllm.lab.identity import Today
+    from fastdllm.lab.jobs import status as states
+    from fastdllm.lab.records import external_code
+    from fastdllm.lab.records.identity import Today
     grid, cells = read(params, task, limit, config, changes)
     today = Today()
     found = states.states(cells, today, queue(grid))
-    typer.echo(states.text(found, [states.look(cell, today) for cell in foreign.cells(cells, config or ())]))
+    typer.echo(states.text(found, [states.look(cell, today) for cell in external_code.cells(cells, config or ())]))
     if not states.all_complete(found):
         raise typer.Exit(1)
 
@@ -94,17 +95,18 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
         force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
         jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Run what is missing on this machine; partial cells go on at the next unsolved problem."""
-    from fastdllm.lab import doctor, runner
-    from fastdllm.lab import status as states
+    from fastdllm.lab.jobs import doctor, runner
+    from fastdllm.lab.jobs import plan as plans
+    from fastdllm.lab.jobs import status as states
     params, over = forced(params, names, force, force_config)
     grid, cells = read(params, task, limit, config, changes)
     if not isinstance(over, bool):
-        runner.select(cells, None, over)      # an unknown name is an error
+        plans.select(cells, None, over)      # an unknown name is an error
     if dry_run:
-        typer.echo(runner.plan(cells, grid.cells(), over, queue=queue(grid)).text())
+        typer.echo(plans.plan(cells, grid.cells(), over, queue=queue(grid)).text())
         return
     waiting = queue(grid)
-    if to_run := [cell.parameters for cell, _, _ in runner.plan(cells, grid.cells(), over, queue=waiting).run]:
+    if to_run := [cell.parameters for cell, _, _ in plans.plan(cells, grid.cells(), over, queue=waiting).run]:
         doctor.refuse(to_run, grid.directory)
     good = runner.run(grid, cells, over, jobs, queue=waiting)
     found = states.states(cells, jobs=queue(grid))
@@ -123,10 +125,11 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
                                                 "job that depends on it.")] = False,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
-    from fastdllm.lab import runner, submission
+    from fastdllm.lab.jobs import plan as plans
+    from fastdllm.lab.jobs import runner, submission
     params, over = forced(params, names, force, force_config)
     grid, cells = read(params, task, limit, config, changes)
-    plan = runner.plan(cells, grid.cells(), over, queue=queue(grid))
+    plan = plans.plan(cells, grid.cells(), over, queue=queue(grid))
     for state in plan.busy:
         typer.echo(f"left alone: {state.cell.path} ({state.state}: {state.detail})")
     if not dry_run:
@@ -147,7 +150,7 @@ def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Cancel this grid's Slurm jobs and no others; finished samples are kept."""
-    from fastdllm.lab import submission
+    from fastdllm.lab.jobs import submission
     grid, cells = read(params, task, limit, config, changes)
     chosen = {cell.path for cell in cells} if task or limit or config else None
     gone = submission.cancel(grid.directory, chosen)
@@ -161,7 +164,7 @@ def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuratio
          task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
          changes: Annotated[list[str] | None, SET] = None) -> None:
     """Print a cell's log, wherever the cell runs, and its path."""
-    from fastdllm.lab import logs as cell_logs
+    from fastdllm.lab.jobs import logs as cell_logs
     grid, cells = read(None if name is None else params, task, limit, [name or params], changes)
     for cell in cells:
         cell_logs.show(cell, grid, follow)
@@ -171,7 +174,7 @@ def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuratio
 def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open."""
-    from fastdllm.report.page import write
+    from fastdllm.report.grid_report import write
     grid, _ = read(params, task, limit, None, changes)
     typer.echo(write(grid))
 
@@ -180,5 +183,5 @@ def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
 def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
         source: Annotated[str, typer.Option("--from", help="The grid to start from.")] = "layer_reuse") -> None:
     """Make a new params file from another one."""
-    from fastdllm.lab import gridfile
-    typer.echo(f"wrote {gridfile.new(name, source)}")
+    from fastdllm.lab.config import grid_file
+    typer.echo(f"wrote {grid_file.new(name, source)}")

@@ -22,7 +22,7 @@ class Run(TyperCommand):
 
     def refuse(self, option: str, name: str, value: str) -> None:
         """Say where a run's parameter can be given; for any other word the usual message follows."""
-        from fastdllm.lab.parameters import SECTION, Parameters
+        from fastdllm.lab.config.parameters import SECTION, Parameters
         if name in SECTION or name in Parameters.model_fields:
             raise ValueError(f"{option} {value}: no such option; allowed: --set {name}={value}")
 
@@ -32,8 +32,8 @@ class Grid(Run):
 
     def refuse(self, option: str, name: str, value: str) -> None:
         """Point to the grid's axes and sections, or to one run by itself."""
-        from fastdllm.lab.grid import AXES
-        from fastdllm.lab.parameters import SECTION, Parameters
+        from fastdllm.lab.config.grid import AXES
+        from fastdllm.lab.config.parameters import SECTION, Parameters
         own = {"k", "layers", "policy", "revision", "threshold"}      # options of fastdllm run
         single = f"fastdllm run --{name} {value}" if name in own else f"fastdllm run --set {name}={value}"
         if name in AXES:

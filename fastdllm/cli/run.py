@@ -60,18 +60,20 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
 
 def _configuration(what: str | None, given: dict[str, object], changes: list[str], experiment: str, trace: int,
                    force: bool, dry_run: bool) -> bool:
-    from fastdllm.lab import doctor, runner, single, yamlfile
-    from fastdllm.lab import status as states
-    file = yamlfile.read(Path(what)) if what else yamlfile.YamlFile(Path("options"), {}, {})
+    from fastdllm.lab.config import single, yaml_file
+    from fastdllm.lab.jobs import doctor, runner
+    from fastdllm.lab.jobs import plan as plans
+    from fastdllm.lab.jobs import status as states
+    file = yaml_file.read(Path(what)) if what else yaml_file.YamlFile(Path("options"), {}, {})
     grid = single.grid_of({**file.set(changes).values, **given}, experiment, trace)
     cells = grid.cells()
     reuse = cells[0].parameters.reuse
     if reuse.layers is not None and not reuse.active:
         typer.echo("k=1: every layer is computed at every step, the layers named have no effect; --k 2 reuses them")
     if dry_run:
-        typer.echo(runner.plan(cells, cells, force).text())
+        typer.echo(plans.plan(cells, cells, force).text())
         return True
-    if to_run := [cell.parameters for cell, _, _ in runner.plan(cells, cells, force).run]:
+    if to_run := [cell.parameters for cell, _, _ in plans.plan(cells, cells, force).run]:
         doctor.refuse(to_run, grid.directory)
     good = runner.run(grid, cells, force, jobs=1)
     found = states.states(cells)
@@ -82,16 +84,19 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
 
 def _changed(what: str | None, changes: list[str]) -> dict[str, object]:
     """Flat parameters of a file (or of nothing) with --set applied."""
-    from fastdllm.lab import yamlfile
-    file = yamlfile.read(Path(what)) if what else yamlfile.YamlFile(Path("options"), {}, {})
+    from fastdllm.lab.config import yaml_file
+    file = yaml_file.read(Path(what)) if what else yaml_file.YamlFile(Path("options"), {}, {})
     return file.set(changes).values
 
 
 def _generation_file(path: str | None, allow_code: bool, own_code: bool, flat: dict[str, object], experiment: str,
                      trace: int, force: bool, dry_run: bool) -> None:
     """The user's generation file under the same tasks, records and traces; one problem at a time, as it was used."""
-    from fastdllm.lab import foreign, generation_file, locks, single, status
-    from fastdllm.lab.evaluate import evaluate
+    from fastdllm.lab.config import single
+    from fastdllm.lab.evaluation.evaluate import evaluate
+    from fastdllm.lab.instrument import generation_file
+    from fastdllm.lab.jobs import status
+    from fastdllm.lab.records import external_code, locks
     if path is None:
         raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
     if own_code and trace:
@@ -109,7 +114,7 @@ def _generation_file(path: str | None, allow_code: bool, own_code: bool, flat: d
     except locks.Locked:
         raise
     except Exception as error:      # the file may raise anything
-        if foreign.read(directory):
+        if external_code.read(directory):
             status.fail(directory, f"{type(error).__name__}: {error}")
         raise
     typer.echo(f"{record.score()}, NFE {record.forwards} {record.nfe}\nrecord: {directory}")
@@ -117,29 +122,30 @@ def _generation_file(path: str | None, allow_code: bool, own_code: bool, flat: d
 
 def _notebook(what: str, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,
               profile: str, dry_run: bool) -> bool:
-    from fastdllm.lab import notebooks, single
+    from fastdllm.lab.jobs import notebook_run, notebooks
     notebook = notebooks.find(what)
-    values = single.read_parameters(notebook, params, changes)
+    values = notebook_run.read_parameters(notebook, params, changes)
     experiment = "notebooks" if experiment == "single" else experiment
-    directory = single.notebook_directory(notebook, experiment, Path(params).stem if params else "")
+    directory = notebook_run.notebook_directory(notebook, experiment, Path(params).stem if params else "")
     if submit:
         return _submit(notebook, params, changes, experiment, directory, force, profile, dry_run)
     if dry_run:
         typer.echo(f"would run {notebook.name} with {values or 'its own parameters'} -> {directory / notebook.name}")
         return True
-    return single.run_notebook(notebook, values, directory, force)
+    return notebook_run.run_notebook(notebook, values, directory, force)
 
 
 def _submit(path: Path, params: str | None, changes: list[str], experiment: str, target: Path, force: bool,
             profile: str, dry_run: bool) -> bool:
-    from fastdllm.lab import gridfile, submission
+    from fastdllm.lab.config import grid_file
+    from fastdllm.lab.jobs import submission
     command = ["run", str(path), "--experiment", experiment]
     if params:
         command += ["--params", str(Path(params).resolve())]
     for change in changes:
         command += ["--set", change]
     prepared = submission.plan_command(path.stem, [*command, *(["--force"] if force else [])], target,
-                                       gridfile.slurm_profile(profile))
+                                       grid_file.slurm_profile(profile))
     if dry_run:
         typer.echo(prepared.text)
     else:

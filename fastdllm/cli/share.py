@@ -19,7 +19,7 @@ def publish(names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", 
                                                  "each is named.")] = False,
             dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied.")] = False) -> None:
     """Copy summaries and executed notebooks, redacted, without samples and traces, to executed/published/."""
-    from fastdllm.report import publish as report
+    from fastdllm.share import publish as report
     failed = []
     for name in names:
         try:
@@ -37,7 +37,7 @@ def gallery(names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIME
             names_too: Annotated[bool, typer.Option("--no-redaction", help="Keep host, user and path names.")] = False
             ) -> None:
     """Render executed/ into one static site that opens from the file system, without a network."""
-    from fastdllm.report import gallery as report
+    from fastdllm.share import gallery as report
     site = report.build(names or None, output, redact=not names_too, say=typer.echo)
     typer.echo(f"open {site.index} ({site.size / 1e6:.1f} MB, {site.pages} pages)")
     for line in site.notes:
@@ -51,6 +51,6 @@ def import_results(folder: Annotated[Path, typer.Argument(help="An old results/ 
                    experiment: Annotated[str | None, typer.Option(help="Their place below executed/; default: what the "
                                                                   "folders say.")] = None) -> None:
     """Take over old results (summary.json, or the files of lm-evaluation-harness): imported, and never complete."""
-    from fastdllm.lab import imported
-    for line in imported.take(folder, experiment):
+    from fastdllm.lab.records import importer
+    for line in importer.take(folder, experiment):
         typer.echo(line)

@@ -16,6 +16,6 @@ def notebooks(smoke: Annotated[bool, typer.Option("--smoke", help="With the para
               jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once.")] = 2,
               force: Annotated[bool, typer.Option("--force", help="Also what is complete.")] = False) -> None:
     """Run every notebook: first the grids that they read, then the notebooks, what is missing only."""
-    from fastdllm.lab import suite
+    from fastdllm.lab.jobs import suite
     if not suite.run(smoke, only, jobs, force):
         raise typer.Exit(1)

@@ -1,1 +1,1 @@
-"""Statistics, tables, plots, the audit of results, widgets, the gallery: what a reader sees."""
+"""Reads records, runs nothing: results, tables, criteria, figures, pages."""

@@ -18,8 +18,10 @@ from typing import Literal
 
 import pandas as pd
 
-from fastdllm.lab.parameters import Criteria
-from fastdllm.report import show, stats, tables
+from fastdllm import stats
+from fastdllm.display import tables as show
+from fastdllm.lab.config.parameters import Criteria
+from fastdllm.report import tables
 from fastdllm.report.results import Results
 
 Outcome = Literal["confirmed", "rejected", "undecided"]

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastdllm.lab import files, records, status
-from fastdllm.lab.grid import GRID_FILE, Cell, Grid
-from fastdllm.lab.records import Record
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config.grid import GRID_FILE, Cell, Grid
+from fastdllm.lab.jobs import status
+from fastdllm.lab.records.record import Record
 from fastdllm.settings import Reuse
 
 
@@ -103,7 +104,7 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
     if not path.is_file():
         return None
     data = path.read_bytes()
-    if record.samples_sha256 is not None and files.sha256(data) != record.samples_sha256:
+    if record.samples_sha256 is not None and atomic.sha256(data) != record.samples_sha256:
         raise ValueError(f"{path}: these are not the samples that {records.SUMMARY} was made from; "
                          "allowed: records as they were written")
     rows = json.loads(b"[" + data.rstrip().replace(b"\n", b",") + b"]")    # half the time of a call per line

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-from fastdllm.report import published, stats
+from fastdllm import prior_results, stats
 from fastdllm.report.results import Outcomes, Results
 
 KINDS = ("prefill", "full", "small", "commit", "replay")
@@ -140,7 +140,7 @@ def published_table(batch: str, task: str, limit: int = 0, level: float = stats.
     Points lost have Newcombe's unpaired interval. A cell ran once, so its speed-up has the noise that the k=1 rows,
     one computation under three names, show among themselves (prediction interval on logs).
     """
-    rows = published.results().query("batch == @batch and task == @task and limit == @limit").reset_index(drop=True)
+    rows = prior_results.results().query("batch == @batch and task == @task and limit == @limit").reset_index(drop=True)
     if rows.empty:
         raise ValueError(f"batch={batch!r}, task={task!r}, limit={limit}; allowed: a table of published_results.csv")
     one = rows[rows["k"] == 1]
@@ -176,7 +176,7 @@ def rules_table(results: Results) -> pd.DataFrame:
 
 def against_published(results: Results) -> pd.DataFrame:
     """Measured baselines next to published scores. A limited run never stands beside a full one without its n."""
-    scores, sizes, rows = published.scores(), published.tasks(), []
+    scores, sizes, rows = prior_results.scores(), prior_results.tasks(), []
     for row in results.frame[results.frame["k"] == 1].drop_duplicates(["task", "limit", "key"]).itertuples():
         full = sizes["n_full"].get(row.task, math.nan)
         score = scores.get(row.task)
@@ -200,8 +200,8 @@ def _comparison(low: float, high: float, score: float | None, model: str, whole:
 
 def coverage(results: Results | None = None) -> pd.DataFrame:
     """Every benchmark of the suite: problems there are, published runs, what this grid has."""
-    log, rows = published.results(), []
-    for task, size in published.tasks().iterrows():
+    log, rows = prior_results.results(), []
+    for task, size in prior_results.tasks().iterrows():
         part = log[log["task"] == task]
         runs = [f"{batch}{f' limit {limit}' if limit else ''}: {len(group)} cells"
                 for (batch, limit), group in part.groupby(["batch", "limit"], sort=False)]

@@ -1,0 +1,262 @@
+"""Which switch of the historical code turns a good decoder into a bad one? (F of the log's checklist)
+
+Both decoders are opaque: only what a probe sees of them counts (lab/probe.py). The search composes
+candidates from the table of switches. It first finds the combination that behaves as the good one
+does, then walks from there to the bad one, always going on from the candidate that agrees with it
+longest, so that single causes are found in a few short runs and all combinations are tried before
+"none of the known switches" is said. A candidate is dropped at its first differing forward.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+from torch import nn
+
+from fastdllm.decode import Trace, generate_rows
+from fastdllm.decode.revisions import CHOICES, Revision
+from fastdllm.lab.instrument.probe import (
+    OBSERVABLES,
+    Decoder,
+    Parted,
+    Probe,
+    Run,
+    Seen,
+    attempt,
+    differences,
+    observe,
+)
+from fastdllm.model.lm import LM
+from fastdllm.model.network import Network
+from fastdllm.settings import Decoding, Reuse
+
+Choices = Mapping[str, tuple[object, ...]]
+Combination = tuple[object, ...]
+# Fault 4 shows in lockstep batches only; our loop has none, so that there is nothing to search for.
+ROWWISE: Choices = {switch: values for switch, values in CHOICES.items() if switch != "trim_caches"}
+
+
+def row_decoder(lm: LM, revision: str | Revision, reuse: Reuse, decoding: Decoding) -> Decoder:
+    """Our loop under a revision, as an opaque decoder: rows one after the other, layer by layer."""
+    def decode(prompts: list[list[int]]) -> list[list[int]]:
+        rows = list(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, batch_size=1,
+                                  trace=Trace()))      # with a trace, layers run one by one on every device
+        return [row.tokens for row in sorted(rows, key=lambda row: row.row)]
+    return decode
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two runs first differ, and in which observables from there on."""
+
+    group: int                     # index of the prompt (or of the prompts that ran together)
+    forward: int                   # index of the forward; behind the last one: the output
+    observables: tuple[str, ...]   # that differ at this forward
+    good: Seen | None
+    bad: Seen | None
+
+    def __str__(self) -> str:
+        where = self.bad or self.good
+        return f"prompt {self.group}, {where or f'forward {self.forward}: the end'}, in {', '.join(self.observables)}"
+
+
+def compare(a: Run, b: Run) -> tuple[Parting | None, dict[str, int]]:
+    """The first parting of two runs, and how many forwards (or outputs) differ in each observable."""
+    first: Parting | None = None
+    counts: dict[str, int] = dict.fromkeys(OBSERVABLES, 0)
+    for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
+        for index, (x, y) in enumerate(itertools.zip_longest(ours, theirs)):
+            found = differences(x, y)
+            for name in found:
+                counts[name] += 1
+            if found and first is None:
+                first = Parting(group, index, found, x, y)
+        ends = tuple(name for name, same in (("output tokens", a.tokens[group] == b.tokens[group]),
+                                             ("outcome", a.outcome[group] == b.outcome[group])) if not same)
+        for name in ends:
+            counts[name] += 1
+        if ends and first is None:
+            first = Parting(group, len(ours), ends, None, None)
+    return first, counts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the bisection found. `changes` maps a switch to (value in good, value in bad); None: no known switch."""
+
+    changes: dict[str, tuple[object, object]] | None
+    tokens_by: dict[str, tuple[object, object]] | None   # the smallest part of `changes` that makes the bad tokens
+    parting: Parting | None                              # of good and bad; None: nothing separates them
+    separates: tuple[str, ...]                           # observables that differ anywhere
+    tried: int
+    combinations: int
+    outcome: str                                         # how the bad decoder ended: "ended", or what it raised
+    table: pd.DataFrame = field(compare=False)           # one row per candidate that a reader may want to check
+
+    def __str__(self) -> str:
+        if self.parting is None:
+            return ("No observable separates the two decoders on these prompts"
+                    f"{'' if self.outcome == 'ended' else f', which both end in {self.outcome}'}.")
+        seen = f"They part at {self.parting}; over the whole run in {', '.join(self.separates)}."
+        if self.changes is None:
+            return (f"None of the known switches ({self.tried} of {self.combinations} combinations tried). {seen}")
+        text = f"{spell(self.changes)}. {seen}"
+        if "output tokens" not in self.separates:
+            return f"{text} No output token changes."
+        if self.tokens_by is not None and self.tokens_by != self.changes:
+            kind = "the interaction of" if len(self.tokens_by) > 1 else "the switch"
+            text += f" The tokens change by {kind} {spell(self.tokens_by)}."
+        return text
+
+
+def spell(changes: Mapping[str, tuple[object, object]]) -> str:
+    """`on_full_block: refresh -> bypass, ...`."""
+    return ", ".join(f"{switch}: {a} -> {b}" for switch, (a, b) in changes.items()) or "no switch"
+
+
+class Search:
+    """Runs candidates on the given prompts, each once and no further than needed."""
+
+    def __init__(self, candidate: Callable[[Revision], Decoder], groups: list[list[list[int]]], network: Network,
+                 layers: Sequence[nn.Module] | None, choices: Choices):
+        self.candidate, self.groups, self.network, self.layers = candidate, groups, network, layers
+        self.choices, self.tried = choices, 0
+
+    def revision(self, combination: Combination) -> Revision:
+        return replace(Revision("candidate"), **dict(zip(self.choices, combination, strict=True)))    # pyright: ignore
+
+    def agreement(self, combination: Combination, target: Run) -> tuple[int, tuple[str, ...]]:
+        """Forwards for which a candidate behaves as the target, and the observables in which it then differs."""
+        self.tried += 1
+        decoder, agreed = self.candidate(self.revision(combination)), 0
+        for group, prompts in enumerate(self.groups):
+            expected = target.seen[group]
+            try:
+                with Probe(self.network, self.layers, expect=expected) as probe:
+                    tokens, outcome = attempt(decoder, prompts)
+            except Parted as parted:
+                return agreed + parted.index, parted.observables
+            if len(probe.seen) < len(expected):
+                return agreed + len(probe.seen), ("forwards", "outcome")
+            wrong = (("output tokens",) * (tokens != target.tokens[group])
+                     + ("outcome",) * (outcome != target.outcome[group]))
+            if wrong:
+                return agreed + len(expected), wrong
+            agreed += len(expected)
+        return agreed, ()
+
+    def find(self, target: Run, start: Combination) -> Combination | None:
+        """Best first: the combination that behaves as the target in everything, nearest to `start`; or None."""
+        heap: list[tuple[int, int, int, Combination]] = []
+        seen, order = {start}, itertools.count()
+
+        def visit(combination: Combination) -> bool:
+            length, wrong = self.agreement(combination, target)
+            distance = sum(a != b for a, b in zip(combination, start, strict=True))
+            heapq.heappush(heap, (-length, distance, next(order), combination))
+            return not wrong
+
+        if visit(start):
+            return start
+        while heap:
+            *_, combination = heapq.heappop(heap)
+            for neighbour in neighbours(combination, self.choices):
+                if neighbour not in seen:
+                    seen.add(neighbour)
+                    if visit(neighbour):
+                        return self._shrink(neighbour, start, target)
+        return None
+
+    def _shrink(self, combination: Combination, start: Combination, target: Run) -> Combination:
+        """Undo every change that the target's behaviour does not need."""
+        for place, value in enumerate(start):
+            fewer = (*combination[:place], value, *combination[place + 1:])
+            if fewer != combination and not self.agreement(fewer, target)[1]:
+                combination = fewer
+        return combination
+
+    def run(self, combination: Combination) -> Run:
+        """A candidate's whole run."""
+        return observe(self.candidate(self.revision(combination)), self.groups, self.network, self.layers)
+
+
+def neighbours(combination: Combination, choices: Choices) -> list[Combination]:
+    """All combinations that differ in one switch."""
+    return [(*combination[:place], value, *combination[place + 1:])
+            for place, values in enumerate(choices.values()) for value in values if value != combination[place]]
+
+
+def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder], prompts: Sequence[list[int]],
+           network: Network, *, layers: Sequence[nn.Module] | None = None, choices: Choices = ROWWISE,
+           together: bool = False, tabulate: bool = True) -> Verdict:
+    """Name the switch, or the interaction of switches, that makes `bad` of `good`.
+
+    candidate: makes a decoder of a combination of switches. together: all prompts in one call (lockstep
+    decoders); otherwise one call for each. layers: as for `Probe`. tabulate: also run the candidates of
+    the table that a reader checks the verdict with.
+    """
+    groups = [list(prompts)] if together else [[prompt] for prompt in prompts]
+    first, second = (observe(decoder, groups, network, layers) for decoder in (good, bad))
+    parting, counts = compare(first, second)
+    separates = tuple(name for name in OBSERVABLES if counts[name])
+    search = Search(candidate, groups, network, layers, choices)
+    total = math.prod(len(values) for values in choices.values())
+    outcome = ", ".join(sorted(set(second.outcome)))
+    if parting is None:
+        return Verdict({}, {}, None, (), 0, total, outcome, pd.DataFrame())
+    defaults = tuple(Revision().switches()[switch] for switch in choices)
+    base = search.find(first, defaults)
+    target = search.find(second, defaults if base is None else base)
+    if base is None or target is None:
+        lost = {"bad": second} if base else {"good": first}
+        ways = [base or defaults, *neighbours(base or defaults, choices)] if tabulate else []
+        return Verdict(None, None, parting, separates, search.tried, total, outcome, table(search, lost, ways))
+    changed = [place for place in range(len(base)) if base[place] != target[place]]
+    tokens_by = smallest(search, base, target, changed, second) if counts["output tokens"] + counts["outcome"] else []
+    ways = [base, target, *(swap(base, target, [place]) for place in changed),
+            *(swap(target, base, [place]) for place in changed)]
+    names = list(choices)
+    return Verdict({names[p]: (base[p], target[p]) for p in changed},
+                   None if tokens_by is None else {names[p]: (base[p], target[p]) for p in tokens_by},
+                   parting, separates, search.tried, total, outcome,
+                   table(search, {"good": first, "bad": second}, list(dict.fromkeys(ways)) if tabulate else []))
+
+
+def swap(combination: Combination, other: Combination, places: Sequence[int]) -> Combination:
+    """`combination` with the values of `other` in some places."""
+    return tuple(other[p] if p in places else value for p, value in enumerate(combination))
+
+
+def smallest(search: Search, base: Combination, target: Combination, changed: list[int],
+             bad: Run) -> list[int] | None:
+    """The fewest of the changed switches that make the bad decoder's tokens (and outcome) out of the good one."""
+    for size in range(1, len(changed) + 1):
+        for places in itertools.combinations(changed, size):
+            run = search.run(swap(base, target, places))
+            if (run.tokens, run.outcome) == (bad.tokens, bad.outcome):
+                return list(places)
+    return None
+
+
+def table(search: Search, targets: Mapping[str, Run], combinations: Sequence[Combination]) -> pd.DataFrame:
+    """One row per candidate: its switches, and where it parts from each target and in what ("" is agreement)."""
+    rows = []
+    for combination in combinations:
+        run = search.run(combination)
+        row = dict(zip(search.choices, combination, strict=True))
+        row |= {"outcome": ", ".join(sorted(set(run.outcome)))}
+        for name, target in targets.items():
+            parting, counts = compare(target, run)
+            row[f"parts from {name}"] = "" if parting is None else f"prompt {parting.group}, forward {parting.forward}"
+            row[f"differs from {name} in"] = ", ".join(o for o in OBSERVABLES if counts[o])
+            row[f"tokens of {name}"] = run.tokens == target.tokens
+        rows.append(row)
+    return pd.DataFrame(rows)

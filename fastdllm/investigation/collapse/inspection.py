@@ -1,0 +1,157 @@
+"""Looks inside single decodes for phase 6: slices, block-cache entries, logits of reuse steps, where two loops part."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fastdllm.decode import Trace, denoise
+from fastdllm.decode.revisions import Revision
+from fastdllm.investigation.collapse.bisection import compare, row_decoder
+from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
+from fastdllm.lab.instrument.probe import Run, Seen, observe
+from fastdllm.lab.instrument.published_model import PublishedModel
+from fastdllm.model.lm import LM
+from fastdllm.settings import SUBSETS, Decoding, Reuse
+
+
+def look(lm: LM, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision) -> Run:
+    """Our loop seen from outside, prompt by prompt."""
+    return observe(row_decoder(lm, revision, reuse, decoding), [[prompt] for prompt in ids], lm.network)
+
+
+def slices(run: Run, small_block: int) -> pd.DataFrame:
+    """One row a small forward and reused layer: what replace_position was, what was served, what was written.
+
+    `right` says whether the served values are the ones that the layer once returned for these very positions:
+    found by comparing values, not by asking the code. `written` are the block positions whose keys changed.
+    """
+    rows = []
+    for group, seen in enumerate(run.seen):
+        for before, s in zip([None, *seen], seen, strict=False):
+            if s.kind != "small" or s.replace_position is None:
+                continue
+            for layer, call in enumerate(s.calls):
+                if not call.reused or call.source is None:
+                    continue
+                origin, offset = seen[call.source[0]], call.source[1]
+                wide = origin.replace_position is None
+                true = s.replace_position if wide else 0
+                same_place = wide or origin.replace_position == s.replace_position
+                rows.append({"prompt": group, "forward": s.index, "small_block": s.replace_position // small_block,
+                             "replace_position": s.replace_position, "layer": layer,
+                             "stored by": origin.kind, "slice_start": offset,
+                             "right": offset == true and same_place and origin.block == s.block,
+                             "written": written(before, s)})
+    return pd.DataFrame(rows, columns=["prompt", "forward", "small_block", "replace_position", "layer", "stored by",
+                                       "slice_start", "right", "written"])
+
+
+def written(before: Seen | None, after: Seen, layer: int = 0) -> str:
+    """Block positions "8-15" whose entry of a layer changed in a forward; "" if nothing is known or changed."""
+    if before is None or before.block_cache.shape != after.block_cache.shape or before.block != after.block:
+        return ""
+    changed = (before.block_cache[layer] != after.block_cache[layer]).any((0, 2)).nonzero()[0]
+    return f"{changed.min()}-{changed.max()}" if len(changed) else ""
+
+
+def cache_differences(a: Run, b: Run, tolerance: float = 1e-4) -> pd.DataFrame:
+    """Block-cache entries that differ between two runs, one row a forward and layer: positions, largest difference.
+
+    Forwards are compared in order, as long as both runs do the same kind of forward at the same place.
+    """
+    rows = []
+    for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
+        for x, y in zip(ours, theirs, strict=False):
+            if (x.kind, x.start, x.tokens) != (y.kind, y.start, y.tokens):
+                break
+            gap = np.abs(x.block_cache - y.block_cache)
+            gap = np.where(np.isnan(gap), np.inf, gap).max((1, 3))           # [layers, B]
+            size = np.abs(y.block_cache).max((1, 3))
+            differs = gap > tolerance * (1 + size)
+            rows += [{"prompt": group, "forward": x.index, "kind": x.kind, "layer": layer,
+                      "positions": int(differs[layer].sum()),
+                      "reused": x.calls[layer].reused or y.calls[layer].reused} for layer in range(len(differs))]
+    return pd.DataFrame(rows)
+
+
+def reuse_logits(lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, revision: str = "fixed") -> pd.DataFrame:
+    """One row a small forward that reused: how far its logits are from those of the forward it was served from.
+
+    `gap` is the largest difference over all positions but the first and the whole vocabulary, `first` the one at
+    the small block's first position (a small forward reads itself there; it is never masked then).
+    """
+    caught: list[torch.Tensor] = []
+    hook = lm.network.lm_head.register_forward_hook(lambda _m, _i, out: caught.append(out[0].float().clone()))
+    logits: dict[int, torch.Tensor] = {}
+    trace, kinds = Trace(), {}
+    try:
+        for index, step in enumerate(denoise(lm, [ids], decoding=decoding, reuse=reuse, revision=revision,
+                                             trace=trace)):
+            kinds[index] = step
+            if caught:
+                logits[index] = caught.pop()      # [positions read, vocab]
+    finally:
+        hook.remove()
+    rows = []
+    frame = trace.frame()
+    for served in frame[frame.decision == "reuse"].groupby("forward").first().reset_index().itertuples():
+        now, then = logits[served.forward], logits[int(served.served_forward)]
+        if kinds[served.forward].small_block != kinds[int(served.served_forward)].small_block:
+            continue
+        gap = (now - then).abs().amax(-1)
+        rows.append({"forward": served.forward, "kind": served.kind, "served from": int(served.served_forward),
+                     "gap": float(gap[1:].max()), "first": float(gap[0]),
+                     "size": float(then.abs().max())})
+    return pd.DataFrame(rows)
+
+
+def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse,
+                 revision: str) -> pd.DataFrame:
+    """A user's generation file and an emulated revision, prompt by prompt: what agrees, and where they part."""
+    model = PublishedModel(lm.network)
+    groups = [[prompt] for prompt in ids]
+    theirs = observe(decoder(file, lm, decoding, reuse, model), groups, lm.network, list(model.model.layers))
+    ours = observe(row_decoder(lm, revision, reuse, decoding), groups, lm.network)
+    rows = []
+    for index in range(len(ids)):
+        one = [Run([run.seen[index]], [run.tokens[index]], [run.outcome[index]]) for run in (theirs, ours)]
+        parting, counts = compare(*one)
+        rows.append({"prompt": index, "tokens of the file": sum(map(len, theirs.tokens[index])),
+                     f"tokens of {revision}": sum(map(len, ours.tokens[index])),
+                     "same tokens": theirs.tokens[index] == ours.tokens[index],
+                     "forwards of the file": len(theirs.seen[index]), f"forwards of {revision}": len(ours.seen[index]),
+                     "how the file ended": theirs.outcome[index],
+                     "first parting": "" if parting is None else str(parting.bad or parting.good or "the end"),
+                     "differs in": ", ".join(name for name, count in counts.items() if count)})
+    return pd.DataFrame(rows)
+
+
+def golden_cases(lm: LM, directory: Path, policy: str, most: int = 0) -> pd.DataFrame:
+    """Replay the golden cases of the published reuse (k >= 2, one row) with a policy in our loop.
+
+    They were recorded from the published code on the checkpoint's own modelling code, so whether a policy
+    reproduces them says how that code behaves. `most` > 0 takes only so many.
+    """
+    data = json.loads((directory / "golden.json").read_text())
+    cases = [c for c in data["cases"] if c["variant"] == "run2" and c["k"] > 1 and c["subset"] in SUBSETS
+             and len(data["prompts"][c["prompt"]]["rows"]) == 1]
+    rows, mask = [], lm.config.vocab_size - 1      # its README: mask 511 of 512
+    for case in cases[:most or None]:
+        stop = case["stop_token"]
+        decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=mask,
+                            small_block=case["small_block_size"], stop_ids=() if stop == 9999 else (stop,))
+        decode = row_decoder(lm, "26d6179", Reuse(k=case["k"], layers=case["subset"], policy=policy), decoding)
+        got, want = decode(data["prompts"][case["prompt"]]["rows"])[0], case["generated"][0]
+        same = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
+        rows.append({"case": case["id"], "k": case["k"], "layers": case["subset"], "tokens": len(got),
+                     "reproduced": got == want[:len(got)], "same up to token": same})
+    return pd.DataFrame(rows)

@@ -1,0 +1,210 @@
+"""Phase 6 of the log: what its notebooks compute. Records of params/phase6.yml, traces, and single looks inside."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fastdllm import stats, tasks
+from fastdllm.decode import Trace, generate, generate_rows
+from fastdllm.decode.revisions import Revision
+from fastdllm.lab import records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.evaluation.evaluate import evaluate
+from fastdllm.lab.jobs import runner
+from fastdllm.lab.records.locks import Locked
+from fastdllm.model.lm import LM
+from fastdllm.settings import Decoding, Reuse
+
+WAIT = 2.0      # seconds between looks at a cell that another process runs
+NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1, collapsed)", "26d6179": "26d6179 (Run 2)",
+         "26d6179+full_block_every_k=true": "26d6179 + full block every k",
+         "26d6179+run_skipped=true": "26d6179 + skipped layers run"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Cells of a grid: one row each in `frame`, and per cell whether each problem was solved, in the task's order."""
+
+    frame: pd.DataFrame
+    correct: dict[str, np.ndarray]
+    cells: dict[str, Cell]
+
+    def first(self, n: int) -> pd.DataFrame:
+        """The same table as if the grid had run on the first n problems only (the log's `--limit n`)."""
+        frame = self.frame.copy()
+        for index, config in frame["config"].items():
+            right = self.correct[config][:n]
+            low, high = stats.wilson(int(right.sum()), len(right))
+            frame.loc[index, ["n", "correct", "accuracy", "low", "high"]] = (
+                len(right), int(right.sum()), right.mean(), low, high)
+        return frame
+
+    def pick(self, revision: str, k: int, layers: str, policy: str = "output") -> str:
+        """The name of a cell. For k=1 the layers don't matter."""
+        frame = self.frame
+        found = frame[(frame.revision == revision) & (frame.k == k) & ((frame.layers == layers) | (frame.k == 1))
+                      & ((frame.policy == policy) | (frame.k == 1))]
+        if found.empty:
+            raise ValueError(f"cell: revision={revision}, k={k}, layers={layers}, policy={policy}; allowed: "
+                             f"{', '.join(frame.config)}")
+        return str(found.config.iloc[0])
+
+
+def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limit: int = 0, ks: Sequence[int] = (),
+            subsets: Sequence[str] = (), policies: Sequence[str] = (), output: str = "",
+            say: Callable[[str], None] = print) -> Results:
+    """The records of a grid; what is missing or stale is run here. Empty arguments mean all, 0 the file's limit.
+
+    k=1 is run once a revision, whatever the subset. A cell that another process works on is waited for.
+    """
+    changes = [f"{name}={value}" for name, value in (("model", model), ("limit", limit), ("output", output)) if value]
+    grid = grid_file.load(params, changes)
+    found: dict[str, list[Cell]] = {}
+    for cell in grid.cells():
+        reuse = cell.parameters.reuse
+        if ((not revisions or cell.parameters.revision in revisions) and (not ks or reuse.k in ks)
+                and (not subsets or reuse.layers in subsets or reuse.k == 1)
+                and (not policies or Path(reuse.policy).stem in policies or reuse.k == 1)):
+            found.setdefault(cell.parameters.key(), []).append(cell)
+    rows, correct, cells = [], {}, {}
+    for first, *others in found.values():
+        record = _record(first, grid.record.trace, say)
+        for other in others:
+            if not (other.directory / records.SUMMARY).exists():
+                runner.share(first, other)
+        samples = records.samples(first.directory)
+        rows.append(record)
+        correct[first.name] = np.array([row[record.metric] for row in samples["correct"]], int)
+        cells[first.name] = first
+    frame = records.frame(rows)
+    frame["config"] = list(correct)
+    frame["name"] = [name(row.revision, row.policy) for row in frame.itertuples()]
+    return Results(frame, correct, cells)
+
+
+def _record(cell: Cell, trace: int, say: Callable[[str], None]) -> records.Record:
+    while True:
+        try:
+            began = time.perf_counter()
+            record = evaluate(cell.parameters, cell.directory, experiment=cell.experiment, config=cell.name,
+                              trace=trace, say=lambda _: None)
+        except Locked:
+            time.sleep(WAIT)
+            continue
+        if (seconds := time.perf_counter() - began) > 1:
+            say(f"{cell.name}: ran {record.n} problems in {seconds:.0f} s")
+        return record
+
+
+def name(revision: str, policy: str) -> str:
+    """How a revision (or a policy of one's own) is called in tables and figures."""
+    return f"{revision} + slice frozen at 0" if policy == "frozen_slice" else NAMES.get(revision, revision)
+
+
+def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in percent with its interval, one row a revision, one column a cell of the log's grid."""
+    table = frame.assign(cell=[f"k{row.k}" if row.k == 1 else f"k{row.k} {row.layers}" for row in frame.itertuples()],
+                         text=[f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})" for row in frame.itertuples()])
+    order = list(dict.fromkeys(table.sort_values(["k"], kind="stable").cell))
+    return table.pivot(index="name", columns="cell", values="text").reindex(columns=order)
+
+
+def against(found: Results, revision: str, other: str, policy: str = "output") -> pd.DataFrame:
+    """Every k >= 2 cell of `other` against the same cell of `revision`, on the same problems; p after Holm."""
+    rows = []
+    cells = found.frame[(found.frame.revision == other) & (found.frame.k > 1) & (found.frame.policy == policy)]
+    for row in cells.itertuples():
+        pair = stats.compare_paired(found.correct[found.pick(revision, row.k, row.layers)], found.correct[row.config])
+        rows.append({"k": row.k, "layers": row.layers, "n": pair.n, "lost": pair.lost, "gained": pair.gained,
+                     "points": 100 * pair.difference, "low": 100 * pair.low, "high": 100 * pair.high, "p": pair.p})
+    frame = pd.DataFrame(rows)
+    return frame.assign(p_holm=stats.holm(frame["p"])) if len(frame) else frame
+
+
+def across_subsets(found: Results, revision: str) -> pd.DataFrame:
+    """Per k: do the subsets agree? Problems answered differently, tokens, and the largest gap in points."""
+    rows = []
+    cells = found.frame[(found.frame.revision == revision) & (found.frame.policy == "output") & (found.frame.k > 1)]
+    for k, group in cells.groupby("k"):
+        right = np.stack([found.correct[config] for config in group.config])
+        rows.append({"k": k, "subsets": len(group), "n": right.shape[1],
+                     "answers that differ": int((right != right[0]).any(0).sum()),
+                     "gap in points": 100 * float(right.mean(1).max() - right.mean(1).min()),
+                     "tokens": ", ".join(map(str, group.tokens))})
+    return pd.DataFrame(rows)
+
+
+def power_table(good: float, bad: Iterable[float], ns: Sequence[int]) -> pd.DataFrame:
+    """Power to tell `good` from each of `bad` (fractions) with n problems each, and the n for 80 %."""
+    return pd.DataFrame([{"from": good, "to": p, "points": 100 * (p - good), **{f"n={n}": stats.power(good, p, n)
+                                                                               for n in ns},
+                          "n for 80 %": stats.n_needed(good, p)} for p in bad if p != good])
+
+
+def prompts(lm: LM, task: str, n: int, longest: int = 0) -> list[list[int]]:
+    """The first n prompts of a task as token ids; made-up ids for a checkpoint without tokenizer."""
+    if lm.tokenizer is None:
+        draw = np.random.default_rng(0)
+        top = min(i for i in (lm.mask_id, *lm.stop_ids, lm.config.vocab_size) if i is not None)
+        return [draw.integers(0, top, size=9 + 13 * i).tolist() for i in range(n)]
+    found = [lm.encode(problem.prompt) for problem in tasks.get(task).problems(n)]      # pyright: ignore
+    return [ids[:longest] if longest else ids for ids in found]
+
+
+def traced(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision,
+           distance: bool = False) -> pd.DataFrame:
+    """The trace of some prompts, one after the other (so that each forward is one row's)."""
+    trace = Trace(distance=distance)
+    for _ in generate_rows(lm, ids, decoding=decoding, reuse=reuse, revision=revision, batch_size=1, trace=trace):
+        pass
+    return trace.frame()
+
+
+def staleness(trace: pd.DataFrame) -> pd.DataFrame:
+    """What was served, one row a denoising forward that reused: age in steps, changed positions, from where."""
+    served = trace[trace.decision == "reuse"].groupby(["row", "forward"], sort=True).first().reset_index()
+    return served.assign(age=served.forward - served.served_forward,
+                         other_block=served.block != served.served_block,
+                         other_small_block=(served.block == served.served_block) & (served.served_kind == "small")
+                         & (served.small_block != served.served_small_block),
+                         share_changed=served.changed / (served.slice_stop - served.slice_start))
+
+
+def stale_summary(trace: pd.DataFrame) -> dict[str, float]:
+    """Means over the forwards that reused something, for a table of revisions."""
+    served = staleness(trace)
+    forwards = trace[trace.kind.isin(["full", "small"])].groupby(["row", "forward"]).ngroups
+    if served.empty:
+        return {"denoising forwards": forwards, "reusing": 0}
+    return {"denoising forwards": forwards, "reusing": len(served), "age in forwards": float(served.age.mean()),
+            "changed positions": float(served.changed.mean()),
+            "from another small block": float(served.other_small_block.mean()),
+            "from another block": float(served.other_block.mean())}
+
+
+def tokens_of(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision = "fixed",
+              batch_size: int = 1) -> list[list[int]]:
+    """Generated tokens of some prompts."""
+    return generate(lm, ids, decoding=decoding, reuse=reuse, revision=revision, batch_size=batch_size).tokens
+
+
+def spot_check(lm: LM, found: Results, config: str, n: int) -> pd.DataFrame:
+    """Decode the first n problems of a cell again and compare with its record's tokens."""
+    cell = found.cells[config]
+    samples, record = records.samples(cell.directory).head(n), records.read(cell.directory)
+    parameters = record.parameters
+    every = tasks.get(parameters.task).problems(parameters.limit)[:n]
+    again = generate(lm, [problem.prompt for problem in every], decoding=parameters.decoding, reuse=parameters.reuse,
+                     revision=parameters.revision, batch_size=parameters.batch_size)
+    return pd.DataFrame({"id": samples.id, "tokens": samples.tokens, "decoded again": [len(t) for t in again.tokens],
+                         "same tokens": [list(a) == b for a, b in zip(samples.token_ids, again.tokens, strict=True)]})

@@ -1,0 +1,229 @@
+"""Figures of the phase 6 notebooks. Colours are told apart with every kind of colour vision (plots.py)."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from fastdllm import stats
+from fastdllm.decode import Step
+from fastdllm.display.figures import COLORS, GREY, MARKERS, style
+from fastdllm.model.lm import LM
+
+DECISIONS = {"recompute": "#D5E8F5", "reuse": "#E69F00", "fallback": "#CC79A7", "bypass": "#EEEEEE"}
+CELLS = [(1, "")] + [(k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]
+
+
+def denoise_figure(steps: Sequence[Step], lm: LM) -> Figure:
+    """One block: a line per step, a column per position, coloured by the confidence with which it was unmasked."""
+    shown = [step for step in steps if step.small_block is not None]
+    width = len(shown[0].tokens)
+    image = np.full((len(shown), width), np.nan)
+    figure, axes = plt.subplots(figsize=(min(14, 0.42 * width + 2), 0.3 * len(shown) + 1.2), layout="constrained")
+    for i, step in enumerate(shown):
+        for position in range(width):
+            if step.unmasked[position]:
+                image[i, position] = step.confidence[position]
+                text = lm.decode([step.tokens[position]]).replace("\n", "↵").replace(" ", "␣") or "·"
+                axes.text(position, i, text, ha="center", va="center", fontsize=8,
+                          color="white" if step.confidence[position] < 0.6 else "black")
+    mesh = axes.imshow(image, aspect="auto", cmap="cividis", vmin=0, vmax=1)
+    small = {step.small_block for step in shown}
+    for edge in range(1, len(small)):
+        axes.axvline(edge * width / len(small) - 0.5, color=GREY, linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [f"{step.step} {step.kind}" for step in shown], fontsize=8)
+    axes.set_xlabel("position in the block (lines: small blocks)")
+    axes.set_ylabel("step, kind of forward")
+    figure.colorbar(mesh, label="confidence when unmasked", shrink=0.7)
+    return figure
+
+
+def revisions_figure(frame: pd.DataFrame, title: str = "", published: pd.DataFrame | None = None) -> Figure:
+    """Accuracy with its interval over the cells of the log's grid, one panel a revision; hollow: published."""
+    names = list(dict.fromkeys(frame["name"]))
+    figure, panels = plt.subplots(1, len(names), figsize=(min(15, 3.1 * len(names) + 0.8), 3.4), sharey=True,
+                                  squeeze=False, layout="constrained")
+    for axes, name in zip(panels[0], names, strict=True):
+        _cells(axes, frame[frame.name == name])
+        if published is not None and (theirs := published[published.name == name]).size:
+            _cells(axes, theirs, hollow=True)
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks(range(len(CELLS)), [f"k{k}\n{layers}" for k, layers in CELLS], fontsize=7.5)
+        axes.set_xlim(-0.6, len(CELLS) - 0.4)
+        style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
+        axes.grid(axis="x", visible=False)
+    panels[0][0].set_ylim(-3, 103)
+    n = sorted(set(frame["n"].astype(int)))
+    panels[0][0].set_ylabel(f"accuracy %, 95 % interval, n = {', '.join(map(str, n))}")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _cells(axes: Axes, rows: pd.DataFrame, hollow: bool = False) -> None:
+    for row in rows.itertuples():
+        layers = "" if row.k == 1 else row.layers
+        at = CELLS.index((row.k, layers)) + (0.25 if hollow else 0.0)
+        value, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
+        axes.errorbar(at, value, yerr=[[max(0, value - low)], [max(0, high - value)]], fmt=MARKERS[layers],
+                      color=COLORS[layers], markersize=6, capsize=2, linewidth=1.2,
+                      markerfacecolor="white" if hollow else COLORS[layers], alpha=0.6 if hollow else 1.0)
+
+
+def layer_step_figure(trace: pd.DataFrame, row: int = 0) -> Figure:
+    """Heat maps layer x forward of one row: the decision, the age of what was served, the positions changed since."""
+    one = trace[trace.row == row].assign(age=lambda f: (f.forward - f.served_forward).astype("Float64"))
+    figure, panels = plt.subplots(3, 1, figsize=(12, 7), sharex=True, layout="constrained")
+    codes = {name: code for code, name in enumerate(DECISIONS)}
+    _heat(panels[0], one.assign(code=one.decision.map(codes)), "code", ListedColormap(list(DECISIONS.values())),
+          0, len(codes) - 1)
+    for name, color in DECISIONS.items():
+        panels[0].scatter([], [], marker="s", color=color, edgecolor=GREY, linewidth=0.5, label=name)
+    panels[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+    panels[0].set_title("decision", fontsize=9)
+    for axes, column, label in ((panels[1], "age", "age: forwards since it was computed"),
+                                (panels[2], "changed", "positions whose token changed since")):
+        mesh = _heat(axes, one, column, "cividis")
+        axes.set_title(label, fontsize=9)
+        figure.colorbar(mesh, ax=axes, shrink=0.85)
+    panels[2].set_xlabel("forward of the row (dotted: a new block)")
+    return figure
+
+
+def _heat(axes: Axes, rows: pd.DataFrame, column: str, cmap: object, low: float | None = None,
+          high: float | None = None):
+    table = rows.pivot(index="layer", columns="forward", values=column).astype(float)
+    layers, forwards = table.index.to_numpy(), table.columns.to_numpy()
+    whole = table.reindex(index=range(layers.min(), layers.max() + 1),
+                          columns=range(forwards.min(), forwards.max() + 1))
+    mesh = axes.imshow(whole, aspect="auto", origin="lower", cmap=cmap, vmin=low, vmax=high, interpolation="nearest",
+                       extent=(forwards.min() - 0.5, forwards.max() + 0.5, layers.min() - 0.5, layers.max() + 0.5))
+    for start in rows.groupby("block").forward.min().iloc[1:]:
+        axes.axvline(start - 0.5, color="black", linewidth=0.8, linestyle=":")
+    axes.set_ylabel("layer")
+    return mesh
+
+
+def served_figure(served: pd.DataFrame) -> Figure:
+    """Served from: where a small block (column) got its stored outputs (row), one panel per value of `name`.
+
+    Everything off the diagonal was computed for other positions.
+    """
+    names = list(dict.fromkeys(served["name"])) if "name" in served and len(served) else [""]
+    places = {name: _places(served[served["name"] == name] if name else served) for name in names}
+    labels = sorted({place for here, there in places.values() for place in (*here, *there)},
+                    key=lambda text: tuple(map(int, text.split("."))))
+    counts = {name: np.zeros((len(labels), len(labels))) for name in names}
+    for name, (here, there) in places.items():
+        for a, b in zip(here, there, strict=True):
+            counts[name][labels.index(b), labels.index(a)] += 1
+    most = max((count.max(initial=1) for count in counts.values()), default=1)       # one scale for all panels
+    figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names) + 0.8, 4.4), squeeze=False,
+                                  layout="constrained")
+    for axes, name in zip(panels[0], names, strict=True):
+        here, there = places[name]
+        if not here:
+            axes.set_title("nothing was reused on these prompts", fontsize=9)
+            continue
+        mesh = axes.imshow(np.where(counts[name], counts[name], np.nan), cmap="cividis", origin="lower", vmin=1,
+                           vmax=most)
+        axes.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=GREY, linewidth=0.7)
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7)
+        axes.set_xlabel("served to: block.small block")
+        axes.set_ylabel("computed for: block.small block")
+        off = float((np.array(here) != np.array(there)).mean())
+        axes.set_title(f"{name}\n{off:.0%} of {len(here)} served from elsewhere", fontsize=9)
+        figure.colorbar(mesh, ax=axes, label="forwards", shrink=0.8)
+    return figure
+
+
+def _places(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """`block.small block` that each reusing forward stands at, and the one whose output it was served."""
+    if rows.empty:
+        return [], []
+    here = [f"{b}.{s}" for b, s in zip(rows.block, rows.small_block, strict=True)]
+    wide = rows.served_kind == "full"
+    there = [f"{b}.{s}" for b, s in zip(rows.served_block, rows.small_block.where(wide, rows.served_small_block),
+                                        strict=True)]
+    return here, there
+
+
+def distance_figure(trace: pd.DataFrame) -> Figure:
+    """Distance |served - fresh| / |fresh| by layer and by changed positions."""
+    served = trace[trace.decision == "reuse"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    by_layer = served.groupby("layer").distance.quantile([0.1, 0.5, 0.9]).unstack()
+    left.fill_between(by_layer.index, by_layer[0.1], by_layer[0.9], color="#D5E8F5", label="10 to 90 %")
+    left.plot(by_layer.index, by_layer[0.5], color=COLORS["first"], marker="o", markersize=4, label="median")
+    left.set_xlabel("layer")
+    left.set_ylabel("distance to the fresh output")
+    left.legend(frameon=False, fontsize=8)
+    first = served[served.layer == served.layer.min()]      # the others see only what it serves
+    groups = [(int(c), g.distance.dropna()) for c, g in first.groupby("changed")]
+    if groups:
+        right.boxplot([g for _, g in groups], positions=[c for c, _ in groups], showfliers=False, widths=0.6)
+    right.set_xlabel("positions changed since it was computed; first reused layer")
+    for axes in (left, right):
+        style(axes)
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def cache_figure(differences: pd.DataFrame) -> Figure:
+    """Block-cache entries that differ, layer x forward of the first prompt; grey: reused layers' rows start and end."""
+    one = differences[differences.prompt == 0]
+    figure, axes = plt.subplots(figsize=(11, 3.8), layout="constrained")
+    table = one.pivot(index="layer", columns="forward", values="positions")
+    mesh = axes.imshow(table.where(table > 0), aspect="auto", origin="lower", cmap="cividis", interpolation="nearest")
+    reused = one[one.reused].layer
+    for edge in (reused.min() - 0.5, reused.max() + 0.5) if len(reused) else ():
+        axes.axhline(edge, color=GREY, linewidth=0.9, linestyle="--")
+    axes.set_xlabel("forward")
+    axes.set_ylabel("layer (between the dashes: reused ones)")
+    figure.colorbar(mesh, label="positions whose entry differs")
+    return figure
+
+
+def power_figure(pairs: Sequence[tuple[float, float, str]], ns: Sequence[int], marks: Sequence[int] = (10,)) -> Figure:
+    """Power against n for pairs of accuracies (good, bad, label); dotted lines at the n in `marks`."""
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for (good, bad, label), color in zip(pairs, list(COLORS.values()) * 3, strict=False):
+        axes.plot(ns, [100 * stats.power(good, bad, n) for n in ns], color=color, label=label)
+    for mark in marks:
+        axes.axvline(mark, color=GREY, linestyle=":")
+        axes.text(mark, 101, f"n = {mark}", fontsize=8, ha="center")
+    axes.axhline(80, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 108)
+    axes.set_xlabel("problems per configuration")
+    axes.set_ylabel("power %")
+    axes.legend(frameon=False, fontsize=8)
+    style(axes)
+    return figure
+
+
+def similarity_figure(table: pd.DataFrame, by: str, what: str = "output") -> Figure:
+    """Median cosine, layer x `by` (position, step ...), one panel a lag; `what` is output or residual."""
+    lags = sorted(table.lag.unique())
+    figure, panels = plt.subplots(1, len(lags), figsize=(3.9 * len(lags) + 0.8, 4.2), sharey=True, squeeze=False,
+                                  layout="constrained")
+    for axes, lag in zip(panels[0], lags, strict=True):
+        values = table[table.lag == lag].groupby(["layer", by])[what].median().unstack()
+        mesh = axes.imshow(values, aspect="auto", origin="lower", cmap="cividis",
+                           vmin=min(0.0, float(values.min().min())), vmax=1,
+                           extent=(values.columns.min() - 0.5, values.columns.max() + 0.5, -0.5,
+                                   values.index.max() + 0.5))
+        axes.set_title(f"{lag} step{'s' if lag > 1 else ''} before", fontsize=9)
+        axes.set_xlabel({"position": "position in the small block", "step": "step of the block"}.get(by, by))
+    panels[0][0].set_ylabel("layer")
+    figure.colorbar(mesh, ax=panels[0].tolist(), label=f"median cosine of the {what}")
+    return figure

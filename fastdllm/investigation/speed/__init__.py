@@ -1,0 +1,1 @@
+"""What a forward costs: cost model, GPU measurements, throughput, Pareto fronts, sweeps."""

@@ -1,0 +1,177 @@
+"""Throughput, taken apart: what a forward costs, what reuse can save at most, and what happened in January."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportReturnType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+import fastdllm
+from fastdllm import Decoding, Reuse, prior_results, stats
+from fastdllm.display.figures import COLORS, GREY, MARKERS, style
+from fastdllm.investigation.speed import cost_model
+from fastdllm.investigation.speed.pareto import LAYERS, SHAPE_7B
+from fastdllm.tasks import get
+
+BLUE, ORANGE = "#0072B2", "#E69F00"
+SETTINGS = [("k=1", "fixed", Reuse())] + [
+    (f"k={k} {policy}", "fixed", Reuse(k=k, layers="middle", policy=policy))
+    for policy in ("output", "replay") for k in (2, 3)] + [
+    (f"k={k} of January", "8e18baac", Reuse(k=k, layers="middle")) for k in (2, 3)] + [
+    ("k=1 of January", "8e18baac", Reuse())]
+
+
+def mixes(problems: int, threshold: float, model: str = "tiny") -> pd.DataFrame:
+    """Forwards by kind that `problems` held-out problems need here, for k = 1, 2, 3 and January's code, and the
+    predicted time of the same forwards at the 7B shape. January's skipped layers ran: they save nothing there.
+    """
+    lm = fastdllm.load(model)
+    prompts = [problem.prompt for problem in get("arithmetic").problems(problems)]
+    rows = []
+    for name, revision, reuse in SETTINGS:
+        out = fastdllm.generate(lm, prompts, decoding=Decoding(threshold=threshold, max_new_tokens=128), reuse=reuse,
+                                revision=revision, batch_size=16)
+        total = {kind: sum(row[kind] for row in out.nfe) for kind in out.nfe[0]}
+        calls = sum(row.decisions["reuse"] for row in out.rows)
+        saved = calls / LAYERS if revision == "fixed" and reuse.policy != "replay" else 0.0
+        mix = cost_model.Mix(total["full"], total["small"], total["commit"] + total["prefill"], reused_small=saved)
+        replayed = total["replay"] * cost_model.REPLAY_SECONDS
+        tokens = sum(map(len, out.tokens))
+        rows.append({"run": name, "tokens": tokens, **total, "layer calls reused": calls,
+                     "reused_share": (saved or total["replay"]) / max(1, sum(total.values())),
+                     "h200": cost_model.run_seconds(cost_model.H200, SHAPE_7B, mix) + replayed,
+                     "rtx": cost_model.run_seconds(cost_model.RTX_6000, SHAPE_7B, mix) + replayed})
+    table = pd.DataFrame(rows)
+    for card in ("h200", "rtx"):
+        table[f"{card}_speed"] = table["tokens"] / table[card]
+    table.attrs = {"problems": problems, "threshold": threshold}
+    return table
+
+
+def january() -> pd.DataFrame:
+    """January's nine GSM8K cells with their node, and the ratio to k=1 on the same node where there is one."""
+    table = prior_results.results()
+    table = table[(table["batch"] == "jan_full") & (table["task"] == "gsm8k")].reset_index(drop=True)
+    base = table[table["k"] == 1].set_index("node")["tokens_per_s"]
+    table["ratio"] = table["tokens_per_s"] / table["node"].map(base)
+    return table
+
+
+def ceilings(table: pd.DataFrame) -> Figure:
+    """Largest possible speed-up against the share of forwards that reuse 12 of 28 layers, and where the runs lie."""
+    drawn, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    share = np.linspace(0, 0.7, 50)
+    axis.plot(share, [cost_model.ceiling(SHAPE_7B, value) for value in share], color=GREY,
+              label="12 of 28 layers skipped: only bytes count")
+    axis.plot(share, 1 / (1 - share), color=GREY, linestyle="--", label="whole forward skipped (replay)")
+    base = table.loc[table["run"] == "k=1", "h200_speed"].iloc[0]
+    reused = (table["layer calls reused"] + table["replay"] > 0) & ~table["run"].str.contains("January")
+    for row in table[reused].itertuples():
+        axis.scatter(row.reused_share, row.h200_speed / base, color=BLUE if "output" in row.run else ORANGE, zorder=3)
+        axis.annotate(row.run, (row.reused_share, row.h200_speed / base), xytext=(6, -10), textcoords="offset points",
+                      fontsize=8.5)
+    axis.axhline(1, color=GREY, linewidth=0.7)
+    axis.set(xlabel="share of forwards that reuse", ylabel="speed-up in tokens/s", ylim=(0.85, 2.0))
+    axis.legend(frameon=False, fontsize=8.5)
+    style(axis)
+    return drawn
+
+
+def predictions(table: pd.DataFrame) -> pd.DataFrame:
+    """The mixes as text, with predicted tokens/s."""
+    base = table[table["run"] == "k=1"].iloc[0]
+    return pd.DataFrame({
+        "run": table["run"], "tokens": table["tokens"], "full": table["full"], "small": table["small"],
+        "commit": table["commit"], "replayed": table["replay"], "layer calls reused": table["layer calls reused"],
+        "H200 tokens/s": table["h200_speed"].map("{:.0f}".format),
+        "against k=1": (table["h200_speed"] / base["h200_speed"]).map("{:.2f}x".format),
+        "RTX 6000 tokens/s": table["rtx_speed"].map("{:.0f}".format)})
+
+
+def january_figure(table: pd.DataFrame) -> Figure:
+    """January's tokens/s by node: what was compared with what."""
+    drawn, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    nodes = sorted(table["node"].unique())
+    for row in table.itertuples():
+        at = nodes.index(row.node) + {1: -0.2, 2: 0.0, 3: 0.2}[row.k]
+        axis.scatter(at, row.tokens_per_s, color=COLORS[row.layers], marker=MARKERS[row.layers], zorder=3)
+        axis.annotate(f"k{row.k}", (at, row.tokens_per_s), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    for layers in ("first", "middle", "last"):
+        axis.scatter([], [], color=COLORS[layers], marker=MARKERS[layers], label=layers)
+    axis.set_xticks(range(len(nodes)), nodes)
+    axis.set(ylabel="tokens/s (GSM8K, 1319 problems)", ylim=(0, 1.15 * table["tokens_per_s"].max()),
+             xlim=(-0.5, len(nodes) - 0.5))
+    axis.legend(frameon=False, loc="lower left")
+    style(axis).grid(axis="y", color="#dddddd", linewidth=0.7)
+    return drawn
+
+
+def measured_runs(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any]) -> str:
+    """What was measured on the GPU; Markdown."""
+    one = forwards[(forwards["batch"] == 1) & (forwards["layers"] == 28)].groupby("kind")["share_of_copy"].mean()
+    batches = (forwards.loc[forwards["batch"] > 1, "predicted_ms"] / forwards.loc[forwards["batch"] > 1, "ms"] - 1)
+    ours = runs[(runs["executor"] == "fast") & (runs["k"] == 1)].set_index("batch")
+    plain = runs[(runs["network"] == "PlainNetwork") & (runs["k"] == 1)]
+    times = next(times for times in plain["ms_by_kind"] if times)
+    alike = plain.loc[plain["note"].notna(), "tokens_per_second"].iloc[0]
+    then, speed = loop["published"], ours["tokens_per_second"]
+    kinds = ("full", "small", "commit")
+    return (
+        f"**Time of a token.** On the {forwards.attrs['device']} a forward of the 7B shape at batch 1 runs at "
+        f"{one['full']:.0%} (full) and {one['small']:.0%} (small) of the copy bandwidth: it costs little more than "
+        f"reading the weights. One prompt at one token a forward makes {speed[1]:.0f} tokens/s, "
+        f"{ours.loc[1, 'ratio']:.1f} times the plain loop in the same run and "
+        f"{speed[1] / max(then['tokens_per_second']):.1f} times what the published loop made "
+        f"({then['tokens_per_second'][0]}-{then['tokens_per_second'][1]}). The two differ because an eager loop waits "
+        f"for its host: a full, small, commit forward took {', '.join(f'{times[kind]:.1f}' for kind in kinds)} ms in "
+        f"the plain loop here, {', '.join(str(then['ms_by_kind'][kind]) for kind in kinds)} in the published one on "
+        f"another host. At batch 32, rows moving by themselves make {speed[32]:.0f} tokens/s, "
+        f"{ours.loc[32, 'ratio']:.1f} times the plain loop, {speed[32] / alike:.1f} times where that one gets rows of "
+        f"like length together.\n\n"
+        f"**The cost model** gives the time of whole runs at batch 1, k = 1, 2, 3 and all policies, to within "
+        f"{runs['off'].abs().max():.1%}; two of its constants are fitted to this card. In batches of 32 it is "
+        f"{-batches.max():.0%} to {-batches.min():.0%} too fast: it knows neither attention nor what the products of "
+        "many rows lose.")
+
+
+def half_precision(table: pd.DataFrame) -> str:
+    """Accuracy by dtype; Markdown."""
+    if table.empty:
+        return "**Half precision** was not measured on a GPU: `python -m benchmarks.half_precision`."
+    said = ", ".join(f"{row.correct} in {row.dtype}" for row in table[table["threshold"] == 1.0].itertuples())
+    low, high = stats.wilson(int(table["correct"].min()), int(table["n"].iloc[0]))
+    return (f"**Half precision.** Of {table['n'].iloc[0]} held-out problems the embedded checkpoint solves, at "
+            f"threshold 1.0 on a GPU, {said}; the lowest of all settings lies in {low:.1%} to {high:.1%}.")
+
+
+def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], table: pd.DataFrame,
+            cells: pd.DataFrame) -> str:
+    """What the figures say; Markdown."""
+    rows = table.set_index("run")
+
+    def speed(run: str) -> float:
+        return rows.loc[run, "h200_speed"] / rows.loc["k=1", "h200_speed"]
+
+    def forwards_per_token(run: str) -> float:
+        return rows.loc[run, ["full", "small"]].sum() / rows.loc[run, "tokens"]
+    same = cells.loc[(cells["k"] > 1) & cells["ratio"].notna(), "ratio"]
+    first = cells.loc[cells["k"] == 1, "tokens_per_s"]
+    return (
+        f"{measured_runs(forwards, runs, loop)}\n\n"
+        f"{half_precision(prior_results.dtype_accuracy())}\n\n"
+        f"**Ceiling.** 12 of 28 layers are {1 - 1 / cost_model.ceiling(SHAPE_7B, 1.0):.1%} of a forward's bytes. At "
+        f"the mix measured here (n = {table.attrs['problems']}, threshold {table.attrs['threshold']:g}) the prediction "
+        f"is {speed('k=2 output'):.2f}x for k=2 and {speed('k=3 output'):.2f}x for k=3 with `output`, "
+        f"{speed('k=2 replay'):.2f}x and {speed('k=3 replay'):.2f}x with `replay`.\n\n"
+        f"**January.** On the same node k>1 ran at {same.min():.2f} to {same.max():.2f} times k=1's tokens/s. In that "
+        f"code the skipped layers ran all the same, so no time could be saved, and what the wrappers added is lost; "
+        f"the number of forwards hardly changed, here {forwards_per_token('k=2 of January'):.2f} per token at k=2 "
+        f"against {forwards_per_token('k=1 of January'):.2f} at k=1. Each k>1 stood on one node, and k=1's own three "
+        f"cells, the same computation, span {first.min():.1f} to {first.max():.1f} tokens/s: how much of the rest is "
+        "the node can't be told from nine runs.")

@@ -1,0 +1,1 @@
+"""What is to run: parameters, grids, YAML files, paths."""

@@ -1,0 +1,205 @@
+"""Grids: an experiment as one YAML file, and the cells that it spans."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from fastdllm.lab import atomic
+from fastdllm.lab.config.parameters import SECTION, Criteria, Parameters, Record, Slurm
+from fastdllm.lab.config.paths import expand, root
+from fastdllm.refusals import said
+from fastdllm.settings import Settings
+
+AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", "small_block", "block_cache",
+        "full_forwards", "similarity", "temperature", "max_new_tokens", "dtype", "engine", "prompt", "seed", "repeat")
+SHORT = {"threshold": "t", "batch_size": "b", "small_block": "s", "repeat": "r", "seed": "seed", "similarity": "sim",
+         "temperature": "temp", "max_new_tokens": "max"}
+GRID_FILE = "grid.json"     # the resolved grid, beside the records: what a report is made from
+CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+          "XDG_CACHE_HOME", "TMPDIR")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a grid and the directory of its record."""
+
+    experiment: str
+    name: str
+    parameters: Parameters
+    directory: Path
+    not_applicable: str | None = None
+
+    @property
+    def task(self) -> str:
+        return self.parameters.task
+
+    @property
+    def limit(self) -> int | None:
+        return self.parameters.limit
+
+    @property
+    def path(self) -> str:
+        """`task[_limit_N]/config`: unique in the experiment."""
+        return f"{self.directory.parent.name}/{self.name}"
+
+
+class Grid(Settings):
+    """A params file. `axes` are crossed; every entry of `configs` (listed configurations) meets every combination."""
+
+    experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, _ . -")
+    author: str = ""
+    hypothesis: str = ""
+    criteria: Criteria = Criteria()
+    notebook: str = "10_cell.ipynb"
+    model: str = "tiny"
+    model_revision: str | None = None
+    engine: str = "diffusion"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 32
+    task: str = "arithmetic"
+    limit: int | None = None
+    data: str | dict[str, str] | None = None
+    prompt: str = "own"
+    shots: int | None = None
+    multiturn: bool = True
+    allow_code_execution: bool = False
+    revision: str = "fixed"
+    seed: int = 0
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    reuse: dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    configs: list[dict[str, Any]] = Field(default_factory=list)
+    record: Record = Record()
+    slurm: Slurm = Slurm()
+    jobs: int | None = Field(default=None, ge=1, description="cells at once on this machine; none: what it can hold")
+    output: str = "executed"
+    suffix: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="behind the names of all cells")
+    caches: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("axes")
+    @classmethod
+    def _axes(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for axis, values in axes.items():
+            _known(axis)
+            if not values or len({repr(v) for v in values}) < len(values):
+                raise ValueError(f"{axis}={values!r}; allowed: one or more different values")
+        return axes
+
+    @field_validator("configs")
+    @classmethod
+    def _configs(cls, configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for config in configs:
+            for axis in config:
+                _known(axis)
+        return configs
+
+    @field_validator("caches")
+    @classmethod
+    def _caches(cls, caches: dict[str, str]) -> dict[str, str]:
+        for name in caches:
+            if name not in CACHES:
+                raise ValueError(f"{name}; allowed: {', '.join(CACHES)}")
+        return {name: expand(path) for name, path in caches.items()}
+
+    @property
+    def directory(self) -> Path:
+        """Where the experiment's records lie; a relative `output` starts at the project."""
+        return root() / expand(self.output) / self.experiment
+
+    def save(self) -> Path:
+        """Write grid.json beside the records; returns the directory."""
+        atomic.write(self.directory / GRID_FILE, self.model_dump_json(indent=1) + "\n")
+        return self.directory
+
+    def cells(self) -> list[Cell]:
+        """All cells, in the order of the axes. Raises ValueError for combinations that make no sense or meet twice."""
+        found: dict[str, Cell] = {}
+        home = self.directory
+        varying = {axis for axis, values in self.axes.items() if len(values) > 1 or axis in ("k", "layers")}
+        varying |= {axis for config in self.configs for axis in config}
+        for config in self.configs or [{}]:
+            if both := set(config) & set(self.axes):
+                raise ValueError(f"configs: {', '.join(sorted(both))} is an axis too; allowed: one place for each")
+            for combination in itertools.product(*self.axes.values()):
+                values = config | dict(zip(self.axes, combination, strict=True))
+                cell = self._cell(values, varying, home)
+                if cell.path in found:
+                    raise ValueError(f"configs: {values} meets {cell.path} again; allowed: each configuration once")
+                found[cell.path] = cell
+        return list(found.values())
+
+    def _cell(self, values: dict[str, Any], varying: set[str], home: Path) -> Cell:
+        base = {name: self.__dict__[name] for name in Parameters.model_fields if name in Grid.model_fields}
+        base |= {"decoding": dict(self.decoding), "reuse": dict(self.reuse)}
+        for axis, value in values.items():
+            section = SECTION.get(axis)
+            (base[section] if section else base)[axis] = value
+        if isinstance(self.data, dict):
+            base["data"] = self.data.get(base["task"])
+        base["data"] = expand(base["data"]) if base["data"] else None
+        base["model"] = expand(base["model"])
+        name = cell_name(base, varying) + (f"_{self.suffix}" if self.suffix else "")
+        reason = _not_applicable(base)
+        try:
+            parameters = Parameters(**(base if reason is None else base | {"reuse": {}}))
+        except ValueError as error:
+            raise ValueError(f"cell {name}: {said(error)}") from error
+        folder = parameters.task + (f"_limit_{parameters.limit}" if parameters.limit else "")
+        return Cell(self.experiment, name, parameters, home / folder / name, reason)
+
+
+def _not_applicable(values: dict[str, Any]) -> str | None:
+    """Why a configuration doesn't run: reuse can't act (docs/decoding.md), or it lacks a permission; else None."""
+    if runs_code(values["task"]) and not values["allow_code_execution"]:
+        return f"{values['task']} runs what the model wrote: set allow_code_execution: true"
+    if values["reuse"].get("k", 1) == 1:
+        return None
+    if not values["decoding"].get("block_cache", True):
+        return "k > 1 reuses nothing without the block cache"
+    if values["engine"] == "autoregressive":
+        return "k > 1 reuses nothing in autoregressive decoding"
+    if not generative(values["task"]):
+        return f"{values['task']} is scored by likelihood, one forward a choice: nothing to reuse"
+    return None
+
+
+def generative(task: str) -> bool:
+    """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
+    return task not in ("mmlu", "gpqa_main_n_shot")
+
+
+def runs_code(task: str) -> bool:
+    """Whether scoring a task runs the model's code."""
+    return task in ("humaneval", "mbpp")
+
+
+def cell_name(values: dict[str, Any], varying: set[str]) -> str:
+    """`k2_middle`, and behind it what else varies in the grid: `k2_middle_token_t0.7`."""
+    reuse, parts = values["reuse"], [f"k{values['reuse'].get('k', 1)}"]
+    if reuse.get("layers") is not None and (reuse.get("k", 1) > 1 or "layers" in varying):
+        layers = reuse["layers"]
+        parts.append(layers.replace(",", "+") if isinstance(layers, str) else "+".join(map(str, layers)))
+    for axis in AXES:
+        if axis in varying and axis not in ("task", "k", "layers"):
+            section = SECTION.get(axis)
+            value = (values[section] if section else values).get(axis)
+            if value is None:
+                continue
+            if axis == "policy":
+                value = Path(str(value)).stem
+            if isinstance(value, bool):
+                parts.append(axis if value else f"no_{axis}")
+            else:
+                parts.append(f"{SHORT.get(axis, '')}{value}".replace("/", "-").replace(" ", ""))
+    return "_".join(parts)
+
+
+def _known(axis: str) -> None:
+    if axis not in AXES:
+        raise ValueError(f"{axis}; allowed: {', '.join(AXES)}")

@@ -1,0 +1,142 @@
+"""Reading grid files: found, validated value by value, with errors that name file, line, key and value."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastdllm import tasks
+from fastdllm.lab.config import geometry, yaml_file
+from fastdllm.lab.config.grid import AXES, Grid
+from fastdllm.lab.config.parameters import SECTION, Slurm, check
+from fastdllm.lab.config.paths import expand, policy_path, root
+from fastdllm.refusals import Refused, placed
+
+DEFAULT = "layer_reuse"
+
+
+def find(name: str | Path | None) -> Path:
+    """The file of a grid: a path, or the bare name of a file in params/; none: the default grid."""
+    path = Path(expand(str(name or DEFAULT)))
+    if path.is_file():
+        return path
+    shipped = root() / "params" / (path.name if path.suffix else f"{path.name}.yml")
+    if shipped.is_file() and path.parent == Path("."):
+        return shipped
+    known = sorted(file.stem for file in (root() / "params").glob("*.yml"))
+    raise ValueError(f"{name}: no such file; allowed: a YAML file, or one of {', '.join(known)}")
+
+
+def load(name: str | Path | None = None, overrides: list[str] | None = None) -> Grid:
+    """Read and validate a grid. Raises ValueError that names file, line, key, value and what is allowed."""
+    file = yaml_file.read(find(name)).set(overrides or [])
+    values = dict(file.values)
+    if isinstance(values.get("slurm"), dict):
+        values["slurm"] = _with_profile(file, values["slurm"])
+    try:
+        grid = Grid(**values)
+    except Refused as error:
+        raise ValueError(file.explain(error) + _nearer(values)) from error
+    _check_values(file, grid)
+    grid = _with_policy_files(file, grid)
+    try:
+        grid.cells()
+    except ValueError as error:
+        raise ValueError(f"{file.where(('axes',) if grid.axes else ('configs',))}: {error}") from error
+    return grid
+
+
+def _nearer(values: dict[str, Any]) -> str:
+    """Where a key that stands at the top belongs, if it has a place at all."""
+    lost = [name for name in values if name in SECTION and name not in Grid.model_fields]
+    places = (f"{SECTION[name]}.{name} for all cells" + (f", axes.{name} (a list) to cross it" if name in AXES else "")
+              for name in lost)
+    return "".join(f"\n{name}: allowed as {place}" for name, place in zip(lost, places, strict=True))
+
+
+def _with_profile(file: yaml_file.YamlFile, slurm: dict[str, Any]) -> dict[str, Any]:
+    """The profile's keys under the grid's own."""
+    if not slurm.get("profile"):
+        return slurm
+    try:
+        return slurm_profile(str(slurm["profile"])).model_dump(exclude_unset=True) | slurm
+    except ValueError as error:
+        raise ValueError(f"{file.where(('slurm', 'profile'))}: {error}") from error
+
+
+def slurm_profile(name: str) -> Slurm:
+    """A Slurm profile: a YAML file, or the name of one in params/slurm. Raises ValueError naming file and line."""
+    path = Path(expand(name)) if name.endswith((".yml", ".yaml")) else root() / "params" / "slurm" / f"{name}.yml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (root() / "params" / "slurm").glob("*.yml"))
+        raise ValueError(f"profile {name!r}; allowed: {', '.join(known)}, or a YAML file")
+    file = yaml_file.read(path)
+    try:
+        return Slurm(**file.values)
+    except Refused as error:
+        raise ValueError(file.explain(error)) from error
+
+
+def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
+    """Every single value, so that an error can name its line."""
+    places: list[tuple[yaml_file.Key, str, Any]] = [
+        ((name,), name, grid.__dict__[name]) for name in ("engine", "device", "dtype", "batch_size", "limit", "prompt",
+                                                          "shots", "revision", "seed", "task")]
+    for section in ("decoding", "reuse"):
+        for name, value in grid.__dict__[section].items():
+            if SECTION.get(name) != section:
+                allowed = ", ".join(key for key, where in SECTION.items() if where == section)
+                raise ValueError(f"{file.where((section, name))}: {value!r}; unknown key; allowed: {allowed}")
+            places.append(((section, name), name, value))
+    for axis, values in grid.axes.items():
+        places += [(("axes", axis, i), axis, value) for i, value in enumerate(values)]
+    for i, config in enumerate(grid.configs):
+        places += [(("configs", i, axis), axis, value) for axis, value in config.items()]
+    shape = geometry.of(grid.model, grid.model_revision)
+    for key, name, value in places:
+        try:
+            check(name, value)
+            geometry.check(shape, name, value, grid.decoding.get("block_size"))
+            if name == "task" and value not in tasks.names():
+                raise ValueError(f"task={value!r}; allowed: {', '.join(tasks.names())}")
+            if name == "revision" and value != "fixed":
+                from fastdllm.decode.revisions import get
+                get(value)
+        except ValueError as error:
+            raise ValueError(placed(file.where(key), str(error))) from error
+
+
+def _with_policy_files(file: yaml_file.YamlFile, grid: Grid) -> Grid:
+    """Policy files by absolute path; a relative one is looked up beside the params file, then in the project."""
+    def full(key: yaml_file.Key, value: Any) -> Any:
+        try:
+            return policy_path(value, file.path.parent) if isinstance(value, str) else value
+        except ValueError as error:
+            raise ValueError(placed(file.where(key), str(error))) from error
+
+    reuse = {key: full(("reuse", key), value) if key == "policy" else value for key, value in grid.reuse.items()}
+    axes = {axis: [full(("axes", axis, i), v) for i, v in enumerate(values)] if axis == "policy" else values
+            for axis, values in grid.axes.items()}
+    configs = [{axis: full(("configs", i, axis), v) if axis == "policy" else v for axis, v in config.items()}
+               for i, config in enumerate(grid.configs)]
+    return grid.model_copy(update={"reuse": reuse, "axes": axes, "configs": configs})
+
+
+def new(name: str, source: str | Path) -> Path:
+    """A new params file from another one, its `experiment` replaced. Raises ValueError if it exists."""
+    target = Path(expand(name)) if name.endswith((".yml", ".yaml")) else root() / "params" / f"{name}.yml"
+    if target.exists():
+        raise ValueError(f"{target}: exists; allowed: a new name")
+    text = find(source).read_text(encoding="utf-8")
+    lines = [f"experiment: {target.stem}" if line.startswith("experiment:") else line for line in text.splitlines()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        load(part)
+    except ValueError:
+        part.unlink()
+        raise
+    os.replace(part, target)
+    return target

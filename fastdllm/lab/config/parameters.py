@@ -1,0 +1,163 @@
+"""Everything that one run needs to know, and what a grid file may say besides."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from fastdllm.refusals import refusal, said
+from fastdllm.settings import Decoding, Reuse, Settings
+from fastdllm.tasks.base import TaskOptions
+
+DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "top_p",
+            "mask_id", "stop_ids", "stop_strings")
+OF_TASK = ("max_new_tokens", "stop_strings")      # where they are not given, the task has its own
+REUSE = ("k", "layers", "policy", "full_forwards", "similarity")
+SECTION = {**dict.fromkeys(DECODING, "decoding"), **dict.fromkeys(REUSE, "reuse")}
+
+
+def _of_tasks(name: str) -> str | None:
+    return TaskOptions.model_fields[name].description
+
+
+class Parameters(Settings):
+    """One run, resolved or not: "auto" is still allowed here, and the task's own `max_new_tokens` may be missing."""
+
+    model: str = Field(default="tiny", min_length=1, description="tiny, a checkpoint directory, or a hub id")
+    model_revision: str | None = None
+    engine: Literal["diffusion", "autoregressive"] = "diffusion"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int = Field(default=32, ge=1, description="rows that are denoised together, at least 1")
+    task: str = "arithmetic"
+    limit: int | None = Field(default=None, ge=1, description="problems per subtask, at least 1; none: all")
+    data: str | None = Field(default=None, description="a local data file of the task")
+    prompt: str = Field(default="own", pattern="^(own|boxed)$", description=_of_tasks("prompt"))
+    shots: int | None = Field(default=None, ge=0, description=_of_tasks("shots"))
+    multiturn: bool = Field(default=True, description=_of_tasks("multiturn"))
+    allow_code_execution: bool = Field(default=False, description=_of_tasks("allow_code_execution"))
+    decoding: Decoding = Decoding()
+    reuse: Reuse = Reuse()
+    revision: str = Field(default="fixed", description="of the historical code, as in fastdllm.decode.revisions")
+    seed: int = Field(default=0, ge=0, description="a whole number from 0 up")
+    repeat: int = Field(default=0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")
+
+    @model_validator(mode="after")
+    def _reuse_can_act(self) -> Parameters:
+        if self.reuse.active and not self.decoding.block_cache:
+            raise ValueError(f"reuse.k={self.reuse.k} with decoding.block_cache=False reuses nothing; "
+                             "allowed: k=1, or block_cache=True")
+        if self.reuse.active and self.engine == "autoregressive":
+            raise ValueError(f"reuse.k={self.reuse.k} with engine='autoregressive' reuses nothing; "
+                             "allowed: k=1, or engine='diffusion'")
+        return self
+
+    @classmethod
+    def of(cls, **flat: Any) -> Parameters:
+        """From flat values, as a notebook's parameters cell holds them; unknown names are refused.
+
+        "" and 0 stand for None where only None and other values are allowed (a notebook's parameters are typed);
+        without `max_new_tokens` or `stop_strings` the task's own hold.
+        """
+        values: dict[str, Any] = {"decoding": {}, "reuse": {}}
+        for name, value in flat.items():
+            if value in EMPTY.get(name, ()):
+                value = None
+            section = SECTION.get(name)
+            (values[section] if section else values)[name] = value
+        for name in OF_TASK:
+            if not values["decoding"].get(name, True):
+                del values["decoding"][name]
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(said(error)) from error
+
+    def flat(self) -> dict[str, Any]:
+        """The values a notebook's parameters cell takes: the inverse of `of`."""
+        dumped = self.model_dump(mode="json")
+        flat = {name: value for name, value in dumped.items() if name not in ("decoding", "reuse")}
+        flat |= {name: dumped["decoding"][name] for name in DECODING} | {name: dumped["reuse"][name] for name in REUSE}
+        if "max_new_tokens" not in self.given:
+            flat["max_new_tokens"] = None
+        flat = {name: EMPTY[name][0] if value is None and name in EMPTY else value for name, value in flat.items()}
+        layers = flat["layers"]
+        flat["layers"] = ",".join(map(str, layers)) if isinstance(layers, list) else layers
+        return flat
+
+    @property
+    def given(self) -> list[str]:
+        """Which of `OF_TASK` the run has values of its own for."""
+        set_here = self.decoding.model_dump(include=set(OF_TASK), exclude_unset=True)
+        return [name for name, value in set_here.items() if value]
+
+    def key(self) -> str:
+        """Two runs with the same key are the same computation: without reuse, what would be reused is no matter."""
+        reuse = self.reuse if self.reuse.active else Reuse()
+        return f"{self.given} {self.model_copy(update={'reuse': reuse}).model_dump_json()}"
+
+
+# What a flat, typed parameter holds where the value is None.
+EMPTY: dict[str, tuple[Any, ...]] = {
+    "model_revision": ("",), "limit": (0,), "data": ("",), "shots": (-1,), "layers": ("",), "block_size": (0,),
+    "max_new_tokens": (0,), "mask_id": (-1,), "stop_ids": ((), [])}
+
+
+class Criteria(Settings):
+    """The success criterion of a hypothesis: more than `speedup` at less than `points_lost`, and what rejects it."""
+
+    speedup: float = Field(default=1.2, gt=0, description="tokens/s against k=1 that counts as success")
+    points_lost: float = Field(default=5.0, ge=0, description="accuracy points lost against k=1 that are acceptable")
+    negligible_speedup: float = Field(default=1.05, gt=0, description="a speed-up below this rejects")
+    catastrophic_loss: float = Field(default=20.0, ge=0, description="a loss above this many points rejects")
+
+
+class Record(Settings):
+    """What a run keeps besides its samples."""
+
+    trace: int = Field(default=0, ge=0, description="so many problems are decoded again with a trace, untimed")
+    token_ids: bool = Field(default=True, description="keep the token ids of every output")
+
+
+class Slurm(Settings):
+    """How a grid is submitted. A profile (params/slurm/NAME.yml) holds the same keys; the grid's own win."""
+
+    profile: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: str | None = None
+    constraint: str | None = None
+    time: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+(:\d\d){0,2}$",
+                      description="minutes, H:MM:SS or D-HH:MM:SS")
+    memory: str | None = Field(default=None, pattern=r"^\d+[KMGT]?$", description="like 32G")
+    cpus: int = Field(default=2, ge=1, description="CPU cores per task")
+    throttle: int = Field(default=4, ge=1, description="array tasks that run at once")
+    requeue: bool = True
+    signal_seconds: int = Field(default=120, ge=1, description="so long before the time limit a cell is told to stop")
+    setup: tuple[str, ...] = Field(default=(), description="shell lines run before the cell")
+    mail_user: str | None = None
+
+
+def check(field: str, value: Any) -> None:
+    """Check one value of an axis by itself. Raises ValueError: `field=value; allowed: ...`."""
+    section = SECTION.get(field)
+    model: type[Settings] = {"decoding": Decoding, "reuse": Reuse, None: Parameters}[section]
+    info = model.model_fields[field]
+    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    adapter = TypeAdapter(kind)
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        inner = first.get("ctx", {}).get("error")
+        raise ValueError(str(inner) if inner else refusal(field, first, info.description)) from error
+
+
+
+
+
+
+
+

@@ -1,0 +1,1 @@
+"""One run, from prompts to a record; the notebook's cell."""

@@ -1,0 +1,229 @@
+"""Run a user's own old `generation_functions.py`, unchanged, under our tasks, records and traces.
+
+The file is code and runs with the user's rights: only a path that the user names is loaded, and only
+with `allow_code=True` (`--allow-code`). The same holds for a checkpoint's own modelling code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from fastdllm.decode import userfile
+from fastdllm.decode.generate import Prompt, token_ids
+from fastdllm.decode.step import RowResult
+from fastdllm.decode.trace import COLUMNS, WHOLE
+from fastdllm.lab.atomic import sha256
+from fastdllm.lab.instrument.probe import Decoder, Probe, Seen
+from fastdllm.lab.instrument.published_model import PublishedModel
+from fastdllm.lab.records.external_code import modelling_code
+from fastdllm.model.lm import LM
+from fastdllm.settings import SUBSETS, Decoding, Reuse
+
+Sampler = Callable[..., dict[int, torch.Tensor]]
+NEVER = -1      # a stop token that no model emits
+
+
+@dataclass(frozen=True)
+class GenerationFile:
+    """A loaded file: its `batch_sample`, what identifies it, and the model that takes our network's place, if any."""
+
+    path: Path
+    batch_sample: Sampler
+    sha256: str
+    own_code: bool = False              # the checkpoint's own modelling code is asked for
+    model: nn.Module | None = None      # and, once the checkpoint is loaded, here
+
+    def on(self, lm: LM) -> GenerationFile:
+        """Ready for a checkpoint: with its own modelling code, where that was asked for."""
+        return replace(self, model=own_code(lm, allow_code=True)) if self.own_code else self
+
+
+@dataclass(frozen=True)
+class Special:
+    """What a published loop asks of a tokenizer."""
+
+    pad_token_id: int
+    eos_token_id: int
+    mask_token_id: int
+
+
+def load(path: str | Path, allow_code: bool = False, own_code: bool = False) -> GenerationFile:
+    """Load a generation file: a function `batch_sample`, or one class that has it.
+
+    Raises ValueError without `allow_code`, for a missing file, and if there is no `batch_sample`.
+    """
+    path = Path(path).expanduser()
+    _permit(allow_code, f"--generation-file {path}")
+    module = userfile.load(path, f"--generation-file {path}", "a Python file with batch_sample")
+    found = vars(module).get("batch_sample")
+    if found is None:
+        holders = [value for value in vars(module).values()
+                   if isinstance(value, type) and value.__module__ == module.__name__ and "batch_sample" in vars(value)]
+        if len(holders) != 1:
+            raise ValueError(f"--generation-file {path}: {len(holders)} classes with batch_sample; "
+                             "allowed: a function batch_sample, or one class that has it")
+        found = vars(holders[0])["batch_sample"]
+    return GenerationFile(path.resolve(), found, sha256(path.read_bytes()), own_code)
+
+
+def _permit(allow_code: bool, what: str) -> None:
+    if not allow_code:
+        raise ValueError(f"{what}: runs code that is not ours; allowed: with --allow-code, if you trust it")
+
+
+def own_code(lm: LM, allow_code: bool = False) -> nn.Module:
+    """The checkpoint's own modelling code in the place of our network (`trust_remote_code`).
+
+    Its layers are not ours, so there is no trace. Raises ValueError without `allow_code`.
+    """
+    _permit(allow_code, f"the modelling code of {lm.name}")
+    modelling_code(lm.path)
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(str(lm.path), trust_remote_code=True, dtype=lm.dtype)
+    return nn.Module.to(model, lm.device).eval()
+
+
+def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], decoding: Decoding,
+         reuse: Reuse) -> list[list[int]]:
+    """One call of the file's `batch_sample` for all prompts; generated tokens per prompt, cut at the stop token.
+
+    Raises ValueError for settings that the file's signature has no parameter for.
+    """
+    mask = decoding.mask_id if decoding.mask_id is not None else lm.mask_id
+    stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids
+    if mask is None:
+        raise ValueError(f"Decoding.mask_id=None: {lm.name} names no mask token; allowed: an id")
+    if len(stops) > 1:
+        raise ValueError(f"Decoding.stop_ids={stops}; allowed with a generation file: at most one")
+    stop = stops[0] if stops else NEVER
+    pad = lm.config.pad_token_id if lm.config.pad_token_id is not None else max(stop, 0)
+    lengths = [len(prompt) for prompt in prompts]
+    ids = torch.full((len(prompts), max(lengths)), mask, device=lm.device)
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt, device=lm.device)
+    values: dict[str, Any] = {
+        "input_ids": ids, "tokenizer": Special(pad, stop, mask), "block_size": decoding.block_size or lm.config.bd_size,
+        "max_new_tokens": decoding.max_new_tokens, "small_block_size": decoding.small_block, "min_len": min(lengths),
+        "seq_len": torch.tensor(lengths, device=lm.device), "mask_id": mask, "threshold": decoding.threshold,
+        "stop_token": stop, "use_block_cache": decoding.block_cache, "top_p": decoding.top_p,
+        "temperature": decoding.temperature}
+    if reuse.active:
+        if reuse.layers not in SUBSETS or reuse.policy != "output" or reuse.full_forwards:
+            raise ValueError(f"Reuse.layers={reuse.layers!r}, policy={reuse.policy!r}; allowed with a generation "
+                             f"file: {', '.join(SUBSETS)} and policy output")
+        values |= {"reuse_k": reuse.k, "layer_subset": reuse.layers}
+    parameters = inspect.signature(file.batch_sample).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_all else sorted(set(values) - set(parameters))
+    if unknown:
+        raise ValueError(f"{file.path.name}: batch_sample has no parameter {', '.join(unknown)}; allowed: "
+                         f"{', '.join(list(parameters)[1:])}")
+    rows = MethodType(file.batch_sample, model)(**values)
+    return [cut(rows[index].tolist()[len(prompt):], stop, mask) for index, prompt in enumerate(prompts)]
+
+
+def cut(tokens: list[int], stop: int, mask: int) -> list[int]:
+    """Up to and with the stop token, before any mask."""
+    tokens = tokens[:tokens.index(mask)] if mask in tokens else tokens
+    return tokens[:tokens.index(stop) + 1] if stop in tokens else tokens
+
+
+def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse,
+            model: PublishedModel | None = None) -> Decoder:
+    """The file as an opaque decoder, for a comparison or a bisection; all prompts of a call run in lockstep."""
+    model = model or PublishedModel(lm.network)
+    return lambda prompts: call(file, model, lm, prompts, decoding, reuse)
+
+
+def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, decoding: Decoding = Decoding(),
+                  reuse: Reuse = Reuse(), traces: list[pd.DataFrame] | None = None,
+                  numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
+    """Rows as they finish, one prompt at a time, as the published runs did: what `decode.generate_rows` yields.
+
+    `decisions` count layer calls seen from outside: a layer that runs is a recompute, whatever becomes of
+    its result. With `traces`, each row's trace is appended to it. With `own_code` the model is
+    not ours, and forwards are not counted.
+    """
+    forwards: Counter[str] = Counter()
+
+    def told(kind: str, _rows: int) -> None:
+        forwards[kind] += 1
+
+    model = file.model
+    for place, prompt in enumerate(prompts):
+        forwards.clear()
+        ids = token_ids(lm, place, prompt)
+        ours = PublishedModel(lm.network, told)
+        began = time.perf_counter()
+        decisions: dict[str, int] = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
+        if model is not None:
+            tokens = call(file, model, lm, [ids], decoding, reuse)[0]
+        else:
+            with Probe(lm.network, list(ours.model.layers)) as probe:
+                tokens = call(file, ours, lm, [ids], decoding, reuse)[0]
+            frame = trace(probe.seen, place, lm, decoding, reuse)
+            decisions |= {str(name): int(count) for name, count in frame.decision.value_counts().items()}
+            if traces is not None:
+                traces.append(frame)
+        stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids
+        nfe = {kind: forwards[kind] for kind in ("prefill", "full", "small", "commit")} | {"replay": 0}
+        yield RowResult(row=place if numbers is None else numbers[place], tokens=tokens, text=lm.decode(tokens),
+                        nfe=nfe, decisions=decisions,
+                        finish="stop" if tokens and tokens[-1] in stops else "length",
+                        reused_nothing=reuse.active and model is None and decisions["reuse"] == 0,
+                        seconds=time.perf_counter() - began, steps=nfe["full"] + nfe["small"])
+
+
+def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse,
+                outputs: list[str], path: Path) -> int:
+    """Decode again and write the trace as Parquet; how many rows gave `outputs` again."""
+    traces: list[pd.DataFrame] = []
+    rows = list(generate_rows(lm, prompts, file=file, decoding=decoding, reuse=reuse, traces=traces))
+    pd.concat(traces, ignore_index=True).to_parquet(path, index=False)
+    return sum(row.text == output for row, output in zip(rows, outputs, strict=True))
+
+
+def trace(seen: list[Seen], row: int, lm: LM, decoding: Decoding, reuse: Reuse) -> pd.DataFrame:
+    """The trace table (decode/trace.py) of one row as a probe saw it; the layers that reuse names."""
+    mask = decoding.mask_id if decoding.mask_id is not None else lm.mask_id
+    wanted = reuse.layer_indices(lm.config.num_hidden_layers)
+    places: list[tuple[int | None, int | None]] = []      # small block and step of every forward
+    block, step, rows = -1, 0, []
+    for s in seen:
+        if s.kind not in ("full", "small"):
+            places.append((None, None))
+            continue
+        block, step = (s.block, step) if s.block == block else (s.block, 0)
+        first = s.tokens[0].index(mask) + (s.replace_position or 0)
+        places.append((first // decoding.small_block, step))
+        step += 1
+    for s, (small_block, at) in zip(seen, places, strict=True):
+        if at is None:
+            continue
+        width = len(s.tokens[0])
+        for layer in wanted:
+            call_ = s.calls[layer]
+            ran = "ran, its result discarded" if call_.ran and call_.reused else "ran" if call_.ran else "did not run"
+            head = (row, s.index, s.block, small_block, at, s.kind, layer, "reuse" if call_.reused else "recompute",
+                    f"seen from outside: {ran}", f"1x{width}x{lm.config.hidden_size}")
+            if call_.source is None:
+                rows.append((*head, *(None,) * 6, s.replace_position, None, None, None, float("nan")))
+                continue
+            origin, start = seen[call_.source[0]], call_.source[1]
+            theirs = origin.tokens[0][start:start + width]
+            rows.append((*head, f"1x{len(origin.tokens[0])}x{lm.config.hidden_size}", origin.kind, origin.block,
+                         *places[origin.index], origin.index, s.replace_position, start, start + width,
+                         sum(a != b for a, b in zip(theirs, s.tokens[0], strict=True)), float("nan")))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(WHOLE, "Int64")).astype({"distance": "float64"})

@@ -1,0 +1,250 @@
+"""Is this machine fit for a run? Every check is a sentence, and a failing one says what to do.
+
+The prologue of every Slurm job asks with `quick=True`: seconds, no network, no data, no weights read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.jobs import slurm
+from fastdllm.model import files as checkpoints
+
+HUB = "huggingface.co"
+REACH = 3.0                  # seconds to wait for the hub
+DISK = 1 << 30               # bytes that should be free where results go
+MARKS = {True: "✓", False: "✗", None: "–"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """`ok` None: worth knowing, not needed for this run."""
+
+    name: str
+    ok: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.ok]} {self.name:<11} {self.text}"
+
+
+def examine(runs: list[Parameters], output: Path, *, quick: bool = False) -> Iterator[Check]:
+    """All checks for these runs, one by one, the cheap ones first."""
+    yield Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")
+    yield packages()
+    if importlib.util.find_spec("torch") is not None:
+        for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
+            yield from compute(device, dtype, quick)
+    for model, revision in sorted({(run.model, run.model_revision or "") for run in runs}):
+        yield checkpoint(model, revision or None, quick)
+    yield disk(output)
+    for path in sorted({run.data for run in runs if run.data}):
+        yield Check("data", Path(path).exists(), f"{path} {'is there' if Path(path).exists() else 'does not exist'}")
+    if quick:
+        return
+    yield kernel()
+    yield scheduler()
+    yield login()
+    seen: set[tuple[str, str | None]] = set()
+    for run in runs:
+        if (run.task, run.data) not in seen:
+            seen.add((run.task, run.data))
+            yield task(run)
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Whether nothing that is needed fails."""
+    return all(check.ok is not False for check in checks)
+
+
+def refuse(runs: list[Parameters], output: Path) -> None:
+    """Raise ValueError for what every run would fail for, each in its own time: packages, device, checkpoint, disk."""
+    checks = [packages()]
+    for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
+        checks += compute(device, dtype, quick=True)
+    checks += [checkpoint(model, revision or None)
+               for model, revision in sorted({(run.model, run.model_revision or "") for run in runs})]
+    wrong = [f"{check.name}: {check.text}" for check in (*checks, disk(output)) if check.ok is False]
+    if wrong:
+        raise ValueError("\n".join([*wrong, "nothing was started; fastdllm doctor checks again"]))
+
+
+def packages() -> Check:
+    """Everything that the package asks for is installed, in a version that it takes."""
+    try:
+        wanted = [Requirement(text) for text in importlib.metadata.requires("fastdllm") or []]
+    except importlib.metadata.PackageNotFoundError:
+        return Check("packages", False, "fastdllm itself is not installed here: pip install -e . (or make setup)")
+    missing, wrong, count = [], [], 0
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        count += 1
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(requirement.name)
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} (needs {requirement.specifier})")
+    if missing or wrong:
+        problems = [f"missing: {', '.join(missing)}"] if missing else []
+        problems += [f"unfit: {', '.join(wrong)}"] if wrong else []
+        return Check("packages", False, f"{'; '.join(problems)}. Run make setup in this environment ({sys.prefix})")
+    named = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "papermill"))
+    return Check("packages", True, f"all {count} are there: {named}")
+
+
+def compute(device: str, dtype: str, quick: bool = False) -> Iterator[Check]:
+    """The device exists and knows the dtype; what is wrong with the driver if it doesn't."""
+    plain_cpu = device == "cpu" or (device == "auto" and importlib.metadata.version("torch").endswith("+cpu"))
+    if plain_cpu and quick:
+        yield Check("device", True, f"cpu, {len(os.sched_getaffinity(0))} cores")
+        return
+    import torch
+
+    from fastdllm.model.lm import choose_device, choose_dtype
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        yield Check("device", False, f"{device}: torch {torch.__version__} finds no GPU; {driver(torch.version.cuda)}")
+        return
+    chosen = choose_device(device)
+    if chosen.type != "cuda":
+        yield Check("device", True, f"cpu, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads")
+        yield Check("dtype", True, str(choose_dtype(dtype, chosen)).removeprefix("torch."))
+        return
+    index = chosen.index or 0
+    if index >= torch.cuda.device_count():
+        yield Check("device", False, f"{device}: there are {torch.cuda.device_count()} GPUs here, counted from 0")
+        return
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    free, total = torch.cuda.mem_get_info(index)
+    sm = f"SM {capability[0]}.{capability[1]}"
+    yield Check("device", True, f"{name}, {sm}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free; "
+                f"torch for CUDA {torch.version.cuda}; {driver(torch.version.cuda)}")
+    if dtype == "bfloat16" and capability < (8, 0):
+        yield Check("dtype", False, f"bfloat16 on {sm}, which has none: set dtype: float16")
+    else:
+        yield Check("dtype", True, str(choose_dtype(dtype, chosen)).removeprefix("torch."))
+
+
+def driver(built_for: str | None) -> str:
+    """What nvidia-smi says of the driver, against the CUDA version that torch was built for."""
+    if built_for is None:
+        return "this torch is built for the CPU: install a CUDA build (pip install torch on a machine with a GPU)"
+    if shutil.which("nvidia-smi") is None:
+        return f"no NVIDIA driver here (torch is built for CUDA {built_for}): ask for a GPU (slurm.gres: gpu:1)"
+    done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=False)
+    found = dict(zip(("driver", "cuda"), _after(done.stdout, "Driver Version:", "CUDA Version:"), strict=True))
+    if done.returncode or not found["cuda"]:
+        said = " ".join((done.stderr or done.stdout).split())[:80]
+        return f"nvidia-smi fails ({said}): was a GPU allotted to this job?"
+    major, ours = int(found["cuda"].split(".")[0]), int(built_for.split(".")[0])
+    fits = "which fits" if major >= ours else f"too old for CUDA {built_for}: update it, or install an older CUDA build"
+    return f"driver {found['driver']} (up to CUDA {found['cuda']}), {fits}"
+
+
+def _after(text: str, *labels: str) -> list[str]:
+    return [text.partition(label)[2].split()[0].strip("|") if label in text else "" for label in labels]
+
+
+def checkpoint(model: str, revision: str | None, quick: bool = False) -> Check:
+    """The files of the checkpoint are on this machine and whole (or, not quick, on the hub)."""
+    local = (checkpoints.EMBEDDED / model).is_dir() or Path(model).expanduser().is_dir()
+    try:
+        if local or model.count("/") != 1:
+            path = checkpoints.find(model, revision)
+        else:
+            from huggingface_hub import snapshot_download
+            from huggingface_hub.errors import LocalEntryNotFoundError
+            try:
+                path = Path(snapshot_download(model, revision=revision, local_files_only=True))
+            except LocalEntryNotFoundError:
+                if quick or not reachable():
+                    return Check("checkpoint", False, f"{model} is not in the local cache and the hub can't be "
+                                 "reached: fetch it first on a node with network (HF_HOME on a shared disk)")
+                return _on_hub(model, revision)
+        size = sum(file.stat().st_size for file in checkpoints.weight_files(path))
+    except ValueError as error:
+        return Check("checkpoint", False, str(error))
+    return Check("checkpoint", True, f"{model}: {size / 2**20:.0f} MiB of weights")
+
+
+def _on_hub(model: str, revision: str | None) -> Check:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+    try:
+        info = HfApi().model_info(model, revision=revision)
+    except HfHubHTTPError as error:
+        return Check("checkpoint", False, f"{model}: the hub says {str(error).splitlines()[0]}")
+    return Check("checkpoint", True, f"{model}: on the hub (revision {(info.sha or '')[:12]}), will be fetched")
+
+
+def disk(output: Path) -> Check:
+    """Results can be written, and there is room."""
+    place = next(path for path in (output, *output.resolve().parents) if path.is_dir())
+    if not os.access(place, os.W_OK):
+        return Check("disk", False, f"{place} can't be written: set output: in the params file")
+    free = shutil.disk_usage(place).free
+    return Check("disk", free > DISK, f"{free / 2**30:.0f} GiB free where results go" +
+                 ("" if free > DISK else f" ({place}): at least 1 GiB is wanted"))
+
+
+def kernel() -> Check:
+    """Jupyter finds the kernel that the notebooks name."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    known = KernelSpecManager().find_kernel_specs()
+    missing = f"no kernel python3 (only {', '.join(known) or 'none'}): python -m ipykernel install --sys-prefix"
+    return Check("kernel", "python3" in known, "python3" if "python3" in known else missing)
+
+
+def scheduler() -> Check:
+    """Slurm, if it is here and answers."""
+    if not slurm.available():
+        return Check("slurm", None, "not here: grids run on this machine (fastdllm grid run)")
+    try:
+        version = slurm.ask("sinfo", "--version").strip()
+        nodes = slurm.ask("sinfo", "-h", "-o", "%D %t").split("\n")
+    except slurm.SlurmError as error:
+        return Check("slurm", None, f"its commands are here, but no cluster answers ({str(error).splitlines()[0]})")
+    return Check("slurm", True, f"{version}; nodes: {', '.join(line for line in nodes if line)}")
+
+
+def reachable(host: str = HUB) -> bool:
+    """Whether the hub answers on its port."""
+    try:
+        socket.create_connection((host, 443), REACH).close()
+    except OSError:
+        return False
+    return True
+
+
+def login() -> Check:
+    """Whether there is a token for the hub, and from where. The token itself is never shown."""
+    from huggingface_hub import get_token
+    if get_token() is None:
+        return Check("hub", None, "not logged in: needed for gated data only (hf auth login, or HF_TOKEN)")
+    source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the login file"
+    return Check("hub", True, f"a token is set ({source}); the hub {'answers' if reachable() else 'does not answer'}")
+
+
+def task(run: Parameters) -> Check:
+    """The problems of a task can be had: local file, cache, or hub with the terms accepted."""
+    from fastdllm.tasks.access import check
+    try:
+        return Check("task", True, check(run.task, run.data, prompt=run.prompt, shots=run.shots,
+                                         multiturn=run.multiturn, allow_code_execution=run.allow_code_execution))
+    except ValueError as error:
+        return Check("task", False, str(error))

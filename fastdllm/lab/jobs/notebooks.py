@@ -1,0 +1,167 @@
+"""papermill with care: parameters checked first, a temporary name while it runs, the failing cell named."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.lab import atomic
+from fastdllm.lab.config.paths import root
+
+TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,),
+                                      "list": (list, tuple), "dict": (dict,)}
+
+
+class NotebookFailed(RuntimeError):
+    """A cell of a notebook raised: `error` is its last line, `where` the cell's name, `ename` the exception's."""
+
+    def __init__(self, error: str, where: str, ename: str):
+        super().__init__(f"{error} [in cell {where}]")
+        self.error, self.where, self.ename = error, where, ename
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A parameter as the notebook's parameters cell declares it."""
+
+    name: str
+    type: str
+    default: Any
+
+
+def find(name: str | Path) -> Path:
+    """A notebook by path, or by name in notebooks/. Raises ValueError listing the known ones."""
+    for path in (Path(name), root() / "notebooks" / name, root() / "notebooks" / f"{name}.ipynb"):
+        if path.is_file() and path.suffix == ".ipynb":
+            return path.resolve()
+    known = sorted(path.name for path in (root() / "notebooks").glob("*.ipynb"))
+    raise ValueError(f"notebook {str(name)!r}: no such file; allowed: a .ipynb file, or one of {', '.join(known)}")
+
+
+def declared(notebook: Path) -> dict[str, Declared]:
+    """The parameters of a notebook: literal assignments in the cell tagged `parameters`.
+
+    Raises ValueError if there is no such cell, or if it holds anything else.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{notebook}: not a notebook ({error})") from error
+    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if not tagged:
+        raise ValueError(f"{notebook}: no cell is tagged 'parameters'")
+    found = {}
+    for statement in ast.parse("".join(tagged[0]["source"])).body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            name, kind, value = statement.target.id, ast.unparse(statement.annotation), statement.value
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name, kind, value = statement.targets[0].id, "", statement.value
+        else:
+            raise ValueError(f"{notebook}: parameters cell holds `{ast.unparse(statement)}`; "
+                             "allowed: name: type = literal")
+        try:
+            default = ast.literal_eval(value)
+        except ValueError as error:
+            raise ValueError(f"{notebook}: parameter {name} = {ast.unparse(value)}; "
+                             "allowed: a literal value") from error
+        found[name] = Declared(name, kind.split("[")[0] or type(default).__name__, default)
+    return found
+
+
+def check(notebook: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as the notebook wants them. Raises ValueError for an unknown name or another type."""
+    known = declared(notebook)
+    for name, value in parameters.items():
+        if name not in known:
+            raise ValueError(f"{notebook.name}: parameter {name}={value!r} is unknown; allowed: {', '.join(known)}")
+        kinds = TYPES.get(known[name].type)
+        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise ValueError(f"{notebook.name}: parameter {name}={value!r}; allowed: {known[name].type}, "
+                             f"like {known[name].default!r}")
+    return {name: float(value) if known[name].type == "float" else list(value) if isinstance(value, tuple) else value
+            for name, value in parameters.items()}
+
+
+def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path | None = None) -> None:
+    """Run a notebook with papermill; `output` appears whole when it has succeeded.
+
+    A failed notebook is kept as `NAME.failed.ipynb`, with its traceback, and NotebookFailed is raised. Raises
+    ValueError before anything starts for parameters that the notebook doesn't have.
+    """
+    values = check(notebook, parameters)
+    with without("rfc3987_syntax"):
+        from papermill.exceptions import PapermillExecutionError
+    part = output.with_name(f"{output.stem}.{os.getpid()}.part.ipynb")
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _run(notebook, part, values, cwd or root())
+    except PapermillExecutionError as error:
+        atomic.move(part, failed)
+        raise NotebookFailed(_last_line(error), _cell_name(notebook, failed), error.ename) from error
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    atomic.move(part, output)
+    failed.unlink(missing_ok=True)
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Imports in this block do not find `module`, unless it is there already.
+
+    For rfc3987_syntax: jsonschema, which papermill and nbconvert import, takes it where it is installed, and it builds
+    a grammar of internationalised addresses on import (1.4 s). No notebook holds one.
+    """
+    before = sys.modules.setdefault(module, None)  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        if before is None:
+            sys.modules.pop(module)
+
+
+def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: int = 3) -> None:
+    import papermill
+    import zmq
+    from traitlets.config import Config
+    # ipc kernels of two processes mix up their sockets; tcp is encrypted where the kernel can be
+    kernel = {"transport": "tcp", "transport_encryption": "auto" if zmq.has("curve") else "disabled"}
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(part), parameters=values, cwd=str(cwd), progress_bar=False, log_output=True,
+            config=Config(KernelManager=kernel))
+    except RuntimeError as error:       # the kernel is dead: out of memory, or another process was faster at its port
+        if "before replying" not in str(error) or tries == 1:
+            raise NotebookFailed(str(error).strip(), "(the kernel)", type(error).__name__) from error
+        _run(notebook, part, values, cwd, tries - 1)
+
+
+def printed(executed: Path, name: str) -> str:
+    """What the cell of this name printed in an executed notebook; ValueError if there is no such cell."""
+    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+        if cell["metadata"].get("name") == name:
+            return "".join(line for output in cell["outputs"] if output.get("name") == "stdout"
+                           for line in output["text"]).rstrip()
+    raise ValueError(f"{executed}: no cell is named {name!r}")
+
+
+def _last_line(error: Any) -> str:
+    text = f"{error.ename}: {error.evalue}".strip()
+    return re.sub(r"\x1b\[[0-9;]*m", "", text.splitlines()[0] if text else "unknown error")
+
+
+def _cell_name(notebook: Path, failed: Path) -> str:
+    """The name of the cell that failed: its `name` in the metadata, else its first line."""
+    for cell in json.loads(failed.read_text(encoding="utf-8"))["cells"]:
+        if any(output.get("output_type") == "error" for output in cell.get("outputs", [])):
+            first = next(iter("".join(cell["source"]).strip().splitlines()), "")
+            return cell["metadata"].get("name") or first[:60] or str(cell.get("id"))
+    return f"{notebook.stem}: unknown"

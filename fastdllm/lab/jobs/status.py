@@ -1,0 +1,185 @@
+"""What state every cell of a grid is in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.jobs.slurm import Job
+from fastdllm.lab.records import external_code, journal, locks
+from fastdllm.lab.records.identity import Today, changes, identity, payload_of
+from fastdllm.lab.records.record import Record
+
+State = Literal["complete", "stale", "partial", "failed", "running", "queued", "not applicable", "pending", "imported"]
+RUN_LOCK, FAILED, OPEN = ".run.lock", "failed.json", "open.json"
+MARKS = {"complete": "✓", "running": "▶", "queued": "…", "not applicable": "–"}
+
+
+@dataclass(frozen=True)
+class CellState:
+    """A cell and how it stands. `shared_with`: the cell whose run this one shares (k=1 under three names)."""
+
+    cell: Cell
+    state: State
+    detail: str = ""
+    record: Record | None = None
+    shared_with: str | None = None
+
+    @property
+    def mark(self) -> str:
+        return MARKS.get(self.state, "✗")
+
+    def line(self) -> str:
+        """One line for people: mark, name, state, detail."""
+        notes = [self.state, *([self.detail] if self.detail else []),
+                 *([f"shared with {self.shared_with}"] if self.shared_with else [])]
+        return f"  {self.mark} {self.cell.name}" + ("" if notes == ["complete"] else f" ({'; '.join(notes)})")
+
+
+def states(cells: list[Cell], today: Today | None = None, jobs: Mapping[str, Job] | None = None) -> list[CellState]:
+    """The state of every cell. `jobs` maps a cell's path to its place in a queue.
+
+    Data, checkpoint and code are looked at only where there is something to compare them with.
+    """
+    today, jobs = today or Today(), jobs or {}
+    first: dict[str, Cell] = {}
+    found = []
+    for cell in cells:
+        owner = first.setdefault(f"{cell.directory.parent} {cell.parameters.key()}", cell)
+        state = look(cell, today, jobs.get(cell.path))
+        found.append(state if owner is cell or cell.not_applicable else replace(state, shared_with=owner.name))
+    return found
+
+
+def look(cell: Cell, today: Today, job: Job | None = None) -> CellState:
+    """The state of one cell, by itself."""
+    if cell.not_applicable:
+        return CellState(cell, "not applicable", cell.not_applicable)
+    directory = cell.directory
+    if not directory.is_dir():
+        return _waiting(cell, job) or _after(CellState(cell, "pending"), job)
+    holder = locks.holder(directory / RUN_LOCK) or locks.holder(directory / ".samples.lock")
+    if holder is not None:
+        return CellState(cell, "running", _running(directory, holder, job))
+    if waiting := _waiting(cell, job):
+        return waiting
+    if (failure := directory / FAILED).exists():
+        return CellState(cell, "failed", _last_error(failure))
+    return _after(_recorded(cell, today), job)
+
+
+def _recorded(cell: Cell, today: Today) -> CellState:
+    """Complete, stale, imported, partial or pending: what the files say against what would run today."""
+    directory = cell.directory
+    has_record = (directory / records.SUMMARY).exists()
+    partials = sorted(directory.glob("partial-*.jsonl"))
+    if not has_record and not partials:
+        return CellState(cell, "pending")
+    record = None
+    if has_record:
+        try:
+            record = records.read(directory)
+        except ValueError as error:
+            return CellState(cell, "failed", str(error))
+        if record.status == "imported":
+            return CellState(cell, "imported", f"from {record.source or 'elsewhere'}", record)
+    try:
+        ran = external_code.read(directory)
+        now = today.payload(cell.parameters, record.parameters if record else None,
+                            ran.policy(directory) if ran else None)
+    except (ValueError, OSError) as error:
+        return CellState(cell, "stale", f"cannot be checked here: {error}", record)
+    own = journal.path_of(directory, identity(now))
+    if own in partials or (directory / OPEN).exists():
+        done, n = journal.progress(own)
+        return CellState(cell, "partial", f"{done} of {n}" if n else "interrupted before the first problem", record)
+    if record is None:
+        return CellState(cell, "stale", f"unfinished run of {_of_partial(partials[0], now)}")
+    then = payload_of(record)
+    if identity(then) != record.identity:
+        return CellState(cell, "failed", "the record's identity does not follow from its content", record)
+    if record.identity != identity(now):
+        return CellState(cell, "stale", f"changed: {', '.join(changes(then, now))}", record)
+    return CellState(cell, "complete", "", record)
+
+
+def _of_partial(path: Path, now: dict[str, Any]) -> str:
+    """What an unfinished run of another configuration differs in."""
+    with path.open(encoding="utf-8") as lines:
+        try:
+            then = json.loads(lines.readline())["parameters"]
+        except (ValueError, KeyError):
+            return "another configuration"
+    different = [name for name, value in now["parameters"].items() if then.get(name) != value]
+    return f"another configuration ({', '.join(different) or 'other code, data or checkpoint'})"
+
+
+def _waiting(cell: Cell, job: Job | None) -> CellState | None:
+    if job is None or job.over:
+        return None
+    about = ", ".join(part for part in (f"job {job.name}", job.node, job.elapsed, job.reason) if part)
+    return CellState(cell, "running" if job.running else "queued", about)
+
+
+def _after(state: CellState, job: Job | None) -> CellState:
+    """A job that ended badly explains why its cell isn't complete."""
+    if job is None or not job.over or job.state == "COMPLETED" or state.state not in ("pending", "partial"):
+        return state
+    ended = f"job {job.name} ended: {job.state}" + (f" on {job.node}" if job.node else "")
+    if state.state == "pending":
+        return replace(state, state="failed", detail=ended)
+    return replace(state, detail=f"{state.detail}; {ended}")
+
+
+def _running(directory: Path, holder: dict[str, Any], job: Job | None) -> str:
+    counts = [journal.progress(path) for path in directory.glob("partial-*.jsonl")]
+    done, n = max(counts, default=(0, 0))
+    about = f"job {job.name}, {job.node}, {job.elapsed}" if job and job.running else locks.describe(holder)
+    return f"{about}; {done} of {n}" if n else about
+
+
+def fail(directory: Path, error: str, where: str = "") -> None:
+    """Mark a cell as failed: the last error line and the notebook cell that failed."""
+    atomic.write(directory / FAILED, json.dumps({"error": error, "cell": where}, ensure_ascii=False) + "\n")
+
+
+def clear(directory: Path) -> None:
+    """Take the mark of a failure away."""
+    (directory / FAILED).unlink(missing_ok=True)
+
+
+def _last_error(path: Path) -> str:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return f"{values['error']}" + (f" [in cell {values['cell']}]" if values["cell"] else "")
+    except (ValueError, KeyError):
+        return "unknown (failed.json is damaged)"
+
+
+def text(found: list[CellState], others: list[CellState] | None = None) -> str:
+    """The page that `grid status` prints, ending in `Completed: 2 / 9`; `others` are shown and not counted."""
+    rule, lines = "=" * 77, []
+    group = ""
+    for state in found:
+        cell = state.cell
+        if cell.directory.parent.name != group:
+            group = cell.directory.parent.name
+            lines += [rule, f"Experiment Status: {cell.experiment} / {group}", rule]
+        lines.append(state.line())
+    if others:
+        lines += [rule, "Runs of code that is not ours (not counted):", rule]
+        lines += [state.line() for state in others]
+    applicable = [state for state in found if state.state != "not applicable"]
+    done = sum(state.state == "complete" for state in applicable)
+    return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])
+
+
+def all_complete(found: list[CellState]) -> bool:
+    """Whether every applicable cell is complete (False if none applies)."""
+    states = [state.state for state in found if state.state != "not applicable"]
+    return bool(states) and all(state == "complete" for state in states)

@@ -1,0 +1,225 @@
+"""Submitting: one readable sbatch array script per grid, kept beside the records, and what was submitted.
+
+    executed/<experiment>/slurm/<name>.yml     the grid as it was submitted (later edits of params/ don't touch it)
+    executed/<experiment>/slurm/<name>.sh      the script
+    executed/<experiment>/slurm/<name>.json    job id and which array task runs which cells
+    executed/<experiment>/slurm/<name>-0.log   what Slurm wrote for array task 0
+
+No variable of the environment is written anywhere: a token reaches the node by the environment that sbatch passes
+on, or by the hub's own login file.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fastdllm.lab import atomic
+from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.parameters import Slurm
+from fastdllm.lab.config.paths import root
+from fastdllm.lab.jobs import plan as plans
+from fastdllm.lab.jobs import slurm
+from fastdllm.settings import Settings
+from fastdllm.version import __version__
+
+FOLDER = "slurm"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One array task: arguments of `fastdllm` and the directory in which it keeps unfinished samples.
+
+    `cells` are complete when it is done; `first` are arguments that hold for the first start only (--force).
+    """
+
+    title: str
+    command: tuple[str, ...]
+    directory: Path
+    cells: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+
+
+class Submission(Settings):
+    """What stands in slurm/<name>.json. `tasks[i]` are the paths of the cells that array index i runs."""
+
+    name: str
+    job: int
+    submitted: str
+    tasks: tuple[tuple[str, ...], ...]
+    report_job: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A submission before it happens: what `--dry-run` prints."""
+
+    name: str
+    folder: Path
+    script: str
+    tasks: tuple[Task, ...]
+    grid: Grid | None = None
+    report: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Script by script, and the commands that would submit them."""
+        parts = [f"# {self.folder / self.name}.sh", self.script, f"# sbatch {self.folder / self.name}.sh"]
+        if self.report is not None:
+            parts += ["", f"# {self.folder / self.name}-report.sh", self.report,
+                      f"# sbatch --dependency=afterany:JOB {self.folder / self.name}-report.sh"]
+        return "\n".join(parts)
+
+
+def plan_grid(grid: Grid, todo: plans.Plan, *, report: bool = False) -> Plan:
+    """A grid's array: one task for each computation, which also serves the cells that share it.
+
+    Raises ValueError if there is nothing to submit.
+    """
+    if not todo.run:
+        raise ValueError(f"{grid.experiment}: nothing to submit; allowed: a grid with cells that are neither complete "
+                         "nor in the queue")
+    folder, name = grid.directory / FOLDER, new_name(grid.experiment)
+    params = folder / f"{name}.yml"
+    tasks = tuple(_task(params, [cell, *(to for source, to in todo.share if source is cell)], forced)
+                  for cell, _, forced in todo.run)
+    title = f"{grid.experiment}: {len(tasks)} runs for {sum(len(task.cells) for task in tasks)} cells"
+    script = render(name, tasks, grid.slurm, folder, ("doctor", str(params), "--quick"), grid.caches, title)
+    if not report:
+        return Plan(name, folder, script, tasks, grid)
+    task = Task("the report", ("grid", "report", str(params)), folder)
+    light = grid.slurm.model_copy(update={"gres": None, "constraint": None})
+    after = render(f"{name}-report", (task,), light, folder, (), grid.caches,
+                   f"{grid.experiment}: the report, when the grid is through")
+    return Plan(name, folder, script, tasks, grid, after)
+
+
+def plan_command(title: str, command: Sequence[str], directory: Path, settings: Slurm,
+                 doctor: Sequence[str] = ("doctor", "--quick")) -> Plan:
+    """A single job, like one notebook: `command` are the arguments of `fastdllm`."""
+    folder, name = directory / FOLDER, new_name(directory.name)
+    task = Task(title, tuple(command), directory)
+    return Plan(name, folder, render(name, (task,), settings, folder, doctor, {}, title), (task,))
+
+
+def submit(plan: Plan) -> Submission:
+    """Write the files of a plan, submit it, and note what was submitted. Raises SlurmError with Slurm's words."""
+    script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
+    if plan.grid is not None:
+        as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
+        values = as_submitted.model_dump(mode="json", exclude_defaults=True)
+        atomic.write(params, yaml.safe_dump(values, sort_keys=False))
+    atomic.write(script, plan.script)
+    job = slurm.submit(script)
+    note = Submission(name=plan.name, job=job, submitted=datetime.now(UTC).isoformat(timespec="seconds"),
+                      tasks=tuple(task.cells for task in plan.tasks))
+    _keep(plan.folder, note)
+    if plan.report is not None:
+        after = plan.folder / f"{plan.name}-report.sh"
+        atomic.write(after, plan.report)
+        note = note.model_copy(update={"report_job": slurm.submit(after, f"--dependency=afterany:{job}")})
+        _keep(plan.folder, note)
+    return note
+
+
+def submissions(directory: Path) -> list[Submission]:
+    """What was submitted from an experiment's directory, the oldest first."""
+    found = [Submission(**json.loads(path.read_text(encoding="utf-8")))
+             for path in sorted((directory / FOLDER).glob("*.json"))]
+    return sorted(found, key=lambda note: (note.submitted, note.job))
+
+
+def cell_jobs(directory: Path) -> dict[str, slurm.Job]:
+    """The latest Slurm task of every cell that was submitted, by the cell's path; forgotten jobs are left out."""
+    latest = {cell: (note.job, index) for note in submissions(directory)
+              for index, cells in enumerate(note.tasks) for cell in cells}
+    known = slurm.jobs(job for job, _ in latest.values())
+    found = {cell: known.get((job, index)) or known.get((job, None)) for cell, (job, index) in latest.items()}
+    return {cell: job for cell, job in found.items() if job is not None}
+
+
+def cancel(directory: Path, cells: set[str] | None = None) -> list[str]:
+    """Cancel this experiment's jobs, or only the tasks that run nothing but `cells`; returns what was cancelled.
+
+    A job is ours if its number was noted at submission and it still has the name that it got then.
+    """
+    notes = submissions(directory)
+    names = slurm.names([number for note in notes for number in (note.job, note.report_job) if number is not None])
+    known = slurm.jobs(number for number in names)
+    chosen: list[str] = []
+    for note in notes:
+        if names.get(note.job) == note.name:
+            if cells is None:
+                chosen.append(str(note.job))
+            else:
+                chosen += [job.name for index, own in enumerate(note.tasks) if set(own) & cells and set(own) <= cells
+                           for job in (known.get((note.job, index)) or known.get((note.job, None)),)
+                           if job is not None and not job.over]
+        if cells is None and note.report_job is not None and names.get(note.report_job) == f"{note.name}-report":
+            chosen.append(str(note.report_job))
+    slurm.cancel(chosen)
+    return chosen
+
+
+def job_log(directory: Path, cell: str) -> Path | None:
+    """What Slurm wrote for the latest task of a cell; None if it was never submitted."""
+    for note in reversed(submissions(directory)):
+        for index, cells in enumerate(note.tasks):
+            if cell in cells:
+                return directory / FOLDER / f"{note.name}-{index if len(note.tasks) > 1 else 0}.log"
+    return None
+
+
+def render(name: str, tasks: Sequence[Task], settings: Slurm, folder: Path, doctor: Sequence[str],
+           caches: dict[str, str], title: str) -> str:
+    """The script's text. Raises ValueError if the signal would come before the cell has any time."""
+    if settings.signal_seconds >= seconds(settings.time):
+        raise ValueError(f"slurm.signal_seconds={settings.signal_seconds}; "
+                         f"allowed: less than slurm.time={settings.time}")
+    options = {"partition": settings.partition, "account": settings.account, "qos": settings.qos, "gres": settings.gres,
+               "constraint": settings.constraint, "mem": settings.memory, "mail-user": settings.mail_user}
+    environment = Environment(loader=PackageLoader("fastdllm.lab.jobs", "."),
+                              undefined=StrictUndefined, autoescape=False,
+                              keep_trailing_newline=True)
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    environment.filters["short"] = lambda value: str(value).removeprefix(f"{root()}/")    # the script works there
+    log = folder / f"{name}-{'%a' if len(tasks) > 1 else '0'}.log"
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return environment.get_template("job.sh.j2").render(
+        name=name, tasks=tasks, slurm=settings, doctor=doctor, caches=caches, log=log, root=root(), date=date,
+        python=sys.executable, version=__version__, title=" ".join(title.split()),
+        options=[(option, value) for option, value in options.items() if value is not None])
+
+
+def seconds(time: str) -> int:
+    """Seconds of a Slurm time: minutes, MM:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    hours, minutes, secs = [*parts, 0, 0][:3] if dash or len(parts) == 3 else [0, *parts, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs
+
+
+def new_name(experiment: str) -> str:
+    """`demo-20261121-101500-3f2a`: also the job's name, by which `cancel` knows its own."""
+    return f"{experiment}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _task(params: Path, cells: Sequence[Cell], forced: bool) -> Task:
+    command = ["grid", "run", str(params), "--task", cells[0].task, "--jobs", "1"]
+    for cell in cells:
+        command += ["--config", cell.name]
+    paths = tuple(cell.path for cell in cells)
+    return Task(", ".join(paths), tuple(command), cells[0].directory, paths, ("--force",) if forced else ())
+
+
+def _keep(folder: Path, note: Submission) -> None:
+    atomic.write(folder / f"{note.name}.json", note.model_dump_json(indent=1) + "\n")

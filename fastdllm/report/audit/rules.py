@@ -1,0 +1,70 @@
+"""The audit of results: every rule is a function over one normalised table, and says what can't be.
+
+    findings = audit(published())          # the published table of the log
+    findings = audit(read("executed/x"))   # our records, lm-evaluation-harness folders, old summary.json layouts
+
+A finding names its rule, its rows, a statement with the numbers, and how sure it is. Levels:
+`impossible` (the numbers contradict each other or the computation), `doubtful` (they can't carry the claim, or have
+a second explanation), `note` (expected, or harmless, but worth knowing).
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding, Rule
+
+
+def rules() -> dict[str, Rule]:
+    """Every rule by its name, in the order of a report."""
+    from fastdllm.report.audit import cells, claims, speed
+    return {**cells.RULES, **speed.RULES, **claims.RULES}
+
+
+def audit(evidence: Evidence, only: Iterable[str] | None = None) -> list[Finding]:
+    """All findings, the worst first. ValueError for a rule that does not exist."""
+    known = rules()
+    chosen = list(known) if only is None else list(only)
+    missing = [name for name in chosen if name not in known]
+    if missing:
+        raise ValueError(f"rules={missing}; allowed: {', '.join(known)}")
+    found = [finding for name in chosen for finding in known[name](evidence)]
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def frame(findings: Iterable[Finding]) -> pd.DataFrame:
+    """One row per finding: level, rule, statement, how sure, rows."""
+    return pd.DataFrame([{"level": f.level, "rule": f.rule, "statement": f.statement, "how sure": f.sure,
+                          "rows": compact(f.rows)} for f in findings],
+                        columns=["level", "rule", "statement", "how sure", "rows"])
+
+
+def compact(rows: Iterable[str]) -> str:
+    """`run/task: k1_first, k2_first; ...`: row names with their folder said once."""
+    folders: dict[str, list[str]] = {}
+    for row in rows:
+        folder, _, name = row.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    return "; ".join((f"{folder}: " if folder else "") + ", ".join(names) for folder, names in folders.items())
+
+
+def failing(findings: Iterable[Finding]) -> set[str]:
+    """The rows that an `impossible` finding names: what must not be published without a word."""
+    return {row for finding in findings if finding.level == "impossible" for row in finding.rows}
+
+
+
+
+def summary(findings: list[Finding]) -> str:
+    """One line: how many findings of each level."""
+    if not findings:
+        return "audit: no rule fired"
+    counts = [f"{sum(f.level == level for f in findings)} {level}" for level in LEVELS]
+    return f"audit: {len(findings)} findings ({', '.join(counts)})"

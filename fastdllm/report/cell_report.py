@@ -1,0 +1,158 @@
+"""One record as tables and figures: what the cell's notebook shows."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fastdllm.lab import records
+from fastdllm.lab.records.identity import Today
+from fastdllm.lab.records.record import Record
+
+DECISIONS = {"recompute": "#0072B2", "reuse": "#E69F00", "fallback": "#D55E00", "bypass": "#BBBBBB"}   # Okabe-Ito
+RIGHT, WRONG = "#0072B2", "#D55E00"
+
+
+def scores(record: Record) -> pd.DataFrame:
+    """One row per extraction rule: correct of n, share, 95 % Wilson interval; the headline rule first."""
+    rules = sorted(record.accuracy, key=lambda rule: rule != record.metric)
+    rows = [{"rule": rule + (" (headline)" if rule == record.metric else ""), "correct": f"{a.correct} of {a.n}",
+             "accuracy": f"{a.value:.1%}", "95 % interval": f"{a.low:.1%} to {a.high:.1%}"}
+            for rule in rules for a in (record.accuracy[rule],)]
+    return pd.DataFrame(rows).set_index("rule")
+
+
+def costs(record: Record) -> pd.DataFrame:
+    """Tokens, forwards by kind, layer decisions, seconds."""
+    row = records.row(record)
+    values: dict[str, Any] = {
+        "tokens": row["tokens"], "forwards": row["nfe"], "tokens per forward": f"{row['tokens_per_forward']:.2f}",
+        **{f"{kind} forwards": count for kind, count in record.nfe.items()},
+        **{f"layer calls: {kind}": count for kind, count in record.decisions.items()},
+        "seconds (no loading, no warm-up)": f"{record.seconds:.2f}", "tokens/s": f"{record.tokens_per_second:.0f}",
+        "loading, warm-up": f"{record.load_seconds:.2f} s, {record.warmup_seconds:.2f} s",
+        "answers that are empty": record.empty,
+        "ended by": ", ".join(f"{how} {count}" for how, count in record.finish.items() if count),
+        "sessions": record.sessions}
+    return _column(values)
+
+
+def identity(record: Record) -> pd.DataFrame:
+    """What makes this run this run, and where it ran."""
+    code, where = record.code, record.environment
+    return _column({
+        "identity": record.identity, "checkpoint": f"{record.checkpoint.name} {record.checkpoint.fingerprint[:16]}",
+        "data": f"{Path(record.dataset.name).name} {record.dataset.fingerprint[:16]}, {record.dataset.n} problems",
+        "code": f"{code.version} {code.hash[:16]}, commit {(code.commit or 'none')[:12]}"
+                + (" with changes" if code.dirty else ""),
+        "policy file": (code.policy or "none")[:16], "date": record.date, "author": record.author,
+        "python, torch, transformers": f"{where.python}, {where.torch}, {where.transformers}",
+        "device": f"{record.parameters.device}: {where.device_name}", "platform": where.platform,
+        "node": where.node, "Slurm job": where.slurm_job or "none"})
+
+
+def parameters(record: Record) -> pd.DataFrame:
+    """Every resolved parameter."""
+    return _column({name: repr(value) for name, value in record.parameters.flat().items()})
+
+
+def _column(values: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame({"": [str(value) for value in values.values()]}, index=list(values))
+
+
+def figure(record: Record, samples: pd.DataFrame) -> Figure:
+    """Accuracy by rule, forwards by kind, length of right and wrong answers."""
+    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
+    for place, (rule, a) in enumerate(sorted(record.accuracy.items(), key=lambda item: item[0] != record.metric)):
+        left.errorbar(place, 100 * a.value, yerr=[[100 * (a.value - a.low)], [100 * (a.high - a.value)]], fmt="o",
+                      color=RIGHT if rule == record.metric else "#888888", capsize=4)
+    left.set(title="accuracy, 95 % interval", ylabel="%", ylim=(0, 103), xlim=(-0.5, len(record.accuracy) - 0.5))
+    left.set_xticks(range(len(record.accuracy)), sorted(record.accuracy, key=lambda rule: rule != record.metric))
+    kinds = {kind: count for kind, count in record.nfe.items() if count}
+    bars = middle.barh(list(kinds), list(kinds.values()), color=RIGHT)
+    middle.bar_label(bars, padding=3)
+    middle.margins(x=0.2)
+    middle.invert_yaxis()
+    middle.set(title="forwards by kind")
+    correct = np.array([each[record.metric] for each in samples["correct"]], dtype=bool)
+    right.hist([samples["tokens"][correct], samples["tokens"][~correct]], stacked=True, bins=20, color=[RIGHT, WRONG],
+               label=["right", "wrong"])
+    right.set(title="tokens per answer")
+    right.legend(frameon=False)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    plt.close(drawn)      # a notebook shows what is returned; it would show an open figure again
+    return drawn
+
+
+def trace_summary(trace: pd.DataFrame) -> pd.DataFrame:
+    """Layer calls by forward kind and decision; for reused ones the median number of changed positions."""
+    counts = trace.pivot_table(index="kind", columns="decision", values="layer", aggfunc="size", fill_value=0)
+    reused = trace[trace["decision"] == "reuse"]
+    if len(reused):
+        counts["changed positions (median)"] = reused.groupby("kind")["changed"].median()
+    return counts
+
+
+def trace_figure(trace: pd.DataFrame, row: int = 0) -> Figure:
+    """Decision map of one problem: layers upwards, forwards to the right."""
+    one = trace[trace["row"] == row]
+    codes = {decision: number for number, decision in enumerate(DECISIONS)}
+    coded = one.assign(code=[codes[decision] for decision in one["decision"]])
+    table = coded.pivot_table(index="layer", columns="forward", values="code")
+    drawn, axes = plt.subplots(figsize=(11, 2.8), layout="constrained")
+    _map(axes, table)
+    axes.legend(handles=[Patch(color=color, label=name) for name, color in DECISIONS.items()], ncols=4, frameon=False,
+                loc="lower left", bbox_to_anchor=(0, 1))
+    axes.set_xlabel(f"forward of problem {row}")
+    axes.set_ylabel("layer")
+    plt.close(drawn)
+    return drawn
+
+
+def _map(axes: Axes, table: pd.DataFrame) -> None:
+    axes.pcolormesh(table.columns.to_numpy(), table.index.to_numpy(), table.to_numpy(),
+                    cmap=ListedColormap(list(DECISIONS.values())), vmin=-0.5, vmax=len(DECISIONS) - 0.5)
+
+
+def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
+    """Some wrong and some right answers, as HTML: prompt, target, output, what each rule extracted."""
+    problems, _ = Today().problems(record.parameters)
+    rows: list[dict[str, Any]] = samples.to_dict("records")      # pyright: ignore[reportAssignmentType]
+    right = [row for row in rows if row["correct"][record.metric]]
+    wrong = [row for row in rows if not row["correct"][record.metric]]
+    parts = []
+    for row in wrong[:count] + right[:count]:
+        problem = problems[row["index"]]
+        prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
+        mark = "right" if row["correct"][record.metric] else "wrong"
+        rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items())
+        parts.append(f"<details open><summary><b>{mark}</b> · {escape(row['id'])} · {row['tokens']} tokens · "
+                     f"target {escape(problem.target[:80])} · extracted {escape(rules)}</summary>"
+                     f"<pre style='white-space:pre-wrap'>{escape(prompt[-600:])}</pre>"
+                     f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
+                     f"{escape(row['output'][:1200])}</pre></details>")
+    return "\n".join(parts)
+
+
+def verdict(record: Record) -> str:
+    """The answer in a paragraph (Markdown): accuracy with its interval, cost, and what would change it."""
+    row, a = records.row(record), record.headline
+    calls = sum(record.decisions.values())
+    reused = (f"{record.decisions.get('reuse', 0) / calls:.0%} of the {calls} wrapped layer calls were reused."
+              if calls else "No layer was wrapped.")
+    shortfall = f" {record.finish['length']} answers ran into the length cap." if record.finish.get("length") else ""
+    return (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
+            f"{a.low:.1%} to {a.high:.1%}, rule *{record.metric}*) at {row['tokens_per_forward']:.2f} tokens a forward"
+            f" and {record.tokens_per_second:.0f} tokens/s without loading and warm-up. {reused}{shortfall} "
+            "More problems narrow the interval; a comparison with another configuration needs the same problems "
+            "(the report pairs them), and tokens/s compare on one machine only.")

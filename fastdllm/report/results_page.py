@@ -1,0 +1,196 @@
+"""The log writes itself: an entry in the form of the log's template, and a results page per experiment."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from fastdllm import stats
+from fastdllm.display import tables as show
+from fastdllm.lab import atomic
+from fastdllm.lab.config.paths import short
+from fastdllm.report import criteria, tables
+from fastdllm.report.audit import rules, sources
+from fastdllm.report.audit.evidence import Finding
+from fastdllm.report.results import Results
+
+PAGE, ENTRY, TABLE = "results.md", "log_entry.md", "results.csv"
+HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
+MOST_LINES = 40
+NOTES, NOTES_END = "<!-- notes: kept when this page is written again -->", "<!-- end of notes -->"
+NO_NOTES = "_No notes yet. What stands between the two marks is kept._"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report says about one grid, computed once."""
+
+    results: Results
+    table: pd.DataFrame
+    verdict: criteria.Verdict
+    findings: list[Finding]
+
+    @cached_property
+    def answer(self) -> str:
+        """The verdict's plain answer, and what its speeds are worth where cells ran side by side."""
+        beside = any(finding.rule == "side_by_side" for finding in self.findings)
+        caution = (" Cells ran side by side: speeds and their intervals hold for this run, those of another can differ "
+                   "by a fifth.")
+        return self.verdict.answer + (caution if beside else "")
+
+    @cached_property
+    def shown(self) -> pd.DataFrame:
+        """The table as text."""
+        return show.grid(self.table)
+
+    def part(self, counts: bool) -> pd.DataFrame:
+        """The table's columns that answer the question, or those that count: both fit into a page's width."""
+        counted = self.shown.columns.str.fullmatch(COUNTS)
+        named = self.shown.columns.isin(["task", "config"])
+        return self.shown.loc[:, (counted if counts else ~counted) | named]
+
+    @classmethod
+    def of(cls, results: Results) -> Report:
+        """Raises ValueError if no cell of the grid has a record yet."""
+        if not results.found:
+            raise ValueError(f"{results.grid.experiment}: no cell has a record; allowed: a grid after "
+                             "`fastdllm grid run` or `submit`")
+        table = tables.grid_table(results)
+        findings = rules.audit(sources.from_records(results.records))
+        return cls(results, table, criteria.judge(results, table), findings)
+
+
+def entry(report: Report) -> str:
+    """Log entries in the form of the template, one per task."""
+    results, parts = report.results, []
+    date = max(record.date for record in results.records)[:10]
+    folders = [state.cell.directory.parent.name for state, _ in results.found]
+    for folder, rows in report.table.groupby(folders, sort=False):
+        used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
+        one = rows[rows["k"] == 1]
+        others = (f"threshold={_values(rows['threshold'])}, batch_size={_values(rows['batch_size'])}, "
+                  f"policy={_values(rows['policy'])}, revision={_values(rows['revision'])}, model={used.model}, "
+                  f"dtype={_values(rows['dtype'])}, limit={used.limit or 'none'}")
+        notes = [report.verdict.outcome + ": " + report.verdict.why]
+        notes += [f"{f.level}: {f.statement}" for f in report.findings if f.level != "note"]
+        parts.append("\n".join([
+            f"#### {date} - {results.grid.experiment}", f"- **Task**: {folder}", "- **Configuration**:",
+            f"  - Layer Reuse: k={_values(rows['k'])}", f"  - Layer Subset: {_values(rows['layers'])}",
+            f"  - Other params: {others}", "- **Results**:",
+            f"  - Accuracy: {_list(rows, _accuracy)}",
+            f"  - Throughput: {_list(rows, lambda r: f'{r.tokens_per_second:.1f} tokens/s')}",
+            f"  - Speedup: {_list(rows[rows['k'] > 1], _speedup)}"
+            if len(one) else "  - Speedup: not measured (no k=1 cell)",
+            "- **Notes**: " + "; ".join(notes), f"- **Logs**: `{short(results.grid.directory / str(folder))}`"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def page(report: Report, notes: str = NO_NOTES) -> str:
+    """The results page: hypothesis, verdict, table, best configurations, rules, audit, coverage, notes."""
+    results, verdict = report.results, report.verdict
+    grid, goal = results.grid, results.grid.criteria
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    missing = "\n".join(f"- {state.cell.path}: {state.state}{f' ({state.detail})' if state.detail else ''}"
+                        for state in results.missing)
+    return "\n".join([
+        f"# {grid.experiment}", "", f"Written {written} by `fastdllm grid report`; the records are in "
+        f"`{short(grid.directory)}`." + (f" Author: {grid.author}." if grid.author else ""), "",
+        "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
+        f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
+        f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
+        "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
+        f"Rule: {verdict.rule}.", "",
+        show.Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
+        "## Results", "", show.Html(report.shown, CAPTION).markdown(), "",
+        "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
+        "## Best configuration per benchmark", "", show.Html(tables.best(report.table)).markdown(), "",
+        "## Extraction rules", "", show.Html(tables.rules_table(results), RULES).markdown(), "",
+        "## Measured and published", "", show.Html(tables.against_published(results)).markdown(), "",
+        "## Audit", "", rules.summary(report.findings) + ".", "",
+        show.Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
+        "## Coverage", "", show.Html(tables.coverage(results), COVERAGE).markdown(), "",
+        *(["Not complete:", "", missing, ""] if missing else []),
+        "## Notes", "", NOTES, notes, NOTES_END, ""])
+
+
+CAPTION = ("accuracy with 95 % Wilson interval; points lost and speed-up against k=1 with 95 % intervals, paired over "
+           "the same problems, of one run each: a second run's speed may differ by more; the verdict's intervals are "
+           "wider, they hold for all configurations together; NFE: forwards; seconds without loading and warm-up; "
+           "recompute, reuse and fallback count layer calls; as data in results.csv")
+COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
+RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
+         "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
+         "that the outputs have another form, not that they are wrong")
+COVERAGE = ("every benchmark of the suite: the problems of its test set; whether layer reuse can act (not where "
+            "answers are scored by likelihood); cells in the published log; complete cells of this grid")
+
+
+def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
+    """One sentence per reuse configuration with McNemar's p, Holm-corrected over the grid."""
+    lines = []
+    for row in table[(table["k"] > 1) & table["lost"].notna()].head(most).itertuples():
+        said = stats.say_difference(-row.lost, -row.lost_high, -row.lost_low, row.n)
+        p = f"; McNemar p = {row.p:.2g}, Holm over the grid {row.p_holm:.2g}" if row.p == row.p else ""
+        lines.append(f"{row.task} {row.config}: {said}{p}")
+    return lines
+
+
+def told(report: Report) -> str:
+    """What a terminal says of a written report: the main figures of each configuration, if they fit, and the files."""
+    rows = report.table.to_dict("records")
+    names = [f"{row['task']} {row['config']}" for row in rows]
+    width = max(map(len, names))
+    lines = [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} [{100 * row['low']:.1f}, "
+             f"{100 * row['high']:.1f}]  {row['tokens_per_second']:7.1f} tokens/s"
+             + (f"  {row['lost']:.1f} points lost, {row['speedup']:.2f}x"
+                if row["lost"] == row["lost"] and row["k"] > 1 else "")
+             for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
+    states = [state.state for state in report.results.states if state.state != "not applicable"]
+    folder = report.results.grid.directory
+    return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} cells complete",
+                      f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
+                      f"table: {short(folder / TABLE)}"])
+
+
+def write(report: Report) -> list[Path]:
+    """Write page, entry and table beside the records; free notes on an older page are kept."""
+    folder = report.results.grid.directory
+    old = folder / PAGE
+    notes = kept_notes(old.read_text(encoding="utf-8")) if old.exists() else NO_NOTES
+    atomic.write(old, page(report, notes))
+    atomic.write(folder / ENTRY, entry(report))
+    atomic.write(folder / TABLE, report.table.drop(columns=[*HERE]).to_csv(index=False))
+    return [old, folder / ENTRY, folder / TABLE]
+
+
+def kept_notes(text: str) -> str:
+    """What stands between the marks of a page; ValueError if the marks are gone, so that no note is lost."""
+    if NOTES not in text or NOTES_END not in text:
+        raise ValueError(f"{PAGE}: the marks of the notes are missing; allowed: a page with {NOTES} and {NOTES_END} "
+                         "(put them back around your notes, or move the page away)")
+    return text.split(NOTES, 1)[1].rsplit(NOTES_END, 1)[0].strip("\n")
+
+
+def _values(column: pd.Series) -> str:
+    return "/".join(dict.fromkeys(str(value) for value in column if str(value)))
+
+
+def _list(rows: pd.DataFrame, said) -> str:
+    return ", ".join(f"{row.config} {said(row)}" for row in rows.itertuples())
+
+
+def _speedup(row) -> str:
+    return show.text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
+
+
+def _accuracy(row) -> str:
+    return f"{100 * row.accuracy:.2f}% (n={row.n}, {100 * row.low:.1f} to {100 * row.high:.1f})"

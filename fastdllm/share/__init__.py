@@ -1,0 +1,1 @@
+"""What leaves the machine: gallery, publishing, redaction, inventory, notebook pages."""

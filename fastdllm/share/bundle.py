@@ -1,0 +1,91 @@
+"""What `fastdllm publish` copies: summaries and executed notebooks, redacted, without samples and traces."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdllm.lab import atomic, records
+from fastdllm.lab.jobs.notebook_run import RECORD
+from fastdllm.lab.jobs.status import CellState
+from fastdllm.share.inventory import Executed
+from fastdllm.share.redact import Redactor, read_notebook
+
+NOTEBOOK_LIMIT, TOTAL_LIMIT = 400_000, 12_000_000      # bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file as it will stand below the target."""
+
+    path: Path
+    content: bytes
+
+    @property
+    def packed(self) -> int:
+        """Bytes that it takes in git, which compresses every file by itself."""
+        return len(zlib.compress(self.content))
+
+
+def items(directory: Path, cells: Iterable[CellState], runs: Iterable[Executed], redactor: Redactor) -> list[Item]:
+    """The redacted files of an experiment, paths relative to it."""
+    found = []
+    for cell in cells:
+        if cell.record is None:
+            continue
+        place = cell.cell.directory.relative_to(directory)
+        record = redactor.record(cell.record)
+        content = {**record.content(), "checksum": record.checksum}
+        found.append(Item(place / records.SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()))
+        found += [Item(place / path.name, notebook(path, redactor)) for path in executed_notebooks(cell.cell.directory)]
+    for run in runs:
+        place = run.path.parent.relative_to(directory)
+        found.append(Item(place / run.path.name, notebook(run.path, redactor)))
+        if (note := run.path.parent / RECORD).exists():
+            values = redactor.values(json.loads(note.read_text(encoding="utf-8")))
+            found.append(Item(place / RECORD, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()))
+    return sorted(set(found), key=lambda item: item.path)
+
+
+def executed_notebooks(directory: Path) -> list[Path]:
+    """The executed notebooks in a cell's directory; failed and unfinished ones are left out."""
+    return [path for path in sorted(directory.glob("*.ipynb"))
+            if ".part" not in path.name and not path.name.endswith(".failed.ipynb")]
+
+
+def notebook(path: Path, redactor: Redactor) -> bytes:
+    """A notebook, redacted, as compact as the format allows."""
+    return (json.dumps(redactor.notebook(read_notebook(path)), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def too_large(found: Iterable[Item], elsewhere: int) -> list[str]:
+    """What breaks a limit; `elsewhere` are the bytes that other experiments have published."""
+    found = list(found)
+    problems = [f"{item.path}: {len(item.content) / 1000:.0f} kB; allowed: {NOTEBOOK_LIMIT // 1000} kB a notebook"
+                for item in found if item.path.suffix == ".ipynb" and len(item.content) > NOTEBOOK_LIMIT]
+    total = elsewhere + sum(len(item.content) for item in found)
+    if total > TOTAL_LIMIT:
+        problems.append(f"{total / 1e6:.1f} MB with what is published; allowed: {TOTAL_LIMIT // 10**6} MB in all")
+    return problems
+
+
+def write(found: Iterable[Item], target: Path) -> None:
+    """Replace `target` by these files; what was there before stays until the new ones are whole."""
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for item in found:
+        atomic.write(fresh / item.path, item.content)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0

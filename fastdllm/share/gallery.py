@@ -1,0 +1,219 @@
+"""`fastdllm gallery`: executed/ as one static site that opens from the file system.
+
+An index table over experiments and cells, every executed notebook as a page, downloads of notebook and record.
+Nothing is loaded from elsewhere. Hosts, users, paths and secrets are left out unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from fastdllm.lab import records
+from fastdllm.lab.config.paths import executed
+from fastdllm.lab.jobs.status import CellState
+from fastdllm.lab.records.identity import Today
+from fastdllm.share import bundle, inventory, redact
+from fastdllm.share import notebook_pages as pages
+from fastdllm.share.bundle import Item
+from fastdllm.share.redact import Redactor
+from fastdllm.version import __version__
+
+ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
+# What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
+COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
+           ("Tokens/forward", "number"), ("k", "number"), ("Layers", ""), ("Policy", ""), ("Revision", ""),
+           ("Experiment", ""), ("Node", ""), ("Date", "number"))
+
+
+@dataclass(frozen=True)
+class Site:
+    """A written gallery. `notes` say what a reader will miss."""
+
+    folder: Path
+    pages: int
+    size: int
+    notes: tuple[str, ...]
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index.html"
+
+
+@dataclass
+class Draft:
+    """The files of a site while it is being made."""
+
+    redactor: Redactor | None
+    writer: pages.Writer = field(default_factory=pages.Writer)
+    items: list[Item] = field(default_factory=list)
+
+    def add(self, path: Path, content: str | bytes) -> str:
+        """One file; returns its address relative to the index."""
+        self.items.append(Item(path, content.encode() if isinstance(content, str) else content))
+        return path.as_posix()
+
+    def notebook(self, source: Path, folder: Path, title: str, facts: Iterable[tuple[str, str]] = (),
+                 record: str = "") -> tuple[str, str]:
+        """A notebook's page and its download; returns both addresses."""
+        notebook = redact.read_notebook(source)
+        notebook = self.redactor.notebook(notebook) if self.redactor else notebook
+        describe_figures(notebook)
+        name = source.name.removesuffix(".ipynb")
+        body = self.writer.page(notebook, title, "../" * len(folder.parts), f"{name}.ipynb", facts, record)
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        return self.add(folder / f"{name}.html", body), self.add(folder / f"{name}.ipynb", text)
+
+    def text(self, text: str) -> str:
+        return self.redactor.output(text) if self.redactor else text
+
+
+def build(names: list[str] | None = None, output: Path | None = None, *, redact: bool = True,
+          folder: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Site:
+    """Make the site; `say` gets a line for each experiment.
+
+    Raises ValueError for an unknown experiment, or if there is nothing to show.
+    """
+    folder = folder or executed()
+    places = _places(folder)
+    if unknown := [name for name in names or [] if name not in places]:
+        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(places) or 'none: nothing has run'}")
+    today, shown = Today(), []
+    for name in names or list(places):
+        grid = inventory.grid_of(name)
+        shown.append((name, grid, inventory.cell_states(places[name], today, grid),
+                      inventory.notebook_runs(places[name])))
+    if not any(cells or runs for _, _, cells, runs in shown):
+        raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
+    nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
+    draft = Draft(_redactor(folder, nodes) if redact else None)
+    cells, sections = [], []
+    for name, grid, states, runs in shown:
+        shipped = places[name].parent.name == inventory.PUBLISHED
+        say(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} cells, {len(runs)} notebooks")
+        own = [_cell(draft, name, state) for state in states]
+        notebooks = []
+        for run in runs:
+            place = Path("notebooks") / name / run.path.parent.relative_to(places[name])
+            page, notebook = draft.notebook(run.path, place, f"{name}: {run.name}")
+            short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
+            notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
+        sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "",
+                         "cells": own, "notebooks": notebooks,
+                         "complete": sum(cell["state"] == "complete" for cell in own)})
+        cells += own
+    applicable = [cell for cell in cells if cell["state"] != "not applicable"]
+    index = _templates().get_template("index.html.j2").render(
+        title="Fast-dLLM layer reuse: " + (", ".join(names) if names else "all experiments"), experiments=sections,
+        cells=cells, notebooks=[page for section in sections for page in section["notebooks"]], columns=COLUMNS,
+        states=sorted({cell["state"] for cell in cells}), redacted=redact, version=__version__,
+        complete=sum(cell["state"] == "complete" for cell in applicable), applicable=len(applicable),
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    draft.add(Path("index.html"), index)
+    for asset, content in draft.writer.assets().items():
+        draft.add(Path("assets") / asset, content)
+    target = output or folder / inventory.GALLERY
+    if target.exists() and any(target.iterdir()) and not (target / "assets" / "gallery.css").exists():
+        raise ValueError(f"output={str(target)!r} holds other files; allowed: a new or empty directory, or a gallery")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    bundle.write(draft.items, target)
+    count = sum(item.path.suffix == ".html" for item in draft.items)
+    return Site(target, count, sum(len(item.content) for item in draft.items), tuple(draft.writer.notes))
+
+
+def describe_figures(notebook: dict[str, Any]) -> None:
+    """Give every figure of a notebook a text for those who don't see it: its number and what it stands under."""
+    heading, count = "", 0
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines = [line.strip("# *") for line in source.splitlines() if line.startswith("#")]
+            heading = lines[-1] if lines else heading
+        for output in cell.get("outputs", []):
+            for kind in set(output.get("data", {})) & {"image/png", "image/jpeg"}:
+                count += 1
+                known = output.setdefault("metadata", {}).setdefault(kind, {})
+                known.setdefault("alt", f"Figure {count}" + (f": {heading}" if heading else ""))
+
+
+def pack(site: Site) -> Path:
+    """The site as one zip beside it. Raises ValueError if it is larger than a mailbox takes."""
+    target = site.folder.with_name(f"{site.folder.name}.zip")
+    part = target.with_name(f"{target.name}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path in sorted(site.folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, Path(site.folder.name) / path.relative_to(site.folder))
+    if part.stat().st_size > ZIP_LIMIT:
+        size = part.stat().st_size
+        part.unlink()
+        raise ValueError(f"{target}: {size / 1e6:.0f} MB; allowed: {ZIP_LIMIT // 10**6} MB, so name fewer experiments")
+    part.rename(target)
+    return target
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Experiments by name: what ran here, and else what was published."""
+    shelf = folder / inventory.PUBLISHED
+    return {name: shelf / name for name in inventory.names(shelf)} | {
+        name: folder / name for name in inventory.names(folder)}
+
+
+def _cell(draft: Draft, experiment: str, state: CellState) -> dict[str, Any]:
+    """One row of the index; adds the cell's pages and downloads."""
+    cell, reuse = state.cell, state.cell.parameters.reuse
+    record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
+    row = records.row(record) if record else None
+    place = Path("cells") / experiment / cell.directory.parent.name / cell.directory.name
+    found: dict[str, Any] = {
+        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment,
+        "task": cell.directory.parent.name, "config": cell.name, "k": reuse.k, "row": row, "page": "", "notebook": "",
+        "record": "", "traceback": "", "layers": row["layers"] if row else "", "policy": row["policy"] if row else "",
+        "revision": cell.parameters.revision, "node": row["node"] if row else ""}
+    if state.shared_with:
+        found["detail"] = "; ".join(filter(None, [found["detail"], f"same run as {state.shared_with}"]))
+    if record:
+        content = {**record.content(), "checksum": record.checksum}
+        found["record"] = draft.add(place / records.SUMMARY, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    facts = _facts(state, row)
+    title = f"{experiment}: {cell.path}"
+    for path in bundle.executed_notebooks(cell.directory):
+        found["page"], found["notebook"] = draft.notebook(path, place, title, facts, records.SUMMARY if record else "")
+    if record and record.shared_from and not found["page"]:      # the page of the run that it shares
+        for path in bundle.executed_notebooks(cell.directory.with_name(record.shared_from)):
+            found["page"] = (place.with_name(record.shared_from) / path.name).with_suffix(".html").as_posix()
+    for path in sorted(cell.directory.glob("*.failed.ipynb")):
+        found["traceback"], _ = draft.notebook(path, place, f"{title} (failed)", facts)
+    return found
+
+
+def _facts(state: CellState, row: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if row is None:
+        return [("state", state.state)]
+    return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
+            ("n", str(row["n"])), ("tokens/s", f"{row['tokens_per_second']:.0f}"), ("node", row["node"]),
+            ("identity", row["identity"][:12])]
+
+
+def _redactor(folder: Path, nodes: list[str]) -> Redactor:
+    return redact.redactor(folder, nodes)
+
+
+def _templates() -> Environment:
+    made = Environment(loader=PackageLoader("fastdllm.share", "static"), autoescape=True, undefined=StrictUndefined)
+    made.filters["breakable"] = breakable
+    return made
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line behind _, + and the slash of Tokens/forward: columns stay narrow."""
+    return Markup(re.sub(r"([_+]|/(?=forward))", r"\1<wbr>", str(escape(name))))

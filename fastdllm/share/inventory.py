@@ -1,0 +1,107 @@
+"""What lies in an experiment's directory: its grid's cells, other records, and executed notebooks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from fastdllm.lab import records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.config.paths import executed, root
+from fastdllm.lab.jobs import notebook_run, notebooks, status
+from fastdllm.lab.jobs.status import CellState
+from fastdllm.lab.records.identity import Today
+
+PUBLISHED, GALLERY = "published", "gallery"
+
+
+@dataclass(frozen=True)
+class Executed:
+    """An executed notebook that is no grid cell. `problem` says why it should not be shown as today's."""
+
+    path: Path
+    name: str
+    problem: str = ""
+    date: str = ""
+
+
+
+
+def names(folder: Path | None = None) -> list[str]:
+    """The experiments that have a directory."""
+    folder = folder or executed()
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir()
+                  if path.is_dir() and path.name not in (PUBLISHED, GALLERY) and not path.name.startswith("."))
+
+
+def grid_of(experiment: str) -> Grid | None:
+    """The grid of params/ that an experiment is named after, or None.
+
+    Raises ValueError for a params file that is not valid.
+    """
+    for path in sorted((root() / "params").glob("*.yml")):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("experiment") == experiment:
+            return grid_file.load(path)
+    return None
+
+
+def cell_states(directory: Path, today: Today | None = None, grid: Grid | None = None) -> list[CellState]:
+    """The state of the grid's cells in this directory, then of every other record that lies in it.
+
+    A grid that ran in another form only (with --limit, say) counts for nothing here.
+    """
+    today = today or Today()
+    cells = grid.cells() if grid is not None and grid.directory.resolve() == directory.resolve() else []
+    planned = status.states(cells, today) if any(cell.directory.parent.is_dir() for cell in cells) else []
+    known = {state.cell.directory.resolve() for state in planned}
+    found = []
+    for path in sorted(directory.glob(f"*/*/{records.SUMMARY}")):
+        if path.parent.resolve() in known:
+            continue
+        try:
+            record = records.read(path.parent)
+        except ValueError as error:
+            cell = Cell(directory.name, path.parent.name, _place(path), path.parent)
+            found.append(CellState(cell, "failed", str(error)))
+            continue
+        cell = Cell(directory.name, record.config, record.parameters, path.parent)
+        state = CellState(cell, "complete", record=record) if record.redacted else status.look(cell, today)
+        outside = f"not a cell of {directory.name}.yml" if planned else ""
+        found.append(replace(state, shared_with=record.shared_from,
+                             detail="; ".join(filter(None, [state.detail, outside]))))
+    return planned + found
+
+
+def _place(path: Path) -> Parameters:
+    """Parameters that say no more than where a damaged record lies."""
+    task, _, limit = path.parent.parent.name.partition("_limit_")
+    return Parameters.of(task=task, limit=int(limit) if limit.isdigit() else 0)
+
+
+def notebook_runs(directory: Path) -> list[Executed]:
+    """Every executed notebook of the directory that is not a cell's, with what speaks against it."""
+    found = []
+    for path in sorted(directory.rglob("*.ipynb")):
+        if ".part" in path.name or path.name.endswith(".failed.ipynb") or (path.parent / records.SUMMARY).exists():
+            continue
+        name = str(path.relative_to(directory).with_suffix(""))
+        note = path.parent / notebook_run.RECORD
+        if not note.exists():
+            found.append(Executed(path, name))
+            continue
+        run = notebook_run.NotebookRun(**json.loads(note.read_text(encoding="utf-8")))
+        try:
+            now = notebook_run.notebook_identity(notebooks.find(run.notebook), run.parameters)
+            problem = "" if now == run.identity else "stale: the notebook, its parameters or the code changed"
+        except ValueError as error:
+            problem = f"cannot be checked: {error}"
+        found.append(Executed(path, name, problem, run.date))
+    return found

@@ -1,0 +1,188 @@
+"""What leaves this machine names no host, no user, no path and no secret.
+
+Nodes become stable pseudonyms, so that effects of the node stay visible: the same node has the same name in all that
+one project publishes. The key behind them is a random file beside the records, which is never published; without it
+nobody can try host names until one fits.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastdllm.lab import atomic
+from fastdllm.lab.config.paths import root
+from fastdllm.lab.records.record import Record
+
+KEY = ".redaction-key"
+NOBODY = {"root", "user", "runner", "ubuntu", "debian", "jovyan", "localhost", "node", "nobody"}    # names of no one
+SECRET = "<secret>"
+TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|"
+                    r"sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})")
+# The value of a variable with a telling name, as a print of the environment or a shell line shows it.
+TELLING = "TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
+ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*(?:{TELLING})[A-Z0-9_]*['\"]?\s*[:=]\s*['\"]?)(?![\d.]+\b)[^\s'\",;}}<>]{{6,}}")
+SECRET_NAMES = re.compile(TELLING, re.IGNORECASE)
+# An absolute path; the character before it tells it from a URL, a fraction or a closing tag.
+BEFORE, PART = r"(?<![\w./<+~\\-])(?<!base64,)(?:file://)?/", r"[\w.@+~-]"
+PATH = re.compile(rf"{BEFORE}(?:{PART}+/)+{PART}*")
+PLACES = re.compile(rf"{BEFORE}(?:home|root|Users|scratch|work|tmp|var|opt|usr|mnt|data|gpfs|lustre|nfs|srv|media|"
+                    rf"private|beegfs|ceph|projects?|cluster|storage|nobackup)/(?:{PART}+/)*{PART}*")
+SCRIPTS = re.compile(r"(<(?:script|style)\b.*?</(?:script|style)>)", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Redactor:
+    """Replaces names in text. `project` is the directory that becomes ".", `places` are others that only end names."""
+
+    key: bytes
+    project: re.Pattern[str] | None = None
+    places: tuple[re.Pattern[str], ...] = ()
+    hosts: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    _pattern: re.Pattern[str] | None = field(default=None, compare=False)
+
+    def node(self, name: str) -> str:
+        """The pseudonym of a node, always the same."""
+        if re.fullmatch(r"node-[0-9a-f]{6}", name):
+            return name
+        return f"node-{hmac.new(self.key, name.split('.')[0].encode(), hashlib.sha256).hexdigest()[:6]}"
+
+    def plain(self, text: str) -> str:
+        """Text that people or programs wrote: secrets, known names and places go, other slashes stay."""
+        for token in self.tokens:
+            text = text.replace(token, SECRET)
+        text = ASSIGNED.sub(rf"\g<1>{SECRET}", TOKENS.sub(SECRET, text))
+        if self.project is not None:
+            text = self.project.sub(".", text)
+        for place in (*self.places, PLACES):
+            text = place.sub(_shortened, text)
+        return self._names(text)
+
+    def output(self, text: str) -> str:
+        """What a program printed: every absolute path goes."""
+        return PATH.sub(_shortened, self.plain(text))
+
+    def html(self, text: str) -> str:
+        """HTML: paths in what is shown; in scripts and styles only known names and places."""
+        parts = SCRIPTS.split(text)
+        return "".join(self.plain(part) if index % 2 else self.output(part) for index, part in enumerate(parts))
+
+    def values(self, value: Any) -> Any:
+        """Every string in a JSON value."""
+        return _mapped(value, self.output)
+
+    def record(self, record: Record) -> Record:
+        """A record without names, sealed anew and marked as redacted; its numbers and identity are untouched."""
+        node = self.node(record.environment.node)
+        values = self.values(record.model_dump(mode="json", by_alias=True))
+        values["environment"]["node"], values["redacted"] = node, True
+        return Record(**values).sealed()
+
+    def notebook(self, notebook: dict[str, Any]) -> dict[str, Any]:
+        """A notebook (parsed JSON): sources, outputs, tracebacks and widget state."""
+        rest = {name: value for name, value in notebook.items() if name not in ("cells", "metadata")}
+        metadata = {name: _mapped(value, self.plain if name == "widgets" else self.output)
+                    for name, value in notebook["metadata"].items()}
+        return {**self.values(rest), "metadata": metadata, "cells": [self._cell(cell) for cell in notebook["cells"]]}
+
+    def _cell(self, cell: dict[str, Any]) -> dict[str, Any]:
+        source = "".join(cell["source"])
+        injected = {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))
+        found = {**cell, "source": (self.output if injected else self.plain)(source),
+                 "metadata": self.values(cell["metadata"])}
+        if "outputs" in cell:
+            found["outputs"] = [self._output(output) for output in cell["outputs"]]
+        return found
+
+    def _output(self, output: dict[str, Any]) -> dict[str, Any]:
+        if "data" not in output:
+            return self.values(output)
+        data = {kind: self._data(kind, content) for kind, content in output["data"].items()}
+        return {**self.values({key: value for key, value in output.items() if key != "data"}), "data": data}
+
+    def _data(self, kind: str, content: Any) -> Any:
+        if kind.startswith(("image/", "audio/", "video/", "application/pdf")) and kind != "image/svg+xml":
+            return content       # base64: no text
+        if isinstance(content, (dict, list)) and kind.endswith("json"):
+            return self.values(content)
+        text = "".join(content) if isinstance(content, list) else str(content)
+        if kind.endswith("javascript"):
+            return self.plain(text)
+        return self.html(text) if kind in ("text/html", "image/svg+xml") else self.output(text)
+
+    def _names(self, text: str) -> str:
+        if self._pattern is None:
+            return text
+        return self._pattern.sub(lambda match: self.node(match[0]) if match[0] in self.hosts else "<user>", text)
+
+
+def redactor(executed: Path, nodes: Iterable[str] = ()) -> Redactor:
+    """What knows this machine, this user, the nodes of some records, and every secret of the environment."""
+    hosts = {socket.gethostname(), socket.gethostname().split(".")[0], os.environ.get("SLURMD_NODENAME", ""), *nodes}
+    hosts |= {host.split(".")[0] for host in hosts}
+    users = {getpass.getuser(), Path.home().name, *(os.environ.get(name, "") for name in ("USER", "LOGNAME"))}
+    tokens = [value for name, value in os.environ.items() if SECRET_NAMES.search(name) and len(value) >= 8]
+    return build(key(executed), hosts - {""}, users - {""}, root().resolve(),
+                 (sys.prefix, str(Path.home()), tempfile.gettempdir()), tokens)
+
+
+def build(secret: bytes, hosts: Iterable[str] = (), users: Iterable[str] = (), project: Path | None = None,
+          places: Iterable[str] = (), tokens: Iterable[str] = ()) -> Redactor:
+    """A redactor for these names. Words that name nobody (root, localhost) and pseudonyms are left alone."""
+    hosts = tuple(sorted({host for host in hosts if host not in NOBODY and not host.startswith("node-")}))
+    words = tuple(sorted({*hosts, *(user for user in users if user not in NOBODY and len(user) > 1)}, key=len,
+                         reverse=True))
+    pattern = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, words)) + r")(?![\w-])") if words else None
+    inside = rf"(?:/{PART}+)*/?"
+    return Redactor(
+        secret, _directory(str(project)) if project is not None else None,
+        tuple(_directory(place, inside) for place in sorted(places, key=len, reverse=True) if len(place) > 1),
+        hosts, tuple(sorted(tokens, key=len, reverse=True)), pattern)
+
+
+def key(executed: Path) -> bytes:
+    """The project's own random key, made on first use and readable by its owner only."""
+    path = executed / KEY
+    if not path.exists():
+        atomic.write(path, secrets.token_hex(32))
+        path.chmod(0o600)
+    return path.read_text(encoding="ascii").encode()
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """A notebook as JSON. Raises ValueError naming the file."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        return {**notebook, "cells": list(notebook["cells"]), "metadata": dict(notebook["metadata"])}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a notebook ({error}); allowed: an executed .ipynb") from error
+
+
+def _directory(path: str, inside: str = "") -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.~-])(?:file://)?{re.escape(path)}(?![\w-]){inside}")
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(str(name)): _mapped(item, change) for name, item in value.items()}
+    return [_mapped(item, change) for item in value] if isinstance(value, list) else value
+
+
+def _shortened(match: re.Match[str]) -> str:
+    """`/a/b/c.py` becomes `…/c.py`: the name is worth keeping, where it lay is nobody's business."""
+    return f"…/{match[0].rstrip('/').rsplit('/', 1)[-1]}"

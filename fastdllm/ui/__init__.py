@@ -1,0 +1,1 @@
+"""Debugger and chat: recording, player, strip, comparison, panel, controls, conversation, the chat page."""

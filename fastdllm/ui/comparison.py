@@ -1,0 +1,65 @@
+"""Where two configurations part, over several problems: the table behind the debugger's verdict."""
+
+# pyright: reportArgumentType=false
+# (pandas' own annotations make every df[...] a union)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from fastdllm.decode.revisions import Revision
+from fastdllm.lab.records.steps import Recorder
+from fastdllm.model.lm import LM
+from fastdllm.settings import Decoding, Reuse
+from fastdllm.stats import wilson
+from fastdllm.tasks.base import Problem
+from fastdllm.ui.recording import Run, first_difference, of_recorder, title
+
+
+def record_all(lm: LM, problems: Sequence[Problem], decoding: Decoding, reuse: Reuse,
+               revision: str | Revision = "fixed", distance: bool = True) -> list[Run]:
+    """Each problem as a run, with trace."""
+    recorder = Recorder(lm, [problem.prompt for problem in problems], decoding, reuse, revision, distance=distance)
+    for _ in recorder:
+        pass
+    whole = of_recorder(recorder)
+    trace = recorder.trace.frame()
+    return [Run(title(reuse, revision), whole.steps.query("row == @row").reset_index(drop=True),
+                trace.query("row == @row").reset_index(drop=True), whole.meta, row) for row in range(len(problems))]
+
+
+def partings(problems: Sequence[Problem], baseline: Sequence[Run], suspect: Sequence[Run]) -> pd.DataFrame:
+    """One line per problem: where the suspect's text leaves the baseline's, and what its layers did until then.
+
+    Forwards are counted from 1, as in the player.
+    """
+    lines = []
+    for problem, one, other in zip(problems, baseline, suspect, strict=True):
+        at = first_difference(one, other)
+        reused = other.trace.query("decision == 'reuse'") if other.trace is not None else pd.DataFrame()
+        stale = (reused["served_block"] != reused["block"]) | (
+            (reused["served_kind"] == "small") & (reused["served_small_block"] != reused["small_block"])) \
+            if len(reused) else pd.Series(dtype=bool)
+        lines.append({
+            "problem": problem.id, "first differing forward": None if at is None else at + 1,
+            "kind there": None if at is None else "ended" if at >= len(other.steps) else other.steps["kind"].iloc[at],
+            "same text": one.result["text"] == other.result["text"],
+            "forwards, baseline": len(one.steps), "forwards, suspect": len(other.steps),
+            "layer calls reused": len(reused), "from another small block": int(stale.sum()),
+            "median distance to fresh": float(reused["distance"].median()) if len(reused) else float("nan")})
+    return pd.DataFrame(lines).astype({"first differing forward": "Int64"})
+
+
+def verdict(table: pd.DataFrame, baseline: str, suspect: str) -> str:
+    """One sentence in Markdown: on how many problems the two part (Wilson interval), where, and from what."""
+    parted, n = int(table["first differing forward"].notna().sum()), len(table)
+    low, high = wilson(parted, n)
+    where = table["first differing forward"].median()
+    reused, stale = int(table["layer calls reused"].sum()), int(table["from another small block"].sum())
+    first = f", half of them by forward {where:.0f}" if parted else ""
+    share = f" {stale} of {reused} reused layer calls served another small block's output." if reused else \
+        " The suspect reused nothing."
+    return (f"**{suspect} leaves {baseline} on {parted} of {n} problems** (95 % interval {100 * low:.0f}-"
+            f"{100 * high:.0f} %){first}; the text is another one on {int((~table['same text']).sum())}.{share}")

@@ -1,0 +1,184 @@
+"""One run to look at: its forwards, its trace, and what appeared where and when.
+
+    run = record(lm, "How many ...?", reuse=Reuse(k=2, layers="middle"))
+    run.save("executed/looking/k2_middle");  run = load("executed/looking/k2_middle")
+
+`fastdllm.explore(run)` plays it, `report.strip.figure(run)` draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fastdllm.decode.generate import Prompt
+from fastdllm.decode.revisions import Revision
+from fastdllm.decode.step import Step
+from fastdllm.lab import records
+from fastdllm.lab.records import steps as steps_file
+from fastdllm.lab.records.steps import Recorder
+from fastdllm.model.lm import LM
+from fastdllm.settings import Decoding, Reuse
+
+TRACE = "trace.parquet"
+ROLES = ("prompt", "unmasked", "carried", "stop", "cut")      # of a position; "cut": behind the end of the output
+CODES = ("", "recompute", "reuse", "fallback", "bypass", "replay")   # "": the layer ran, no wrapper was on it
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What every position came to hold, [N] each: prompt, then generated text."""
+
+    token: NDArray[np.int32]
+    when: NDArray[np.int32]          # forward that made it visible; -1 prompt; number of forwards: never
+    confidence: NDArray[np.float32]  # nan where it was not unmasked
+    role: NDArray[np.uint8]          # index in ROLES
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One row's run. `steps` has a line per forward (F), `trace` one per wrapped layer and forward, or is None."""
+
+    title: str
+    steps: pd.DataFrame
+    trace: pd.DataFrame | None
+    meta: dict[str, Any]
+    row: int = 0
+
+    @property
+    def prompt(self) -> list[int]:
+        """The prompt's token ids; [] where they are not known."""
+        return self.meta["prompts"].get(str(self.row), [])
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """tokens, text, finish, seconds, nfe, decisions; empty for a run that was cancelled."""
+        return self.meta["results"].get(str(self.row), {})
+
+    @cached_property
+    def positions(self) -> Positions:
+        return positions(self)
+
+    @cached_property
+    def decisions(self) -> NDArray[np.uint8]:
+        """[F, layers] index in CODES."""
+        codes = np.zeros((len(self.steps), self.meta["layers"]), np.uint8)
+        codes[(self.steps["kind"] == "replay").to_numpy()] = CODES.index("replay")
+        if self.trace is not None and len(self.trace):
+            outside = self.steps["kind"].isin(["prefill", "commit"]).to_numpy()     # never wrapped, so never traced
+            wrapped = np.isin(np.arange(self.meta["layers"]), self.trace["layer"].to_numpy())
+            codes[outside[:, None] & wrapped[None, :]] = CODES.index("bypass")
+            values = self.trace["decision"].map(CODES.index).to_numpy()
+            codes[self.trace["forward"].to_numpy(), self.trace["layer"].to_numpy()] = values
+        return codes
+
+    def save(self, directory: str | Path) -> Path:
+        """Write steps.parquet (and trace.parquet) into a directory; returns it."""
+        home = Path(directory)
+        home.mkdir(parents=True, exist_ok=True)
+        steps_file.write(home / steps_file.STEPS, self.steps, {**self.meta, "title": self.title})
+        if self.trace is not None:
+            self.trace.to_parquet(home / TRACE, index=False)
+        return home
+
+
+def title(reuse: Reuse, revision: str | Revision) -> str:
+    """`k2 middle output, fixed`; for k=1 the revision alone is worth naming."""
+    name = revision if isinstance(revision, str) else revision.name
+    layers = reuse.layers if isinstance(reuse.layers, str) else ",".join(map(str, reuse.layers or ()))
+    return f"k{reuse.k} {layers} {Path(reuse.policy).stem}, {name}" if reuse.active else f"k1, {name}"
+
+
+def of_recorder(recorder: Recorder) -> Run:
+    """Row 0 of a recording, as far as it got."""
+    return Run(title(recorder.reuse, recorder.revision), steps_file.frame(recorder.steps), recorder.trace.frame(),
+               recorder.meta())
+
+
+def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
+           revision: str | Revision = "fixed", seed: int = 0, distance: bool = True,
+           on_step: Callable[[Step], bool | None] | None = None) -> Run:
+    """Denoise one prompt and keep every forward. `on_step` may return False to stop.
+
+    `distance=True` also runs each reused layer, to say how far the stand-in is from what it would have
+    returned. Raises ValueError for bad input before any work.
+    """
+    recorder = Recorder(lm, [prompt], decoding, reuse, revision, seed, distance)
+    for step in recorder:
+        if on_step is not None and on_step(step) is False:
+            break
+    return of_recorder(recorder)
+
+
+def load(directory: str | Path, row: int = 0) -> Run:
+    """A run that was saved, or row `row` of a finished record that kept a trace (`record: {trace: N}`).
+
+    Raises FileNotFoundError if there is no steps file, ValueError if it does not hold that row.
+    """
+    home = Path(directory)
+    if (home / records.SUMMARY).exists() and (twin := records.read(home).shared_from):
+        home = home.with_name(twin)      # one run under two names
+    path = home / steps_file.STEPS
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no steps are kept here; a grid keeps them with record: {{trace: N}}")
+    table, about = steps_file.read(path)
+    held = sorted(table["row"].unique().tolist())
+    if row not in held:
+        raise ValueError(f"row={row}: not in {path}; allowed: {', '.join(map(str, held))}")
+    trace = pd.read_parquet(home / TRACE) if (home / TRACE).exists() else None
+    if trace is not None:
+        trace = trace.query("row == @row").reset_index(drop=True)
+    name = about.get("title") or f"{home.name}, row {row}"
+    return Run(name, table.query("row == @row").reset_index(drop=True), trace, about, row)
+
+
+def positions(run: Run) -> Positions:
+    """Follow every position through the steps: where and when its token appeared, and how."""
+    size, mask, prompt, result = run.meta["block"], run.meta["mask_id"], run.prompt, run.result
+    steps, total = run.steps, len(run.steps)
+    open_ = steps[~steps["kind"].isin(["prefill", "prompt"])]
+    length = max([len(prompt), len(prompt) + len(result.get("tokens", [])), *(open_["start"] + size)])
+    token, role = np.full(length, mask, np.int32), np.full(length, ROLES.index("unmasked"), np.uint8)
+    when, confidence = np.full(length, total, np.int32), np.full(length, np.nan, np.float32)
+    token[:len(prompt)], when[:len(prompt)], role[:len(prompt)] = prompt, -1, ROLES.index("prompt")
+    for forward, start, tokens, unmasked, sure in zip(open_["forward"], open_["start"], open_["tokens"],
+                                                      open_["unmasked"], open_["confidence"], strict=True):
+        part = slice(start, start + size)
+        fresh = (np.asarray(tokens) != mask) & (when[part] == total)
+        seen = np.asarray(unmasked, bool)
+        token[part][fresh] = np.asarray(tokens)[fresh]
+        confidence[part][fresh & seen] = np.asarray(sure, np.float32)[fresh & seen]
+        role[part][fresh & ~seen] = ROLES.index("carried")     # predicted by the prefill or commit before it
+        when[part][fresh] = np.where(seen[fresh], forward, max(forward - 1, 0))
+    for i, extra in enumerate(result.get("tokens", []), start=len(prompt)):
+        if when[i] == total:       # the published loop returns one token that no block ever opened with
+            token[i], when[i], role[i] = extra, total - 1, ROLES.index("carried")
+    if result:
+        end = len(prompt) + len(result["tokens"])
+        role[end:] = ROLES.index("cut")
+        stops = np.isin(token[len(prompt):end], run.meta["stop_ids"])
+        role[len(prompt):end][stops] = ROLES.index("stop")
+    return Positions(token, when, confidence, role)
+
+
+def first_difference(one: Run, other: Run) -> int | None:
+    """The first forward after which the two texts differ (a token, or only when it appeared); None if never.
+
+    A run that has ended stays as it is while the other goes on.
+    """
+    last, width = max(len(one.steps), len(other.steps)), max(len(one.positions.token), len(other.positions.token))
+    token, when = np.full((2, width), -1), np.full((2, width), last)
+    for i, run in enumerate((one, other)):
+        places = run.positions
+        token[i, :len(places.token)] = places.token
+        when[i, :len(places.when)] = np.where(places.when >= len(run.steps), last, places.when)
+    differs = (when[0] != when[1]) | ((when[0] < last) & (token[0] != token[1]))
+    first = when.min(0)[differs & (when.min(0) >= 0)]
+    return int(first.min()) if first.size and first.min() < last else None
