@@ -20,10 +20,10 @@ from lm_eval.api.model import LM as HarnessLM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
-import fastdllm
-from fastdllm import Decoding, Reuse, decode
+from fastdllm import decode
 from fastdllm.decode import RowResult, autoregressive
-from fastdllm.model.lm import LM
+from fastdllm.model.lm import LM, load
+from fastdllm.settings import Decoding, Reuse
 from fastdllm.tasks import answers, likelihood
 from fastdllm.tasks.base import TaskOptions
 from fastdllm.tasks.benchmarks import Benchmark
@@ -65,7 +65,7 @@ class FastDLLM(HarnessLM):
         if device.startswith("cuda") and not torch.cuda.is_available():
             log.warning("device=%s, which is also lm_eval's default, is not there; running on the CPU", device)
             device = "cpu"
-        self.lm = pretrained if isinstance(pretrained, LM) else fastdllm.load(
+        self.lm = pretrained if isinstance(pretrained, LM) else load(
             pretrained, revision=model_revision, device=device, dtype=dtype)
         self._device = self.lm.device
         self.results: list[RowResult] = []
