@@ -1,6 +1,6 @@
-"""How long a report takes on a grid of 1 000 cells with synthetic records (goal: under 10 s on two cores).
+"""How long a report takes on a grid of 1 000 configurations with synthetic records (goal: under 10 s on two cores).
 
-    python -m benchmarks.bench_report [cells]
+    python -m benchmarks.bench_report [configurations]
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from fastdllm.report import results_page
 from fastdllm.report.results import Results
 
 
-def main(cells: int = 1000) -> None:
+def main(configurations: int = 1000) -> None:
     """Print the seconds of the notebook's parts, by themselves, and of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         values = {"experiment": "bench", "output": folder, "limit": 50, "axes": {
             "k": [1, 2, 3, 4, 5], "layers": ["first", "middle", "last", "0-11"],
-            "threshold": [round(0.3 + 0.7 * i / (cells // 20), 4) for i in range(cells // 20)]}}
+            "threshold": [round(0.3 + 0.7 * i / (configurations // 20), 4) for i in range(configurations // 20)]}}
         grid = Grid(**values)
         began = time.perf_counter()
         synthetic(grid, filler=" text" * 60)
-        print(f"records written     {time.perf_counter() - began:6.2f} s   {len(grid.cells())} cells, 50 problems each")
+        print(
+            f"records written     {time.perf_counter() - began:6.2f} s   {len(grid.configurations())} records of 50"
+        )
         began = time.perf_counter()
         results = Results.of(grid)
         print(f"states              {time.perf_counter() - began:6.2f} s")

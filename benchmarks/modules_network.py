@@ -62,5 +62,5 @@ class ModulesNetwork(PlainNetwork):
     def mlp(self, index: int, hidden: Tensor) -> Tensor:
         return self.layers[index].mlp(hidden)
 
-    def turns(self, hidden: Tensor, positions: Tensor) -> KeyValue:
+    def rotary_tables(self, hidden: Tensor, positions: Tensor) -> KeyValue:
         return self.rotary(hidden, positions[None])

@@ -38,9 +38,9 @@ class Caches:
                replace_position: int | None) -> KeyValue:
         """Put a layer's new keys and values where `PlainNetwork.forward` says; all that its queries see."""
         if replace_position is not None:
-            stretch = slice(replace_position, replace_position + key.shape[2])
+            layer_range = slice(replace_position, replace_position + key.shape[2])
             block_key, block_value = self.block[index]
-            block_key[:, :, stretch], block_value[:, :, stretch] = key, value
+            block_key[:, :, layer_range], block_value[:, :, layer_range] = key, value
             key, value = block_key, block_value
         elif store == "block":
             self.block[index] = (key, value)
@@ -80,7 +80,7 @@ class PlainNetwork:
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps)
         return self.weights[name] * wide.to(hidden.dtype)
 
-    def turns(self, hidden: Tensor, positions: Tensor) -> KeyValue:
+    def rotary_tables(self, hidden: Tensor, positions: Tensor) -> KeyValue:
         """cos and sin at `positions` [w], each [w, head_dim], in the dtype of `hidden`."""
         angle = (positions.float()[:, None] * self.inverse_frequency).repeat(1, 2)
         return angle.cos().to(hidden.dtype), angle.sin().to(hidden.dtype)
@@ -126,7 +126,7 @@ class PlainNetwork:
             keys = torch.arange(start + width, device=tokens.device) // block
             mask = keys <= (positions // block)[:, None]
         hidden = F.embedding(tokens, self.weights["model.embed_tokens.weight"])
-        rotary = self.turns(hidden, positions)
+        rotary = self.rotary_tables(hidden, positions)
         for index in range(self.config.num_hidden_layers):
             def layer(hidden: Tensor, index: int = index) -> Tensor:
                 name = f"model.layers.{index}."

@@ -43,7 +43,7 @@ def scores() -> dict[str, float]:
 
 
 def results() -> pd.DataFrame:
-    """The published cells, with n worked out from limit, test split and number of subtasks."""
+    """The published configurations, with n worked out from limit, test split and number of subtasks."""
     table = pd.read_csv(DATA / "published_results.csv")
     table["limit"] = table["limit"].fillna(0).astype(int)
     table["n"] = [problems(task, limit) for task, limit in zip(table["task"], table["limit"], strict=True)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fastdllm.refusals import Refused
+from fastdllm.errors import SettingsError
 
 POLICIES = ("output", "residual", "token", "adaptive", "replay")
 SUBSETS = ("first", "middle", "last")
@@ -28,11 +28,11 @@ class Settings(BaseModel):
         cls.__doc__ = "\n".join(lines)
 
     def __init__(self, **values: Any) -> None:
-        """Raises ValueError (`Refused`) for an unknown field or a value that can't be."""
+        """Raises ValueError (`SettingsError`) for an unknown field or a value that can't be."""
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise Refused(type(self), error) from error
+            raise SettingsError(type(self), error) from error
 
 
 class Decoding(Settings):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.evaluation import evaluate, summary
 from fastdllm.lab.records import journal
-from fastdllm.lab.records.identity import Today, identity
+from fastdllm.lab.records.identity import CurrentFingerprints, identity
 from fastdllm.lab.records.record import Code, Record
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.tokenizer import save_tokenizer, train_tokenizer
@@ -38,11 +38,17 @@ def params(path: Path, model: Path, **changes: object) -> Path:
     return path
 
 
-def synthetic(cell: Cell, today: Today, correct: int = 3, sessions: int = 1, seconds: float = 2.0) -> Record:
-    """A complete record, samples included, of a cell that never ran; its identity is today's."""
-    directory, parameters = cell.directory, today.resolve(cell.parameters)
-    problems, dataset = today.problems(cell.parameters)
-    own = identity(today.payload(cell.parameters))
+def synthetic(
+    configuration: Configuration,
+    current: CurrentFingerprints,
+    correct: int = 3,
+    sessions: int = 1,
+    seconds: float = 2.0,
+) -> Record:
+    """A complete record, samples included, of a configuration that never ran; its identity is today's."""
+    directory, parameters = configuration.directory, current.resolve(configuration.parameters)
+    problems, dataset = current.problems(configuration.parameters)
+    own = identity(current.payload(configuration.parameters))
     reuse = parameters.reuse.active
     run = journal.begin(directory, own, parameters, len(problems))
     for index, problem in enumerate(problems):
@@ -53,7 +59,19 @@ def synthetic(cell: Cell, today: Today, correct: int = 3, sessions: int = 1, sec
                  "finish": "stop", "reused_nothing": False, "seconds": 0.1, "session": sessions,
                  "elapsed": seconds * (index + 1) / len(problems)})
     record = summary.summarise(
-        run, parameters, today.task(parameters), dataset, own, experiment=cell.experiment, config=cell.name, author="",
-        checkpoint=today.checkpoint(parameters), code=Code(version="0", hash=today.code),
-        environment=summary.environment(parameters), load_seconds=0.0, warmup_seconds=0.0, notes={})
+        run,
+        parameters,
+        current.task(parameters),
+        dataset,
+        own,
+        experiment=configuration.experiment,
+        config=configuration.name,
+        author="",
+        checkpoint=current.checkpoint(parameters),
+        code=Code(version="0", hash=current.code),
+        environment=summary.environment(parameters),
+        load_seconds=0.0,
+        warmup_seconds=0.0,
+        notes={},
+    )
     return evaluate.finish(directory, run, record)

@@ -8,43 +8,51 @@ from collections.abc import Callable
 import numpy as np
 
 from fastdllm.lab import atomic, records
-from fastdllm.lab.config.grid import Cell, Grid
-from fastdllm.lab.records.identity import Today, identity
+from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.records.identity import CurrentFingerprints, identity
 from fastdllm.lab.records.record import Code, Environment, Record, accuracy
 
-# cell -> (share of right answers, seconds a problem, tokens a problem)
-Behaviour = Callable[[Cell], tuple[float, float, int]]
+# configuration -> (share of right answers, seconds a problem, tokens a problem)
+Behaviour = Callable[[Configuration], tuple[float, float, int]]
 
 
-def healthy(cell: Cell) -> tuple[float, float, int]:
+def healthy(configuration: Configuration) -> tuple[float, float, int]:
     """Two points lost per step of k, and 5 % faster: neither success nor collapse."""
-    k = cell.parameters.reuse.k
+    k = configuration.parameters.reuse.k
     return 0.95 - 0.02 * (k - 1), 0.02 / (1 + 0.05 * (k - 1)), 60
 
 
-def synthetic(grid: Grid, behave: Behaviour = healthy, only: Callable[[Cell], bool] = lambda _: True,
+def synthetic(grid: Grid, behave: Behaviour = healthy, only: Callable[[Configuration], bool] = lambda _: True,
               filler: str = "") -> None:
-    """Write complete records for the grid's cells; k=1 cells share one run, as the runner has it."""
-    today, homes = Today(), {}
-    ranks = np.random.default_rng(7).permutation(10_000)  # which problems are easy: the same for every cell
-    for cell in grid.cells():
-        if cell.not_applicable or not only(cell):
+    """Write complete records for the grid's configurations; k=1 configurations share one run, as the runner has it."""
+    current, homes = CurrentFingerprints(), {}
+    ranks = np.random.default_rng(7).permutation(10_000)  # which problems are easy: the same for every configuration
+    for configuration in grid.configurations():
+        if configuration.not_applicable or not only(configuration):
             continue
-        key = f"{cell.directory.parent} {cell.parameters.key()}"
+        key = f"{configuration.directory.parent} {configuration.parameters.key()}"
         if key in homes:
-            records.share(homes[key].directory, cell.directory, cell.name, cell.parameters.reuse)
+            records.share(
+                homes[key].directory, configuration.directory, configuration.name, configuration.parameters.reuse
+            )
             continue
-        homes[key] = cell
-        _write(cell, today, behave(cell), ranks, filler)
+        homes[key] = configuration
+        _write(configuration, current, behave(configuration), ranks, filler)
 
 
-def _write(cell: Cell, today: Today, behaviour: tuple[float, float, int], ranks: np.ndarray, filler: str) -> None:
+def _write(
+    configuration: Configuration,
+    current: CurrentFingerprints,
+    behaviour: tuple[float, float, int],
+    ranks: np.ndarray,
+    filler: str,
+) -> None:
     share, seconds, tokens = behaviour
-    problems, dataset = today.problems(cell.parameters)
+    problems, dataset = current.problems(configuration.parameters)
     n = len(problems)
-    noise = np.random.default_rng(len(cell.name)).uniform(0.9, 1.1, n)
+    noise = np.random.default_rng(len(configuration.name)).uniform(0.9, 1.1, n)
     right = ranks[:n].argsort().argsort() < round(share * n)
-    reuse = cell.parameters.reuse
+    reuse = configuration.parameters.reuse
     skipped = 12 * 20 if reuse.active else 0
     rows = [{"id": problem.id, "subtask": problem.subtask, "prompt_hash": "", "output": f"#### {i}{filler}",
              "extracted": {"strict": str(i), "flexible": str(i)},
@@ -54,18 +62,40 @@ def _write(cell: Cell, today: Today, behaviour: tuple[float, float, int], ranks:
              "seconds": seconds * noise[i]} for i, problem in enumerate(problems)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     total = seconds * n
-    resolved = today.resolve(cell.parameters)
-    parts = today.payload(cell.parameters)
-    atomic.write(cell.directory / records.SAMPLES, text)
-    records.write(cell.directory, Record(
-        schema=1, identity=identity(parts), experiment=cell.experiment, task=cell.task, config=cell.name,
-        limit=cell.limit, date="2026-11-21T03:00:00+00:00", parameters=resolved,
-        checkpoint=today.checkpoint(cell.parameters), dataset=dataset,
-        code=Code(version="0", hash=today.code), environment=Environment(
-            python="3.11", torch=today.torch, transformers="5", platform="test", device_name="cpu", node="node-a"),
-        seconds=total, load_seconds=1.0, warmup_seconds=0.1, tokens=tokens * n, tokens_per_second=tokens * n / total,
-        nfe={"prefill": n, "full": 10 * n, "small": 20 * n, "commit": 2 * n},
-        decisions={"recompute": 120 * n, "reuse": skipped * n, "fallback": 0, "bypass": 0}, n=n, metric="strict",
-        accuracy={rule: accuracy(int(right.sum()), n) for rule in ("strict", "flexible")}, subtasks={}, empty=0,
-        finish={"stop": n, "length": 0, "stop_string": 0}, reused_nothing=0,
-        samples_sha256=atomic.sha256(text)))
+    resolved = current.resolve(configuration.parameters)
+    parts = current.payload(configuration.parameters)
+    atomic.write(configuration.directory / records.SAMPLES, text)
+    records.write(
+        configuration.directory,
+        Record(
+            schema=1,
+            identity=identity(parts),
+            experiment=configuration.experiment,
+            task=configuration.task,
+            config=configuration.name,
+            limit=configuration.limit,
+            date="2026-11-21T03:00:00+00:00",
+            parameters=resolved,
+            checkpoint=current.checkpoint(configuration.parameters),
+            dataset=dataset,
+            code=Code(version="0", hash=current.code),
+            environment=Environment(
+                python="3.11", torch=current.torch, transformers="5", platform="test", device_name="cpu", node="node-a"
+            ),
+            seconds=total,
+            load_seconds=1.0,
+            warmup_seconds=0.1,
+            tokens=tokens * n,
+            tokens_per_second=tokens * n / total,
+            nfe={"prefill": n, "full": 10 * n, "small": 20 * n, "commit": 2 * n},
+            decisions={"recompute": 120 * n, "reuse": skipped * n, "fallback": 0, "bypass": 0},
+            n=n,
+            metric="strict",
+            accuracy={rule: accuracy(int(right.sum()), n) for rule in ("strict", "flexible")},
+            subtasks={},
+            empty=0,
+            finish={"stop": n, "length": 0, "stop_string": 0},
+            reused_nothing=0,
+            samples_sha256=atomic.sha256(text),
+        ),
+    )

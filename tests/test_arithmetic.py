@@ -8,8 +8,8 @@ import time
 import pytest
 
 from fastdllm.tasks.arithmetic import generate, held_out
-from fastdllm.tasks.drafting import LARGEST
-from fastdllm.tasks.wordings import ANSWER, DAYS, NAMES, QUESTION, THINGS
+from fastdllm.tasks.problem_writer import LARGEST
+from fastdllm.tasks.templates import ANSWER, DAYS, NAMES, QUESTION, THINGS
 
 FIRST = ('test-0-00000',
          'We know that Emma has 80 eggs. Zoe has 27 more than Emma. Max has 8 times as many as '

@@ -15,7 +15,7 @@ from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding
 SUBSETS = ("first", "middle", "last")
 
 
-def cell(k: int = 1, layers: str = "first", batch: str = "a", task: str = "gsm8k", **values: Any) -> dict[str, Any]:
+def configuration(k: int = 1, layers: str = "first", batch: str = "a", task: str = "gsm8k", **values: Any) -> dict[str, Any]:
     base: dict[str, Any] = {"row": f"{batch}/{task}/k{k}_{layers}", "batch": batch, "task": task, "k": k,
                             "config": f"k{k}_{layers}", "layers": layers, "n": 1319, "accuracy": 1061 / 1319,
                             "tokens": 436484, "origin": "published", "file": "x"}
@@ -23,8 +23,8 @@ def cell(k: int = 1, layers: str = "first", batch: str = "a", task: str = "gsm8k
 
 
 def grid(**values: Any) -> list[dict[str, Any]]:
-    """Nine healthy cells: accuracy and tokens depend on k and a little on the subset."""
-    return [cell(k, layers, **({"accuracy": (1061 - 60 * (k - 1) + (i if k > 1 else 0)) / 1319,
+    """Nine healthy configurations: accuracy and tokens depend on k and a little on the subset."""
+    return [configuration(k, layers, **({"accuracy": (1061 - 60 * (k - 1) + (i if k > 1 else 0)) / 1319,
                                 "tokens": 436484 + 1000 * (k - 1) + (i if k > 1 else 0)} | values))
             for k in (1, 2, 3) for i, layers in enumerate(SUBSETS)]
 
@@ -39,12 +39,12 @@ def stated(kind: str, parameter: str, value: str, source: str, subject: str = "m
 
 def small(batch: str, tokens: tuple[int, ...], right: tuple[int, ...]) -> list[dict[str, Any]]:
     configs = [(1, "first"), (2, "first"), (2, "middle"), (2, "last")]
-    return [cell(k, layers, batch, n=10, limit=10, tokens=t, accuracy=c / 10)
+    return [configuration(k, layers, batch, n=10, limit=10, tokens=t, accuracy=c / 10)
             for (k, layers), t, c in zip(configs, tokens, right, strict=True)]
 
 
 def speeds(values: dict[tuple[int, str], tuple[float, str]]) -> list[dict[str, Any]]:
-    return [cell(k, layers, tokens_per_s=speed, node=node) for (k, layers), (speed, node) in values.items()]
+    return [configuration(k, layers, tokens_per_s=speed, node=node) for (k, layers), (speed, node) in values.items()]
 
 
 # A node twice as slow as the others, at every k / the same speeds with the nodes exchanged so that k explains them.
@@ -54,13 +54,13 @@ SLOW_NODE = speeds({(1, "first"): (50, "n1"), (1, "middle"): (50.4, "n1"), (1, "
 K_ONLY = speeds({(1, "first"): (50, "n1"), (1, "middle"): (50.4, "n2"), (1, "last"): (49.8, "n2"), (2, "first"): (40, "n1"),
                  (2, "middle"): (40.2, "n2"), (2, "last"): (40.3, "n2"), (3, "first"): (34, "n1"),
                  (3, "middle"): (33.8, "n2"), (3, "last"): (34.1, "n2")})
-LAUNCHED = [cell(2, layers, finished=f"20260119_00534{i}", seconds=9000.0 + 3000 * i) for i, layers in enumerate(SUBSETS)]
-FINISHED = [cell(2, layers, finished=f"20260119_0{3 + i}5349", seconds=9000.0 + 3000 * i)
+LAUNCHED = [configuration(2, layers, finished=f"20260119_00534{i}", seconds=9000.0 + 3000 * i) for i, layers in enumerate(SUBSETS)]
+FINISHED = [configuration(2, layers, finished=f"20260119_0{3 + i}5349", seconds=9000.0 + 3000 * i)
             for i, layers in enumerate(SUBSETS)]
-BESIDE = [cell(2, layers, origin="record", node="n1", finished=f"20260119_00000{i}", seconds=1.5, tokens_per_s=50.0 + i)
+BESIDE = [configuration(2, layers, origin="record", node="n1", finished=f"20260119_00000{i}", seconds=1.5, tokens_per_s=50.0 + i)
           for i, layers in enumerate(SUBSETS)]
 AFTER = [*(row | {"seconds": 0.9} for row in BESIDE), BESIDE[0] | {"node": "n2"}, BESIDE[0] | {"seconds": 0.9}]
-FILES = [cell(origin="lm_eval", finished=f"2026021{day}_000000", accuracy=score, row=f"r{day}")
+FILES = [configuration(origin="lm_eval", finished=f"2026021{day}_000000", accuracy=score, row=f"r{day}")
          for day, score in ((5, 0.1), (6, 0.7))]
 FULL = {"accuracy": 0.837, "n": 1000, "tokens": None}
 
@@ -68,36 +68,36 @@ FULL = {"accuracy": 0.837, "n": 1000, "tokens": None}
 PLANTED: dict[str, tuple[tuple[list, list], tuple[list, list]]] = {
     "copied_accuracy": ((small("a", (3540, 18493, 18717, 3508), (7, 1, 1, 6)) + small("b", (3540, 3572, 3571, 3316), (7, 1, 1, 6)), []),
                         (small("a", (3540, 3572, 3571, 3316), (7, 1, 1, 6)) + small("b", (3540, 3572, 3571, 3316), (7, 1, 1, 6)), [])),
-    "must_agree": (([cell(accuracy=0.6, n=10), cell(1, "last", accuracy=0.7, n=10)], []), (grid(), [])),
-    "equal_tokens": (([cell(2, "first", tokens=3572, accuracy=0.7, n=10), cell(2, "last", tokens=3572, accuracy=0.1, n=10)], []),
+    "must_agree": (([configuration(accuracy=0.6, n=10), configuration(1, "last", accuracy=0.7, n=10)], []), (grid(), [])),
+    "equal_tokens": (([configuration(2, "first", tokens=3572, accuracy=0.7, n=10), configuration(2, "last", tokens=3572, accuracy=0.1, n=10)], []),
                      (grid(), [])),
     "no_effect": ((grid(accuracy=9342 / 14042, n=14042, tokens=None, task="mmlu"), []), (grid(), [])),
-    "reused_nothing": (([cell(2, reuse=0)], []), ([cell(1, reuse=0), cell(2, reuse=400)], [])),
-    "runaway": (([cell(tokens=3540, n=10), cell(2, tokens=18493, n=10, accuracy=0.1)], []), (grid(), [])),
-    "empty_answers": (([cell(empty=6, n=10)], []), ([cell(empty=1, n=1319), cell(2)], [])),
+    "reused_nothing": (([configuration(2, reuse=0)], []), ([configuration(1, reuse=0), configuration(2, reuse=400)], [])),
+    "runaway": (([configuration(tokens=3540, n=10), configuration(2, tokens=18493, n=10, accuracy=0.1)], []), (grid(), [])),
+    "empty_answers": (([configuration(empty=6, n=10)], []), ([configuration(empty=1, n=1319), configuration(2)], [])),
     "too_few": ((small("a", (3540, 3572, 3571, 3316), (7, 7, 6, 6)), []), (grid(), [])),
-    "impossible_accuracy": (([cell(accuracy=0.8044, n=1319)], []), (grid(), [])),
-    "limit_per_subtask": (([cell(task="minerva_math", limit=10, n=70, accuracy=30 / 70)], []),
-                          ([cell(limit=10, n=10, accuracy=0.7), cell(2)], [])),
-    "unreadable": (([cell(problem="the checksum does not fit")], []), (grid(), [])),
+    "impossible_accuracy": (([configuration(accuracy=0.8044, n=1319)], []), (grid(), [])),
+    "limit_per_subtask": (([configuration(task="minerva_math", limit=10, n=70, accuracy=30 / 70)], []),
+                          ([configuration(limit=10, n=10, accuracy=0.7), configuration(2)], [])),
+    "unreadable": (([configuration(problem="the checksum does not fit")], []), (grid(), [])),
     "throughput_follows_node": ((SLOW_NODE, []), (K_ONLY, [])),
-    "baseline_speed": (([cell(tokens_per_s=22.75), cell(1, "last", tokens_per_s=49.63)], []),
-                       ([cell(tokens_per_s=49.54), cell(1, "last", tokens_per_s=49.63)], [])),
-    "arithmetic": (([cell(seconds=100.0, tokens_per_s=50.0)], []),
-                   ([cell(seconds=436484 / 50, tokens_per_s=50.0)], [])),
+    "baseline_speed": (([configuration(tokens_per_s=22.75), configuration(1, "last", tokens_per_s=49.63)], []),
+                       ([configuration(tokens_per_s=49.54), configuration(1, "last", tokens_per_s=49.63)], [])),
+    "arithmetic": (([configuration(seconds=100.0, tokens_per_s=50.0)], []),
+                   ([configuration(seconds=436484 / 50, tokens_per_s=50.0)], [])),
     "launch_times": ((LAUNCHED, []), (FINISHED, [])),
     "side_by_side": ((BESIDE, []), (AFTER, [])),
-    "mixed_code": (([cell(code="6f96d95"), cell(2, code="6c8822f")], []), ([cell(code="6c8822f"), cell(2, code="6c8822f")], [])),
-    "dirty_tree": (([cell(dirty=True, code="a"), cell(2, dirty=False, code="a")], []), ([cell(dirty=False, code="a"), cell(2)], [])),
-    "which_result": (([*FILES, cell(origin="summary", accuracy=0.1, row="s")], []),
-                     ([FILES[1], cell(origin="summary", accuracy=0.7, row="s")], [])),
-    "summary_disagrees": (([FILES[1], cell(origin="summary", accuracy=0.1, row="s")], []),
-                          ([FILES[1], cell(origin="summary", accuracy=0.7, row="s")], [])),
+    "mixed_code": (([configuration(code="6f96d95"), configuration(2, code="6c8822f")], []), ([configuration(code="6c8822f"), configuration(2, code="6c8822f")], [])),
+    "dirty_tree": (([configuration(dirty=True, code="a"), configuration(2, dirty=False, code="a")], []), ([configuration(dirty=False, code="a"), configuration(2)], [])),
+    "which_result": (([*FILES, configuration(origin="summary", accuracy=0.1, row="s")], []),
+                     ([FILES[1], configuration(origin="summary", accuracy=0.7, row="s")], [])),
+    "summary_disagrees": (([FILES[1], configuration(origin="summary", accuracy=0.1, row="s")], []),
+                          ([FILES[1], configuration(origin="summary", accuracy=0.7, row="s")], [])),
     "stated_twice": (([], [stated("parameter", "threshold", "1.0", "guide"), stated("parameter", "threshold", "0.95", "proposal")]),
                      ([], [stated("parameter", "threshold", "1.0", "guide"), stated("parameter", "threshold", "1.0", "proposal")])),
     "layer_tables": (([], [stated("model", "num_hidden_layers", "28", "config"), stated("layers", "last", "24-35", "guide")]),
                      ([], [stated("model", "num_hidden_layers", "28", "config"), stated("layers", "last", "16-27", "guide")])),
-    "published_score": (([cell()], []), ([cell(**FULL), cell(task="unknown")], [])),
+    "published_score": (([configuration()], []), ([configuration(**FULL), configuration(task="unknown")], [])),
     "stated_empty": (([], [stated("empty", "empty answers", "6", "status")]), ([], [stated("parameter", "x", "6", "status")])),
 }
 
@@ -120,12 +120,12 @@ def test_rule_stays_silent_on_a_clean_table(rule: str) -> None:
 
 
 def test_which_result_is_worst_when_the_summary_took_the_old_score() -> None:
-    assert fired("which_result", [*FILES, cell(origin="summary", accuracy=0.1, row="s")])[0].level == "impossible"
-    assert fired("which_result", [*FILES, cell(origin="summary", accuracy=0.7, row="s")])[0].level == "note"
+    assert fired("which_result", [*FILES, configuration(origin="summary", accuracy=0.1, row="s")])[0].level == "impossible"
+    assert fired("which_result", [*FILES, configuration(origin="summary", accuracy=0.7, row="s")])[0].level == "note"
 
 
 def test_every_run_that_overlapped_another_is_counted() -> None:
-    pairs = [cell(2, f"{i}", origin="record", node="n1", finished=f"20260119_0000{end}", seconds=5.0, tokens_per_s=50.0 + i)
+    pairs = [configuration(2, f"{i}", origin="record", node="n1", finished=f"20260119_0000{end}", seconds=5.0, tokens_per_s=50.0 + i)
              for i, end in enumerate((10, 12, 30, 32, 50))]
     assert "4 of 5 runs on n1 overlapped" in fired("side_by_side", pairs)[0].statement
 
@@ -139,7 +139,7 @@ def test_a_single_odd_row_is_not_called_a_node_effect() -> None:
 
 
 def test_equal_tokens_and_equal_scores_are_expected() -> None:
-    (finding,) = fired("equal_tokens", [cell(2, layers, tokens=3572) for layers in SUBSETS])
+    (finding,) = fired("equal_tokens", [configuration(2, layers, tokens=3572) for layers in SUBSETS])
     assert finding.level == "note" and "does not depend on the subset" in finding.sure
 
 

@@ -14,7 +14,7 @@ from browser import free_port
 import fastdllm
 from fastdllm import Decoding
 from fastdllm.ui import chat_page
-from fastdllm.ui.chat_page import Chatroom
+from fastdllm.ui.chat_page import ChatPage
 from fastdllm.ui.conversation import Conversation, Streamed
 
 QUESTION = "Tom has 3 apples. He buys 4 more and gives 2 away. How many apples does Tom have?"
@@ -128,7 +128,7 @@ def test_half_a_character_waits():
 
 
 def test_notebook_room_answers_and_shows(lm):
-    room = Chatroom(lm, max_new_tokens=48, k=2)
+    room = ChatPage(lm, max_new_tokens=48, k=2)
     room.message.submit(QUESTION)
     room.wait(120)
     said = room.conversation.messages[-1]["content"]
@@ -145,7 +145,7 @@ def test_notebook_room_answers_and_shows(lm):
 
 
 def test_notebook_room_keeps_on_the_page_what_the_model_forgets(lm):
-    room = Chatroom(lm, max_new_tokens=32)
+    room = ChatPage(lm, max_new_tokens=32)
     room.alone.value = True
     for text in ("Zoe has 75 stamps.", QUESTION):
         room.message.submit(text)
@@ -165,7 +165,7 @@ def test_notebook_room_keeps_on_the_page_what_the_model_forgets(lm):
 
 def test_notebook_room_takes_a_message_or_leaves_it(lm):
     """`taken` is what empties the field: only what is answered does."""
-    room = Chatroom(lm, max_new_tokens=32, k=2)
+    room = ChatPage(lm, max_new_tokens=32, k=2)
     for spoil, says in ((lambda: setattr(room.controls.layers, "value", "outer"), "layers=&#x27;outer&#x27;"),
                         (lambda: setattr(room.controls.revision, "value", "8e1"), "revision=&#x27;8e1&#x27;")):
         spoil()
@@ -186,7 +186,7 @@ def test_notebook_room_takes_a_message_or_leaves_it(lm):
 def test_live_pictures_leave_the_reader_where_they_are(lm, monkeypatch):
     """A new answer opens at its last forward; who then goes back is not pulled on."""
     monkeypatch.setattr(chat_page, "REFRESH", 0.02)      # the small model is quick
-    room = Chatroom(lm, max_new_tokens=96, threshold=1.0)
+    room = ChatPage(lm, max_new_tokens=96, threshold=1.0)
     steps = []
 
     def read(_):

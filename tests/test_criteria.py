@@ -11,7 +11,7 @@ import pytest
 from report_support import synthetic
 
 from fastdllm import stats
-from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import criteria, tables
 from fastdllm.report.results import Results
@@ -53,7 +53,7 @@ def test_one_success_confirms_and_an_incomplete_grid_is_never_rejected() -> None
     assert criteria.judge_table(mixed, Criteria()).outcome == "confirmed"
     verdict = criteria.judge_table(table(**SLOW), Criteria(), missing=["t/k3_last"])
     assert verdict.outcome == "undecided"
-    assert "1 cells are not complete" in verdict.why
+    assert "1 configurations are not complete" in verdict.why
     assert criteria.judge_table(pd.DataFrame(), Criteria()).outcome == "undecided"
 
 
@@ -66,11 +66,11 @@ def test_more_configurations_need_more_certainty() -> None:
     assert stats.simultaneous(6) == pytest.approx(1 - 0.05 / 6)
 
 
-def fast(cell: Cell) -> tuple[float, float, int]:
-    return (0.95, 0.02, 60) if cell.parameters.reuse.k == 1 else (0.95, 0.014, 60)
+def fast(configuration: Configuration) -> tuple[float, float, int]:
+    return (0.95, 0.02, 60) if configuration.parameters.reuse.k == 1 else (0.95, 0.014, 60)
 
 
-def slow(cell: Cell) -> tuple[float, float, int]:
+def slow(configuration: Configuration) -> tuple[float, float, int]:
     return 0.95, 0.02, 60
 
 

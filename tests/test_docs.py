@@ -163,11 +163,11 @@ def test_the_download_command_takes_its_patterns():
     [command] = [line for line in named() if "hf download" in line]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
-    def said(line):
+    def message(line):
         words = shlex.split(line.removeprefix(".venv/bin/"))
         done = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:], "--dry-run"], env=offline,
                               capture_output=True, text=True, timeout=120, check=False)
         return done.stdout + done.stderr
 
-    assert "gnoring" not in said(command)
-    assert "gnoring" in said(command.replace('" --include "', '" "'))
+    assert "gnoring" not in message(command)
+    assert "gnoring" in message(command.replace('" --include "', '" "'))

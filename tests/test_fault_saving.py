@@ -11,7 +11,7 @@ import lab_support
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import notebooks, runner, status, worker
-from fastdllm.lab.records.identity import PACKAGE, Today
+from fastdllm.lab.records.identity import PACKAGE, CurrentFingerprints
 
 DIES_AT_THE_RENAME = """
 import os, signal
@@ -31,10 +31,14 @@ def test_killed_while_the_notebook_is_saved(tmp_path):
     model = lab_support.checkpoint(tmp_path / "random")
     grid = grid_file.load(lab_support.params(tmp_path / "g.yml", model, axes={}, configs=[{"k": 2, "layers": "middle"}],
                                             limit=1))
-    [cell], today = grid.cells(), Today()
+    [configuration], current = grid.configurations(), CurrentFingerprints()
     notebook = notebooks.find(grid.notebook)
-    job = worker.Work(str(notebook), str(cell.directory / notebook.name), runner.parameters(grid, cell, False),
-                      str(tmp_path))
+    job = worker.Work(
+        str(notebook),
+        str(configuration.directory / notebook.name),
+        runner.parameters(grid, configuration, False),
+        str(tmp_path),
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}
     with subprocess.Popen([sys.executable, "-c", DIES_AT_THE_RENAME], stdin=subprocess.PIPE, text=True,
                           env=environment, stderr=subprocess.DEVNULL) as process:
@@ -42,12 +46,12 @@ def test_killed_while_the_notebook_is_saved(tmp_path):
         process.stdin.flush()      # left open: the worker ends with the process that started it
         process.wait(timeout=240)
     assert process.returncode == -signal.SIGKILL
-    [part] = cell.directory.glob("*.part.ipynb")
+    [part] = configuration.directory.glob("*.part.ipynb")
     assert all(each["execution_count"] for each in json.loads(part.read_text())["cells"] if each["cell_type"] == "code")
-    assert not (cell.directory / notebook.name).exists()
-    before = records.read(cell.directory)
-    assert status.look(cell, today).state == "partial"      # no notebook: not complete, though the record is
+    assert not (configuration.directory / notebook.name).exists()
+    before = records.read(configuration.directory)
+    assert status.state_of(configuration, current).state == "partial"  # no notebook: not complete, though the record is
     assert worker.work(job) == worker.DONE
-    assert status.look(cell, today).state == "complete"
-    assert records.read(cell.directory) == before      # nothing was decoded again
-    assert (cell.directory / notebook.name).exists() and not list(cell.directory.glob("*.part*"))
+    assert status.state_of(configuration, current).state == "complete"
+    assert records.read(configuration.directory) == before      # nothing was decoded again
+    assert (configuration.directory / notebook.name).exists() and not list(configuration.directory.glob("*.part*"))

@@ -1,4 +1,4 @@
-"""Faults: killed at any moment, two at once, a full disk. A cell never reads as complete and is not."""
+"""Faults: killed at any moment, two at once, a full disk. A configuration never reads as complete and is not."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.evaluation import evaluate
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal, locks
-from fastdllm.lab.records.identity import Today, identity
+from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
 CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
 CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode", "transformers.models.auto",
@@ -33,30 +33,35 @@ def model(tmp_path_factory):
 
 def cell_of(tmp_path, model, **changes):
     values = {"axes": {}, "configs": [{"k": 2, "layers": "middle"}], "limit": 6} | changes
-    return grid_file.load(lab_support.params(tmp_path / "g.yml", model, **values)).cells()[0]
+    return grid_file.load(lab_support.params(tmp_path / "g.yml", model, **values)).configurations()[0]
 
 
-def work(cell, said):
-    """In a process of its own: evaluate the cell, and say how that went."""
+def work(configuration, said):
+    """In a process of its own: evaluate the configuration, and say how that went."""
     import torch
     torch.set_num_threads(1)
     try:
-        record = evaluate.evaluate(cell.parameters, cell.directory, experiment="g", config=cell.name,
-                                   say=lambda text: None)
+        record = evaluate.evaluate(
+            configuration.parameters,
+            configuration.directory,
+            experiment="g",
+            config=configuration.name,
+            log=lambda text: None,
+        )
         said.put(("record", record.identity))
     except (locks.Locked, OSError, ValueError) as error:
         said.put((type(error).__name__, str(error)))
 
 
-def start(cell):
+def start(configuration):
     said = CONTEXT.Queue()
-    process = CONTEXT.Process(target=work, args=(cell, said))
+    process = CONTEXT.Process(target=work, args=(configuration, said))
     process.start()
     return process, said
 
 
-def finish(cell):
-    process, said = start(cell)
+def finish(configuration):
+    process, said = start(configuration)
     result = said.get(timeout=120)
     process.join()
     return result
@@ -64,39 +69,39 @@ def finish(cell):
 
 def test_kill_9_at_ten_random_moments(tmp_path, model):
     """While loading, decoding, writing the record: nothing finished is lost, nothing reads as complete and is not."""
-    cell, today = cell_of(tmp_path, model), Today()
-    own = identity(today.payload(cell.parameters))
+    configuration, current = cell_of(tmp_path, model), CurrentFingerprints()
+    own = identity(current.payload(configuration.parameters))
     began = time.monotonic()
-    assert finish(cell)[0] == "record"
+    assert finish(configuration)[0] == "record"
     whole_run = time.monotonic() - began
-    reference = list(records.samples(cell.directory)["token_ids"])
+    reference = list(records.samples(configuration.directory)["token_ids"])
     random.seed(2)
     kept: dict[int, object] = {}
-    for path in cell.directory.iterdir():
+    for path in configuration.directory.iterdir():
         path.unlink()
     for _ in range(10):
-        process, _said = start(cell)
+        process, _said = start(configuration)
         time.sleep(random.uniform(0.02, 1.0) * whole_run)
         process.kill()      # SIGKILL
         process.join()
-        state = status.look(cell, today)
+        state = status.state_of(configuration, current)
         if state.state == "complete":
-            assert len(records.samples(cell.directory)) == 6
+            assert len(records.samples(configuration.directory)) == 6
             break
         assert state.state in ("pending", "partial")
-        if journal.path_of(cell.directory, own).exists():
-            run = journal.begin(cell.directory, own, today.resolve(cell.parameters), 6)
+        if journal.path_of(configuration.directory, own).exists():
+            run = journal.begin(configuration.directory, own, current.resolve(configuration.parameters), 6)
             assert kept == {index: run.done[index]["token_ids"] for index in kept}      # still there, unchanged
             kept = {index: sample["token_ids"] for index, sample in run.done.items()}
-    assert finish(cell) == ("record", own)
-    assert status.look(cell, today).state == "complete"
-    assert list(records.samples(cell.directory)["token_ids"]) == reference
+    assert finish(configuration) == ("record", own)
+    assert status.state_of(configuration, current).state == "complete"
+    assert list(records.samples(configuration.directory)["token_ids"]) == reference
 
 
 def test_killed_between_the_last_writes(tmp_path, model, monkeypatch):
     """Samples written, record not; record written, unfinished samples not yet gone."""
-    cell, today = cell_of(tmp_path, model, limit=2), Today()
-    good = lab_support.synthetic(cell, today, correct=0)
+    configuration, current = cell_of(tmp_path, model, limit=2), CurrentFingerprints()
+    good = lab_support.synthetic(configuration, current, correct=0)
     own = good.identity
 
     class Killed(BaseException):
@@ -106,45 +111,48 @@ def test_killed_between_the_last_writes(tmp_path, model, monkeypatch):
         raise Killed
 
     for moment in ("write", "unlink"):
-        run = journal.begin(cell.directory, own, good.parameters, 2)
+        run = journal.begin(configuration.directory, own, good.parameters, 2)
         for index in range(2):
-            sample = {**json.loads((cell.directory / records.SAMPLES).read_text().splitlines()[index]), "elapsed": 9.0}
+            sample = {
+                **json.loads((configuration.directory / records.SAMPLES).read_text().splitlines()[index]),
+                "elapsed": 9.0,
+            }
             run.add(sample)
         with monkeypatch.context() as patch:
             patch.setattr(*((evaluate.records, "write", die) if moment == "write" else (type(run.path), "unlink", die)))
             with pytest.raises(Killed):
-                evaluate.finish(cell.directory, run, good.model_copy(update={"seconds": 9.0}))
-        state = status.look(cell, today)
+                evaluate.finish(configuration.directory, run, good.model_copy(update={"seconds": 9.0}))
+        state = status.state_of(configuration, current)
         assert (state.state, state.detail) == ("partial", "2 of 2")
-        assert finish(cell) == ("record", own)      # nothing is decoded again
-        assert records.read(cell.directory).seconds == 9.0
-        assert status.look(cell, today).state == "complete"
+        assert finish(configuration) == ("record", own)      # nothing is decoded again
+        assert records.read(configuration.directory).seconds == 9.0
+        assert status.state_of(configuration, current).state == "complete"
 
 
 def test_two_processes_on_one_cell_end_with_one_record(tmp_path, model):
-    cell = cell_of(tmp_path, model, limit=4)
-    both = [start(cell), start(cell)]
+    configuration = cell_of(tmp_path, model, limit=4)
+    both = [start(configuration), start(configuration)]
     results = [said.get(timeout=120) for _, said in both]
     for process, _ in both:
         process.join()
-    own = identity(Today().payload(cell.parameters))
+    own = identity(CurrentFingerprints().payload(configuration.parameters))
     assert ("record", own) in results
     other = next((result for result in results if result[0] != "record"), None)
     if other is not None:      # the second one may also have waited and found the record
         assert other[0] == "Locked"
         assert any(f"process {process.pid} on" in other[1] for process, _ in both)
-    samples = records.samples(cell.directory)
+    samples = records.samples(configuration.directory)
     assert list(samples["index"]) == [0, 1, 2, 3]
     assert set(samples["session"]) == {1}
 
 
 def test_the_second_process_is_told_who_holds_the_cell(tmp_path, model):
-    cell = cell_of(tmp_path, model, limit=1)
-    path = cell.directory / ".samples.lock"
+    configuration = cell_of(tmp_path, model, limit=1)
+    path = configuration.directory / ".samples.lock"
     told = pytest.raises(locks.Locked, match=f"process {os.getpid()} on ")
     with locks.lock(path), told, locks.lock(path, wait=0.1):
         pass
-    assert locks.holder(cell.directory / ".samples.lock") is None
+    assert locks.holder(configuration.directory / ".samples.lock") is None
 
 
 def test_a_lock_ends_with_its_holder(tmp_path):
@@ -159,49 +167,51 @@ def test_a_lock_ends_with_its_holder(tmp_path):
 
 
 def test_a_run_that_reused_nothing_is_an_error(tmp_path, model):
-    cell = cell_of(tmp_path, model, limit=1, configs=[{"k": 40, "layers": "first"}],
+    configuration = cell_of(tmp_path, model, limit=1, configs=[{"k": 40, "layers": "first"}],
                    decoding={"threshold": 0.0, "max_new_tokens": 32})
-    kind, message = finish(cell)
+    kind, message = finish(configuration)
     assert (kind, "reused nothing in any of 1 problems" in message) == ("ValueError", True)
-    assert status.look(cell, Today()).state == "partial"      # its samples are kept, no record is written
+    assert (
+        status.state_of(configuration, CurrentFingerprints()).state == "partial"
+    )  # its samples are kept, no record is written
 
 
 def test_a_policy_is_one_file_that_the_params_name(tmp_path, model):
     source = "from fastdllm.decode.policies import Output\n\n\nclass Policy(Output):\n    pass\n"
     (tmp_path / "mine.py").write_text(source)
-    cell = cell_of(tmp_path, model, limit=1, configs=[{"k": 2, "layers": "middle", "policy": "mine.py"}])
-    assert cell.name == "k2_middle_mine"
-    assert finish(cell)[0] == "record"
-    record = records.read(cell.directory)
+    configuration = cell_of(tmp_path, model, limit=1, configs=[{"k": 2, "layers": "middle", "policy": "mine.py"}])
+    assert configuration.name == "k2_middle_mine"
+    assert finish(configuration)[0] == "record"
+    record = records.read(configuration.directory)
     assert record.decisions["reuse"] > 0
-    assert (cell.directory / "mine.py").read_text() == source      # copied into the run
+    assert (configuration.directory / "mine.py").read_text() == source      # copied into the run
     (tmp_path / "mine.py").write_text(source.replace("pass", "x = 1"))
-    state = status.look(cell, Today())
+    state = status.state_of(configuration, CurrentFingerprints())
     assert (state.state, state.detail) == ("stale", "changed: policy file")
 
 
 def test_the_runner_killed_in_mid_run(tmp_path, model):
     """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
-    cell = cell_of(tmp_path, model, limit=60, batch_size=1)      # more than decode while the worker notices
+    configuration = cell_of(tmp_path, model, limit=60, batch_size=1)      # more than decode while the worker notices
     command = [sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    own, deadline = identity(Today().payload(cell.parameters)), time.monotonic() + 150
-    while journal.progress(journal.path_of(cell.directory, own))[0] < 2:
+    own, deadline = identity(CurrentFingerprints().payload(configuration.parameters)), time.monotonic() + 150
+    while journal.progress(journal.path_of(configuration.directory, own))[0] < 2:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     first.kill()
     first.wait()
-    while status.look(cell, Today()).state == "running":       # the worker notices, and goes
+    while status.state_of(configuration, CurrentFingerprints()).state == "running":       # the worker notices, and goes
         assert time.monotonic() < deadline
         time.sleep(0.1)
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stdout + second.stderr
-    record = records.read(cell.directory)
+    record = records.read(configuration.directory)
     assert (record.n, record.sessions) == (60, 2)
-    assert "resuming at problem" in (cell.directory / records.LOG).read_text()
-    assert not list(cell.directory.glob("*.part*"))
+    assert "resuming at problem" in (configuration.directory / records.LOG).read_text()
+    assert not list(configuration.directory.glob("*.part*"))
 
 
 @pytest.fixture
@@ -216,22 +226,22 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):
-    from fastdllm.lab.config.grid import Cell
+    from fastdllm.lab.config.grid import Configuration
     from fastdllm.lab.config.parameters import Parameters
     parameters = Parameters.of(model=str(lab_support.GOLDEN), k=2, layers="middle", limit=2)
-    cell, today = Cell("e", "k2_middle", parameters, small_disk / "cell"), Today()
-    before = lab_support.synthetic(cell, today)
-    run = journal.begin(cell.directory, "f" * 64, before.parameters, 9)
+    configuration, current = Configuration("e", "k2_middle", parameters, small_disk / "cell"), CurrentFingerprints()
+    before = lab_support.synthetic(configuration, current)
+    run = journal.begin(configuration.directory, "f" * 64, before.parameters, 9)
     with pytest.raises(OSError, match=r"partial-.*jsonl could not be written \(No space left on device\)"):
         run.add({"index": 0, "elapsed": 1.0, "session": 1, "output": "x" * 60000})
     with pytest.raises(OSError, match=r"summary.json could not be written"):
-        records.write(cell.directory, before.model_copy(update={"author": "x" * 60000}))
-    assert records.read(cell.directory) == before
-    assert len(records.samples(cell.directory)) == 2
+        records.write(configuration.directory, before.model_copy(update={"author": "x" * 60000}))
+    assert records.read(configuration.directory) == before
+    assert len(records.samples(configuration.directory)) == 2
     run.path.unlink()
-    again = journal.begin(cell.directory, "f" * 64, before.parameters, 9)
+    again = journal.begin(configuration.directory, "f" * 64, before.parameters, 9)
     again.add({"index": 0, "elapsed": 1.0, "session": 1})
-    assert status.look(cell, today).state == "complete"
+    assert status.state_of(configuration, current).state == "complete"
 
 
 def test_a_file_size_limit_acts_like_a_full_disk(tmp_path):

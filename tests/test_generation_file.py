@@ -180,7 +180,7 @@ THEIRS = OWN_CODE + '''
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project of its own with a grid of one cell, the user's file, and a checkpoint that brings modelling code."""
+    """A project of its own with a grid of one configuration, the user's file, and a checkpoint with modelling code."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "byo.yml").write_text("experiment: byo\nlimit: 1\naxes: {k: [2], layers: [middle]}\n")

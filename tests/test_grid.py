@@ -26,42 +26,46 @@ def grid(tmp_path: Path, text: str):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_params_load(name):
-    assert grid_file.load(name).cells()
+    assert grid_file.load(name).configurations()
 
 
 def test_default_is_the_log_s_grid_on_the_embedded_checkpoint():
-    cells = grid_file.load().cells()
+    configurations = grid_file.load().configurations()
     subsets = ("first", "middle", "last")
-    assert [cell.name for cell in cells] == [f"k{k}_{layers}" for k in (1, 2, 3) for layers in subsets]
-    first = cells[0].parameters
+    assert [configuration.name for configuration in configurations] == [
+        f"k{k}_{layers}" for k in (1, 2, 3) for layers in subsets
+    ]
+    first = configurations[0].parameters
     assert (first.model, first.task, first.decoding.threshold) == ("tiny", "arithmetic", 0.9)
     assert first.limit is not None and first.limit >= 200 and first.batch_size > 1
-    assert len({cell.parameters.key() for cell in cells}) == 7      # k=1 is one computation under three names
+    assert (
+        len({configuration.parameters.key() for configuration in configurations}) == 7
+    )  # k=1 is one computation under three names
 
 
 def test_generative_grid_and_baseline_name_the_tasks():
-    tasks = {cell.task for cell in grid_file.load("layer_reuse_7b").cells()}
+    tasks = {configuration.task for configuration in grid_file.load("layer_reuse_7b").configurations()}
     assert tasks == {"gsm8k", "minerva_math", "ifeval", "humaneval", "mbpp"}
-    baseline = grid_file.load("baseline").cells()
-    assert {cell.parameters.reuse.k for cell in baseline} == {1}
-    assert {"mmlu", "gpqa_main_n_shot", *tasks} <= {cell.task for cell in baseline}
+    baseline = grid_file.load("baseline").configurations()
+    assert {configuration.parameters.reuse.k for configuration in baseline} == {1}
+    assert {"mmlu", "gpqa_main_n_shot", *tasks} <= {configuration.task for configuration in baseline}
 
 
 def test_axes_are_crossed_and_configs_listed(tmp_path):
     crossed = grid(tmp_path, "experiment: e\naxes:\n  k: [1, 2]\n  layers: [first, 8-19]\n  threshold: [0.5, 1.0]\n"
                              "  repeat: [0, 1]\n")
-    assert len(crossed.cells()) == 16
-    assert crossed.cells()[-1].name == "k2_8-19_t1.0_r1"
+    assert len(crossed.configurations()) == 16
+    assert crossed.configurations()[-1].name == "k2_8-19_t1.0_r1"
     listed = grid(tmp_path, "experiment: e\nlimit: 5\naxes: {batch_size: [1, 8]}\nconfigs:\n  - {k: 1}\n"
                             "  - {k: 2, layers: [1, 5], policy: replay}\n")
-    assert [cell.path for cell in listed.cells()] == [
+    assert [configuration.path for configuration in listed.configurations()] == [
         "arithmetic_limit_5/k1_b1", "arithmetic_limit_5/k1_b8",
         "arithmetic_limit_5/k2_1+5_replay_b1", "arithmetic_limit_5/k2_1+5_replay_b8"]
 
 
 def test_repeats_are_runs_of_their_own(tmp_path):
-    cells = grid(tmp_path, "experiment: e\naxes: {k: [1], repeat: [0, 1, 2]}").cells()
-    assert len({cell.parameters.key() for cell in cells}) == 3
+    configurations = grid(tmp_path, "experiment: e\naxes: {k: [1], repeat: [0, 1, 2]}").configurations()
+    assert len({configuration.parameters.key() for configuration in configurations}) == 3
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -71,7 +75,7 @@ def test_repeats_are_runs_of_their_own(tmp_path):
     ("experiment: e\naxes: {k: [1, 1]}\n", ["line 2", "different values"]),
     ("experiment: e\ndecoding:\n  threshold: 4\n", ["line 3, decoding.threshold=4; allowed: at most 1", "0 to 1"]),
     ("experiment: e\ndecoding: {thresh: 1}\n", ["line 2", "decoding.thresh", "allowed: threshold"]),
-    ("experiment: e\naxes: {k: [2]}\n", ["line 2", "cell k2", "layers=None", "first, middle, last"]),
+    ("experiment: e\naxes: {k: [2]}\n", ["line 2", "configuration k2", "layers=None", "first, middle, last"]),
     ("experiment: e\nexperiment: f\n", ["line 2", "given twice", "line 1"]),
     ("experiment: e\n  b: 1: 2\n", ["line 2", "not valid YAML"]),
     ("experiment: e\nslurm: {tme: 3}\n", ["line 2", "slurm.tme", "unknown key"]),
@@ -85,7 +89,7 @@ def test_repeats_are_runs_of_their_own(tmp_path):
     ("axes: {k: [1]}\n", ["experiment", "missing"]),
     ("experiment: e\ncaches: {HF_TOKEN: x}\n", ["line 2", "HF_TOKEN", "HF_HOME"]),
     ("- 1\n", ["list", "a mapping"]),
-    ("experiment: e\nk: 2\n", ["line 2, k=2; unknown key", "reuse.k for all cells, axes.k (a list)"]),
+    ("experiment: e\nk: 2\n", ["line 2, k=2; unknown key", "reuse.k for all configurations, axes.k (a list)"]),
     ("experiment: e\nreuse:\n  k: 2\n  layers: 3-40\n", [
         "line 4, reuse.layers='3-40'; allowed: layer indices from 0 to 27"]),
     ("experiment: e\naxes: {k: [2], layers: [first, [1, 28]]}\n", ["axes.layers.1=(1, 28); allowed", "0 to 27"]),
@@ -93,7 +97,7 @@ def test_repeats_are_runs_of_their_own(tmp_path):
     ("experiment: e\naxes: {small_block: [8, 5]}\n", ["axes.small_block.1=5; allowed: a divisor of the block size 32"]),
     ("experiment: e\nengine: x\n", ["engine='x'; allowed: diffusion or autoregressive"]),
     ("experiment: e\nlimit: x\n", ["limit='x'; allowed: a whole number"]),
-    ("experiment: e\njobs: 0\n", ["jobs=0; allowed: 1 or more (cells at once"]),
+    ("experiment: e\njobs: 0\n", ["jobs=0; allowed: 1 or more (configurations at once"]),
     ("experiment: e\nslurm: {cpus: 0}\n", ["slurm.cpus=0; allowed: 1 or more"]),
     ("experiment: e\nslurm: {setup: a}\n", ["slurm.setup='a'; allowed: a list"]),
     ("experiment: e\nrecord: 3\n", ["record=3; allowed: keys with values"]),
@@ -163,18 +167,22 @@ def test_one_configuration_is_refused_in_the_same_words(flat, says):
 def test_what_differs_lies_in_another_directory():
     flats = [{}, {"model": "tests/golden"}, {"model": "somewhere/else"}, {"shots": 4}, {"shots": 5}, {"k": 2, "layers":
              "first"}, {"top_p": 0.5}, {"stop_strings": ["a b", "c"]}, {"limit": 3}, {"block_size": 16}]
-    cells = [cell for flat in flats for cell in single.grid_of(flat, "e").cells()]
-    assert len({cell.path for cell in cells}) == len(flats)
-    assert cells[0].name == "k1" and cells[1].name == "k1_model-golden" and cells[3].name == "k1_shots-4"
-    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]+", cell.name) for cell in cells)
+    configurations = [configuration for flat in flats for configuration in single.grid_of(flat, "e").configurations()]
+    assert len({configuration.path for configuration in configurations}) == len(flats)
+    assert (
+        configurations[0].name == "k1"
+        and configurations[1].name == "k1_model-golden"
+        and configurations[3].name == "k1_shots-4"
+    )
+    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]+", configuration.name) for configuration in configurations)
 
 
 def test_a_policy_file_is_found_before_anything_runs(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("")
     monkeypatch.chdir(tmp_path)
     flat = {"k": 2, "layers": "first", "policy": "mine.py"}
-    [cell] = single.grid_of(flat, "e").cells()
-    assert cell.parameters.reuse.policy == str(tmp_path / "mine.py") and cell.name == "k2_first_mine"
+    [configuration] = single.grid_of(flat, "e").configurations()
+    assert configuration.parameters.reuse.policy == str(tmp_path / "mine.py") and configuration.name == "k2_first_mine"
     with pytest.raises(ValueError, match=r"^policy='nowhere.py': no such file; allowed: output, .*Python file"):
         single.grid_of({**flat, "policy": "nowhere.py"}, "e")
 
@@ -201,19 +209,24 @@ def test_options_of_a_notebook_keep_their_type(capsys):
 
 
 def test_what_the_hints_name_is_there():
-    assert {cell.parameters.reuse.k for cell in grid_file.load("demo", ["axes.k=[2]"]).cells()} == {2}
-    assert {cell.parameters.batch_size for cell in grid_file.load("demo", ["axes.batch_size=[4]"]).cells()} == {4}
-    assert single.grid_of({"small_block": 16}, "e").cells()[0].parameters.decoding.small_block == 16
+    assert {
+        configuration.parameters.reuse.k for configuration in grid_file.load("demo", ["axes.k=[2]"]).configurations()
+    } == {2}
+    assert {
+        configuration.parameters.batch_size
+        for configuration in grid_file.load("demo", ["axes.batch_size=[4]"]).configurations()
+    } == {4}
+    assert single.grid_of({"small_block": 16}, "e").configurations()[0].parameters.decoding.small_block == 16
 
 
 def test_reuse_that_cannot_act_is_not_applicable(tmp_path):
-    cells = {cell.path: cell for cell in grid(
+    configurations = {configuration.path: configuration for configuration in grid(
         tmp_path, "experiment: e\naxes:\n  task: [mmlu, arithmetic]\n  k: [1, 2]\n  layers: [first]\n"
-                  "  block_cache: [true, false]\n").cells()}
-    assert cells["mmlu/k1_first_block_cache"].not_applicable is None
-    assert "likelihood" in cells["mmlu/k2_first_block_cache"].not_applicable
-    assert "block cache" in cells["arithmetic/k2_first_no_block_cache"].not_applicable
-    assert cells["arithmetic/k2_first_block_cache"].not_applicable is None
+                  "  block_cache: [true, false]\n").configurations()}
+    assert configurations["mmlu/k1_first_block_cache"].not_applicable is None
+    assert "likelihood" in configurations["mmlu/k2_first_block_cache"].not_applicable
+    assert "block cache" in configurations["arithmetic/k2_first_no_block_cache"].not_applicable
+    assert configurations["arithmetic/k2_first_block_cache"].not_applicable is None
     with pytest.raises(ValueError, match="reuses nothing"):
         Parameters.of(k=2, layers="first", block_cache=False)
 
@@ -231,8 +244,8 @@ def test_likelihood_tasks_are_the_ones_that_the_tasks_say():
 
 def test_code_tasks_need_the_flag(tmp_path):
     text = "experiment: e\ntask: humaneval\naxes: {k: [1]}\n"
-    assert "allow_code_execution" in grid(tmp_path, text).cells()[0].not_applicable
-    assert grid(tmp_path, text + "allow_code_execution: true\n").cells()[0].not_applicable is None
+    assert "allow_code_execution" in grid(tmp_path, text).configurations()[0].not_applicable
+    assert grid(tmp_path, text + "allow_code_execution: true\n").configurations()[0].not_applicable is None
 
 
 def test_paths_expand(tmp_path, monkeypatch):
@@ -240,15 +253,17 @@ def test_paths_expand(tmp_path, monkeypatch):
     made = grid(tmp_path, "experiment: e\noutput: $SCRATCH_FOR_TEST/out\ndata: {arithmetic: ~/x.jsonl}\n"
                           "caches: {HF_HOME: $SCRATCH_FOR_TEST/hf}\n")
     assert made.directory == tmp_path / "out" / "e"
-    assert made.cells()[0].parameters.data == str(Path.home() / "x.jsonl")
+    assert made.configurations()[0].parameters.data == str(Path.home() / "x.jsonl")
     assert made.caches == {"HF_HOME": f"{tmp_path}/hf"}
 
 
 def test_policy_file_beside_the_params_file(tmp_path):
     (tmp_path / "mine.py").write_text("x = 1\n")
-    cell = grid(tmp_path, "experiment: e\nconfigs: [{k: 2, layers: first, policy: mine.py}]\n").cells()[0]
-    assert cell.parameters.reuse.policy == str(tmp_path / "mine.py")
-    assert cell.name == "k2_first_mine"
+    configuration = grid(
+        tmp_path, "experiment: e\nconfigs: [{k: 2, layers: first, policy: mine.py}]\n"
+    ).configurations()[0]
+    assert configuration.parameters.reuse.policy == str(tmp_path / "mine.py")
+    assert configuration.name == "k2_first_mine"
 
 
 def test_profile_lies_under_the_grid_s_own_keys(tmp_path):

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness and the embedded checkpoint: its driver, our grid cells, and both the same."""
+"""lm-evaluation-harness and the embedded checkpoint: its driver, our grid configurations, and both the same."""
 
 from __future__ import annotations
 
@@ -168,17 +168,17 @@ def test_as_many_worked_examples_as_there_are(model):
     assert results["n-samples"]["mmlu_astronomy"]["effective"] == 1
 
 
-# -- as grid cells, with the record of any other cell
+# -- as grid configurations, with the record of any other configuration
 
-def cell(directory: Path, task: str, data: str, **settings) -> records.Record:
+def configuration(directory: Path, task: str, data: str, **settings) -> records.Record:
     decoding = Decoding(**{**SHORT, **settings.pop("decoding", {})})
     parameters = Parameters(task=task, data=str(DATA / data), limit=2, device="cpu", batch_size=4, decoding=decoding,
                             **{"shots": 0, **settings})
-    return evaluate_cell(parameters, directory, experiment="test", config="cell", say=lambda line: None)
+    return evaluate_cell(parameters, directory, experiment="test", config="cell", log=lambda line: None)
 
 
 def test_a_reuse_cell_of_gsm8k(tmp_path):
-    record = cell(tmp_path, "gsm8k", "gsm8k", prompt="boxed", decoding={"threshold": 1.0},
+    record = configuration(tmp_path, "gsm8k", "gsm8k", prompt="boxed", decoding={"threshold": 1.0},
                   reuse=Reuse(k=2, layers="middle"))
     assert (record.n, record.metric) == (2, "exact_match,flexible-extract")
     assert set(record.accuracy) == {"exact_match,strict-match", "exact_match,flexible-extract", "strict", "flexible",
@@ -189,32 +189,32 @@ def test_a_reuse_cell_of_gsm8k(tmp_path):
 
 def test_an_empty_answer_names_the_string_that_cut_it(tmp_path, monkeypatch):
     """Whatever the model writes first is made a stop string: every answer is then empty, as in the log."""
-    free = cell(tmp_path / "free", "gsm8k", "gsm8k", decoding={"stop_strings": ()})
+    free = configuration(tmp_path / "free", "gsm8k", "gsm8k", decoding={"stop_strings": ()})
     first = sorted({row["output"][0] for row in map(json.loads, (tmp_path / "free/samples.jsonl").open())})
     assert free.empty == 0
-    record = cell(tmp_path / "cut", "gsm8k", "gsm8k", decoding={"stop_strings": tuple(first)})
+    record = configuration(tmp_path / "cut", "gsm8k", "gsm8k", decoding={"stop_strings": tuple(first)})
     assert (record.empty, record.finish["stop_string"]) == (2, 2)
     assert sum(record.notes["empty_by"].values()) == 2 and set(record.notes["empty_by"]) <= set(first)
 
 
 def test_a_likelihood_cell_counts_tokens_and_time(tmp_path):
-    record = cell(tmp_path, "mmlu", "mmlu")
+    record = configuration(tmp_path, "mmlu", "mmlu")
     assert record.subtasks == {"mmlu_astronomy": 2, "mmlu_high_school_computer_science": 2}
     assert record.n == 4 and record.tokens == 16 and record.nfe["prefill"] == 16
     assert record.tokens_per_second == pytest.approx(16 / record.seconds)
     with pytest.raises(ValueError, match=r"reuse.k=2 on mmlu.*nothing to reuse"):
-        cell(tmp_path / "k2", "mmlu", "mmlu", reuse=Reuse(k=2, layers="middle"))
+        configuration(tmp_path / "k2", "mmlu", "mmlu", reuse=Reuse(k=2, layers="middle"))
 
 
 def test_ifeval_rates_have_their_own_counts(tmp_path):
-    record = cell(tmp_path, "ifeval", "ifeval.jsonl")
+    record = configuration(tmp_path, "ifeval", "ifeval.jsonl")
     counts = {rule: accuracy.n for rule, accuracy in record.accuracy.items()}
     assert counts["prompt_level_strict_acc,none"] == record.n == 2
     assert counts["inst_level_strict_acc,none"] == counts["inst_level_loose_acc,none"] == 3
 
 
 def test_the_autoregressive_engine_makes_the_same_record(tmp_path):
-    record = cell(tmp_path, "gsm8k", "gsm8k", engine="autoregressive")
+    record = configuration(tmp_path, "gsm8k", "gsm8k", engine="autoregressive")
     assert record.n == 2 and record.nfe["prefill"] == 2 and record.nfe["full"] == record.nfe["small"] == 0
     assert record.tokens == record.nfe["commit"] + 2
 

@@ -5,10 +5,18 @@ import shutil
 import lab_support
 import pytest
 
-from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs import status
-from fastdllm.lab.records.identity import PACKAGE, Today, changes, code_hash, identity, payload_of, tree_hash
+from fastdllm.lab.records.identity import (
+    PACKAGE,
+    CurrentFingerprints,
+    changes,
+    code_hash,
+    identity,
+    payload_of,
+    tree_hash,
+)
 
 BASE = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 3}
 CHANGED = {
@@ -21,24 +29,24 @@ BY_CONTENT = {"model", "model_revision", "data"}
 
 
 @pytest.fixture(scope="module")
-def today():
-    return Today()
+def current():
+    return CurrentFingerprints()
 
 
-def of(today, **flat):
-    return identity(today.payload(Parameters.of(**BASE | {"dtype": "float32"} | flat)))
+def of(current, **flat):
+    return identity(current.payload(Parameters.of(**BASE | {"dtype": "float32"} | flat)))
 
 
 @pytest.mark.parametrize("decoding", [{}, {"max_new_tokens": 64}, {"stop_strings": ("x",)}, {"stop_strings": ()}],
                          ids=["none", "length", "stops", "empty"])
 @pytest.mark.parametrize("task", ["arithmetic", "gsm8k", "minerva_math"])
-def test_a_cell_is_the_same_run_in_its_notebook(today, task, decoding):
-    """What a grid says and what the flat parameters of the cell's notebook say resolve to the same; a task that ends
+def test_a_cell_is_the_same_run_in_its_notebook(current, task, decoding):
+    """What a grid says and what the flat parameters of its notebook say resolve to the same; a task that ends
     its answers at some text ends them there in a grid too."""
     said = Parameters(task=task, limit=2, dtype="float32", decoding=decoding)
-    there = today.resolve(Parameters.of(**said.flat()))
-    assert there == today.resolve(said)
-    assert there.decoding.stop_strings == (decoding.get("stop_strings") or today.task(said).stop_strings)
+    there = current.resolve(Parameters.of(**said.flat()))
+    assert there == current.resolve(said)
+    assert there.decoding.stop_strings == (decoding.get("stop_strings") or current.task(said).stop_strings)
     assert task == "arithmetic" or there.decoding.stop_strings
 
 
@@ -47,47 +55,51 @@ def test_every_parameter_is_covered_here():
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_any_one_parameter_changes_it(today, name):
+def test_any_one_parameter_changes_it(current, name):
     base = {"k": 1, "layers": ""} if name in ("engine", "block_cache") else {}
-    before, after = of(today, **base), of(today, **base | {name: CHANGED[name]})
+    before, after = of(current, **base), of(current, **base | {name: CHANGED[name]})
     assert before != after
-    then, now = (today.payload(Parameters.of(**BASE | {"dtype": "float32"} | base | each))
+    then, now = (current.payload(Parameters.of(**BASE | {"dtype": "float32"} | base | each))
                  for each in ({}, {name: CHANGED[name]}))
     said = changes(then, now)
     assert name in " ".join(said) or (name in ("task", "limit", "prompt") and "data" in said)
 
 
-def test_without_reuse_the_layers_are_no_matter(today):
-    assert of(today, k=1, layers="first") == of(today, k=1, layers="last", policy="replay") == of(today, k=1, layers="")
+def test_without_reuse_the_layers_are_no_matter(current):
+    assert (
+        of(current, k=1, layers="first")
+        == of(current, k=1, layers="last", policy="replay")
+        == of(current, k=1, layers="")
+    )
 
 
-def test_checkpoint_and_data_count_by_content(tmp_path, today):
+def test_checkpoint_and_data_count_by_content(tmp_path, current):
     copy = tmp_path / "copy"
     shutil.copytree(PACKAGE.parent / "tests" / "golden", copy)
-    assert of(today, model=str(copy)) == of(today)
+    assert of(current, model=str(copy)) == of(current)
     text = (copy / "config.json").read_text()
     (copy / "config.json").write_text(text + " ")
-    assert of(Today(), model=str(copy)) != of(today)
+    assert of(CurrentFingerprints(), model=str(copy)) != of(current)
     rows = '{"question": "1+1?", "target": "2"}\n{"question": "1+2?", "target": "3"}\n'
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(rows)
-    same = [of(today, data=str(tmp_path / name)) for name in ("a.jsonl", "b.jsonl")]
+    same = [of(current, data=str(tmp_path / name)) for name in ("a.jsonl", "b.jsonl")]
     assert same[0] == same[1]
     (tmp_path / "b.jsonl").write_text(rows.replace('"3"', '"4"'))
-    assert of(Today(), data=str(tmp_path / "b.jsonl")) != same[0]
+    assert of(CurrentFingerprints(), data=str(tmp_path / "b.jsonl")) != same[0]
 
 
-def test_torch_version_counts(today):
-    other = Today()
+def test_torch_version_counts(current):
+    other = CurrentFingerprints()
     other.torch = "1.0+cpu"
-    assert of(other) != of(today)
+    assert of(other) != of(current)
 
 
 def test_code_counts_without_comments_and_docstrings(tmp_path):
     package = tmp_path / "fastdllm"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("checkpoints", "__pycache__", "*.json"))
     before = code_hash(package)
-    loop, plots = package / "decode" / "loop.py", package / "report" / "cell.py"
+    loop, plots = package / "decode" / "loop.py", package / "report" / "figures.py"
     text = loop.read_text()
     plots.write_text(plots.read_text() + "\nx = 1\n")
     loop.write_text("# a comment\n" + text.replace('"""The denoising loop', '"""Another docstring'))
@@ -107,33 +119,33 @@ def test_tree_hash():
     assert tree_hash("x = 'text'") != tree_hash("x = 'other'")
 
 
-def test_policy_file_counts_by_content(tmp_path, today):
+def test_policy_file_counts_by_content(tmp_path, current):
     path = tmp_path / "mine.py"
     path.write_text("class Policy: pass\n")
-    before = of(today, policy=str(path))
+    before = of(current, policy=str(path))
     path.write_text("class Policy: pass  # the same\n")
-    assert of(today, policy=str(path)) == before
+    assert of(current, policy=str(path)) == before
     path.write_text("class Policy: x = 1\n")
-    assert of(today, policy=str(path)) != before
+    assert of(current, policy=str(path)) != before
     moved = tmp_path / "elsewhere" / "mine.py"
     moved.parent.mkdir()
     shutil.copy(path, moved)
-    assert of(today, policy=str(moved)) == of(today, policy=str(path))
+    assert of(current, policy=str(moved)) == of(current, policy=str(path))
 
 
-def test_record_and_run_have_the_same_identity(tmp_path, today):
-    cell = Cell("e", "k2_middle", Parameters.of(**BASE), tmp_path / "k2_middle")
-    record = lab_support.synthetic(cell, today)
-    assert identity(payload_of(record)) == record.identity == of(today)
-    assert status.look(cell, today).state == "complete"
+def test_record_and_run_have_the_same_identity(tmp_path, current):
+    configuration = Configuration("e", "k2_middle", Parameters.of(**BASE), tmp_path / "k2_middle")
+    record = lab_support.synthetic(configuration, current)
+    assert identity(payload_of(record)) == record.identity == of(current)
+    assert status.state_of(configuration, current).state == "complete"
 
 
-def test_auto_dtype_on_a_login_node_follows_the_record(today):
+def test_auto_dtype_on_a_login_node_follows_the_record(current):
     parameters = Parameters.of(**BASE | {"device": "cuda"})
-    seen = today.resolve(Parameters.of(**BASE | {"device": "cuda", "dtype": "bfloat16"}))
+    seen = current.resolve(Parameters.of(**BASE | {"device": "cuda", "dtype": "bfloat16"}))
     import torch
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert today.resolve(parameters, seen).dtype == "bfloat16"
+    assert current.resolve(parameters, seen).dtype == "bfloat16"
     with pytest.raises(ValueError, match="without GPU"):
-        today.resolve(parameters)
+        current.resolve(parameters)

@@ -53,7 +53,7 @@ def test_imported_is_never_complete(tmp_path):
     old(tmp_path / "results" / "x" / "arithmetic_limit_4" / "k1_first", {"accuracy": 0.5})
     path = lab_support.params(tmp_path / "small.yml", tmp_path / "model")
     importer.take(tmp_path / "results", "small", tmp_path / "executed")
-    found = {state.cell.name: state for state in states.states(grid_file.load(path).cells())}
+    found = {state.configuration.name: state for state in states.states(grid_file.load(path).configurations())}
     assert found["k1_first"].state == "imported"
     assert found["k1_first"].record is not None
     assert not states.all_complete(list(found.values()))

@@ -54,22 +54,22 @@ def test_wrappers_work_on_any_decoder_with_layers():
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from fastdllm.decode.policies import Output, Plan
+    from fastdllm.decode.policies import OutputPolicy, ReusePlan
     from fastdllm.decode.revisions import REVISIONS
     from fastdllm.decode.step import Forward
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(hidden_size=32, intermediate_size=64, num_hidden_layers=6, vocab_size=64,
                                          num_attention_heads=2, num_key_value_heads=1)).eval()
-    policy = Output(Reuse(k=2, layers="2-3"), REVISIONS["fixed"], (2, 3), 1, 8)
+    policy = OutputPolicy(Reuse(k=2, layers="2-3"), REVISIONS["fixed"], (2, 3), 1, 8)
     wrappers = Wrappers(list(model.model.layers), policy, Trace())
     ids = torch.randint(0, 64, (1, 8))
     forward = Forward(row=0, slot=0, index=0, kind="full", block=0, small_block=0, step=0, start=0,
                       tokens=tuple(ids[0].tolist()), end=8, read=(0,), masked=(True,), replace_position=None)
     with torch.inference_mode():
         plain = model(ids, use_cache=False).logits
-        with wrappers.attached([forward], [Plan("recompute", "")]):
+        with wrappers.attached([forward], [ReusePlan("recompute", "")]):
             first = model(ids, use_cache=False).logits
-        with wrappers.attached([forward], [Plan("reuse", "")]):
+        with wrappers.attached([forward], [ReusePlan("reuse", "")]):
             second = model(ids.flip(1), use_cache=False).logits
     assert torch.equal(plain, first) and torch.equal(plain, second)
     assert all("forward" not in layer.__dict__ for layer in model.model.layers)

@@ -19,7 +19,7 @@ from fastdllm.report.results import Results
 def grid(tmp_path: Path) -> Grid:
     grid = Grid(experiment="x", output=str(tmp_path), limit=40, hypothesis="Reuse pays.", author="A. Author",
                 axes={"k": [1, 2, 3], "layers": ["first", "middle", "last"]})
-    synthetic(grid, only=lambda cell: cell.name != "k3_last")
+    synthetic(grid, only=lambda configuration: configuration.name != "k3_last")
     return grid
 
 
@@ -54,7 +54,7 @@ def test_the_answer_says_what_speeds_side_by_side_are_worth(grid: Grid) -> None:
     quiet = replace(report, findings=[])
     beside = replace(report, findings=[Finding("side_by_side", "note", ("a", "b"), "2 of 2 runs", "certain")])
     assert "side by side" not in results_page.page(quiet)
-    assert "hold for this run" in results_page.page(beside) and "hold for this run" in results_page.told(beside)
+    assert "hold for this run" in results_page.page(beside) and "hold for this run" in results_page.summary_text(beside)
 
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
@@ -69,7 +69,7 @@ def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
 def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: pytest.CaptureFixture[str]) -> None:
     said = grid_report.write(grid)
     assert said.splitlines()[-1].endswith("90_report.html")
-    assert "8 of 9 cells complete" in said
+    assert "8 of 9 configurations complete" in said
     assert "arithmetic k2_middle   92.5 % of 40" in said
     kept = pd.read_csv(grid.directory / "results.csv").set_index("config")
     assert len(kept) == 8
@@ -90,7 +90,7 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
 
 def test_a_grid_without_records_is_refused(tmp_path: Path) -> None:
     empty = Grid(experiment="x", output=str(tmp_path), limit=4, axes={"k": [1]})
-    with pytest.raises(ValueError, match="no cell has a record"):
+    with pytest.raises(ValueError, match="no configuration has a record"):
         grid_report.write(empty)
     with pytest.raises(ValueError, match=r"grid\.json"):
         Results.read(tmp_path)

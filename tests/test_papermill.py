@@ -59,7 +59,7 @@ def test_cell_notebook_takes_the_parameters_of_a_run():
     from fastdllm.lab.config import grid_file
     from fastdllm.lab.jobs import runner
     grid = grid_file.load("demo")
-    for cell in grid.cells():
+    for cell in grid.configurations():
         notebooks.check(notebooks.find(grid.notebook), runner.parameters(grid, cell, False))
 
 

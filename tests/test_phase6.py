@@ -81,25 +81,25 @@ def test_similarity_of_unchanged_and_changed_positions(lm):
 def test_results_come_from_records_and_are_run_once(tmp_path):
     params, said = str(ROOT / "params" / "phase6.yml"), []
     options = {"limit": 1, "ks": [1, 2], "subsets": ["middle"], "policies": ["output"], "output": str(tmp_path)}
-    found = phase6.results(params, ["26d6179"], say=said.append, **options)
+    found = phase6.results(params, ["26d6179"], log=said.append, **options)
     assert sorted(found.frame.k) == [1, 2]
     assert set(found.correct) == set(found.frame.config)
     assert found.pick("26d6179", 2, "middle") != found.pick("26d6179", 1, "last")
-    with pytest.raises(ValueError, match="cell: revision=fixed"):
+    with pytest.raises(ValueError, match="configuration: revision=fixed"):
         found.pick("fixed", 2, "middle")
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
-    again = phase6.results(params, ["26d6179"], say=said.append, **options)
+    again = phase6.results(params, ["26d6179"], log=said.append, **options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")} == stamps
     assert again.frame.accuracy.tolist() == found.frame.accuracy.tolist()
     check = phase6.spot_check(fastdllm.load("tiny", device="cpu"), found, found.pick("26d6179", 2, "middle"), 1)
     assert check["same tokens"].all()
 
 
-def made_up(right: dict[tuple[str, int, str], list[int]]) -> phase6.Results:
+def made_up(right: dict[tuple[str, int, str], list[int]]) -> phase6.Phase6Results:
     rows = [{"config": f"{r}-{k}-{s}", "name": r, "revision": r, "policy": "output", "k": k, "layers": s, "n": len(v),
              "correct": sum(v), "accuracy": np.mean(v), "low": 0.0, "high": 1.0, "tokens": 10, "nfe_full": 5, "nfe": 9}
             for (r, k, s), v in right.items()]
-    return phase6.Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
+    return phase6.Phase6Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
                                                zip(right, rows, strict=True)}, {})
 
 
@@ -117,8 +117,8 @@ def test_paired_tables_and_the_first_n():
     stale = pd.DataFrame([{"revision": "6c8822f", "from another small block": 0.4, "from another block": 0.1},
                           {"revision": "26d6179", "from another small block": 0.0, "from another block": 0.0}])
     text = phase6_verdicts.phase6(found, stale)
-    assert "worse than January's in 3 of 3 cells" in text
-    assert "Run 2's code (`26d6179`) is not found worse than January's in any of 3 cells" in text
+    assert "worse than January's in 3 of 3 configurations" in text
+    assert "Run 2's code (`26d6179`) is not found worse than January's in any of 3 configurations" in text
     assert "50% of its reusing forwards" in text
     assert "all 9 accuracies of feb16_run2 equal those of feb15_run1" in text
     assert "power" in phase6_verdicts.old_code(found, 10)
@@ -134,6 +134,8 @@ def test_the_grid_covers_every_revision_of_the_log():
     from fastdllm.lab.config import grid_file
     grid = grid_file.load(ROOT / "params" / "phase6.yml")
     assert isinstance(grid, Grid)
-    revisions = {cell.parameters.revision for cell in grid.cells()}
+    revisions = {configuration.parameters.revision for configuration in grid.configurations()}
     assert {"8e18baac", "6c8822f", "26d6179"} <= revisions
-    assert len({cell.parameters.key() for cell in grid.cells()}) == 6 * 6 + len(revisions)      # k=1: once a revision
+    assert len({configuration.parameters.key() for configuration in grid.configurations()}) == 6 * 6 + len(
+        revisions
+    )  # k=1: once a revision

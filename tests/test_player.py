@@ -205,7 +205,7 @@ def test_long_trace_is_quick(middle, capsys):
     steps["forward"] = range(5000)
     trace = pd.concat([middle.trace.assign(forward=middle.trace["forward"] + i * len(middle.steps))
                        for i in range(copies)], ignore_index=True).query("forward < 5000")
-    run = recording.Run("long", steps, trace, {**middle.meta, "results": {}})
+    run = recording.Recording("long", steps, trace, {**middle.meta, "results": {}})
     began = time.perf_counter()
     made = fastdllm.explore(run)
     seconds = time.perf_counter() - began
@@ -225,7 +225,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def said(panel):
+def message(panel):
     """What the panel's status line says, as text."""
     return panel.status.node.value.replace("&#x27;", "'")
 
@@ -248,7 +248,7 @@ def test_panel_runs_cancels_compares_and_saves(project):
     path = made.save()
     flat = yaml.safe_load(path.read_text())
     assert (flat["k"], flat["policy"], flat["threshold"]) == (2, "residual", 0.9)
-    cell = single.grid_of(yaml_file.read(path).values, "single", 0).cells()[0]        # what `fastdllm run` does
+    cell = single.grid_of(yaml_file.read(path).values, "single", 0).configurations()[0]  # what `fastdllm run` does
     assert cell.parameters.reuse == Reuse(k=2, layers="middle", policy="residual")
     assert made.save() is None and "exists" in made.status.node.value
     made.controls.layers.value = "outer"
@@ -269,7 +269,7 @@ def test_panel_saves_what_it_ran(project, own):
     made.wait(120)
     made.name.value = "mine"
     path = made.save()
-    assert ("means nothing" in said(made)) == ("means nothing" in path.read_text()) == own
+    assert ("means nothing" in message(made)) == ("means nothing" in path.read_text()) == own
     row = json.loads((project / "params" / "mine.jsonl").read_text())
     assert row["question"] == made.prompt.value and bool(row["target"]) == (not own)
     done = subprocess.run([sys.executable, "-m", "fastdllm", "run", "params/mine.yml"], capture_output=True, text=True)
@@ -283,11 +283,11 @@ def test_panel_overwrites_nothing_and_refuses_what_it_cannot_save(lm, project):
     made = Panel("tiny")
     made.name.value = "mine"
     (project / "params" / "mine.jsonl").write_text("other")
-    assert made.save() is None and "params/mine.jsonl exists" in said(made)
+    assert made.save() is None and "params/mine.jsonl exists" in message(made)
     made.name.value = "../mine"
-    assert made.save() is None and "save as: '../mine'; allowed: letters" in said(made)
+    assert made.save() is None and "save as: '../mine'; allowed: letters" in message(made)
     ids = Panel(lm, prompt="5 6 7", max_new_tokens=8)
-    assert ids.save() is None and "has no tokenizer" in said(ids)
+    assert ids.save() is None and "has no tokenizer" in message(ids)
     assert sorted(path.name for path in (project / "params").iterdir()) == ["mine.jsonl"]
 
 
@@ -303,10 +303,10 @@ def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
     assert made.halt.disabled is False and made.task.disabled
     made.wait(60)
     assert time.perf_counter() - began < 20, "no retries of the hub"
-    assert "Error" in said(made) and "gsm8k" in said(made) and "machine with network" in said(made)
+    assert "Error" in message(made) and "gsm8k" in message(made) and "machine with network" in message(made)
     assert made.task.value == "gsm8k" and made.prompt.value == "" and not made.task.disabled
     made.start()
-    assert "prompt: empty; allowed: some text" in said(made)
+    assert "prompt: empty; allowed: some text" in message(made)
     made.prompt.value = "What is 2 + 2?"
     assert made.task.value == OWN
     with pytest.raises(ValueError, match="problem: 1000 of arithmetic; allowed: 0 to 999"):
@@ -315,11 +315,13 @@ def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
 
 def test_panel_refuses_a_benchmarks_problem_by_name(project, monkeypatch):
     made = Panel("tiny")
-    monkeypatch.setattr("fastdllm.ui.panel.fetch", lambda *_: problem.Posed("gsm8k-0", "What is 2 + 2?", "4"))
+    monkeypatch.setattr(
+        "fastdllm.ui.panel.fetch", lambda *_: problem.DisplayedProblem("gsm8k-0", "What is 2 + 2?", "4")
+    )
     made.task.value = "gsm8k"
     made.wait(10)
     assert made.prompt.value == "What is 2 + 2?"
-    assert made.save() is None and "task: gsm8k: " in said(made) and f"allowed: {OWN!r}" in said(made)
+    assert made.save() is None and "task: gsm8k: " in message(made) and f"allowed: {OWN!r}" in message(made)
     assert not list((project / "params").iterdir())
 
 
@@ -364,7 +366,7 @@ def test_panel_names_fields_as_they_are_labelled(field, value, message):
     controls["small_block"].value = 16
     {**controls, "index": made.index}[field].value = value
     made.start()
-    assert message in said(made) and made.run is None and not made.job.running
+    assert message in message(made) and made.run is None and not made.job.running
     assert {**controls, "index": made.index}[field].value == value, "nothing is changed in silence"
 
 
@@ -372,7 +374,7 @@ def test_panel_names_fields_of_errors_within_a_run():
     made = Panel("tiny", layers="20-40")
     made.start()
     made.wait(60)
-    assert "</b> <b>layers='20-40'; allowed: layer indices from 0 to 27" in said(made)
+    assert "</b> <b>layers='20-40'; allowed: layer indices from 0 to 27" in message(made)
     assert form.labelled(ValueError("prompts[0]: 9 tokens + max_new_tokens=8 need 17")) == \
         "prompt: 9 tokens + new tokens=8 need 17"
 
@@ -392,7 +394,7 @@ def test_panel_takes_block_sizes_and_policy_files(project):
     made.controls.policy.value = "broken.py"
     made.start()
     made.wait(60)
-    assert "NameError: name 'nothing_of_that_name' is not defined" in said(made) and not made.go.disabled
+    assert "NameError: name 'nothing_of_that_name' is not defined" in message(made) and not made.go.disabled
 
 
 def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):

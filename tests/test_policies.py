@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import fastdllm
 from fastdllm import Decoding, Reuse, Trace
 from fastdllm.decode.executor import Eager
-from fastdllm.decode.policies import BUILT_IN, Plan
+from fastdllm.decode.policies import BUILT_IN, ReusePlan
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.decode.step import Forward
 
@@ -66,7 +66,7 @@ def test_nothing_changed_means_the_exact_output(golden, policy, kinds, k, layers
                 for step, (kind, at) in enumerate(first_full_of_each_small_block(kinds))]
     for forward in (prefill(tokens[:PREFIX]), *forwards):
         plan = acting.plan(forward)
-        [served], [computed] = eager.run([forward], [plan]), plain.run([forward], [Plan("bypass", "")])
+        [served], [computed] = eager.run([forward], [plan]), plain.run([forward], [ReusePlan("bypass", "")])
         reused = forward.step is not None and forward.step % k != 0 and (full or forward.kind == "small")
         assert (plan.decision in ("reuse", "ask")) == reused
         assert all(decision == ("reuse",) for decision in eager.decisions) or not reused

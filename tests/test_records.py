@@ -6,94 +6,96 @@ import lab_support
 import pytest
 
 from fastdllm.lab import atomic, records
-from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal
-from fastdllm.lab.records.identity import Today, identity
+from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
 FLAT = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 4, "dtype": "float32"}
 
 
 @pytest.fixture(scope="module")
-def today():
-    return Today()
+def current():
+    return CurrentFingerprints()
 
 
 @pytest.fixture
-def cell(tmp_path):
-    return Cell("e", "k2_middle", Parameters.of(**FLAT), tmp_path / "arithmetic_limit_4" / "k2_middle")
+def configuration(tmp_path):
+    return Configuration("e", "k2_middle", Parameters.of(**FLAT), tmp_path / "arithmetic_limit_4" / "k2_middle")
 
 
-def test_what_is_written_is_read(cell, today):
-    record = lab_support.synthetic(cell, today)
-    assert records.read(cell.directory) == record
+def test_what_is_written_is_read(configuration, current):
+    record = lab_support.synthetic(configuration, current)
+    assert records.read(configuration.directory) == record
     assert (record.n, record.headline.correct, record.tokens, record.seconds) == (4, 3, 46, 2.0)
     assert record.nfe == {"prefill": 4, "full": 16, "small": 24, "commit": 4, "replay": 0}
     assert record.headline.low == pytest.approx(0.3006, abs=1e-4)        # Wilson, 3 of 4
     assert record.headline.high == pytest.approx(0.9544, abs=1e-4)
-    samples = records.samples(cell.directory)
+    samples = records.samples(configuration.directory)
     assert list(samples["tokens"]) == [10, 11, 12, 13]
 
 
-def test_a_record_edited_by_hand_is_refused(cell, today):
-    lab_support.synthetic(cell, today)
-    path = cell.directory / records.SUMMARY
+def test_a_record_edited_by_hand_is_refused(configuration, current):
+    lab_support.synthetic(configuration, current)
+    path = configuration.directory / records.SUMMARY
     for edit in ('"value": 0.75', '"tokens": 46', '"config": "k2_middle"'):
         text = path.read_text()
         assert edit in text
         path.write_text(text.replace(edit, edit[:-2] + ('9"' if edit.endswith('"') else "99"), 1))
         with pytest.raises(ValueError, match=r"summary.json: the checksum does not fit"):
-            records.read(cell.directory)
-        assert status.look(cell, today).state == "failed"
+            records.read(configuration.directory)
+        assert status.state_of(configuration, current).state == "failed"
         path.write_text(text)
-    assert status.look(cell, today).state == "complete"
+    assert status.state_of(configuration, current).state == "complete"
 
 
-def test_edited_samples_are_refused(cell, today):
-    lab_support.synthetic(cell, today)
-    path = cell.directory / records.SAMPLES
+def test_edited_samples_are_refused(configuration, current):
+    lab_support.synthetic(configuration, current)
+    path = configuration.directory / records.SAMPLES
     path.write_text(path.read_text().replace('"strict":false', '"strict":true'))
     with pytest.raises(ValueError, match="not the samples"):
-        records.samples(cell.directory)
+        records.samples(configuration.directory)
 
 
-def test_a_record_that_claims_another_identity_is_refused(cell, today):
-    record = lab_support.synthetic(cell, today)
-    records.write(cell.directory, record.model_copy(update={"seconds": 1.0}))
-    assert status.look(cell, today).state == "complete"
+def test_a_record_that_claims_another_identity_is_refused(configuration, current):
+    record = lab_support.synthetic(configuration, current)
+    records.write(configuration.directory, record.model_copy(update={"seconds": 1.0}))
+    assert status.state_of(configuration, current).state == "complete"
     changed = record.parameters.model_copy(update={"batch_size": 7})
-    records.write(cell.directory, record.model_copy(update={"parameters": changed}))      # checksum right, content not
-    assert status.look(cell, today).state == "failed"
+    records.write(
+        configuration.directory, record.model_copy(update={"parameters": changed})
+    )  # checksum right, content not
+    assert status.state_of(configuration, current).state == "failed"
 
 
-def test_old_results_in_the_directory_are_never_read(cell, today):
+def test_old_results_in_the_directory_are_never_read(configuration, current):
     """The old bug: results were looked up with the first results_*.json that a directory listing gave."""
-    cell.directory.mkdir(parents=True)
-    (cell.directory / "results_2026-02-15.json").write_text('{"results": {"gsm8k": {"exact_match": 0.7}}}')
-    (cell.directory / "samples.jsonl").write_text('{"correct": true}\n')
-    assert status.look(cell, today).state == "pending"
-    record = lab_support.synthetic(cell, today, correct=1)
+    configuration.directory.mkdir(parents=True)
+    (configuration.directory / "results_2026-02-15.json").write_text('{"results": {"gsm8k": {"exact_match": 0.7}}}')
+    (configuration.directory / "samples.jsonl").write_text('{"correct": true}\n')
+    assert status.state_of(configuration, current).state == "pending"
+    record = lab_support.synthetic(configuration, current, correct=1)
     assert record.headline.correct == 1
-    assert len(records.samples(cell.directory)) == 4
-    (cell.directory / records.SUMMARY).write_text('{"accuracy": 0.7, "total_tokens": 3540}')
+    assert len(records.samples(configuration.directory)) == 4
+    (configuration.directory / records.SUMMARY).write_text('{"accuracy": 0.7, "total_tokens": 3540}')
     with pytest.raises(ValueError, match="not a record of this suite"):
-        records.read(cell.directory)
-    assert status.look(cell, today).state == "failed"
+        records.read(configuration.directory)
+    assert status.state_of(configuration, current).state == "failed"
 
 
-def test_a_shared_record_is_shown_under_its_own_name(cell, today, tmp_path):
-    lab_support.synthetic(cell, today)
-    other = cell.directory.parent / "k2_other"
-    reuse = cell.parameters.reuse.model_copy(update={"layers": "last"})
-    records.share(cell.directory, other, "k2_other", reuse)
+def test_a_shared_record_is_shown_under_its_own_name(configuration, current, tmp_path):
+    lab_support.synthetic(configuration, current)
+    other = configuration.directory.parent / "k2_other"
+    reuse = configuration.parameters.reuse.model_copy(update={"layers": "last"})
+    records.share(configuration.directory, other, "k2_other", reuse)
     shared = records.read(other)
     assert (shared.config, shared.shared_from, shared.parameters.reuse.layers) == ("k2_other", "k2_middle", "last")
-    assert records.samples(other).equals(records.samples(cell.directory))
+    assert records.samples(other).equals(records.samples(configuration.directory))
 
 
-def test_frame(cell, today):
-    row = records.frame([lab_support.synthetic(cell, today)]).iloc[0]
+def test_frame(configuration, current):
+    row = records.frame([lab_support.synthetic(configuration, current)]).iloc[0]
     wanted = {"experiment": "e", "task": "arithmetic", "config": "k2_middle", "k": 2, "layers": "middle", "n": 4,
               "policy": "output", "revision": "fixed", "threshold": 0.9, "batch_size": 32, "accuracy": 0.75,
               "correct": 3, "tokens": 46, "nfe": 48, "nfe_small": 24, "reuse": 160, "recompute": 320,
@@ -102,48 +104,50 @@ def test_frame(cell, today):
     assert row["tokens_per_forward"] == pytest.approx(46 / 48)
 
 
-def test_a_cut_last_line_is_dropped_and_the_rest_kept(cell, today):
-    own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
-    run = journal.begin(cell.directory, own, resolved, 4)
+def test_a_cut_last_line_is_dropped_and_the_rest_kept(configuration, current):
+    own, resolved = identity(current.payload(configuration.parameters)), current.resolve(configuration.parameters)
+    run = journal.begin(configuration.directory, own, resolved, 4)
     for index in range(3):
         run.add({"index": index, "elapsed": 0.5 * (index + 1), "session": 1})
     whole = run.path.read_bytes()
     for cut in (1, 5, 20):
         run.path.write_bytes(whole[:-cut])
-        again = journal.begin(cell.directory, own, resolved, 4)
+        again = journal.begin(configuration.directory, own, resolved, 4)
         assert (sorted(again.done), again.seconds, again.sessions) == ([0, 1], 1.0, 2)
     again.add({"index": 3, "elapsed": 1.25, "session": again.sessions})
-    assert sorted(journal.begin(cell.directory, own, resolved, 4).done) == [0, 1, 3]
+    assert sorted(journal.begin(configuration.directory, own, resolved, 4).done) == [0, 1, 3]
     assert journal.progress(run.path) == (3, 4)
-    assert status.look(cell, today).state == "partial"
-    assert status.look(cell, today).detail == "3 of 4"
+    assert status.state_of(configuration, current).state == "partial"
+    assert status.state_of(configuration, current).detail == "3 of 4"
 
 
-def test_a_damaged_line_names_file_and_line(cell, today):
-    own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
-    run = journal.begin(cell.directory, own, resolved, 4)
+def test_a_damaged_line_names_file_and_line(configuration, current):
+    own, resolved = identity(current.payload(configuration.parameters)), current.resolve(configuration.parameters)
+    run = journal.begin(configuration.directory, own, resolved, 4)
     run.add({"index": 0, "elapsed": 0.5, "session": 1})
     run.add({"index": 1, "elapsed": 0.6, "session": 1})
     run.path.write_text(run.path.read_text().replace('"index":0', '"index:0'))
     with pytest.raises(ValueError, match=r"partial-.*jsonl, line 2: damaged"):
-        journal.begin(cell.directory, own, resolved, 4)
+        journal.begin(configuration.directory, own, resolved, 4)
 
 
-def test_unfinished_samples_of_another_configuration_are_not_mixed_in(cell, today):
-    own, resolved = identity(today.payload(cell.parameters)), today.resolve(cell.parameters)
-    journal.begin(cell.directory, own, resolved, 4).add({"index": 0, "elapsed": 0.5, "session": 1})
-    other = Cell("e", cell.name, Parameters.of(**FLAT | {"threshold": 0.5}), cell.directory)
-    look = status.look(other, today)
+def test_unfinished_samples_of_another_configuration_are_not_mixed_in(configuration, current):
+    own, resolved = identity(current.payload(configuration.parameters)), current.resolve(configuration.parameters)
+    journal.begin(configuration.directory, own, resolved, 4).add({"index": 0, "elapsed": 0.5, "session": 1})
+    other = Configuration("e", configuration.name, Parameters.of(**FLAT | {"threshold": 0.5}), configuration.directory)
+    look = status.state_of(other, current)
     assert (look.state, look.detail) == ("stale", "unfinished run of another configuration (decoding)")
-    fresh = journal.begin(cell.directory, identity(today.payload(other.parameters)), today.resolve(other.parameters), 4)
+    fresh = journal.begin(
+        configuration.directory, identity(current.payload(other.parameters)), current.resolve(other.parameters), 4
+    )
     assert not fresh.done
-    assert sorted(journal.begin(cell.directory, own, resolved, 4).done) == [0]      # going back finds them again
+    assert sorted(journal.begin(configuration.directory, own, resolved, 4).done) == [0]  # going back finds them again
 
 
-def test_secrets_of_the_environment_stay_out(cell, today, monkeypatch):
+def test_secrets_of_the_environment_stay_out(configuration, current, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
-    lab_support.synthetic(cell, today)
-    for path in cell.directory.rglob("*"):
+    lab_support.synthetic(configuration, current)
+    for path in configuration.directory.rglob("*"):
         assert path.is_dir() or "hf_planted_secret" not in path.read_text(errors="replace"), path
 
 

@@ -12,9 +12,9 @@ from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import notebooks, runner, status
 from fastdllm.lab.jobs import plan as plans
-from fastdllm.lab.jobs.slurm import Job
+from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import locks
-from fastdllm.lab.records.identity import Today
+from fastdllm.lab.records.identity import CurrentFingerprints
 
 MODEL = lab_support.GOLDEN       # synthetic records need no tokenizer
 
@@ -24,20 +24,26 @@ def grid(tmp_path):
     return grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL))
 
 
-def names(cells):
-    return [cell.name for cell in cells]
+def names(configurations):
+    return [configuration.name for configuration in configurations]
 
 
-def looks(grid, today=None, **jobs):
-    return {state.cell.name: state for state in status.states(grid.cells(), today or Today(), jobs.get("queue"))}
+def looks(grid, current=None, **jobs):
+    return {
+        state.configuration.name: state
+        for state in status.states(grid.configurations(), current or CurrentFingerprints(), jobs.get("queue"))
+    }
 
 
 def test_states_and_the_page(grid):
-    today, cells = Today(), {cell.name: cell for cell in grid.cells()}
-    lab_support.synthetic(cells["k1_first"], today)
-    status.fail(cells["k2_first"].directory, "ValueError: no such thing", "run")
-    found = looks(grid, today)
-    assert [found[name].state for name in cells] == ["complete", "pending", "failed", "pending"]
+    current, configurations = (
+        CurrentFingerprints(),
+        {configuration.name: configuration for configuration in grid.configurations()},
+    )
+    lab_support.synthetic(configurations["k1_first"], current)
+    status.fail(configurations["k2_first"].directory, "ValueError: no such thing", "run")
+    found = looks(grid, current)
+    assert [found[name].state for name in configurations] == ["complete", "pending", "failed", "pending"]
     page = status.text(list(found.values())).splitlines()
     assert "  ✓ k1_first" in page
     assert "  ✗ k1_middle (pending; shared with k1_first)" in page
@@ -48,79 +54,96 @@ def test_states_and_the_page(grid):
 
 def test_a_changed_parameter_makes_a_cell_stale_and_says_which(tmp_path):
     path = lab_support.params(tmp_path / "g.yml", MODEL)
-    grid, today = grid_file.load(path), Today()
-    for cell in grid.cells():
-        lab_support.synthetic(cell, today)
-    assert status.all_complete(status.states(grid.cells(), today))
+    grid, current = grid_file.load(path), CurrentFingerprints()
+    for configuration in grid.configurations():
+        lab_support.synthetic(configuration, current)
+    assert status.all_complete(status.states(grid.configurations(), current))
     changed = grid_file.load(path, ["decoding.threshold=0.5", "seed=3"])
-    assert looks(changed, today)["k2_first"].detail == "changed: decoding.threshold 0.9 -> 0.5, seed 0 -> 3"
-    today.code = "another"
-    assert looks(grid, today)["k2_first"].detail == "changed: code"
+    assert looks(changed, current)["k2_first"].detail == "changed: decoding.threshold 0.9 -> 0.5, seed 0 -> 3"
+    current.code = "another"
+    assert looks(grid, current)["k2_first"].detail == "changed: code"
 
 
 def test_missing_data_or_checkpoint_can_not_pass_as_complete(tmp_path):
-    grid, today = grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL)), Today()
-    for cell in grid.cells():
-        lab_support.synthetic(cell, today)
+    grid, current = grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL)), CurrentFingerprints()
+    for configuration in grid.configurations():
+        lab_support.synthetic(configuration, current)
     gone = grid_file.load(tmp_path / "g.yml", [f"model={tmp_path}/gone"])
-    assert {state.state for state in status.states(gone.cells())} == {"stale"}
+    assert {state.state for state in status.states(gone.configurations())} == {"stale"}
 
 
 def test_running_queued_and_ended_jobs(grid):
-    cell = grid.cells()[2]
-    with locks.lock(cell.directory / status.RUN_LOCK):
+    configuration = grid.configurations()[2]
+    with locks.lock(configuration.directory / status.RUN_LOCK):
         state = looks(grid)["k2_first"]
     assert state.state == "running"
     assert "process" in state.detail
-    for job, wanted in ((Job(7, 2, "PENDING", reason="Resources"), "queued"),
-                        (Job(7, 2, "RUNNING", "n1", "0:10"), "running"), (Job(7, 2, "TIMEOUT", "n1"), "failed")):
-        state = looks(grid, queue={cell.path: job})["k2_first"]
+    for job, wanted in (
+        (SlurmJob(7, 2, "PENDING", reason="Resources"), "queued"),
+        (SlurmJob(7, 2, "RUNNING", "n1", "0:10"), "running"),
+        (SlurmJob(7, 2, "TIMEOUT", "n1"), "failed"),
+    ):
+        state = looks(grid, queue={configuration.path: job})["k2_first"]
         assert (state.state, "7_2" in state.detail) == (wanted, True)
-    assert not plans.plan([cell], grid.cells(), queue={cell.path: Job(7, 2, "PENDING")}).run
+    assert not plans.plan(
+        [configuration], grid.configurations(), queue={configuration.path: SlurmJob(7, 2, "PENDING")}
+    ).run
 
 
 def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
-    today, cells = Today(), {cell.name: cell for cell in grid.cells()}
-    first = plans.plan(list(cells.values()), grid.cells(), today=today)
-    assert names(cell for cell, _, _ in first.run) == ["k1_first", "k2_first", "k2_middle"]
+    current, configurations = (
+        CurrentFingerprints(),
+        {configuration.name: configuration for configuration in grid.configurations()},
+    )
+    first = plans.plan(list(configurations.values()), grid.configurations(), current=current)
+    assert names(configuration for configuration, _, _ in first.run) == ["k1_first", "k2_first", "k2_middle"]
     assert [(a.name, b.name) for a, b in first.share] == [("k1_first", "k1_middle")]
-    lab_support.synthetic(cells["k1_first"], today)
-    second = plans.plan([cells["k1_middle"], cells["k2_first"]], grid.cells(), today=today)
-    assert names(cell for cell, _, _ in second.run) == ["k2_first"]
+    lab_support.synthetic(configurations["k1_first"], current)
+    second = plans.plan(
+        [configurations["k1_middle"], configurations["k2_first"]], grid.configurations(), current=current
+    )
+    assert names(configuration for configuration, _, _ in second.run) == ["k2_first"]
     assert [(a.name, b.name) for a, b in second.share] == [("k1_first", "k1_middle")]
     runner.share_complete(second)
-    assert records.read(cells["k1_middle"].directory).shared_from == "k1_first"
-    assert looks(grid, today)["k1_middle"].state == "complete"
-    forced = plans.plan(list(cells.values()), grid.cells(), ["k1_first"], today)
-    assert [(cell.name, again) for cell, _, again in forced.run] == [
+    assert records.read(configurations["k1_middle"].directory).shared_from == "k1_first"
+    assert looks(grid, current)["k1_middle"].state == "complete"
+    forced = plans.plan(list(configurations.values()), grid.configurations(), ["k1_first"], current)
+    assert [(configuration.name, again) for configuration, _, again in forced.run] == [
         ("k1_first", True), ("k2_first", False), ("k2_middle", False)]
     assert [(a.name, b.name) for a, b in forced.share] == [("k1_first", "k1_middle")]
 
 
 def test_select_refuses_unknown_names(grid):
     with pytest.raises(ValueError, match="'k9'; allowed: k1_first, k1_middle"):
-        plans.select(grid.cells(), None, ["k9"])
+        plans.select(grid.configurations(), None, ["k9"])
     with pytest.raises(ValueError, match="'sums'; allowed: arithmetic"):
-        plans.select(grid.cells(), "sums")
+        plans.select(grid.configurations(), "sums")
 
 
 def test_imported_results_are_never_complete(grid):
-    today, cell = Today(), grid.cells()[0]
-    record = lab_support.synthetic(cell, today)
-    records.write(cell.directory, record.model_copy(update={"status": "imported", "source": "results/00_baseline"}))
-    state = status.look(cell, today)
+    current, configuration = CurrentFingerprints(), grid.configurations()[0]
+    record = lab_support.synthetic(configuration, current)
+    records.write(
+        configuration.directory, record.model_copy(update={"status": "imported", "source": "results/00_baseline"})
+    )
+    state = status.state_of(configuration, current)
     assert (state.state, state.detail) == ("imported", "from results/00_baseline")
-    assert names(cell for cell, _, _ in plans.plan([cell], grid.cells(), today=today).run) == ["k1_first"]
+    assert names(
+        configuration for configuration, _, _ in plans.plan([configuration], grid.configurations(), current=current).run
+    ) == ["k1_first"]
 
 
 def test_not_applicable_cells_do_not_run_and_do_not_count(tmp_path):
     path = lab_support.params(tmp_path / "g.yml", MODEL, axes={"k": [1, 2], "layers": ["first"],
                                                              "block_cache": [True, False]})
-    grid, today = grid_file.load(path), Today()
-    plan = plans.plan(grid.cells(), grid.cells(), today=today)
-    assert names(cell for cell, _, _ in plan.run) == ["k1_first_block_cache", "k1_first_no_block_cache",
-                                                      "k2_first_block_cache"]
-    assert status.text(status.states(grid.cells(), today)).splitlines()[-2] == "Completed: 0 / 3"
+    grid, current = grid_file.load(path), CurrentFingerprints()
+    plan = plans.plan(grid.configurations(), grid.configurations(), current=current)
+    assert names(configuration for configuration, _, _ in plan.run) == [
+        "k1_first_block_cache",
+        "k1_first_no_block_cache",
+        "k2_first_block_cache",
+    ]
+    assert status.text(status.states(grid.configurations(), current)).splitlines()[-2] == "Completed: 0 / 3"
 
 
 def call(*arguments, code=0):
@@ -159,21 +182,25 @@ def test_grid_from_nothing_to_complete(tmp_path, monkeypatch):
 
 
 def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
-    """With a notebook of the grid's own, which takes the parameters of any cell."""
+    """With a notebook of the grid's own, which takes the parameters of any configuration."""
     source = json.loads(notebooks.find("10_cell.ipynb").read_text())
-    source["cells"] = [cell for cell in source["cells"] if cell["id"] == "parameters"] * 2
+    source["cells"] = [configuration for configuration in source["cells"] if configuration["id"] == "parameters"] * 2
     source["cells"][1] = source["cells"][1] | {"id": "boom", "metadata": {"name": "boom"}, "source": "1 / (k - 2)"}
     (tmp_path / "own.ipynb").write_text(json.dumps(source))
     path = lab_support.params(tmp_path / "g.yml", MODEL, notebook=str(tmp_path / "own.ipynb"), axes={},
                               configs=[{"k": 2, "layers": "first"}])
     output = call("grid", "run", path, code=1)
-    assert "✗ arithmetic_limit_4/k2_first: failed (ZeroDivisionError: division by zero [in cell boom])" in output
+    assert (
+        "✗ arithmetic_limit_4/k2_first: failed (ZeroDivisionError: division by zero [in cell boom])" in output
+    )
     assert "✗ k2_first (failed; ZeroDivisionError: division by zero [in cell boom])" in output
     grid = grid_file.load(path)
-    directory = grid.cells()[0].directory
+    directory = grid.configurations()[0].directory
     assert "Traceback" in (directory / "own.failed.ipynb").read_text()
-    lab_support.synthetic(grid.cells()[0], Today())
-    assert status.look(grid.cells()[0], Today()).state == "failed"      # a record alone does not undo a failure
+    lab_support.synthetic(grid.configurations()[0], CurrentFingerprints())
+    assert (
+        status.state_of(grid.configurations()[0], CurrentFingerprints()).state == "failed"
+    )  # a record alone does not undo a failure
     source["cells"][1]["source"] = "1"
     (tmp_path / "own.ipynb").write_text(json.dumps(source))
     assert "Completed: 1 / 1" in call("grid", "run", path)
@@ -189,4 +216,4 @@ def test_help_shows_examples():
 
 def test_cell_is_hashable_and_frozen(grid):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        grid.cells()[0].name = "other"
+        grid.configurations()[0].name = "other"

@@ -1,6 +1,6 @@
-"""Grids on a real Slurm: two nodes on this host. The slow cells are submitted first, so that waiting is shared.
+"""Grids on a real Slurm: two nodes on this host. The slow ones are submitted first, so that waiting is shared.
 
-The cells run a notebook that has the parameters of notebooks/10_cell.ipynb and computes, but draws nothing.
+The configurations run a notebook that has the parameters of notebooks/10_cell.ipynb and computes, but draws nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import slurm, submission
 from fastdllm.lab.jobs import status as states
-from fastdllm.lab.jobs.status import CellState
+from fastdllm.lab.jobs.status import ConfigurationState
 
 pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(900)]
 HERE = Path(__file__).parent / "slurm"
@@ -38,7 +38,7 @@ def fastdllm(*arguments: str, ok: bool = True) -> str:
 
 
 def computing_notebook(path: Path) -> Path:
-    """The cell's notebook without its figures."""
+    """The configuration's notebook without its figures."""
     notebook = json.loads((root() / "notebooks" / "10_cell.ipynb").read_text())
     cells = {cell["metadata"].get("name"): cell for cell in notebook["cells"]}
     lines = [line for line in "".join(cells["run"]["source"]).splitlines(True)
@@ -57,19 +57,22 @@ class Story:
     run: Path
     foreign: int
 
-    def look(self, name: str) -> dict[str, CellState]:
+    def look(self, name: str) -> dict[str, ConfigurationState]:
         grid = grid_file.load(self.files[name])
-        return {each.cell.name: each for each in states.states(grid.cells(), jobs=submission.cell_jobs(grid.directory))}
+        return {
+            each.configuration.name: each
+            for each in states.states(grid.configurations(), jobs=submission.cell_jobs(grid.directory))
+        }
 
     def until_begun(self, name: str) -> None:
-        """Until the first sample of its only cell is on disk."""
+        """Until the first sample of its only configuration is on disk."""
         def begun():
             [found] = self.look(name).values()
             assert found.state in ("queued", "running"), f"{found.state}: {found.detail}"
             return re.search(r"; [1-9]\d* of", found.detail)
         cluster.wait(begun, PATIENCE, 1.0)
 
-    def until_over(self, name: str) -> dict[str, CellState]:
+    def until_over(self, name: str) -> dict[str, ConfigurationState]:
         def through():
             found = self.look(name)
             return found if all(each.state not in ("queued", "running") for each in found.values()) else None
@@ -77,8 +80,8 @@ class Story:
 
     def log(self, name: str, config: str) -> str:
         grid = grid_file.load(self.files[name])
-        cell = next(cell for cell in grid.cells() if cell.name == config)
-        path = submission.job_log(grid.directory, cell.path)
+        configuration = next(configuration for configuration in grid.configurations() if configuration.name == config)
+        path = submission.job_log(grid.directory, configuration.path)
         assert path is not None
         return path.read_text()
 
@@ -87,7 +90,7 @@ class Story:
 def story(tmp_path_factory):
     directory = tmp_path_factory.mktemp("grids")
     model = lab_support.checkpoint(directory / "model")
-    computing = computing_notebook(directory / "cell.ipynb")
+    computing = computing_notebook(directory / "configuration.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
     nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 1}
@@ -132,7 +135,7 @@ def test_a_node_that_goes_down_gives_its_cell_to_another(story):
     assert found.record is not None
     assert found.record.sessions == 2
     assert found.record.environment.node != job.node
-    assert len(records.samples(found.cell.directory)["id"].unique()) == 6
+    assert len(records.samples(found.configuration.directory)["id"].unique()) == 6
 
 
 def submit(story, name, *options):
@@ -153,7 +156,7 @@ def test_nine_cells_through_an_array(story):
     assert jobs == {f"{note.job}_{index}" for index in range(7)}
     assert fastdllm("grid", "status", str(story.files["nine"])).rstrip().splitlines()[-2] == "Completed: 9 / 9"
     log = fastdllm("grid", "logs", str(story.files["nine"]), "k2_middle")
-    assert f"==> {found['k2_middle'].cell.directory / records.LOG} <==" in log
+    assert f"==> {found['k2_middle'].configuration.directory / records.LOG} <==" in log
     assert "finished in" in log
 
 
@@ -162,18 +165,20 @@ def test_resubmission_runs_only_what_is_missing(story):
     found = story.until_over("nine")
     assert {each.state for each in found.values()} == {"complete"}
     assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["nine"]))
-    lost = found["k3_last"].cell.directory
+    lost = found["k3_last"].configuration.directory
     (lost / records.SUMMARY).unlink()
-    before = {name: (each.cell.directory / records.SUMMARY).stat().st_mtime_ns
+    before = {name: (each.configuration.directory / records.SUMMARY).stat().st_mtime_ns
               for name, each in found.items() if name != "k3_last"}
     text = fastdllm("grid", "submit", str(story.files["nine"]), "--dry-run")
-    assert "1 runs for 1 cells" in text
+    assert "1 runs for 1 configurations" in text
     assert not list(lost.glob(records.SUMMARY)), "a dry run submits nothing"
     fastdllm("grid", "submit", str(story.files["nine"]))
     assert "left alone" in fastdllm("grid", "submit", str(story.files["nine"])), "it is in the queue already"
     found = story.until_over("nine")
     assert {each.state for each in found.values()} == {"complete"}
-    assert before == {name: (found[name].cell.directory / records.SUMMARY).stat().st_mtime_ns for name in before}
+    assert before == {
+        name: (found[name].configuration.directory / records.SUMMARY).stat().st_mtime_ns for name in before
+    }
 
 
 def test_a_failing_cell_says_why(story):
@@ -195,7 +200,7 @@ def test_the_report_follows_the_grid_even_if_a_cell_failed(story):
     job = cluster.wait(lambda: (found := slurm.jobs([note.report_job])[note.report_job, None]).over and found, PATIENCE)
     log = next((directory / "slurm").glob("*-report-0.log")).read_text()
     assert job.state == "COMPLETED", log
-    assert "1 of 2 cells complete" in log
+    assert "1 of 2 configurations complete" in log
     assert (directory / "90_report.html").exists()
 
 
@@ -220,9 +225,9 @@ def test_a_notebook_is_submitted_like_a_cell(story, monkeypatch):
 def test_an_unfit_node_is_found_out_before_anything_is_loaded(story):
     found = next(iter(story.until_over("unfit").values()))
     assert found.state == "failed", found
-    text = story.log("unfit", found.cell.name)
+    text = story.log("unfit", found.configuration.name)
     assert "✗ device" in text
-    assert not (found.cell.directory / records.LOG).exists(), "the cell itself was not started"
+    assert not (found.configuration.directory / records.LOG).exists(), "the configuration itself was not started"
 
 
 def test_a_cell_outlives_its_time_limit(story):
@@ -230,11 +235,11 @@ def test_a_cell_outlives_its_time_limit(story):
     assert found.state == "complete", f"{found}\n{story.log('limited', 'k2_middle_slow')}"
     assert found.record is not None
     assert found.record.sessions >= 2
-    assert len(records.samples(found.cell.directory)["id"].unique()) == 38
+    assert len(records.samples(found.configuration.directory)["id"].unique()) == 38
     text = story.log("limited", "k2_middle_slow")
     assert "the time limit is near" in text
     assert "start number 2" in text
-    assert "resuming at problem" in (found.cell.directory / records.LOG).read_text()
+    assert "resuming at problem" in (found.configuration.directory / records.LOG).read_text()
     shown = subprocess.run(["scontrol", "show", "job", str(submission.submissions(
         story.directory / "executed" / "limited")[-1].job)], capture_output=True, text=True, check=True).stdout
     assert re.search(r"Restarts=[1-9]", shown)

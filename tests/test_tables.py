@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 from report_support import synthetic
 
-from fastdllm.display import tables as show
-from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.display.tables import MOST, Html, as_text, number
+from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.report import figures, tables
 from fastdllm.report.results import Results
 
 AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
 
 
-def collapse(cell: Cell) -> tuple[float, float, int]:
+def collapse(configuration: Configuration) -> tuple[float, float, int]:
     """k=2 loses 10 points and is a quarter faster, k=3 loses 20."""
-    k = cell.parameters.reuse.k
+    k = configuration.parameters.reuse.k
     return 0.95 - 0.10 * (k - 1), 0.02 / (1.25 if k == 2 else 1), 60
 
 
@@ -49,7 +49,7 @@ def test_nine_rows_with_baseline_loss_and_speed(results: Results) -> None:
 
 def test_paired_interval_is_wide_enough_for_few_discordant_pairs(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=100, axes={"k": [1, 2], "layers": ["first"]})
-    synthetic(grid, lambda cell: (0.95 if cell.parameters.reuse.k == 1 else 0.93, 0.02, 60))
+    synthetic(grid, lambda configuration: (0.95 if configuration.parameters.reuse.k == 1 else 0.93, 0.02, 60))
     row = tables.grid_table(Results.of(grid)).set_index("config").loc["k2_first"]
     assert row["p"] == 0.5  # two lost, none gained
     assert row["lost_low"] < 0 < row["lost_high"]
@@ -58,7 +58,14 @@ def test_paired_interval_is_wide_enough_for_few_discordant_pairs(tmp_path: Path)
 def test_repeats_give_the_interval_of_the_speed_up(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=20,
                 axes={"k": [1, 2], "layers": ["first"], "repeat": [0, 1, 2]})
-    synthetic(grid, lambda cell: (0.9, (0.02, 0.021, 0.0195)[cell.parameters.repeat] / cell.parameters.reuse.k, 60))
+    synthetic(
+        grid,
+        lambda configuration: (
+            0.9,
+            (0.02, 0.021, 0.0195)[configuration.parameters.repeat] / configuration.parameters.reuse.k,
+            60,
+        ),
+    )
     table = tables.grid_table(Results.of(grid))
     reused = table[table["k"] == 2]
     assert set(reused["speed_from"]) == {"3 repeats"}
@@ -66,26 +73,26 @@ def test_repeats_give_the_interval_of_the_speed_up(tmp_path: Path) -> None:
 
 
 def test_text_forms(results: Results) -> None:
-    shown = show.grid(tables.grid_table(results))
+    shown = as_text(tables.grid_table(results))
     assert len(shown) == 9
     assert {"n", "accuracy %", "points lost", "speed-up", "tokens", "NFE", "NFE prefill", "NFE full", "NFE small",
             "NFE commit", "tokens / forward", "recompute", "reuse", "fallback", "seconds", "tokens/s"} <= set(shown)
     assert list(shown)[:6] == ["config", "accuracy %", "n", "points lost", "speed-up", "tokens/s"]
     assert shown["points lost"].iloc[0] == "baseline"
-    html = show.Html(shown, "a < b")._repr_html_()
+    html = Html(shown, "a < b")._repr_html_()
     assert html.count("<tr") == 10
     assert "a &lt; b" in html
     assert "<script" not in html
-    assert show.Html(shown).markdown().count("\n") == 10
-    assert show.number(-0.04) == "0.0"
+    assert Html(shown).markdown().count("\n") == 10
+    assert number(-0.04) == "0.0"
 
 
 def test_a_page_shows_the_head_of_a_long_table_and_says_so() -> None:
-    long = show.Html(pd.DataFrame({"config": range(show.MOST + 1)}), "where the rest is")
+    long = Html(pd.DataFrame({"config": range(MOST + 1)}), "where the rest is")
     html = long._repr_html_()
-    assert html.count("<tr") == show.MOST + 1
-    assert f"the first {show.MOST} of {show.MOST + 1} rows; where the rest is" in html
-    assert long.markdown().count("\n| ") == show.MOST + 2
+    assert html.count("<tr") == MOST + 1
+    assert f"the first {MOST} of {MOST + 1} rows; where the rest is" in html
+    assert long.markdown().count("\n| ") == MOST + 2
 
 
 def test_rules_and_published_comparison(results: Results) -> None:
@@ -93,7 +100,7 @@ def test_rules_and_published_comparison(results: Results) -> None:
     assert {"strict *", "flexible"} <= set(rules)
     assert tables.against_published(results)["comparison"].tolist() == ["no published score"]
     cover = tables.coverage(results).set_index("benchmark")
-    assert cover.loc["arithmetic", "here"] == "9 of 9 cells, n = 100"
+    assert cover.loc["arithmetic", "here"] == "9 of 9 configurations, n = 100"
     assert cover.loc["humaneval", "here"] == "not run"
     assert cover.loc["mmlu", "layer reuse"] == "cannot act"
 

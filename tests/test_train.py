@@ -14,7 +14,7 @@ from fastdllm.model.network import Network
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.data import StepBatches, batches, encode, make_batch, task_tokenizer
 from fastdllm.train.forward import initialise, sequence_logits, weighted_loss
-from fastdllm.train.loop import Call, Objective, train
+from fastdllm.train.loop import Objective, TrainingCall, train
 from fastdllm.train.noise import attention_mask, draw_masks, layout
 from fastdllm.train.recipe import SMOKE, TINY, Phase
 from fastdllm.train.tokenizer import MASK, PAD, SPECIALS, STOP, chat_prompt, save_tokenizer
@@ -197,8 +197,8 @@ def test_learning_rate():
 
 
 def call(root, **limits):
-    return Call(out=root / "out", state=root / "state", device=torch.device("cpu"), measure_every=5,
-                say=lambda line: None, **limits)
+    return TrainingCall(out=root / "out", state=root / "state", device=torch.device("cpu"), measure_every=5,
+                log=lambda line: None, **limits)
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):

@@ -37,8 +37,10 @@ def block(table: pd.DataFrame, device: str) -> str:
     """The text between the markers."""
     head = (f"| configuration | accuracy (95 % interval, n = {int(table['n'].iloc[0])}) | tokens/s (against k1) | "
             "forwards | tokens per forward |\n| --- | --- | --- | --- | --- |")
-    where = (f"*Embedded checkpoint, task `arithmetic`, batch {int(table['batch_size'].iloc[0])}, {device}, one cell "
-             "at a time. k1 is one run under three names.*")
+    where = (
+        f"*Embedded checkpoint, task `arithmetic`, batch {int(table['batch_size'].iloc[0])}, {device}, one "
+        "configuration at a time. k1 is one run under three names.*"
+    )
     picture = f"![Accuracy and tokens/s of the 3x3 grid]({PICTURE})\n"
     return "\n".join([BEGIN, picture, head, *(line(row) for row in table.to_dict("records")), "", where, "",
                       sentence(table), END])
@@ -61,18 +63,18 @@ def sentence(table: pd.DataFrame) -> str:
 
 def verdict_picture() -> bytes:
     """The first figure of the published verdict, as PNG. Raises ValueError if it has none."""
-    for cell in nbformat.read(root() / NOTEBOOK, as_version=4).cells:
-        for output in cell.get("outputs", []):
+    for configuration in nbformat.read(root() / NOTEBOOK, as_version=4).configurations:
+        for output in configuration.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 return base64.b64decode(output.data["image/png"])
     raise ValueError(f"{NOTEBOOK}: no figure in it; allowed: after `make notebooks` and `make publish`")
 
 
 def refresh() -> None:
-    """Rewrite the block and the pictures. Raises ValueError unless all cells of the demo grid are complete."""
+    """Rewrite the block and the pictures. Raises ValueError unless all configurations of the demo grid are complete."""
     results = Results.of(grid_file.load("demo"))
     if results.missing:
-        raise ValueError(f"demo: {len(results.missing)} cells are not complete; allowed: after `make demo`")
+        raise ValueError(f"demo: {len(results.missing)} configurations are not complete; allowed: after `make demo`")
     table, readme = tables.grid_table(results), root() / "README.md"
     device = f"{results.records[0].environment.device_name}"
     text = readme.read_text(encoding="utf-8")

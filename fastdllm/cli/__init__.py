@@ -16,7 +16,7 @@ app = typer.Typer(
     help="Layer reuse in block-diffusion language models: decode, instrument, investigate.",
     epilog="First steps: [bold]fastdllm grid run demo[/bold], then [bold]fastdllm grid report demo[/bold].")
 app.add_typer(grid.app, name="grid")
-app.command("run", cls=options.Run, epilog=run.EXAMPLES)(run.run)
+app.command("run", cls=options.RunCommand, epilog=run.EXAMPLES)(run.run)
 app.command("notebooks", epilog=suite.EXAMPLES)(suite.notebooks)
 app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)

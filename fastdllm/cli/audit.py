@@ -21,13 +21,15 @@ def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or
     is_name = directory == "published" and not Path(directory).exists()
     evidence = sources.published() if is_name else sources.read(directory)
     findings = rules.audit(evidence, only=rule or None)
-    line = f"{len(evidence.rows)} cells; {rules.summary(findings)}"
+    line = f"{len(evidence.rows)} configurations; {rules.summary(findings)}"
     if len(findings) > MANY:
         typer.echo(line)
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.rule}: {finding.statement}\n    how sure: {finding.sure}\n"
                    f"    rows: {rules.compact(finding.rows)}")
-    typer.echo(line if findings else f"{line} (rules compare cells with each other and with a grid: few can on few)")
+    typer.echo(
+        line if findings else f"{line} (rules compare configurations with each other and with a grid: few can on few)"
+    )
     if csv is not None:
         csv.parent.mkdir(parents=True, exist_ok=True)
         rules.frame(findings).to_csv(csv, index=False)

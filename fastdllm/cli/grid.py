@@ -1,4 +1,4 @@
-"""`fastdllm grid`: an experiment's cells, seen, run, submitted, followed and reported."""
+"""`fastdllm grid`: an experiment's configurations, seen, run, submitted, followed and reported."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import typer
 from fastdllm.cli import options
 
 if TYPE_CHECKING:
-    from fastdllm.lab.config.grid import Cell, Grid
-    from fastdllm.lab.jobs.slurm import Job
+    from fastdllm.lab.config.grid import Configuration, Grid
+    from fastdllm.lab.jobs.slurm import SlurmJob
 
-app = typer.Typer(no_args_is_help=True, help="Grids of runs: params/*.yml, one cell per configuration.", epilog=(
-    "Examples: [bold]fastdllm grid status[/bold] (the default grid, layer_reuse) · "
-    "[bold]fastdllm grid run demo[/bold] · [bold]fastdllm grid run layer_reuse_7b --task gsm8k --limit 10[/bold] · "
-    "[bold]fastdllm grid run demo --config k2_middle --force[/bold] · "
-    "[bold]fastdllm grid submit layer_reuse_7b --dry-run[/bold] · [bold]fastdllm grid logs demo k2_middle -f[/bold]"))
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Grids of runs: params/*.yml, one configuration per configuration.",
+    epilog=(
+        "Examples: [bold]fastdllm grid status[/bold] (the default grid, layer_reuse) · "
+        "[bold]fastdllm grid run demo[/bold] · [bold]fastdllm grid run layer_reuse_7b --task gsm8k --limit 10[/bold] · "
+        "[bold]fastdllm grid run demo --config k2_middle --force[/bold] · "
+        "[bold]fastdllm grid submit layer_reuse_7b --dry-run[/bold] · [bold]fastdllm grid logs demo k2_middle -f[/bold]"
+    ),
+)
 
 PARAMS = typer.Argument(help="A YAML file, or the name of one in params/ (default: layer_reuse).",
                         show_default=False)
@@ -32,18 +37,18 @@ JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, m
 
 
 def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
-         changes: list[str] | None) -> tuple[Grid, list[Cell]]:
-    """The grid and the cells that are meant."""
+         changes: list[str] | None) -> tuple[Grid, list[Configuration]]:
+    """The grid and the configurations that are meant."""
     from fastdllm.lab.config import grid_file
     from fastdllm.lab.jobs import plan as plans
     changes = list(changes or [])
     if limit is not None:
         changes.append(f"limit={limit}")
     grid = grid_file.load(params, changes)
-    if task is not None and task not in {cell.task for cell in grid.cells()}:
+    if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
         axis = "axes.task" if "task" in grid.axes else "task"
         grid = grid_file.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
-    return grid, plans.select(grid.cells(), task, config or ())
+    return grid, plans.select(grid.configurations(), task, config or ())
 
 
 def forced(params: str | None, names: list[str] | None, force: bool,
@@ -57,12 +62,14 @@ def forced(params: str | None, names: list[str] | None, force: bool,
         except ValueError:      # `grid run --force k2_middle`: the default grid
             params, names = None, [params, *names]
     if names and not (force or config):
-        raise ValueError(f"{' '.join(names)}: names stand behind --force only; allowed: --config NAME to choose cells")
+        raise ValueError(
+            f"{' '.join(names)}: names stand behind --force only; allowed: --config NAME to choose configurations"
+        )
     return params, names or force
 
 
-def queue(grid: Grid) -> dict[str, Job]:
-    """Where Slurm has the grid's cells; empty without Slurm, and inside a job, which runs its own cells."""
+def queue(grid: Grid) -> dict[str, SlurmJob]:
+    """Where Slurm has the grid's configurations; empty without Slurm, and inside a job, which runs its own."""
     import os
 
     from fastdllm.lab.jobs import slurm
@@ -72,51 +79,62 @@ def queue(grid: Grid) -> dict[str, Job]:
     return cell_jobs(grid.directory)
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Show every cell: complete, stale (and why), partial, failed, running, queued, pending. Status 0: all complete."""
+    """Show all: complete, stale (and why), partial, failed, running, queued, pending. Status 0: all complete."""
     from fastdllm.lab.jobs import status as states
     from fastdllm.lab.records import external_code
-    from fastdllm.lab.records.identity import Today
-    grid, cells = read(params, task, limit, config, changes)
-    today = Today()
-    found = states.states(cells, today, queue(grid))
-    typer.echo(states.text(found, [states.look(cell, today) for cell in external_code.cells(cells, config or ())]))
+    from fastdllm.lab.records.identity import CurrentFingerprints
+    grid, configurations = read(params, task, limit, config, changes)
+    current = CurrentFingerprints()
+    found = states.states(configurations, current, queue(grid))
+    typer.echo(
+        states.text(
+            found,
+            [
+                states.state_of(configuration, current)
+                for configuration in external_code.configurations(configurations, config or ())
+            ],
+        )
+    )
     if not states.all_complete(found):
         raise typer.Exit(1)
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str] | None, NAMES] = None,
         task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
         config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
         force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
         jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Run what is missing on this machine; partial cells go on at the next unsolved problem."""
+    """Run what is missing on this machine; partial configurations go on at the next unsolved problem."""
     from fastdllm.lab.jobs import doctor, runner
     from fastdllm.lab.jobs import plan as plans
     from fastdllm.lab.jobs import status as states
     params, over = forced(params, names, force, force_config)
-    grid, cells = read(params, task, limit, config, changes)
+    grid, configurations = read(params, task, limit, config, changes)
     if not isinstance(over, bool):
-        plans.select(cells, None, over)      # an unknown name is an error
+        plans.select(configurations, None, over)      # an unknown name is an error
     if dry_run:
-        typer.echo(plans.plan(cells, grid.cells(), over, queue=queue(grid)).text())
+        typer.echo(plans.plan(configurations, grid.configurations(), over, queue=queue(grid)).text())
         return
     waiting = queue(grid)
-    if to_run := [cell.parameters for cell, _, _ in plans.plan(cells, grid.cells(), over, queue=waiting).run]:
+    if to_run := [
+        configuration.parameters
+        for configuration, _, _ in plans.plan(configurations, grid.configurations(), over, queue=waiting).run
+    ]:
         doctor.refuse(to_run, grid.directory)
-    good = runner.run(grid, cells, over, jobs, queue=waiting)
-    found = states.states(cells, jobs=queue(grid))
+    good = runner.run(grid, configurations, over, jobs, queue=waiting)
+    found = states.states(configurations, jobs=queue(grid))
     typer.echo(states.text(found))
     typer.echo(f"records: {grid.directory}")
     if not (good and states.all_complete(found)):
         raise typer.Exit(1)
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str] | None, NAMES] = None,
            task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
            config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
@@ -128,10 +146,10 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
     from fastdllm.lab.jobs import plan as plans
     from fastdllm.lab.jobs import runner, submission
     params, over = forced(params, names, force, force_config)
-    grid, cells = read(params, task, limit, config, changes)
-    plan = plans.plan(cells, grid.cells(), over, queue=queue(grid))
+    grid, configurations = read(params, task, limit, config, changes)
+    plan = plans.plan(configurations, grid.configurations(), over, queue=queue(grid))
     for state in plan.busy:
-        typer.echo(f"left alone: {state.cell.path} ({state.state}: {state.detail})")
+        typer.echo(f"left alone: {state.configuration.path} ({state.state}: {state.detail})")
     if not dry_run:
         runner.share_complete(plan)
     if not plan.run:
@@ -145,32 +163,32 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
     typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: fastdllm grid status {params or ''}")
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Cancel this grid's Slurm jobs and no others; finished samples are kept."""
     from fastdllm.lab.jobs import submission
-    grid, cells = read(params, task, limit, config, changes)
-    chosen = {cell.path for cell in cells} if task or limit or config else None
+    grid, configurations = read(params, task, limit, config, changes)
+    chosen = {configuration.path for configuration in configurations} if task or limit or config else None
     gone = submission.cancel(grid.directory, chosen)
     typer.echo(f"cancelled: {', '.join(gone)}" if gone else "nothing to cancel")
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuration's name in the default grid.")],
          name: Annotated[str | None, typer.Argument(help="The configuration, like k2_middle.")] = None,
          follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
          task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
          changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Print a cell's log, wherever the cell runs, and its path."""
+    """Print a configuration's log, wherever the configuration runs, and its path."""
     from fastdllm.lab.jobs import logs as cell_logs
-    grid, cells = read(None if name is None else params, task, limit, [name or params], changes)
-    for cell in cells:
-        cell_logs.show(cell, grid, follow)
+    grid, configurations = read(None if name is None else params, task, limit, [name or params], changes)
+    for configuration in configurations:
+        cell_logs.show(configuration, grid, follow)
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open."""
@@ -179,7 +197,7 @@ def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
     typer.echo(write(grid))
 
 
-@app.command(cls=options.Grid)
+@app.command(cls=options.GridCommand)
 def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
         source: Annotated[str, typer.Option("--from", help="The grid to start from.")] = "layer_reuse") -> None:
     """Make a new params file from another one."""

@@ -7,7 +7,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 
-class Run(TyperCommand):
+class RunCommand(TyperCommand):
     """`fastdllm run`: what has no option of its own goes through --set."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -27,7 +27,7 @@ class Run(TyperCommand):
             raise ValueError(f"{option} {value}: no such option; allowed: --set {name}={value}")
 
 
-class Grid(Run):
+class GridCommand(RunCommand):
     """`fastdllm grid ...`: a grid holds lists of values, so an option for one is ambiguous."""
 
     def refuse(self, option: str, name: str, value: str) -> None:
@@ -37,9 +37,11 @@ class Grid(Run):
         own = {"k", "layers", "policy", "revision", "threshold"}      # options of fastdllm run
         single = f"fastdllm run --{name} {value}" if name in own else f"fastdllm run --set {name}={value}"
         if name in AXES:
-            raise ValueError(f"{option} {value}: no such option of a grid; allowed: --set axes.{name}=[{value}] (the "
-                             f"grid's cells with it), --config NAME (cells that the grid has), or one configuration "
-                             f"by itself: {single}")
+            raise ValueError(
+                f"{option} {value}: no such option of a grid; allowed: --set axes.{name}=[{value}] (the "
+                f"grid's configurations with it), --config NAME (those that the grid has), or one configuration "
+                f"by itself: {single}"
+            )
         if name in SECTION or name in Parameters.model_fields:
             key = f"{SECTION[name]}.{name}" if name in SECTION else name
             raise ValueError(f"{option} {value}: no such option of a grid; allowed: --set {key}={value}")

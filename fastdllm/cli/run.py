@@ -39,7 +39,7 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook (.ipynb), or
         submit: Annotated[bool, typer.Option("--submit", help="A notebook: as a Slurm job.")] = False,
         profile: Annotated[str, typer.Option(help="Slurm profile for --submit.")] = "generic",
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen.")] = False) -> None:
-    """Run one configuration or one notebook, with the record, the log and the resuming of a grid's cell."""
+    """Run one configuration or one notebook, with the record, the log and the resuming of a grid's configuration."""
     options = {"k": k, "layers": layers, "policy": policy, "revision": revision, "threshold": threshold, "task": task,
                "limit": limit, "model": model}
     given = {name: value for name, value in options.items() if value is not None}
@@ -66,19 +66,21 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
     from fastdllm.lab.jobs import status as states
     file = yaml_file.read(Path(what)) if what else yaml_file.YamlFile(Path("options"), {}, {})
     grid = single.grid_of({**file.set(changes).values, **given}, experiment, trace)
-    cells = grid.cells()
-    reuse = cells[0].parameters.reuse
+    configurations = grid.configurations()
+    reuse = configurations[0].parameters.reuse
     if reuse.layers is not None and not reuse.active:
         typer.echo("k=1: every layer is computed at every step, the layers named have no effect; --k 2 reuses them")
     if dry_run:
-        typer.echo(plans.plan(cells, cells, force).text())
+        typer.echo(plans.plan(configurations, configurations, force).text())
         return True
-    if to_run := [cell.parameters for cell, _, _ in plans.plan(cells, cells, force).run]:
+    if to_run := [
+        configuration.parameters for configuration, _, _ in plans.plan(configurations, configurations, force).run
+    ]:
         doctor.refuse(to_run, grid.directory)
-    good = runner.run(grid, cells, force, jobs=1)
-    found = states.states(cells)
+    good = runner.run(grid, configurations, force, jobs=1)
+    found = states.states(configurations)
     typer.echo(states.text(found))
-    typer.echo(f"record: {cells[0].directory}")
+    typer.echo(f"record: {configurations[0].directory}")
     return good and states.all_complete(found)
 
 
@@ -101,16 +103,26 @@ def _generation_file(path: str | None, allow_code: bool, own_code: bool, flat: d
         raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
     if own_code and trace:
         raise ValueError(f"--trace {trace} with --own-code: the layers are not ours; allowed: --trace 0")
-    [cell] = single.grid_of({**flat, "batch_size": 1}, experiment).cells()
+    [configuration] = single.grid_of({**flat, "batch_size": 1}, experiment).configurations()
     file = generation_file.load(path, allow_code, own_code)
-    directory = cell.directory.with_name(f"{cell.name}_{file.path.stem}" + ("_own_code" if own_code else ""))
+    directory = configuration.directory.with_name(
+        f"{configuration.name}_{file.path.stem}" + ("_own_code" if own_code else "")
+    )
     if dry_run:
         typer.echo(f"would run    {file.path} (SHA-256 {file.sha256[:12]}) -> {directory}")
         return
     status.clear(directory)
     try:
-        record = evaluate(cell.parameters, directory, experiment=experiment, config=directory.name, trace=trace,
-                          force=force, generation=file, say=typer.echo)
+        record = evaluate(
+            configuration.parameters,
+            directory,
+            experiment=experiment,
+            config=directory.name,
+            trace=trace,
+            force=force,
+            generation=file,
+            log=typer.echo,
+        )
     except locks.Locked:
         raise
     except Exception as error:      # the file may raise anything

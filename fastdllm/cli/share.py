@@ -14,10 +14,13 @@ GALLERY = ("Examples: [bold]fastdllm gallery[/bold], then open executed/gallery/
 IMPORT = "Example: [bold]fastdllm import old/results --experiment january[/bold]"
 
 
-def publish(names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="Directories below executed/.")],
-            anyway: Annotated[bool, typer.Option("--anyway", help="Also incomplete, stale or audit-failing cells; "
-                                                 "each is named.")] = False,
-            dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied.")] = False) -> None:
+def publish(
+    names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="Directories below executed/.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also incomplete, stale or audit-failing configurations; each is named.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied.")] = False,
+) -> None:
     """Copy summaries and executed notebooks, redacted, without samples and traces, to executed/published/."""
     from fastdllm.share import publish as report
     failed = []
@@ -38,7 +41,7 @@ def gallery(names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIME
             ) -> None:
     """Render executed/ into one static site that opens from the file system, without a network."""
     from fastdllm.share import gallery as report
-    site = report.build(names or None, output, redact=not names_too, say=typer.echo)
+    site = report.build(names or None, output, redact=not names_too, log=typer.echo)
     typer.echo(f"open {site.index} ({site.size / 1e6:.1f} MB, {site.pages} pages)")
     for line in site.notes:
         typer.echo(f"note: {line}")

@@ -32,7 +32,7 @@ def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint a
     import torch
 
     from fastdllm.model.lm import choose_device
-    from fastdllm.train.loop import Call
+    from fastdllm.train.loop import TrainingCall
     from fastdllm.train.loop import train as run
     from fastdllm.train.recipe import RECIPES
     if recipe not in RECIPES:
@@ -40,9 +40,9 @@ def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint a
     target = choose_device(device)
     if target.type == "cpu":
         torch.set_num_threads(1)
-    run(RECIPES[recipe], Call(
+    run(RECIPES[recipe], TrainingCall(
         out=out, state=state or out.with_name(out.name + ".state"), device=target,
         workers=max(0, (os.cpu_count() or 1) - 2) if workers is None else workers,
         compile_layers=target.type == "cuda", max_seconds=max_seconds, max_steps=max_steps,
-        measure_every=measure_every, save_every=save_every, say=typer.echo))
+        measure_every=measure_every, save_every=save_every, log=typer.echo))
     typer.echo(f"checkpoint: {out}")

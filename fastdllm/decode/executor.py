@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastdllm.decode.policies import Output, Plan
+from fastdllm.decode.policies import OutputPolicy, ReusePlan
 from fastdllm.decode.sampling import choose, predict, sample
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.decode.trace import Trace
@@ -27,16 +27,16 @@ class Executor(Protocol):
 
     decisions: list[tuple[str, ...]]     # of the last run: per wrapped layer call, one for each row
 
-    def key(self, forward: Forward, plan: Plan) -> tuple[object, ...]:
+    def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
         """What forwards must have in common to run together."""
         ...
 
-    def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
+    def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward, in order."""
         ...
 
 
-def group(forward: Forward, plan: Plan) -> tuple[object, ...]:
+def group(forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
     """Kind, shape and plan; prompts run together where they begin at the same position."""
     return (forward.kind, forward.width, forward.start if forward.kind == "prefill" else 0, bool(forward.read),
             *plan.key())
@@ -45,7 +45,7 @@ def group(forward: Forward, plan: Plan) -> tuple[object, ...]:
 class Eager:
     """Layer by layer, with the wrappers attached where a policy acts. One host synchronisation a forward."""
 
-    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: Output | None,
+    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: OutputPolicy | None,
                  trace: Trace | None = None, generators: dict[int, torch.Generator] | None = None):
         self.network, self.decoding, self.policy = network, decoding, policy
         self.cache = network.new_cache(slots, positions)
@@ -54,12 +54,12 @@ class Eager:
         self.decisions: list[tuple[str, ...]] = []
         self.logits: Tensor | None = None      # [slots, block, vocab] for `replay`
 
-    def key(self, forward: Forward, plan: Plan) -> tuple[object, ...]:
+    def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
         """Kind, shape and plan."""
         return group(forward, plan)
 
     @torch.inference_mode()
-    def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
+    def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits, MissingBlockCache."""
         logits = self._replayed(forwards) if plans[0].skip else self._computed(forwards, plans)
         if logits is None:
@@ -84,7 +84,7 @@ class Eager:
                                     [f.start for f in forwards], forwards[0].width, [f.end for f in forwards],
                                     tuple(f.replace_position for f in forwards))
 
-    def _computed(self, forwards: list[Forward], plans: list[Plan]) -> Tensor | None:
+    def _computed(self, forwards: list[Forward], plans: list[ReusePlan]) -> Tensor | None:
         """Run the network; float32 logits [R, n, vocab] at each forward's `read`, None if nothing is read."""
         first = forwards[0]
         context = self._context(forwards)
@@ -102,7 +102,7 @@ class Eager:
         read = torch.tensor([f.read for f in forwards], device=hidden.device)
         return self.network.logits(hidden.gather(1, read[:, :, None].expand(-1, -1, hidden.shape[-1])))
 
-    def _keep(self, policy: Output, forwards: list[Forward], logits: Tensor) -> Tensor:
+    def _keep(self, policy: OutputPolicy, forwards: list[Forward], logits: Tensor) -> Tensor:
         """Store raw logits [R, w, vocab] by position of the block; return those that are read."""
         if self.logits is None:
             self.logits = logits.new_empty(self.cache.slots, policy.store.block, logits.shape[-1])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fastdllm.decode.executor import Eager, NonFiniteLogits, group
-from fastdllm.decode.policies import Output, Plan, Replay, Residual
+from fastdllm.decode.policies import OutputPolicy, ReplayPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.model.graphs import Graphs, Run, Shape
 from fastdllm.model.network import Network
 from fastdllm.settings import Decoding
 
 
-def supported(network: Network, decoding: Decoding, policy: Output | None, traced: bool) -> str | None:
+def supported(network: Network, decoding: Decoding, policy: OutputPolicy | None, traced: bool) -> str | None:
     """None if the fast executor can run this, or else what it can't do."""
     if decoding.block_size not in (None, network.config.bd_size):
         return f"block_size={decoding.block_size} is not the checkpoint's {network.config.bd_size}"
@@ -18,7 +18,7 @@ def supported(network: Network, decoding: Decoding, policy: Output | None, trace
         return "a trace looks into the layers"
     if decoding.temperature > 0:
         return "sampling at temperature > 0 needs a generator per row"
-    if policy is not None and type(policy) not in (Output, Residual, Replay):
+    if policy is not None and type(policy) not in (OutputPolicy, ResidualPolicy, ReplayPolicy):
         return f"policy {policy.reuse.policy} decides inside the layers"
     if policy is not None and (policy.revision.run_skipped or policy.revision.on_full_block == "by_step"):
         return f"revision {policy.revision.name} has bugs that only the wrappers reproduce"
@@ -43,7 +43,7 @@ class Fast:
     are on the host already.
     """
 
-    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: Output | None):
+    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: OutputPolicy | None):
         if (why := supported(network, decoding, policy, False)) is not None:
             raise ValueError(f"executor='fast': {why}; allowed: executor='eager'")
         self.eager = Eager(network, slots + 1, positions, decoding, None)      # for its cache and its diagnosis
@@ -55,13 +55,13 @@ class Fast:
         self.decisions: list[tuple[str, ...]] = []
         self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
 
-    def key(self, forward: Forward, plan: Plan) -> tuple[object, ...]:
+    def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
         """Forwards with equal keys can run together: with no policy whole blocks of all kinds do."""
         if self.policy is not None or (forward.kind == "prefill" and self.graphs.captures):
             return group(forward, plan)
         return (min(forward.width, self.width),)
 
-    def run(self, forwards: list[Forward], plans: list[Plan]) -> list[Prediction]:
+    def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits."""
         first, plan = forwards[0], plans[0]
         self.decisions = []
@@ -81,7 +81,7 @@ class Fast:
         # A replayed small forward reads in the small block of the forward before it, a replayed full one anywhere.
         everything = policy.keeps_logits and policy.reuse.full_forwards
         shape = Shape(self.graphs.bucket(len(forwards)), first.width, len(first.read), skipped, keep,
-                      isinstance(policy, Residual) and bool(skipped or keep), everything)
+                      isinstance(policy, ResidualPolicy) and bool(skipped or keep), everything)
         packed = self.graphs.run(shape, [self._row(forward, entry)
                                          for forward, entry in zip(forwards, entries, strict=True)])
         if policy.keeps_logits:
@@ -102,7 +102,7 @@ class Fast:
             raise NonFiniteLogits(self.eager.diagnose(forwards[row], self.graphs.ops.plain_cache()))
         return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)))
 
-    def _note(self, policy: Output, forward: Forward) -> int:
+    def _note(self, policy: OutputPolicy, forward: Forward) -> int:
         """Book a stored output for all layers of the policy; where in the slot's entry it goes."""
         start = 0
         for layer in policy.layers:

@@ -9,7 +9,7 @@ import torch
 
 from fastdllm.decode.executor import Eager, Executor
 from fastdllm.decode.fast import Fast, supported
-from fastdllm.decode.policies import Output, Plan, policy_class
+from fastdllm.decode.policies import OutputPolicy, ReusePlan, policy_class
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.revisions import get as get_revision
 from fastdllm.decode.row import Row, Rules
@@ -18,7 +18,7 @@ from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse, fit
 
-PLAIN = Plan("bypass", "no policy")
+PLAIN = ReusePlan("bypass", "no policy")
 EXECUTORS = ("auto", "eager", "fast")      # auto: fast wherever it can do what is asked and nobody listens in
 
 
@@ -106,18 +106,18 @@ class Engine:
                  seed: int = 0, trace: Trace | None = None, keep_prefix: bool = False, executor: str = "auto"):
         self.lm, self.rules, self.seed, self.keep_prefix = lm, rules, seed, keep_prefix
         layers = reuse.layer_indices(lm.config.num_hidden_layers, rules.revision.first_subset)
-        self.policy: Output | None = None
+        self.policy: OutputPolicy | None = None
         if layers and (reuse.active or trace):
             self.policy = policy_class(reuse.policy)(reuse, rules.revision, layers, slots, rules.block)
         self.generators: dict[int, torch.Generator] = {}
         self.temperature = decoding.temperature
         if executor not in EXECUTORS:
             raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
-        quick = ((lm.device.type == "cuda" or lm.dtype == torch.float32) and not lm.network.watched
+        use_fast = ((lm.device.type == "cuda" or lm.dtype == torch.float32) and not lm.network.has_hooks
                  and supported(lm.network, decoding, self.policy, trace is not None) is None)
         self.executor: Executor = (
             Fast(lm.network, slots, positions, decoding, self.policy)
-            if executor == "fast" or (executor == "auto" and quick)
+            if executor == "fast" or (executor == "auto" and use_fast)
             else Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators))
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
@@ -130,7 +130,7 @@ class Engine:
             rows = {row.index: row for row in self.slots if row is not None}
             if not rows:
                 return
-            groups: dict[tuple[object, ...], tuple[list[Forward], list[Plan]]] = {}
+            groups: dict[tuple[object, ...], tuple[list[Forward], list[ReusePlan]]] = {}
             for row in rows.values():
                 forward = row.next()
                 plan = self.policy.plan(forward) if self.policy and forward.small_block is not None else PLAIN
@@ -142,7 +142,7 @@ class Engine:
                 yield from self._apply(rows, forwards, plans, predictions)
             self._retire()
 
-    def _apply(self, rows: dict[int, Row], forwards: list[Forward], plans: list[Plan],
+    def _apply(self, rows: dict[int, Row], forwards: list[Forward], plans: list[ReusePlan],
                predictions: list[Prediction]) -> Iterator[Step]:
         for column, (forward, plan, prediction) in enumerate(zip(forwards, plans, predictions, strict=True)):
             row = rows[forward.row]

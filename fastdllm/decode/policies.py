@@ -23,7 +23,7 @@ from fastdllm.settings import Reuse
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReusePlan:
     """What is to happen in one forward; rows with equal plans can share a batch."""
 
     decision: str                            # recompute, reuse, fallback, bypass, or "ask" (decided layer by layer)
@@ -48,7 +48,7 @@ class Original:
         self.whole, self.part = whole, part
 
 
-class Output:
+class OutputPolicy:
     """`output`: layer output := stored output. The log's layer reuse.
 
     Cost: a reused layer reads no weights and computes nothing. For contiguous layers the layers below
@@ -65,26 +65,26 @@ class Output:
         """The schedule: `step % k != 0`, counted over full and small forwards since the block began."""
         return forward.step is not None and forward.step % self.reuse.k != 0
 
-    def plan(self, forward: Forward) -> Plan:
+    def plan(self, forward: Forward) -> ReusePlan:
         """Decide for one row's forward, from bookkeeping alone."""
         if forward.small_block is None:
-            return Plan("bypass", f"{forward.kind} forwards run without wrappers")
+            return ReusePlan("bypass", f"{forward.kind} forwards run without wrappers")
         if forward.kind == "full" and self.revision.on_full_block == "bypass":
-            return Plan("bypass", "wrappers are off in full forwards")
+            return ReusePlan("bypass", "wrappers are off in full forwards")
         if forward.kind == "full" and self.revision.on_full_block == "refresh" and not self.reuse.full_forwards:
-            return Plan("recompute", "a full forward refreshes")
+            return ReusePlan("recompute", "a full forward refreshes")
         if not self.may_reuse(forward):
-            return Plan("recompute", "step % k == 0")
+            return ReusePlan("recompute", "step % k == 0")
         source = self.store.source(self.layers[0], forward.slot)
         if source is None or (self.reuse.full_forwards and source.block != forward.block):
-            return Plan("recompute" if self.reuse.full_forwards else "fallback", "nothing stored")
+            return ReusePlan("recompute" if self.reuse.full_forwards else "fallback", "nothing stored")
         if not serves(source, forward):
-            return Plan("fallback", "slice out of range")
+            return ReusePlan("fallback", "slice out of range")
         return self.reuse_plan(source, forward)
 
-    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
+    def reuse_plan(self, source: Source, forward: Forward) -> ReusePlan:
         """The plan of a forward that the schedule lets reuse and the store can serve."""
-        return Plan("reuse", "same width" if source.width == forward.width else "sliced at replace_position")
+        return ReusePlan("reuse", "same width" if source.width == forward.width else "sliced at replace_position")
 
     def start(self, source: Source, forward: Forward) -> int:
         """Where the served part begins in the stored entry."""
@@ -110,7 +110,7 @@ class Output:
         """What a reused layer returns for its input `hidden` [R, w, hidden]."""
         return store.get(index, forwards, self.starts(index, forwards))
 
-    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: Plan,
+    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: ReusePlan,
             original: Original) -> tuple[Tensor, tuple[str, ...]]:
         """Carry out a plan in one layer: output [R, w, hidden] and the decision for each row."""
         if plan.decision == "reuse":
@@ -123,7 +123,7 @@ class Output:
         return output, (plan.decision,) * len(forwards)
 
 
-class Residual(Output):
+class ResidualPolicy(OutputPolicy):
     """`residual`: layer output := input + stored (output - input).
 
     Sees new tokens through the input, so the subset matters. Cost of a reused layer: one addition.
@@ -136,7 +136,7 @@ class Residual(Output):
         return hidden + store.get(index, forwards, self.starts(index, forwards))
 
 
-class Token(Output):
+class TokenPolicy(OutputPolicy):
     """`token` (TRIM, token-level reuse minimisation): only positions whose token changed are computed.
 
     The other positions keep their stored output. Computed positions are written back, with their
@@ -144,11 +144,11 @@ class Token(Output):
     changed positions' FLOPs and activations: it pays where compute binds (large batches), not at batch 1.
     """
 
-    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
+    def reuse_plan(self, source: Source, forward: Forward) -> ReusePlan:
         columns = changed(source, forward, self.start(source, forward))
-        return Plan("reuse", f"{len(columns)} changed positions computed", columns=columns)
+        return ReusePlan("reuse", f"{len(columns)} changed positions computed", columns=columns)
 
-    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: Plan,
+    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: ReusePlan,
             original: Original) -> tuple[Tensor, tuple[str, ...]]:
         if plan.decision != "reuse":
             return super().run(index, hidden, forwards, plan, original)
@@ -163,7 +163,7 @@ class Token(Output):
         return self.store.get(index, forwards, starts), ("reuse",) * len(forwards)
 
 
-class Adaptive(Output):
+class AdaptivePolicy(OutputPolicy):
     """`adaptive`: a layer is reused while its input resembles the input it was last computed from.
 
     Similarity is the mean cosine over positions against the last *computed* input, never a reused
@@ -180,20 +180,20 @@ class Adaptive(Output):
         super().forget(slot)
         self.inputs.forget(slot)
 
-    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
-        return Plan("ask", "input similarity")
+    def reuse_plan(self, source: Source, forward: Forward) -> ReusePlan:
+        return ReusePlan("ask", "input similarity")
 
     def keep(self, index: int, forwards: list[Forward], hidden: Tensor, output: Tensor) -> None:
         super().keep(index, forwards, hidden, output)
         self.inputs.put(index, forwards, hidden)
 
-    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: Plan,
+    def run(self, index: int, hidden: Tensor, forwards: list[Forward], plan: ReusePlan,
             original: Original) -> tuple[Tensor, tuple[str, ...]]:
         if plan.decision != "ask":
             return super().run(index, hidden, forwards, plan, original)
         usable = [serves(self.store.source(index, f.slot), f) for f in forwards]
         if not all(usable):
-            return super().run(index, hidden, forwards, Plan("recompute", "slice out of range"), original)
+            return super().run(index, hidden, forwards, ReusePlan("recompute", "slice out of range"), original)
         starts = self.starts(index, forwards)
         before = self.inputs.get(index, forwards, starts)
         similar = F.cosine_similarity(hidden.float(), before.float(), dim=-1).mean(1) >= self.reuse.similarity
@@ -208,7 +208,7 @@ class Adaptive(Output):
         return output, tuple("recompute" if row in rows else "reuse" for row in range(len(forwards)))
 
 
-class Replay(Output):
+class ReplayPolicy(OutputPolicy):
     """`replay`: the forward is skipped altogether and the last logits are sampled again.
 
     The free equivalent of `output` on contiguous layers: the same tokens, no bytes and no FLOPs.
@@ -223,8 +223,8 @@ class Replay(Output):
         for forward in forwards:
             self.store.note(index, forward)
 
-    def reuse_plan(self, source: Source, forward: Forward) -> Plan:
-        return Plan("reuse", "the last logits are sampled again", skip=True)
+    def reuse_plan(self, source: Source, forward: Forward) -> ReusePlan:
+        return ReusePlan("reuse", "the last logits are sampled again", skip=True)
 
 
 def require_part(original: Original) -> Callable[[Tensor, list[int], Tensor], Tensor]:
@@ -235,11 +235,16 @@ def require_part(original: Original) -> Callable[[Tensor, list[int], Tensor], Te
     return original.part
 
 
-BUILT_IN: dict[str, type[Output]] = {"output": Output, "residual": Residual, "token": Token, "adaptive": Adaptive,
-                                     "replay": Replay}
+BUILT_IN: dict[str, type[OutputPolicy]] = {
+    "output": OutputPolicy,
+    "residual": ResidualPolicy,
+    "token": TokenPolicy,
+    "adaptive": AdaptivePolicy,
+    "replay": ReplayPolicy,
+}
 
 
-def policy_class(name: str) -> type[Output]:
+def policy_class(name: str) -> type[OutputPolicy]:
     """A built-in policy, or the class `Policy` of a Python file that the user named.
 
     Naming a file runs it: this happens only for the path given in `Reuse.policy`, never for one found
@@ -249,6 +254,6 @@ def policy_class(name: str) -> type[Output]:
         return BUILT_IN[name]
     module = load(name, f"Reuse.policy={name!r}", f"{', '.join(BUILT_IN)}, or a Python file")
     found = vars(module).get("Policy")
-    if not (isinstance(found, type) and issubclass(found, Output)):
+    if not (isinstance(found, type) and issubclass(found, OutputPolicy)):
         raise ValueError(f"Reuse.policy={name!r}: no class Policy(Output) in it; see docs/add_a_policy.md")
     return found

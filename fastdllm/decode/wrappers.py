@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdllm.decode.policies import Original, Output, Plan
+from fastdllm.decode.policies import Original, OutputPolicy, ReusePlan
 from fastdllm.decode.step import Forward
 from fastdllm.decode.trace import Trace
 from fastdllm.model.cache import Cache, Context
@@ -28,12 +28,12 @@ class Wrappers:
     each row.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], policy: Output, trace: Trace | None = None):
+    def __init__(self, layers: Sequence[nn.Module], policy: OutputPolicy, trace: Trace | None = None):
         self.layers, self.policy, self.trace = layers, policy, trace
         self.decisions: list[tuple[str, ...]] = []
 
     @contextmanager
-    def attached(self, forwards: list[Forward], plans: list[Plan]) -> Iterator[Wrappers]:
+    def attached(self, forwards: list[Forward], plans: list[ReusePlan]) -> Iterator[Wrappers]:
         """Wrap the policy's layers for one forward of the given rows (in batch order); always undone."""
         self.decisions = []
         saved: list[tuple[nn.Module, Any]] = []
@@ -51,7 +51,7 @@ class Wrappers:
                     layer.forward = before
 
     def _wrap(self, index: int, forward: Callable[..., Any], forwards: list[Forward],
-              plans: list[Plan]) -> Callable[..., Any]:
+              plans: list[ReusePlan]) -> Callable[..., Any]:
         def wrapped(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             as_tuple = False
 
@@ -71,7 +71,7 @@ class Wrappers:
             return (output,) if as_tuple else output
         return wrapped
 
-    def _log(self, index: int, hidden: Tensor, output: Tensor, forwards: list[Forward], plans: list[Plan],
+    def _log(self, index: int, hidden: Tensor, output: Tensor, forwards: list[Forward], plans: list[ReusePlan],
              decisions: tuple[str, ...], sources: list[Any], original: Original, args: tuple[Any, ...]) -> None:
         trace = self.trace
         if trace is None:

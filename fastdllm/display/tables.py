@@ -34,7 +34,7 @@ def number(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def text(value: Any, low: Any, high: Any, digits: int = 1, scale: float = 1.0) -> str:
+def interval_text(value: Any, low: Any, high: Any, digits: int = 1, scale: float = 1.0) -> str:
     """`82.0 [76.1, 86.7]`; without brackets where there is no interval, a dash where there is no value."""
     if value is None or math.isnan(value):
         return "–"
@@ -44,7 +44,7 @@ def text(value: Any, low: Any, high: Any, digits: int = 1, scale: float = 1.0) -
     return f"{shown} [{number(scale * low, digits)}, {number(scale * high, digits)}]"
 
 
-def grid(table: pd.DataFrame) -> pd.DataFrame:
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of the nine-row table as text, from `tables.grid_table` (or what there is of it)."""
     if table.empty:
         return table
@@ -53,11 +53,17 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
         shown: dict[str, Any] = {"task": row["task"], "config": row["config"]}
         if row["state"] != "complete":
             shown["state"] = row["state"]
-        shown |= {"accuracy %": text(row["accuracy"], row["low"], row["high"], scale=100), "n": f"{row['n']:.0f}",
-                  "points lost": text(row["lost"], row["lost_low"], row["lost_high"]) if row["k"] > 1 else "baseline",
-                  "speed-up": text(row["speedup"], row["speed_low"], row["speed_high"], 2),
-                  "tokens/s": f"{row['tokens_per_second']:.1f}", "tokens": whole(row["tokens"]),
-                  "seconds": f"{row['seconds']:.1f}"}
+        shown |= {
+            "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100),
+            "n": f"{row['n']:.0f}",
+            "points lost": interval_text(row["lost"], row["lost_low"], row["lost_high"])
+            if row["k"] > 1
+            else "baseline",
+            "speed-up": interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2),
+            "tokens/s": f"{row['tokens_per_second']:.1f}",
+            "tokens": whole(row["tokens"]),
+            "seconds": f"{row['seconds']:.1f}",
+        }
         if "nfe" in row:
             shown |= {"NFE": whole(row["nfe"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
                       **{f"NFE {kind}": whole(row[f"nfe_{kind}"]) for kind in ("prefill", "full", "small", "commit")},

@@ -33,7 +33,7 @@ PLAIN = ("input_layernorm.weight", "self_attn.o_proj.weight", "post_attention_la
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """Where a tensor of the file lives in the network: a parameter, or some rows of one."""
 
     parameter: str
@@ -46,22 +46,22 @@ class Place:
         return whole if self.first is None else whole[self.first:self.last]
 
 
-def places(config: ModelConfig) -> dict[str, Place]:
+def places(config: ModelConfig) -> dict[str, TensorLocation]:
     """Every tensor name that a checkpoint of this geometry holds, and where it goes."""
     query = config.num_attention_heads * config.head_dim
     units = (query, config.num_key_value_heads * config.head_dim, config.intermediate_size)
-    table = {"model.embed_tokens.weight": Place("model.embed_tokens.weight"),
-             "model.norm.weight": Place("model.norm.weight")}
+    table = {"model.embed_tokens.weight": TensorLocation("model.embed_tokens.weight"),
+             "model.norm.weight": TensorLocation("model.norm.weight")}
     if not config.tie_word_embeddings:
-        table["lm_head.weight"] = Place("lm_head.weight")
+        table["lm_head.weight"] = TensorLocation("lm_head.weight")
     for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}."
         for name in PLAIN:
-            table[layer + name] = Place(layer + name)
+            table[layer + name] = TensorLocation(layer + name)
         for name, (ours, first, last) in PACKED.items():
             rows = [sum(n * unit for n, unit in zip(edge, units, strict=True)) for edge in (first, last)]
             for kind in ("weight", "bias") if ours.endswith("qkv_proj") else ("weight",):
-                table[f"{layer}{name}.{kind}"] = Place(f"{layer}{ours}.{kind}", *rows)
+                table[f"{layer}{name}.{kind}"] = TensorLocation(f"{layer}{ours}.{kind}", *rows)
     return table
 
 

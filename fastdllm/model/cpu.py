@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network
-from fastdllm.model.static import Place, TorchOps
+from fastdllm.model.static import RowPositions, TorchOps
 
 MOST_COPIED = 1 << 30        # bytes of parameters
 COMPILING = Lock()
@@ -47,12 +47,12 @@ class CpuOps(TorchOps):
         super().__init__(network, cache)
         *self.weights, self.head = columns(network)
         half = network.config.head_dim // 2
-        cos, sin = (table[0, ..., half:] for table in network.turns(torch.arange(cache.positions)[None]))
-        self.turns = torch.complex(cos, sin)
+        cos, sin = (table[0, ..., half:] for table in network.rotary_tables(torch.arange(cache.positions)[None]))
+        self.rotary_tables = torch.complex(cos, sin)
         self.least = torch.tensor((network.config.hidden_size * network.config.rms_norm_eps) ** 0.5)
         self.where: Where | None = None
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: RowPositions) -> None:
         slots, ends = place.slots.tolist(), place.ends.tolist()
         positions = (place.starts[:, None] + torch.arange(place.width)).view(-1)
         visible, mask = max(ends), None
@@ -61,10 +61,10 @@ class CpuOps(TorchOps):
             mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
         together = slots == list(range(slots[0], slots[0] + len(slots)))
         flat = torch.add(positions, place.slots.repeat_interleave(place.width), alpha=self.cache.positions)
-        self.where = (self.turns[positions], flat, slots[0], int(place.starts[0]), visible,
+        self.where = (self.rotary_tables[positions], flat, slots[0], int(place.starts[0]), visible,
                       None if together else place.slots, mask)
 
-    def stretch(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: Place,
+    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: RowPositions,
                 wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
         if self.where is None:
             raise RuntimeError("begin() comes before the layers")
@@ -128,7 +128,7 @@ def length(hidden: Tensor, least: Tensor) -> Tensor:
 
 
 def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_values: List[Tensor], rows: int,
-        least: Tensor, wanted: Optional[Tensor], turns: Tensor, flat: Tensor, slot: int, start: int,
+        least: Tensor, wanted: Optional[Tensor], rotary_tables: Tensor, flat: Tensor, slot: int, start: int,
         visible: int, slots: Optional[Tensor], mask: Optional[Tensor]) -> Tensor:
     """Some layers on hidden [R*w, D], the last of them only at `wanted` [R, n] if given: [R*n, D].
 
@@ -137,12 +137,12 @@ def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_valu
     keys below `visible` where mask [R, 1, 1, visible] is not -inf.
     """
     width, kv, size = hidden.shape[0] // rows, all_keys[0].shape[2], all_keys[0].shape[3]
-    packed = turns.shape[1]
+    packed = rotary_tables.shape[1]
     heads, hidden = packed - 2 * kv, hidden.clone()      # what went in is the caller's
     for index in range(len(weights)):
         bias, qkv, out, gate_up, down = weights[index]
         plain = torch.addcdiv(bias, torch.mm(hidden, qkv), length(hidden, least)).view(-1, packed, size // 2, 2)
-        turned = torch.view_as_real(torch.view_as_complex(plain) * turns).flatten(2)
+        turned = torch.view_as_real(torch.view_as_complex(plain) * rotary_tables).flatten(2)
         query, new_keys, new_values = turned.split_with_sizes([heads, kv, kv], 1)
         keys, values = all_keys[index], all_values[index]
         if rows == 1:

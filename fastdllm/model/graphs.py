@@ -17,7 +17,7 @@ from fastdllm.model import cpu, kernels
 from fastdllm.model.cache import Cache
 from fastdllm.model.cpu import CpuOps
 from fastdllm.model.network import Network
-from fastdllm.model.static import Place, TorchOps, TritonOps, pick
+from fastdllm.model.static import RowPositions, TorchOps, TritonOps, pick
 
 Run = tuple[int, int]                 # first and last of contiguous layers
 FIELDS = ("slot", "start", "end", "entry")
@@ -143,7 +143,7 @@ class Graphs:
         """The forward itself: no host decision depends on `data` [rows, columns]. Returns float32, see `run`."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, starts, ends, entries = data[:, -len(FIELDS):].unbind(1)
-        place = Place(rows, width, slots, starts, ends, shape.shared)
+        place = RowPositions(rows, width, slots, starts, ends, shape.shared)
         self.ops.begin(place)
         entry = slots
         if shape.skipped or shape.keep:
@@ -157,7 +157,10 @@ class Graphs:
                 served = self.stored[run[1]].view(-1, hidden.shape[-1])[entry]
                 hidden = hidden + served if shape.residual else served
                 continue
-            before, hidden = hidden, self.ops.stretch(*run, hidden, place, where if trim and run == runs[-1] else None)
+            before, hidden = (
+                hidden,
+                self.ops.layer_range(*run, hidden, place, where if trim and run == runs[-1] else None),
+            )
             if run in shape.keep:
                 self.stored[run[1]].view(-1, hidden.shape[-1]).index_copy_(
                     0, entry, hidden - before if shape.residual else hidden)

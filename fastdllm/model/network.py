@@ -143,7 +143,7 @@ class Network(nn.Module):
         return self
 
     @property
-    def watched(self) -> bool:
+    def has_hooks(self) -> bool:
         """Whether someone listens in: a hook on a module, or a `forward` put in the place of its own."""
         return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
                    for module in self.modules())
@@ -187,22 +187,24 @@ class Network(nn.Module):
             mask = (keys <= block[:, :, None])[:, None]                                 # [R, 1, w, L]
         elif min(ends) < visible:
             mask = (torch.arange(visible, device=device) < torch.tensor(ends, device=device)[:, None])[:, None, None]
-        cos, sin = self.turns(positions)
+        cos, sin = self.rotary_tables(positions)
         return Context(kind=kind, slots=slots, slot_index=slot_index, positions=positions,
                        flat=(slot_index[:, None] * cache.positions + positions).reshape(-1),
                        cos=cos, sin=sin, visible=visible, mask=mask,
                        replace_position=replace_position or (None,) * len(slots))
 
-    def turns(self, positions: Int[Tensor, "R w"]) -> tuple[Tensor, Tensor]:
+    def rotary_tables(self, positions: Int[Tensor, "R w"]) -> tuple[Tensor, Tensor]:
         """cos and sin for every head of the packed projection, 1 and 0 for the values: [R, w, heads + 2 kv, d]."""
         return self._turns(self.cos, positions, 1.0), self._turns(self.sin, positions, 0.0)
 
     def _turns(self, table: Tensor, positions: Tensor, neutral: float) -> Tensor:
         """A rotary table for every head of the packed projection, [R, w, heads + 2 kv_heads, head_dim]."""
-        turns = table[positions].to(self.dtype)[:, :, None]
+        rotary_tables = table[positions].to(self.dtype)[:, :, None]
         turned = self.config.num_attention_heads + self.config.num_key_value_heads
-        same = turns.new_full((), neutral).expand(*turns.shape[:2], self.config.num_key_value_heads, turns.shape[3])
-        return torch.cat([turns.expand(-1, -1, turned, -1), same], dim=2)
+        same = rotary_tables.new_full((), neutral).expand(
+            *rotary_tables.shape[:2], self.config.num_key_value_heads, rotary_tables.shape[3]
+        )
+        return torch.cat([rotary_tables.expand(-1, -1, turned, -1), same], dim=2)
 
     def forward(self, tokens: Int[Tensor, "R w"], context: Context, cache: Cache) -> Float[Tensor, "R w hidden"]:
         """Hidden states behind the last layer, before the final norm (see `logits`)."""

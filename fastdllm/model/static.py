@@ -21,7 +21,7 @@ from fastdllm.model.products import MOST_ROWS, Tiling, Workspace, linear
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class RowPositions:
     """Where the rows of a forward stand: all tensors on the device. R rows, w positions each."""
 
     rows: int
@@ -42,7 +42,7 @@ class Detail:
     mask: Tensor                    # [R, 1, 1, P] True where a key may be seen
 
     @classmethod
-    def of(cls, network: Network, cache: Cache, place: Place) -> Detail:
+    def of(cls, network: Network, cache: Cache, place: RowPositions) -> Detail:
         """Work it out on the device."""
         positions = place.starts[:, None] + torch.arange(place.width, device=place.starts.device)
         keys = torch.arange(cache.positions, device=place.starts.device)
@@ -65,18 +65,18 @@ class TorchOps:
         self.layers = [layer for layer in network.model.layers if isinstance(layer, DecoderLayer)]
         self.detail: Detail | None = None
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: RowPositions) -> None:
         """Before the layers of a forward."""
         self.detail = Detail.of(self.network, self.cache, place)
 
-    def stretch(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: Place,
+    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: RowPositions,
                 wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
         """Layers first .. last, both included: [R*w, D], or [R*n, D] at the `wanted` positions of each row."""
         for index in range(first, last + 1):
             hidden = self.layer(index, hidden, place)
         return hidden if wanted is None else pick(hidden, wanted)
 
-    def layer(self, index: int, hidden: Float[Tensor, "Rw D"], place: Place) -> Float[Tensor, "Rw D"]:
+    def layer(self, index: int, hidden: Float[Tensor, "Rw D"], place: RowPositions) -> Float[Tensor, "Rw D"]:
         """One decoder layer; writes the cache at the rows' positions."""
         layer = self.layers[index]
         hidden = hidden + F.linear(self.attention(index, layer.input_layernorm(hidden), place),
@@ -87,7 +87,7 @@ class TorchOps:
         """SwiGLU of the normed hidden states."""
         return self.layers[index].mlp(hidden)
 
-    def attention(self, index: int, hidden: Tensor, place: Place) -> Tensor:
+    def attention(self, index: int, hidden: Tensor, place: RowPositions) -> Tensor:
         """Attention before its output projection, [R*w, D] -> [R*w, heads * d]."""
         attention = self.layers[index].self_attn
         rows, width, detail = place.rows, place.width, self.detail
@@ -167,7 +167,7 @@ class TritonOps(TorchOps):
         """How to cut a product of so many rows; None: by cuBLAS."""
         return None if rows > MOST_ROWS else self.tilings[name][0 if rows <= 16 else 1]
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: RowPositions) -> None:
         if place.shared:
             super().begin(place)
 
@@ -180,7 +180,7 @@ class TritonOps(TorchOps):
         out = F.linear(x, weight, bias)
         return out if residual is None else out.add_(residual)
 
-    def layer(self, index: int, hidden: Tensor, place: Place) -> Tensor:
+    def layer(self, index: int, hidden: Tensor, place: RowPositions) -> Tensor:
         layer = self.layers[index]
         mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), place)
         hidden = self.product("o", mixed, layer.self_attn.o_proj.weight, residual=hidden)
@@ -192,7 +192,7 @@ class TritonOps(TorchOps):
             x = kernels.silu_mul(F.linear(x, gate_up))
         return self.product("down", x, layer.mlp.down_proj.weight, residual=hidden)
 
-    def attention(self, index: int, hidden: Tensor, place: Place) -> Tensor:
+    def attention(self, index: int, hidden: Tensor, place: RowPositions) -> Tensor:
         if place.shared:      # a row must see what another row of the same prompt writes: in separate kernels
             return super().attention(index, hidden, place)
         attention = self.layers[index].self_attn

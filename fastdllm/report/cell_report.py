@@ -1,4 +1,4 @@
-"""One record as tables and figures: what the cell's notebook shows."""
+"""One record as tables and figures: what the configuration's notebook shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fastdllm.lab import records
-from fastdllm.lab.records.identity import Today
+from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
 
 DECISIONS = {"recompute": "#0072B2", "reuse": "#E69F00", "fallback": "#D55E00", "bypass": "#BBBBBB"}   # Okabe-Ito
@@ -126,7 +126,7 @@ def _map(axes: Axes, table: pd.DataFrame) -> None:
 
 def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
     """Some wrong and some right answers, as HTML: prompt, target, output, what each rule extracted."""
-    problems, _ = Today().problems(record.parameters)
+    problems, _ = CurrentFingerprints().problems(record.parameters)
     rows: list[dict[str, Any]] = samples.to_dict("records")      # pyright: ignore[reportAssignmentType]
     right = [row for row in rows if row["correct"][record.metric]]
     wrong = [row for row in rows if not row["correct"][record.metric]]

@@ -19,7 +19,7 @@ from typing import Literal
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display import tables as show
+from fastdllm.display.tables import interval_text
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import tables
 from fastdllm.report.results import Results
@@ -28,7 +28,7 @@ Outcome = Literal["confirmed", "rejected", "undecided"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CriterionVerdict:
     """The outcome, the rule that gave it, one row per reuse configuration (what it is, and why), and a plain answer."""
 
     outcome: Outcome
@@ -41,18 +41,18 @@ class Verdict:
         return f"{self.outcome}: {self.why} (rule: {self.rule})"
 
 
-def judge(results: Results, table: pd.DataFrame | None = None) -> Verdict:
-    """The verdict on a grid's complete cells; incomplete ones can only leave it undecided.
+def judge(results: Results, table: pd.DataFrame | None = None) -> CriterionVerdict:
+    """The verdict on a grid's complete configurations; incomplete ones can only leave it undecided.
 
     `table` is `tables.grid_table(results)`, if there is one already.
     """
     table = tables.grid_table(results) if table is None else table
     sure = {name.removeprefix("sure_"): table[name] for name in table if str(name).startswith("sure_")}
-    missing = [state.cell.path for state in results.missing if state.cell.parameters.reuse.active]
+    missing = [state.configuration.path for state in results.missing if state.configuration.parameters.reuse.active]
     return judge_table(table.assign(**sure), results.grid.criteria, missing)
 
 
-def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | None = None) -> Verdict:
+def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | None = None) -> CriterionVerdict:
     """The verdict on a table like `tables.grid_table`, its intervals taken at `stats.simultaneous(m)`."""
     reused = table[(table["k"] > 1) & table["state"].isin(["complete", "published"])] if len(table) else table
     rows = pd.DataFrame([{"task": row["task"], "config": row["config"], **_one(row, criteria)}
@@ -66,20 +66,25 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
     answer = _answer(reused, rows["is"].tolist(), criteria, bool(missing))
     if (rows["is"] == "meets").any():
         named = ", ".join(f"{r['config']} ({r['why']})" for r in rows[rows["is"] == "meets"].to_dict("records"))
-        return Verdict("confirmed", confirm, named, rows, answer)
+        return CriterionVerdict("confirmed", confirm, named, rows, answer)
     if m and not missing and rows["is"].isin(["negligible", "catastrophic"]).all():
         bars = {"negligible": f"below {criteria.negligible_speedup}x",
                 "catastrophic": f"more than {criteria.catastrophic_loss} points lost"}
         counts = ", ".join(f"{count} of {m} {bars[str(name)]}" for name, count in rows["is"].value_counts().items())
-        return Verdict("rejected", reject, f"reuse configurations: {counts}", rows, answer)
+        return CriterionVerdict("rejected", reject, f"reuse configurations: {counts}", rows, answer)
     if not m:
-        return Verdict("undecided", confirm, "no reuse configuration with a complete record", rows, answer)
+        return CriterionVerdict("undecided", confirm, "no reuse configuration with a complete record", rows, answer)
     counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
     never = " Every one surely misses the bar for success, though not all by as much as rejection asks." if (
         not missing and rows["is"].isin(["negligible", "catastrophic", "misses"]).all()) else ""
-    gaps = f"; {len(missing)} cells are not complete" if missing else ""
-    return Verdict("undecided", f"confirmed asks for {confirm}; rejected asks for {reject}", f"{counts}{gaps}.{never}",
-                   rows, answer)
+    gaps = f"; {len(missing)} configurations are not complete" if missing else ""
+    return CriterionVerdict(
+        "undecided",
+        f"confirmed asks for {confirm}; rejected asks for {reject}",
+        f"{counts}{gaps}.{never}",
+        rows,
+        answer,
+    )
 
 
 def _answer(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, missing: bool) -> str:
@@ -90,22 +95,24 @@ def _answer(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, missing:
     sought = next((kind for kind in ("meets", "open") if kind in kinds), None)
     of_kind = reused[[kind == sought or sought is None for kind in kinds]]
     row = of_kind.sort_values("speedup", ascending=False).iloc[0]
-    figures = (f"{row['config']}, runs at {show.text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times "
-               f"the tokens/s of k=1 and loses {show.text(row['lost'], row['lost_low'], row['lost_high'])} points "
-               f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)")
+    figures = (
+        f"{row['config']}, runs at {interval_text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times "
+        f"the tokens/s of k=1 and loses {interval_text(row['lost'], row['lost_low'], row['lost_high'])} points "
+        f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)"
+    )
     if sought == "meets":
         return f"Yes, {goal} is reached: the fastest that does, {figures}."
     if sought == "open":
         return f"Not settled whether any configuration reaches {goal}: the fastest that still may, {figures}."
     if missing:
-        return f"Not settled, as cells are not complete; of the others none reaches {goal}: the fastest, {figures}."
+        return f"Not settled, as some are not complete; of the others none reaches {goal}: the fastest, {figures}."
     return f"No configuration reaches {goal}: the fastest, {figures}."
 
 
 def _one(row: dict, criteria: Criteria) -> dict[str, str]:
     """One configuration: meets, negligible, catastrophic, misses (surely), or open. Missing intervals leave it open."""
-    why = (f"speed-up {show.text(row['speedup'], row['speed_low'], row['speed_high'], 2)}, "
-           f"loss {show.text(row['lost'], row['lost_low'], row['lost_high'])} points")
+    why = (f"speed-up {interval_text(row['speedup'], row['speed_low'], row['speed_high'], 2)}, "
+           f"loss {interval_text(row['lost'], row['lost_low'], row['lost_high'])} points")
     if row["lost_low"] > criteria.catastrophic_loss:
         return {"is": "catastrophic", "why": why}
     if row["speed_high"] < criteria.negligible_speedup:

@@ -18,11 +18,11 @@ def write(grid: Grid) -> str:
     """Execute the report notebook beside the records (it also writes the page and the log entry); what it says.
 
     All figures come from the notebook's own process, so this one reads no record and imports no table; a third one
-    gets the exporter ready meanwhile. Raises ValueError if no cell has a record yet; NotebookFailed if the notebook
-    fails.
+    gets the exporter ready meanwhile. Raises ValueError if no configuration has a record yet; NotebookFailed if the
+    notebook fails.
     """
-    if not any((cell.directory / records.SUMMARY).exists() for cell in grid.cells()):
-        raise ValueError(f"{grid.experiment}: no cell has a record; allowed: a grid after `fastdllm grid run`")
+    if not any((configuration.directory / records.SUMMARY).exists() for configuration in grid.configurations()):
+        raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
     folder, source = grid.save(), notebooks.find(NOTEBOOK)
     executed = folder / NOTEBOOK
     where = short(folder) if folder.is_relative_to(root()) else str(folder)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fastdllm.lab import atomic, records
-from fastdllm.lab.config.grid import GRID_FILE, Cell, Grid
+from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records.record import Record
 from fastdllm.settings import Reuse
@@ -34,14 +34,14 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Results:
-    """The cells of a grid that have a record (complete, stale or imported), in the grid's order."""
+    """The configurations of a grid that have a record (complete, stale or imported), in the grid's order."""
 
     grid: Grid
-    states: list[status.CellState]
+    states: list[status.ConfigurationState]
 
     @classmethod
-    def of(cls, grid: Grid, cells: list[Cell] | None = None) -> Results:
-        return cls(grid, status.states(grid.cells() if cells is None else cells))
+    def of(cls, grid: Grid, configurations: list[Configuration] | None = None) -> Results:
+        return cls(grid, status.states(grid.configurations() if configurations is None else configurations))
 
     @classmethod
     def read(cls, directory: str | Path) -> Results:
@@ -53,7 +53,7 @@ class Results:
         return cls.of(Grid(**json.loads(path.read_text(encoding="utf-8"))))
 
     @cached_property
-    def found(self) -> list[tuple[status.CellState, Record]]:
+    def found(self) -> list[tuple[status.ConfigurationState, Record]]:
         return [(state, state.record) for state in self.states if state.record is not None]
 
     @property
@@ -67,7 +67,7 @@ class Results:
         table["state"] = [state.state for state, _ in self.found]
         table["key"] = [baseline_key(record) for record in self.records]
         table["run"] = [run_key(record) for record in self.records]
-        table["folder"] = [str(state.cell.directory) for state, _ in self.found]
+        table["folder"] = [str(state.configuration.directory) for state, _ in self.found]
         return table
 
     @cached_property
@@ -76,7 +76,7 @@ class Results:
         by_home: dict[Path, Outcomes | None] = {}
         found: dict[str, Outcomes | None] = {}
         for state, record in self.found:
-            folder = state.cell.directory
+            folder = state.configuration.directory
             home = folder if record.shared_from is None else folder.parent / record.shared_from
             if home not in by_home:
                 by_home[home] = read_outcomes(home / records.SAMPLES, record)
@@ -84,8 +84,8 @@ class Results:
         return found
 
     @property
-    def missing(self) -> list[status.CellState]:
-        """Applicable cells without a complete record."""
+    def missing(self) -> list[status.ConfigurationState]:
+        """Applicable configurations without a complete record."""
         return [state for state in self.states if state.state not in ("complete", "not applicable")]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display import tables as show
+from fastdllm.display.tables import Html, as_text, interval_text
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
 from fastdllm.report import criteria, tables
@@ -36,12 +36,12 @@ class Report:
 
     results: Results
     table: pd.DataFrame
-    verdict: criteria.Verdict
+    verdict: criteria.CriterionVerdict
     findings: list[Finding]
 
     @cached_property
     def answer(self) -> str:
-        """The verdict's plain answer, and what its speeds are worth where cells ran side by side."""
+        """The verdict's plain answer, and what its speeds are worth where configurations ran side by side."""
         beside = any(finding.rule == "side_by_side" for finding in self.findings)
         caution = (" Cells ran side by side: speeds and their intervals hold for this run, those of another can differ "
                    "by a fifth.")
@@ -50,7 +50,7 @@ class Report:
     @cached_property
     def shown(self) -> pd.DataFrame:
         """The table as text."""
-        return show.grid(self.table)
+        return as_text(self.table)
 
     def part(self, counts: bool) -> pd.DataFrame:
         """The table's columns that answer the question, or those that count: both fit into a page's width."""
@@ -60,9 +60,9 @@ class Report:
 
     @classmethod
     def of(cls, results: Results) -> Report:
-        """Raises ValueError if no cell of the grid has a record yet."""
+        """Raises ValueError if no configuration of the grid has a record yet."""
         if not results.found:
-            raise ValueError(f"{results.grid.experiment}: no cell has a record; allowed: a grid after "
+            raise ValueError(f"{results.grid.experiment}: no configuration has a record; allowed: a grid after "
                              "`fastdllm grid run` or `submit`")
         table = tables.grid_table(results)
         findings = rules.audit(sources.from_records(results.records))
@@ -73,7 +73,7 @@ def entry(report: Report) -> str:
     """Log entries in the form of the template, one per task."""
     results, parts = report.results, []
     date = max(record.date for record in results.records)[:10]
-    folders = [state.cell.directory.parent.name for state, _ in results.found]
+    folders = [state.configuration.directory.parent.name for state, _ in results.found]
     for folder, rows in report.table.groupby(folders, sort=False):
         used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
         one = rows[rows["k"] == 1]
@@ -89,7 +89,7 @@ def entry(report: Report) -> str:
             f"  - Accuracy: {_list(rows, _accuracy)}",
             f"  - Throughput: {_list(rows, lambda r: f'{r.tokens_per_second:.1f} tokens/s')}",
             f"  - Speedup: {_list(rows[rows['k'] > 1], _speedup)}"
-            if len(one) else "  - Speedup: not measured (no k=1 cell)",
+            if len(one) else "  - Speedup: not measured (no k=1 configuration)",
             "- **Notes**: " + "; ".join(notes), f"- **Logs**: `{short(results.grid.directory / str(folder))}`"]))
     return "\n\n".join(parts) + "\n"
 
@@ -99,7 +99,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
     results, verdict = report.results, report.verdict
     grid, goal = results.grid, results.grid.criteria
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    missing = "\n".join(f"- {state.cell.path}: {state.state}{f' ({state.detail})' if state.detail else ''}"
+    missing = "\n".join(f"- {state.configuration.path}: {state.state}{f' ({state.detail})' if state.detail else ''}"
                         for state in results.missing)
     return "\n".join([
         f"# {grid.experiment}", "", f"Written {written} by `fastdllm grid report`; the records are in "
@@ -109,15 +109,15 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
         "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
         f"Rule: {verdict.rule}.", "",
-        show.Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
-        "## Results", "", show.Html(report.shown, CAPTION).markdown(), "",
+        Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
+        "## Results", "", Html(report.shown, CAPTION).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
-        "## Best configuration per benchmark", "", show.Html(tables.best(report.table)).markdown(), "",
-        "## Extraction rules", "", show.Html(tables.rules_table(results), RULES).markdown(), "",
-        "## Measured and published", "", show.Html(tables.against_published(results)).markdown(), "",
+        "## Best configuration per benchmark", "", Html(tables.best(report.table)).markdown(), "",
+        "## Extraction rules", "", Html(tables.rules_table(results), RULES).markdown(), "",
+        "## Measured and published", "", Html(tables.against_published(results)).markdown(), "",
         "## Audit", "", rules.summary(report.findings) + ".", "",
-        show.Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
-        "## Coverage", "", show.Html(tables.coverage(results), COVERAGE).markdown(), "",
+        Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
+        "## Coverage", "", Html(tables.coverage(results), COVERAGE).markdown(), "",
         *(["Not complete:", "", missing, ""] if missing else []),
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
@@ -130,8 +130,10 @@ COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
          "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
          "that the outputs have another form, not that they are wrong")
-COVERAGE = ("every benchmark of the suite: the problems of its test set; whether layer reuse can act (not where "
-            "answers are scored by likelihood); cells in the published log; complete cells of this grid")
+COVERAGE = (
+    "every benchmark of the suite: the problems of its test set; whether layer reuse can act (not where "
+    "answers are scored by likelihood); configurations in the published log; complete configurations of this grid"
+)
 
 
 def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
@@ -144,7 +146,7 @@ def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
     return lines
 
 
-def told(report: Report) -> str:
+def summary_text(report: Report) -> str:
     """What a terminal says of a written report: the main figures of each configuration, if they fit, and the files."""
     rows = report.table.to_dict("records")
     names = [f"{row['task']} {row['config']}" for row in rows]
@@ -156,7 +158,7 @@ def told(report: Report) -> str:
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
     folder = report.results.grid.directory
-    return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} cells complete",
+    return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} configurations complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
 
@@ -189,7 +191,7 @@ def _list(rows: pd.DataFrame, said) -> str:
 
 
 def _speedup(row) -> str:
-    return show.text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
+    return interval_text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
 
 
 def _accuracy(row) -> str:

@@ -24,7 +24,7 @@ DRAWS = 2000
 
 
 def grid_table(results: Results) -> pd.DataFrame:
-    """One row per cell, numbers only: accuracy, points lost and speed-up against k=1 with intervals, costs.
+    """One row per configuration, numbers only: accuracy, points lost and speed-up against k=1 with intervals, costs.
 
     Both comparisons are paired over the same problems where the samples are kept. The interval of the speed-up comes
     from repeats where both sides have two or more, else from the problems (run-to-run noise is then not in it).
@@ -39,8 +39,11 @@ def grid_table(results: Results) -> pd.DataFrame:
         if row["k"] == 1:
             base.setdefault(row["key"], row)
     levels = (stats.LEVEL, stats.simultaneous(sum(row["k"] > 1 for row in rows)))
-    pairs = {i: Pair(row, base[row["key"]], *(results.outcomes[side["folder"]] for side in (row, base[row["key"]])))
-             for i, row in enumerate(rows) if row["key"] in base and base[row["key"]]["run"] != row["run"]}
+    pairs = {
+        i: ComparedPair(row, base[row["key"]], *(results.outcomes[side["folder"]] for side in (row, base[row["key"]])))
+        for i, row in enumerate(rows)
+        if row["key"] in base and base[row["key"]]["run"] != row["run"]
+    }
     bounds = _bootstrap({i: pair for i, pair in pairs.items() if pair.paired}, levels)
     speeds: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -62,7 +65,7 @@ def grid_table(results: Results) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedPair:
     """A reuse row, its baseline row, and the answers of both where they are kept."""
 
     row: dict[str, Any]
@@ -107,7 +110,7 @@ class Pair:
         return found
 
 
-def _bootstrap(pairs: dict[int, Pair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:
+def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:
     """Bootstrap bounds of all pairs, one matrix product per number of problems: [2, 2, levels] each.
 
     First the points lost (Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
@@ -135,9 +138,9 @@ def _bootstrap(pairs: dict[int, Pair], levels: tuple[float, ...]) -> dict[int, n
 
 
 def published_table(batch: str, task: str, limit: int = 0, level: float = stats.LEVEL) -> pd.DataFrame:
-    """Published cells with the columns of `grid_table`: what can be said without their samples.
+    """Published configurations with the columns of `grid_table`: what can be said without their samples.
 
-    Points lost have Newcombe's unpaired interval. A cell ran once, so its speed-up has the noise that the k=1 rows,
+    Points lost have Newcombe's unpaired interval. Each ran once, so its speed-up has the noise that the k=1 rows,
     one computation under three names, show among themselves (prediction interval on logs).
     """
     rows = prior_results.results().query("batch == @batch and task == @task and limit == @limit").reset_index(drop=True)
@@ -168,7 +171,7 @@ def rules_table(results: Results) -> pd.DataFrame:
     """Accuracy with interval under every extraction rule, side by side; the headline rule is marked."""
     rows = []
     for state, record in results.found:
-        rows.append({"task": state.cell.directory.parent.name, "config": state.cell.name, **{
+        rows.append({"task": state.configuration.directory.parent.name, "config": state.configuration.name, **{
             rule + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
             for rule, a in record.accuracy.items()}, "n": record.n, "empty answers": record.empty})
     return pd.DataFrame(rows)
@@ -203,17 +206,21 @@ def coverage(results: Results | None = None) -> pd.DataFrame:
     log, rows = prior_results.results(), []
     for task, size in prior_results.tasks().iterrows():
         part = log[log["task"] == task]
-        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {len(group)} cells"
+        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {len(group)} configurations"
                 for (batch, limit), group in part.groupby(["batch", "limit"], sort=False)]
         row = {"benchmark": task,
                "problems": f"{size['n_full']:.0f}" if size["n_full"] == size["n_full"] else "generated",
                "layer reuse": "cannot act" if size["loglikelihood"] else "acts",
                "in the log": "; ".join(runs) or "none"}
         if results is not None:
-            states = [state for state in results.states if state.cell.task == task and state.state != "not applicable"]
+            states = [
+                state
+                for state in results.states
+                if state.configuration.task == task and state.state != "not applicable"
+            ]
             done = sum(state.state == "complete" for state in states)
             n = max((state.record.n for state in states if state.record), default=0)
-            row["here"] = f"{done} of {len(states)} cells, n = {n}" if states else "not run"
+            row["here"] = f"{done} of {len(states)} configurations, n = {n}" if states else "not run"
         rows.append(row)
     return pd.DataFrame(rows)
 

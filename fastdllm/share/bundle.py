@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.jobs.notebook_run import RECORD
-from fastdllm.lab.jobs.status import CellState
+from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.share.inventory import Executed
 from fastdllm.share.redact import Redactor, read_notebook
 
@@ -31,17 +31,22 @@ class Item:
         return len(zlib.compress(self.content))
 
 
-def items(directory: Path, cells: Iterable[CellState], runs: Iterable[Executed], redactor: Redactor) -> list[Item]:
+def items(
+    directory: Path, configurations: Iterable[ConfigurationState], runs: Iterable[Executed], redactor: Redactor
+) -> list[Item]:
     """The redacted files of an experiment, paths relative to it."""
     found = []
-    for cell in cells:
-        if cell.record is None:
+    for state in configurations:
+        if state.record is None:
             continue
-        place = cell.cell.directory.relative_to(directory)
-        record = redactor.record(cell.record)
+        place = state.configuration.directory.relative_to(directory)
+        record = redactor.record(state.record)
         content = {**record.content(), "checksum": record.checksum}
         found.append(Item(place / records.SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()))
-        found += [Item(place / path.name, notebook(path, redactor)) for path in executed_notebooks(cell.cell.directory)]
+        found += [
+            Item(place / path.name, notebook(path, redactor))
+            for path in executed_notebooks(state.configuration.directory)
+        ]
     for run in runs:
         place = run.path.parent.relative_to(directory)
         found.append(Item(place / run.path.name, notebook(run.path, redactor)))

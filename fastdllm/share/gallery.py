@@ -20,8 +20,8 @@ from markupsafe import Markup, escape
 
 from fastdllm.lab import records
 from fastdllm.lab.config.paths import executed
-from fastdllm.lab.jobs.status import CellState
-from fastdllm.lab.records.identity import Today
+from fastdllm.lab.jobs.status import ConfigurationState
+from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.share import bundle, inventory, redact
 from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
@@ -50,7 +50,7 @@ class Site:
 
 
 @dataclass
-class Draft:
+class SiteDraft:
     """The files of a site while it is being made."""
 
     redactor: Redactor | None
@@ -78,8 +78,8 @@ class Draft:
 
 
 def build(names: list[str] | None = None, output: Path | None = None, *, redact: bool = True,
-          folder: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Site:
-    """Make the site; `say` gets a line for each experiment.
+          folder: Path | None = None, log: Callable[[str], None] = lambda _: None) -> Site:
+    """Make the site; `log` gets a line for each experiment.
 
     Raises ValueError for an unknown experiment, or if there is nothing to show.
     """
@@ -87,19 +87,19 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     places = _places(folder)
     if unknown := [name for name in names or [] if name not in places]:
         raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(places) or 'none: nothing has run'}")
-    today, shown = Today(), []
+    current, shown = CurrentFingerprints(), []
     for name in names or list(places):
         grid = inventory.grid_of(name)
-        shown.append((name, grid, inventory.cell_states(places[name], today, grid),
+        shown.append((name, grid, inventory.configuration_states(places[name], current, grid),
                       inventory.notebook_runs(places[name])))
     if not any(cells or runs for _, _, cells, runs in shown):
         raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
     nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
-    draft = Draft(_redactor(folder, nodes) if redact else None)
+    draft = SiteDraft(_redactor(folder, nodes) if redact else None)
     cells, sections = [], []
     for name, grid, states, runs in shown:
         shipped = places[name].parent.name == inventory.PUBLISHED
-        say(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} cells, {len(runs)} notebooks")
+        log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} cells, {len(runs)} notebooks")
         own = [_cell(draft, name, state) for state in states]
         notebooks = []
         for run in runs:
@@ -168,9 +168,9 @@ def _places(folder: Path) -> dict[str, Path]:
         name: folder / name for name in inventory.names(folder)}
 
 
-def _cell(draft: Draft, experiment: str, state: CellState) -> dict[str, Any]:
+def _cell(draft: SiteDraft, experiment: str, state: ConfigurationState) -> dict[str, Any]:
     """One row of the index; adds the cell's pages and downloads."""
-    cell, reuse = state.cell, state.cell.parameters.reuse
+    cell, reuse = state.configuration, state.configuration.parameters.reuse
     record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
     row = records.row(record) if record else None
     place = Path("cells") / experiment / cell.directory.parent.name / cell.directory.name
@@ -196,7 +196,7 @@ def _cell(draft: Draft, experiment: str, state: CellState) -> dict[str, Any]:
     return found
 
 
-def _facts(state: CellState, row: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[str, str]]:
     if row is None:
         return [("state", state.state)]
     return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),

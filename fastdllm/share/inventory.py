@@ -1,4 +1,4 @@
-"""What lies in an experiment's directory: its grid's cells, other records, and executed notebooks."""
+"""What lies in an experiment's directory: its grid's configurations, other records, and executed notebooks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import yaml
 
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
-from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.paths import executed, root
 from fastdllm.lab.jobs import notebook_run, notebooks, status
-from fastdllm.lab.jobs.status import CellState
-from fastdllm.lab.records.identity import Today
+from fastdllm.lab.jobs.status import ConfigurationState
+from fastdllm.lab.records.identity import CurrentFingerprints
 
 PUBLISHED, GALLERY = "published", "gallery"
 
 
 @dataclass(frozen=True)
 class Executed:
-    """An executed notebook that is no grid cell. `problem` says why it should not be shown as today's."""
+    """An executed notebook that is no grid configuration. `problem` says why it should not be shown as today's."""
 
     path: Path
     name: str
@@ -53,15 +53,23 @@ def grid_of(experiment: str) -> Grid | None:
     return None
 
 
-def cell_states(directory: Path, today: Today | None = None, grid: Grid | None = None) -> list[CellState]:
-    """The state of the grid's cells in this directory, then of every other record that lies in it.
+def configuration_states(
+    directory: Path, current: CurrentFingerprints | None = None, grid: Grid | None = None
+) -> list[ConfigurationState]:
+    """The state of the grid's configurations in this directory, then of every other record that lies in it.
 
     A grid that ran in another form only (with --limit, say) counts for nothing here.
     """
-    today = today or Today()
-    cells = grid.cells() if grid is not None and grid.directory.resolve() == directory.resolve() else []
-    planned = status.states(cells, today) if any(cell.directory.parent.is_dir() for cell in cells) else []
-    known = {state.cell.directory.resolve() for state in planned}
+    current = current or CurrentFingerprints()
+    configurations = (
+        grid.configurations() if grid is not None and grid.directory.resolve() == directory.resolve() else []
+    )
+    planned = (
+        status.states(configurations, current)
+        if any(configuration.directory.parent.is_dir() for configuration in configurations)
+        else []
+    )
+    known = {state.configuration.directory.resolve() for state in planned}
     found = []
     for path in sorted(directory.glob(f"*/*/{records.SUMMARY}")):
         if path.parent.resolve() in known:
@@ -69,12 +77,16 @@ def cell_states(directory: Path, today: Today | None = None, grid: Grid | None =
         try:
             record = records.read(path.parent)
         except ValueError as error:
-            cell = Cell(directory.name, path.parent.name, _place(path), path.parent)
-            found.append(CellState(cell, "failed", str(error)))
+            configuration = Configuration(directory.name, path.parent.name, _place(path), path.parent)
+            found.append(ConfigurationState(configuration, "failed", str(error)))
             continue
-        cell = Cell(directory.name, record.config, record.parameters, path.parent)
-        state = CellState(cell, "complete", record=record) if record.redacted else status.look(cell, today)
-        outside = f"not a cell of {directory.name}.yml" if planned else ""
+        configuration = Configuration(directory.name, record.config, record.parameters, path.parent)
+        state = (
+            ConfigurationState(configuration, "complete", record=record)
+            if record.redacted
+            else status.state_of(configuration, current)
+        )
+        outside = f"not a configuration of {directory.name}.yml" if planned else ""
         found.append(replace(state, shared_with=record.shared_from,
                              detail="; ".join(filter(None, [state.detail, outside]))))
     return planned + found
@@ -87,7 +99,7 @@ def _place(path: Path) -> Parameters:
 
 
 def notebook_runs(directory: Path) -> list[Executed]:
-    """Every executed notebook of the directory that is not a cell's, with what speaks against it."""
+    """Every executed notebook of the directory that is not a configuration's, with what speaks against it."""
     found = []
     for path in sorted(directory.rglob("*.ipynb")):
         if ".part" in path.name or path.name.endswith(".failed.ipynb") or (path.parent / records.SUMMARY).exists():

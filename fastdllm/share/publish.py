@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdllm.lab.config.paths import executed
-from fastdllm.lab.records.identity import Today
+from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report.audit.rules import audit, failing
 from fastdllm.report.audit.sources import from_records
 from fastdllm.share import bundle, inventory, redact
@@ -30,28 +30,34 @@ class Publication:
                 f"(git would take {packed / 1e6:.2f} MB) -> {self.target}")
 
 
-def prepare(experiment: str, folder: Path | None = None, today: Today | None = None) -> Publication:
+def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerprints | None = None) -> Publication:
     """Everything but the writing. Raises ValueError if there is no such experiment, or nothing in it to publish."""
     folder = folder or executed()
-    directory, today = folder / experiment, today or Today()
+    directory, current = folder / experiment, current or CurrentFingerprints()
     if experiment not in (known := inventory.names(folder)):
         raise ValueError(f"experiment {experiment!r}; allowed: {', '.join(known) or 'none: nothing has run yet'}")
     grid = inventory.grid_of(experiment)
-    cells, runs = inventory.cell_states(directory, today, grid), inventory.notebook_runs(directory)
-    shown = [cell for cell in cells if cell.state != "not applicable"]
-    problems = [f"{cell.cell.path}: {cell.state}" + (f" ({cell.detail})" if cell.detail else "")
-                for cell in shown if cell.state != "complete"]
+    configurations, runs = inventory.configuration_states(directory, current, grid), inventory.notebook_runs(directory)
+    shown = [configuration for configuration in configurations if configuration.state != "not applicable"]
+    problems = [
+        f"{configuration.configuration.path}: {configuration.state}"
+        + (f" ({configuration.detail})" if configuration.detail else "")
+        for configuration in shown
+        if configuration.state != "complete"
+    ]
     problems += [f"{run.name}: {run.problem}" for run in runs if run.problem]
-    found = [cell.record for cell in shown if cell.record is not None]
+    found = [configuration.record for configuration in shown if configuration.record is not None]
     if found:
         findings = audit(from_records(found))
         bad = failing(findings)
         problems += [f"audit, {finding.rule}: {finding.statement}" for finding in findings
                      if finding.level == "impossible" and bad & set(finding.rows)]
     redactor = redact.redactor(folder, [record.environment.node for record in found])
-    items = bundle.items(directory, cells, runs, redactor)
+    items = bundle.items(directory, configurations, runs, redactor)
     if not items:
-        raise ValueError(f"{directory}: nothing to publish; allowed: an experiment with a complete cell or a notebook")
+        raise ValueError(
+            f"{directory}: nothing to publish; allowed: an experiment with a complete configuration or a notebook"
+        )
     target = folder / inventory.PUBLISHED / experiment
     elsewhere = bundle.size(target.parent) - bundle.size(target)
     return Publication(experiment, target, tuple(items), tuple(problems), tuple(bundle.too_large(items, elsewhere)))
@@ -60,12 +66,12 @@ def prepare(experiment: str, folder: Path | None = None, today: Today | None = N
 def run(experiment: str, anyway: bool = False, dry_run: bool = False, folder: Path | None = None) -> str:
     """Publish an experiment; returns what was done.
 
-    Raises ValueError that lists incomplete, stale and audit-failing cells (unless `anyway`), and files over a limit.
+    Raises ValueError that lists incomplete, stale and audit-failing ones (unless `anyway`), and files over a limit.
     """
     publication = prepare(experiment, folder)
     against = [*publication.limits, *(() if anyway else publication.problems)]
     if against:
-        more = "" if publication.limits else "; allowed: complete cells that pass the audit, or --anyway"
+        more = "" if publication.limits else "; allowed: complete configurations that pass the audit, or --anyway"
         raise ValueError(f"{experiment} is not published:\n  " + "\n  ".join(against) + more)
     if not dry_run:
         bundle.write(publication.items, publication.target)

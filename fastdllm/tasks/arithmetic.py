@@ -4,7 +4,7 @@ Five families (chain, compare, shop, rate, box), two to five steps, every number
 answer that ends in `#### N`. Three splits:
 
 - `train` and `test` share their wordings and are apart by a hash of the question: one in eight is held out.
-- `wordings` is written in sentences that neither of the other two ever uses (`fastdllm.tasks.wordings`).
+- `wordings` is written in sentences that neither of the other two ever uses (`fastdllm.tasks.templates`).
 
 A problem depends on (split, seed, index) only: the generator draws nothing but `random.Random.random()`, the one
 method that Python promises to keep, and no built-in hash is used.
@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from fastdllm.tasks.drafting import Draft, Unfit
 from fastdllm.tasks.families import FAMILIES, MIXTURE
+from fastdllm.tasks.problem_writer import ProblemDraft, Unfit
 
 SPLITS = ("train", "test", "wordings")
 HELD_OUT_IN = 8  # one question in so many belongs to the test split
@@ -28,7 +28,7 @@ LONGEST_PROBLEM = 318   # characters of the question and 1.5 times those of the 
 
 
 @dataclass(frozen=True)
-class Problem:
+class WordProblem:
     """One word problem. `answer` is the worked text, whose last line is `#### target`."""
 
     id: str
@@ -42,7 +42,7 @@ def held_out(question: str) -> bool:
     return zlib.crc32(question.encode()) % HELD_OUT_IN == 0
 
 
-def stream(split: str, seed: int, families: Sequence[str] = MIXTURE) -> Iterator[Problem]:
+def stream(split: str, seed: int, families: Sequence[str] = MIXTURE) -> Iterator[WordProblem]:
     """Endlessly many different problems of a split; the same ones for the same arguments, everywhere.
 
     Each is of a family drawn from `families` (one named twice is drawn twice as often).
@@ -55,7 +55,7 @@ def stream(split: str, seed: int, families: Sequence[str] = MIXTURE) -> Iterator
     rng = random.Random(f"fastdllm arithmetic {split} {seed}")
     seen: set[str] = set()
     while True:
-        draft = Draft(rng, split == "wordings")
+        draft = ProblemDraft(rng, split == "wordings")
         try:
             FAMILIES[draft.pick(families)](draft)
         except Unfit:
@@ -66,10 +66,10 @@ def stream(split: str, seed: int, families: Sequence[str] = MIXTURE) -> Iterator
         if not fits or question in seen or (split != "wordings" and held_out(question) != (split == "test")):
             continue
         seen.add(question)
-        yield Problem(f"{split}-{seed}-{len(seen) - 1:05d}", question, answer, str(draft.result))
+        yield WordProblem(f"{split}-{seed}-{len(seen) - 1:05d}", question, answer, str(draft.result))
 
 
-def generate(split: str, n: int, seed: int = 0, families: Sequence[str] = MIXTURE) -> list[Problem]:
+def generate(split: str, n: int, seed: int = 0, families: Sequence[str] = MIXTURE) -> list[WordProblem]:
     """The first `n` problems of `stream(split, seed, families)`."""
     if n < 0:
         raise ValueError(f"n: {n} is not a number of problems; it must be 0 or more")

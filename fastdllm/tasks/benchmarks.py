@@ -26,8 +26,8 @@ from lm_eval.tasks import TaskManager
 from fastdllm.tasks import answers
 from fastdllm.tasks.base import Problem, Score, Task, TaskOptions, check_limit, fingerprint
 from fastdllm.tasks.datafiles import Rows, hub_splits, local_splits
-from fastdllm.tasks.facts import FACTS, MATH
-from fastdllm.tasks.specials import check_sentences, math_score, shuffled_choices
+from fastdllm.tasks.task_quirks import check_sentences, math_score, shuffled_choices
+from fastdllm.tasks.task_specs import MATH, TASK_SPECS
 
 EXAMPLES_SEED = 1234       # the harness's default seed for drawing worked examples
 
@@ -49,7 +49,7 @@ class Benchmark:
     loaded: dict[str, ConfigurableTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.facts = FACTS[self.name]
+        self.facts = TASK_SPECS[self.name]
         self.metric = self.facts.metric
         self.generative = self.facts.generative
         self.max_new_tokens = self.facts.max_new_tokens

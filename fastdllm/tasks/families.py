@@ -4,43 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastdllm.tasks.drafting import LARGEST, Draft, Unfit
-from fastdllm.tasks.wordings import DAYS, NAMES, THINGS
+from fastdllm.tasks.problem_writer import LARGEST, ProblemDraft, Unfit
+from fastdllm.tasks.templates import DAYS, NAMES, THINGS
 
 
-def _change(draft: Draft, value: int, way: str, gain: str, lose: str, **words: object) -> int:
+def _change(draft: ProblemDraft, value: int, way: str, gain: str, lose: str, **words: object) -> int:
     """One sentence and one line that add to `value` or take from it."""
     if draft.rng.random() < 0.5 or value < 4:
         amount = draft.size(LARGEST - value)
-        draft.say(gain, b=amount, **words)
+        draft.write(gain, b=amount, **words)
         return draft.work(way, value, "+", amount, **words)
     amount = draft.size(value - 1)
-    draft.say(lose, b=amount, **words)
+    draft.write(lose, b=amount, **words)
     return draft.work(way, value, "-", amount, **words)
 
 
-def _chain(draft: Draft) -> None:
+def _chain(draft: ProblemDraft) -> None:
     """One person's things: gained, lost, multiplied, shared."""
     words = {"n": draft.pick(NAMES), "x": draft.pick(THINGS)}
     way = draft.way("own", "short")
     value = draft.size()
-    draft.say("has", a=value, **words)
+    draft.write("has", a=value, **words)
     for _ in range(draft.steps):
         kind = draft.rng.random()
         if kind < 0.6:
             value = _change(draft, value, way, "gain", "lose", **words)
         elif kind < 0.8:
             factor = draft.integer(2, min(9, LARGEST // value))
-            draft.say("multiply", b=factor, **words)
+            draft.write("multiply", b=factor, **words)
             value = draft.work(way, value, "*", factor, **words)
         else:
             divisor = draft.divisor(value)
-            draft.say("share", b=divisor, **words)
+            draft.write("share", b=divisor, **words)
             value = draft.work(way, value, "/", divisor, **words)
-    draft.say("ask_has", **words)
+    draft.write("ask_has", **words)
 
 
-def _compare(draft: Draft) -> None:
+def _compare(draft: ProblemDraft) -> None:
     """Several people, each compared with one named before: a problem of looking names up."""
     ends = {2: ((3, "one"), (2, "all")), 3: ((4, "one"), (3, "two"), (3, "gap")),
             4: ((3, "all"), (4, "two"), (4, "gap"))}
@@ -50,7 +50,7 @@ def _compare(draft: Draft) -> None:
     names, thing = draft.several(NAMES, people), draft.pick(THINGS)
     way = draft.way("person", "person_short")
     values = [draft.size()]
-    draft.say("first", n=names[0], a=values[0], x=thing)
+    draft.write("first", n=names[0], a=values[0], x=thing)
     for name in names[1:]:
         other = draft.integer(0, len(values) - 1)
         words = {"n": name, "m": names[other], "x": thing}
@@ -61,12 +61,12 @@ def _compare(draft: Draft) -> None:
             amount, step, sign = draft.size(value - 1), "fewer", "-"
         else:
             amount, step, sign = draft.integer(2, min(9, LARGEST // value)), "times", "*"
-        draft.say(step, b=amount, **words)
+        draft.write(step, b=amount, **words)
         values.append(draft.work(way, value, sign, amount, **words))
     if end == "one":
-        draft.say("ask_one", n=names[-1], x=thing)
+        draft.write("ask_one", n=names[-1], x=thing)
     elif end == "all":
-        draft.say("ask_all", x=thing)
+        draft.write("ask_all", x=thing)
         total = draft.work("sum_two", values[0], "+", values[1], n=names[0], m=names[1])
         for name, value in zip(names[2:], values[2:], strict=True):
             total = draft.work("sum_next", total, "+", value, n=name)
@@ -75,21 +75,21 @@ def _compare(draft: Draft) -> None:
         if end == "gap" and values[first] < values[second]:
             first, second = second, first
         two = {"n": names[first], "m": names[second]}
-        draft.say(f"ask_{end}", x=thing, **two)
+        draft.write(f"ask_{end}", x=thing, **two)
         if end == "gap":
             draft.work("person_short", values[first], "-", values[second], **two)
         else:
             draft.work("sum_two", values[first], "+", values[second], **two)
 
 
-def _shop(draft: Draft) -> None:
+def _shop(draft: ProblemDraft) -> None:
     """Prices, a fee or a coupon, and change."""
     name = draft.pick(NAMES)
     things = draft.several(THINGS, 1 if draft.steps == 2 else draft.pick((1, 2)) if draft.steps == 3 else 2)
     costs = []
     for thing in things:
         count, price = draft.factors()
-        draft.say("buy", n=name, a=count, b=price, x=thing)
+        draft.write("buy", n=name, a=count, b=price, x=thing)
         costs.append(draft.work(draft.way("cost", "cost_short"), count, "*", price, n=name, x=thing))
     total = costs[0] if len(costs) == 1 else draft.work("sum", costs[0], "+", costs[1])
     way = draft.way("money", "short")
@@ -97,14 +97,14 @@ def _shop(draft: Draft) -> None:
     for index in range(extra):
         if index == extra - 1 and (extra > 1 or draft.rng.random() < 0.5):
             paid = draft.integer(total + 1, min(LARGEST, total + draft.pick((20, 99, 500))))
-            draft.say("ask_change", n=name, b=paid)
+            draft.write("ask_change", n=name, b=paid)
             draft.work("money", paid, "-", total)
             return
         total = _change(draft, total, way, "fee", "coupon", n=name)
-    draft.say("ask_cost", n=name)
+    draft.write("ask_cost", n=name)
 
 
-def _rate(draft: Draft) -> None:
+def _rate(draft: ProblemDraft) -> None:
     """So many things an hour: how many, or how long."""
     name, thing = draft.pick(NAMES), draft.pick(THINGS)
     words = {"n": name, "x": thing}
@@ -116,30 +116,30 @@ def _rate(draft: Draft) -> None:
         goal = rest + sum(done)
         if goal > LARGEST:
             raise Unfit
-        draft.say("goal", a=goal, **words)
+        draft.write("goal", a=goal, **words)
         for amount in done:
-            draft.say("ready", b=amount, **words)
+            draft.write("ready", b=amount, **words)
             goal = draft.work(way, goal, "-", amount, **words)
-        draft.say("ask_hours", b=speed, **words)
+        draft.write("ask_hours", b=speed, **words)
         draft.work("time", goal, "/", speed)
         return
     days = draft.several(DAYS, 1 if draft.steps == 2 else 2)
     made = []
     for day in days:
         speed, hours = draft.factors()
-        draft.say("rate", a=speed, b=hours, d=day, **words)
+        draft.write("rate", a=speed, b=hours, d=day, **words)
         made.append(draft.work(draft.way("day", "day_short"), speed, "*", hours, d=day, **words))
     total = made[0] if len(made) == 1 else draft.work("sum", made[0], "+", made[1])
     for _ in range(draft.steps - len(draft.lines)):
         total = _change(draft, total, way, "added", "broken", **words)
-    draft.say("ask_made", **words)
+    draft.write("ask_made", **words)
 
 
-def _box(draft: Draft) -> None:
+def _box(draft: ProblemDraft) -> None:
     """Boxes filled, some things added or broken, the rest packed in bags, the bags sold."""
     words = {"n": draft.pick(NAMES), "x": draft.pick(THINGS)}
     boxes, each = draft.factors()
-    draft.say("boxes", a=boxes, b=each, **words)
+    draft.write("boxes", a=boxes, b=each, **words)
     way = draft.way("things", "short")
     total = draft.work(way, boxes, "*", each, **words)
     ends = draft.pick(((), ("pack",), ("pack", "price")) if draft.steps > 2 else ((), ("pack",)))
@@ -152,25 +152,25 @@ def _box(draft: Draft) -> None:
             amount = target - total if sign == "+" else total - target
             if not 2 <= amount <= 500:
                 raise Unfit
-            draft.say(step, b=amount, **words)
+            draft.write(step, b=amount, **words)
             total = draft.work(way, total, sign, amount, **words)
         else:
             total = _change(draft, total, way, "added", "broken", **words)
     if not ends:
-        draft.say("ask_left", **words)
+        draft.write("ask_left", **words)
         return
     size = draft.divisor(total)
-    draft.say("pack", b=size, **words)
+    draft.write("pack", b=size, **words)
     bags = draft.work("bags", total, "/", size)
     if "price" not in ends:
-        draft.say("ask_bags", **words)
+        draft.write("ask_bags", **words)
         return
     price = draft.integer(2, min(9, LARGEST // bags))
-    draft.say("ask_price", b=price, **words)
+    draft.write("ask_price", b=price, **words)
     draft.work("money", bags, "*", price)
 
 
-FAMILIES: dict[str, Callable[[Draft], None]] = {
+FAMILIES: dict[str, Callable[[ProblemDraft], None]] = {
     "chain": _chain, "compare": _compare, "shop": _shop, "rate": _rate, "box": _box}
 # What the embedded checkpoint has learned, and what its tasks ask. Comparisons, where a number must be looked up
 # by a person's name, are in its training mixture too, but it guesses between the people: a task of their own.

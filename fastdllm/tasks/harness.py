@@ -2,7 +2,7 @@
 
     lm_eval --model fastdllm --model_args pretrained=tiny,k=2,layers=middle --tasks gsm8k --apply_chat_template
 
-The harness finds it through `fastdllm.tasks.registration` once the package is installed. A grid cell runs the
+The harness finds it through `fastdllm.tasks.registration` once the package is installed. A grid configuration runs the
 same prompts and scores without the harness's driver (`fastdllm.tasks.benchmarks`) and writes a run record.
 """
 
@@ -27,7 +27,7 @@ from fastdllm.settings import Decoding, Reuse
 from fastdllm.tasks import answers, likelihood
 from fastdllm.tasks.base import TaskOptions
 from fastdllm.tasks.benchmarks import Benchmark
-from fastdllm.tasks.facts import FACTS
+from fastdllm.tasks.task_specs import TASK_SPECS
 
 log = logging.getLogger(__name__)
 GENERATION = ("until", "max_gen_toks", "do_sample", "temperature", "top_p")     # generation_kwargs that we know
@@ -95,9 +95,9 @@ class FastDLLM(HarnessLM):
             raise ValueError(f"model: {self.lm.name} has no tokenizer files; allowed: a checkpoint with a tokenizer")
         text = str(request.arguments[0])
         if self.prompt == "boxed":
-            for name, facts in FACTS.items():
-                if facts.instruction and str(request.task_name).startswith(name):
-                    text = text.replace(facts.instruction, answers.BOXED_INSTRUCTION)
+            for name, spec in TASK_SPECS.items():
+                if spec.instruction and str(request.task_name).startswith(name):
+                    text = text.replace(spec.instruction, answers.BOXED_INSTRUCTION)
         return list(self.lm.tokenizer.encode(text, add_special_tokens=False))
 
     # -- what the harness asks for
@@ -150,7 +150,7 @@ class FastDLLM(HarnessLM):
         if self.reuse.active:
             raise ValueError(f"model_args: k={self.reuse.k} for a task scored by likelihood reuses nothing (one "
                              "forward a choice, no denoising); allowed: k=1, or a generative task (mmlu_generative)")
-        pairs = [likelihood.Pair(i, 0, *likelihood.encode_pair(self.lm, *request.arguments))
+        pairs = [likelihood.ChoiceForward(i, 0, *likelihood.encode_pair(self.lm, *request.arguments))
                  for i, request in enumerate(requests)]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         for index, score, _ in likelihood.score_pairs(self.lm, pairs, self.batch_size, self.engine):
@@ -185,8 +185,8 @@ def evaluate(model: FastDLLM, name: str, *, data: str | Path | None = None, limi
 
     Raises ValueError where the data are missing or hold too few worked examples, before anything is generated.
     """
-    if name not in FACTS:
-        raise ValueError(f"task={name!r}; allowed: {', '.join(FACTS)}")
+    if name not in TASK_SPECS:
+        raise ValueError(f"task={name!r}; allowed: {', '.join(TASK_SPECS)}")
     benchmark = Benchmark(name, TaskOptions(shots=shots, multiturn=multiturn))
     tasks = benchmark.load(Path(data) if data else None)
     driver: Any = lm_eval.evaluate

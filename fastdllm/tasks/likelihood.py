@@ -30,7 +30,7 @@ from fastdllm.tasks.base import Problem
 
 
 @dataclass(frozen=True)
-class Pair:
+class ChoiceForward:
     """One forward: a context and a choice as token ids. `owner`, `place`: which problem, which of its choices."""
 
     owner: int
@@ -69,7 +69,7 @@ def masked_sequence(context: Sequence[int], choice: Sequence[int], block: int, m
 
 
 @torch.inference_mode()
-def score_batch(lm: LM, pairs: Sequence[Pair], engine: str = "diffusion") -> list[Likelihood]:
+def score_batch(lm: LM, pairs: Sequence[ChoiceForward], engine: str = "diffusion") -> list[Likelihood]:
     """One forward over all pairs; shorter rows are padded with blocks that no scored position can see."""
     network = lm.network if engine == "diffusion" else causal(lm.network)
     if engine == "diffusion":
@@ -100,7 +100,7 @@ def score_batch(lm: LM, pairs: Sequence[Pair], engine: str = "diffusion") -> lis
     return found
 
 
-def score_pairs(lm: LM, pairs: Sequence[Pair], batch_size: int, engine: str = "diffusion") -> Iterator[tuple[
+def score_pairs(lm: LM, pairs: Sequence[ChoiceForward], batch_size: int, engine: str = "diffusion") -> Iterator[tuple[
         int, Likelihood, float]]:
     """Index, likelihood and seconds of every pair, batches of like length first (longest first: memory fails early)."""
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].context) - len(pairs[i].choice))
@@ -122,9 +122,9 @@ def score_rows(lm: LM, problems: Sequence[Problem], *, batch_size: int = 1, engi
     pairs = []
     for owner, problem in enumerate(problems):
         context = render(lm, problem)
-        pairs += [Pair(owner, place, *encode_pair(lm, context, choice))
+        pairs += [ChoiceForward(owner, place, *encode_pair(lm, context, choice))
                   for place, choice in enumerate(problem.meta["choices"])]
-    open_rows: dict[int, dict[int, tuple[Likelihood, float, Pair]]] = {}
+    open_rows: dict[int, dict[int, tuple[Likelihood, float, ChoiceForward]]] = {}
     for index, score, seconds in score_pairs(lm, pairs, batch_size, engine):
         pair = pairs[index]
         row = open_rows.setdefault(pair.owner, {})

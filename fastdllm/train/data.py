@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset
 
-from fastdllm.tasks.arithmetic import Problem, generate
+from fastdllm.tasks.arithmetic import WordProblem, generate
 from fastdllm.train.noise import Batch, Encoded, diffusion_batch, next_token_batch
 from fastdllm.train.recipe import Phase, Recipe
 from fastdllm.train.tokenizer import PAD, STOP, chat_prompt, train_tokenizer
@@ -24,7 +24,7 @@ def task_tokenizer(recipe: Recipe) -> Tokenizer:
     return train_tokenizer(texts, recipe.geometry["vocab_size"])
 
 
-def encode(recipe: Recipe, tokenizer: Tokenizer, problems: Sequence[Problem], rows: int) -> Encoded:
+def encode(recipe: Recipe, tokenizer: Tokenizer, problems: Sequence[WordProblem], rows: int) -> Encoded:
     """The first `rows` of `problems` that fit, as rows of `window` tokens.
 
     A problem fits if it ends within the window and its prompt fills all blocks before `first_block`; the task's

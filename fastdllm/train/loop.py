@@ -20,14 +20,14 @@ from fastdllm.train.data import StepBatches, batches, task_tokenizer
 from fastdllm.train.forward import decayed, initialise, layer_forward, sequence_logits, weighted_loss
 from fastdllm.train.noise import Batch, attention_mask, layout
 from fastdllm.train.recipe import Phase, Recipe
-from fastdllm.train.state import Progress, load_state, restore_moments, save_state
+from fastdllm.train.state import TrainingProgress, load_state, restore_moments, save_state
 from fastdllm.train.tokenizer import load_tokenizer, save_tokenizer
 
 STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
-class Call:
+class TrainingCall:
     """One call of the loop: where it works, with what, and when it pauses."""
 
     out: Path                            # checkpoint directory: config, weights, tokenizer, curve.csv
@@ -39,13 +39,13 @@ class Call:
     max_steps: int | None = None         # pause after so many steps of this call
     measure_every: int = 100
     save_every: int = 1000
-    say: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
 
 class Objective:
     """Forward and loss of one phase on one device."""
 
-    def __init__(self, recipe: Recipe, phase: Phase, network: Network, call: Call) -> None:
+    def __init__(self, recipe: Recipe, phase: Phase, network: Network, call: TrainingCall) -> None:
         self.network, self.device = network, call.device
         if phase.objective == "next_token":
             self.positions, self.mask = torch.arange(recipe.window, device=call.device), None
@@ -75,7 +75,7 @@ def make_optimizer(recipe: Recipe, network: Network) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=network.device.type == "cuda")
 
 
-def train(recipe: Recipe, call: Call) -> Progress:
+def train(recipe: Recipe, call: TrainingCall) -> TrainingProgress:
     """Run or resume `recipe` until it is done or the call's limits pause it; always leaves a checkpoint in `out`."""
     began = time.monotonic()
     path = call.state / STATE
@@ -83,9 +83,9 @@ def train(recipe: Recipe, call: Call) -> Progress:
     if path.exists():
         progress, moments = load_state(path, recipe, network)
         tokenizer = load_tokenizer(call.state)
-        call.say(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
+        call.log(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
     else:
-        progress, moments = Progress(), {}
+        progress, moments = TrainingProgress(), {}
         if recipe.start:
             network.load_state_dict(load_network(recipe.start, call.device, torch.float32).state_dict())
             tokenizer = load_tokenizer(Path(recipe.start))
@@ -113,14 +113,21 @@ def train(recipe: Recipe, call: Call) -> Progress:
                 save_state(path, recipe, progress, network, optimizer)
                 write_checkpoint(call.out, network, tokenizer, progress)
             if paused:
-                call.say(f"paused: {phase.name} after {progress.step} of {phase.steps} steps")
+                call.log(f"paused: {phase.name} after {progress.step} of {phase.steps} steps")
                 return progress
-    call.say("done")
+    call.log("done")
     return progress
 
 
-def run_phase(recipe: Recipe, phase: Phase, network: Network, optimizer: torch.optim.Optimizer, progress: Progress,
-              call: Call, tokenizer: Tokenizer) -> Iterator[int]:
+def run_phase(
+    recipe: Recipe,
+    phase: Phase,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    call: TrainingCall,
+    tokenizer: Tokenizer,
+) -> Iterator[int]:
     """The steps of one phase from where `progress` stands; yields after each."""
     data = StepBatches(recipe, phase, tokenizer)
     objective = Objective(recipe, phase, network, call)
@@ -146,11 +153,11 @@ def run_phase(recipe: Recipe, phase: Phase, network: Network, optimizer: torch.o
             now = time.monotonic()
             speed = (progress.step - measured_step) / (now - measured_at)
             measured_at, measured_step = now, progress.step
-            call.say("  ".join(f"{key} {value}" for key, value in row.items()) + f"  {speed:.2f} steps/s")
+            call.log("  ".join(f"{key} {value}" for key, value in row.items()) + f"  {speed:.2f} steps/s")
         yield progress.step
 
 
-def write_checkpoint(out: Path, network: Network, tokenizer: Tokenizer, progress: Progress) -> None:
+def write_checkpoint(out: Path, network: Network, tokenizer: Tokenizer, progress: TrainingProgress) -> None:
     """Write the checkpoint (bf16), its tokenizer and the training curve."""
     save(network, out)
     save_tokenizer(tokenizer, out)

@@ -19,7 +19,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each paramet
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a run is: `step` steps of phase number `phase` are done. `curve` holds one row per measurement."""
 
     phase: int = 0
@@ -28,7 +28,7 @@ class Progress:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(path: Path, recipe: Recipe, progress: Progress, network: nn.Module,
+def save_state(path: Path, recipe: Recipe, progress: TrainingProgress, network: nn.Module,
                optimizer: torch.optim.Optimizer) -> None:
     """Write weights (float32), optimizer moments, progress and recipe to `path`."""
     tensors: dict[str, Tensor] = {}
@@ -43,7 +43,7 @@ def save_state(path: Path, recipe: Recipe, progress: Progress, network: nn.Modul
     os.replace(part, path)
 
 
-def load_state(path: Path, recipe: Recipe, network: nn.Module) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
+def load_state(path: Path, recipe: Recipe, network: nn.Module) -> tuple[TrainingProgress, dict[str, dict[str, Tensor]]]:
     """Fill `network` from `path`; returns the progress and, per parameter name, the optimizer's moments.
 
     Raises ValueError if the file belongs to another recipe: such runs are not mixed.
@@ -62,7 +62,7 @@ def load_state(path: Path, recipe: Recipe, network: nn.Module) -> tuple[Progress
                 parameter.copy_(file.get_tensor(f"weights.{name}"))
                 moments[name] = {moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS
                                  if f"{moment}.{name}" in saved}
-    return Progress(**json.loads(about["progress"])), moments
+    return TrainingProgress(**json.loads(about["progress"])), moments
 
 
 def restore_moments(optimizer: torch.optim.Optimizer, network: nn.Module,

@@ -8,8 +8,8 @@ import time
 import ipywidgets as w
 
 from fastdllm.model.lm import LM
-from fastdllm.ui.controls import Controls, Job, Live, Message, Status, button, fields, labelled, row
-from fastdllm.ui.conversation import ABOUT, EMBEDDED, Conversation, Progress
+from fastdllm.ui.controls import BackgroundJob, Controls, Live, Message, Status, button, fields, labelled, row
+from fastdllm.ui.conversation import ABOUT, EMBEDDED, AnswerProgress, Conversation
 from fastdllm.ui.player import Player
 
 REFRESH = 0.25       # seconds between two pictures of a live answer
@@ -18,14 +18,14 @@ DIVIDER = ("<div class='fd-unseen' style='border-bottom: 1px solid; opacity: .6;
            "above: not seen by the model</div>")
 
 
-class Chatroom(Live):
+class ChatPage(Live):
     """A conversation with the player below it. `conversation` may be driven from code as well."""
 
     def __init__(self, lm: LM, **settings: object) -> None:
         self.controls = Controls(**{"k": 1, "max_new_tokens": 192, **settings})         # pyright: ignore
         self.conversation = Conversation(lm, self.controls.decoding(), self.controls.reuse(),
                                          self.controls.revision.value, trace=True)
-        self.last: Progress | None = None            # where the last answer stands
+        self.last: AnswerProgress | None = None            # where the last answer stands
         self.status, self.player = Status(), Player()
         # Drawn from its end on: the newest line stays in view, and who scrolled back stays there.
         self.talk = w.HTML(layout=w.Layout(max_height="320px", overflow="auto", flex_flow="column-reverse"))
@@ -42,7 +42,7 @@ class Chatroom(Live):
         self.halt, self.empty = button("stop", self.stop, "warning"), button("clear", self.clear)
         for node in (self.halt, self.empty):
             node.layout.flex = "0 0 auto"
-        self.job = Job(self.status, self._busy)
+        self.job = BackgroundJob(self.status, self._busy)
         switches = row(self.halt, self.empty, self.alone, self.live)
         below = w.Accordion([fields(self.controls.all())], titles=("settings",))
         below.add_class("fd-settings")
@@ -64,14 +64,14 @@ class Chatroom(Live):
     def send(self) -> None:
         """Answer the message, in the background. A message that is refused stays in its field."""
         if self.job.running:
-            self.status.say(BUSY)
+            self.status.message(BUSY)
             return
         chat, number = self.conversation, self.message.sent
         try:
             chat.decoding, chat.reuse = self.controls.decoding(), self.controls.reuse()
             chat.revision = self.controls.revision.value
         except ValueError as error:
-            self.status.say(labelled(error), error=True)
+            self.status.message(labelled(error), error=True)
             return
         text = self.message.text
         self.job.start(lambda: self._answer(text, number))
@@ -81,7 +81,7 @@ class Chatroom(Live):
         self.message.taken = number
         self.last = None
         self._draw(" ")
-        self.status.say("answering")
+        self.status.message("answering")
         drawn, fresh = time.perf_counter(), True
         try:
             for progress in answer:
@@ -89,7 +89,7 @@ class Chatroom(Live):
                 if time.perf_counter() - drawn > REFRESH:
                     drawn = time.perf_counter()
                     self._draw(progress.text or " ")
-                    self.status.say(progress.speed())
+                    self.status.message(progress.speed())
                     if self.live.value:
                         self._show(fresh)
                         fresh = False
@@ -98,7 +98,7 @@ class Chatroom(Live):
         self._show(fresh)
         if self.last is not None:
             ending = self.conversation.ending()
-            self.status.say(self.last.speed() + (f" ({ending})" if ending else ""))
+            self.status.message(self.last.speed() + (f" ({ending})" if ending else ""))
 
     def ask(self, text: str) -> None:
         """Answer at once, in the foreground (for scripts and the notebook's first question)."""
@@ -119,13 +119,13 @@ class Chatroom(Live):
     def clear(self) -> None:
         """Forget the conversation, and take it off the page."""
         if self.job.running:
-            self.status.say(BUSY)
+            self.status.message(BUSY)
             return
         self.conversation.clear()
         self.last = None
         self._draw()
         self.player.show(step=0)
-        self.status.say("")
+        self.status.message("")
 
     def wait(self, seconds: float | None = None) -> None:
         """Until the answer is written (for scripts)."""

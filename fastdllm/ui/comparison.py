@@ -15,22 +15,22 @@ from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 from fastdllm.stats import wilson
 from fastdllm.tasks.base import Problem
-from fastdllm.ui.recording import Run, first_difference, of_recorder, title
+from fastdllm.ui.recording import Recording, first_difference, of_recorder, title
 
 
 def record_all(lm: LM, problems: Sequence[Problem], decoding: Decoding, reuse: Reuse,
-               revision: str | Revision = "fixed", distance: bool = True) -> list[Run]:
+               revision: str | Revision = "fixed", distance: bool = True) -> list[Recording]:
     """Each problem as a run, with trace."""
     recorder = Recorder(lm, [problem.prompt for problem in problems], decoding, reuse, revision, distance=distance)
     for _ in recorder:
         pass
     whole = of_recorder(recorder)
     trace = recorder.trace.frame()
-    return [Run(title(reuse, revision), whole.steps.query("row == @row").reset_index(drop=True),
+    return [Recording(title(reuse, revision), whole.steps.query("row == @row").reset_index(drop=True),
                 trace.query("row == @row").reset_index(drop=True), whole.meta, row) for row in range(len(problems))]
 
 
-def partings(problems: Sequence[Problem], baseline: Sequence[Run], suspect: Sequence[Run]) -> pd.DataFrame:
+def partings(problems: Sequence[Problem], baseline: Sequence[Recording], suspect: Sequence[Recording]) -> pd.DataFrame:
     """One line per problem: where the suspect's text leaves the baseline's, and what its layers did until then.
 
     Forwards are counted from 1, as in the player.

@@ -17,8 +17,8 @@ import traitlets
 from IPython.display import HTML, display
 
 from fastdllm.decode.revisions import REVISIONS
+from fastdllm.errors import message
 from fastdllm.lab.config.paths import policy_path
-from fastdllm.refusals import said
 from fastdllm.settings import POLICIES, SUBSETS, Decoding, Reuse
 
 WIDE = {"description_width": "95px"}
@@ -103,7 +103,7 @@ def whole(field: w.FloatText, low: int, high: int) -> int:
 
 def labelled(error: BaseException) -> str:
     """An error's message with the names that stand beside the fields, and without the classes behind them."""
-    text = said(error) if isinstance(error, ValueError) else str(error)
+    text = message(error) if isinstance(error, ValueError) else str(error)
     text = re.sub(r"\b(?:Decoding|Reuse|Parameters)\.(?=\w)", "", text)
     for name, label in LABELS.items():
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", label, text)
@@ -146,13 +146,13 @@ class Status:
         self.node = w.HTML(layout=w.Layout(margin="2px 0"))
         self.node.add_class("fd-status")
 
-    def say(self, text: str, error: bool = False) -> None:
+    def message(self, text: str, error: bool = False) -> None:
         """Show a line of plain text; an error stands out by a word and by weight, not by colour alone."""
         body = html.escape(text)
         self.node.value = f"<b>Error:</b> <b>{body}</b>" if error else body
 
 
-class Job:
+class BackgroundJob:
     """One piece of work at a time, in a thread, so that buttons keep working; `cancelled` asks it to stop."""
 
     def __init__(self, status: Status, busy: Callable[[bool], None]):
@@ -167,7 +167,7 @@ class Job:
     def start(self, work: Callable[[], None]) -> None:
         """Begin, unless something still runs."""
         if self.running:
-            self.status.say("still running; cancel it first")
+            self.status.message("still running; cancel it first")
             return
         self.stop.clear()
         self.busy(True)
@@ -178,11 +178,11 @@ class Job:
         try:
             work()
         except EXPECTED as error:
-            self.status.say(labelled(error), error=True)
+            self.status.message(labelled(error), error=True)
         finally:
             unexpected = sys.exception()      # a policy file may raise anything; the traceback goes its own way
             if unexpected is not None:
-                self.status.say(f"{type(unexpected).__name__}: {unexpected}", error=True)
+                self.status.message(f"{type(unexpected).__name__}: {unexpected}", error=True)
             self.busy(False)
 
     def cancel(self) -> None:

@@ -14,7 +14,7 @@ from fastdllm.lab import records
 from fastdllm.lab.records import steps as steps_file
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
-from fastdllm.ui.recording import Run, title
+from fastdllm.ui.recording import Recording, title
 
 EMBEDDED = "tiny"   # this checkpoint was trained on single questions; a second turn is nothing that it knows
 ABOUT = ("tiny, the embedded checkpoint, knows the generated arithmetic word problems that it was trained on and "
@@ -23,7 +23,7 @@ SPARE = 4096        # positions that a conversation may grow by before its cache
 
 
 @dataclass(frozen=True)
-class Progress:
+class AnswerProgress:
     """Where an answer stands after a step."""
 
     text: str                  # final so far: committed blocks, everything at the end
@@ -99,7 +99,9 @@ class Conversation:
             self._made_for = wanted
         return self._engine
 
-    def ask(self, text: str, cancelled: Callable[[], bool] = lambda: False, alone: bool = False) -> Iterator[Progress]:
+    def ask(
+        self, text: str, cancelled: Callable[[], bool] = lambda: False, alone: bool = False
+    ) -> Iterator[AnswerProgress]:
         """Take a message, and answer it while the result is iterated over: one Progress per forward.
 
         `alone`: the model sees nothing of what was said before. A cancelled answer stays in the conversation as far
@@ -119,7 +121,7 @@ class Conversation:
             self.trace.rows.clear()
         return self._answer(engine, cancelled)
 
-    def _answer(self, engine: Engine, cancelled: Callable[[], bool]) -> Iterator[Progress]:
+    def _answer(self, engine: Engine, cancelled: Callable[[], bool]) -> Iterator[AnswerProgress]:
         said, answered, began, kept = "", [], time.perf_counter(), -1
         special = set(self.lm.tokenizer.all_special_ids) if self.lm.tokenizer else set()
         try:
@@ -137,7 +139,7 @@ class Conversation:
                     answered = (row.generated or row.tokens[row.length:])[:row.prefix - row.length]
                     said = self.lm.decode(answered)
                 shown = sum(token not in special for token in answered)
-                yield Progress(said, step, shown, time.perf_counter() - began, step.nfe, kept)
+                yield AnswerProgress(said, step, shown, time.perf_counter() - began, step.nfe, kept)
                 if not row.finish and cancelled():
                     break
         finally:
@@ -154,12 +156,12 @@ class Conversation:
         cut = self.result.finish == "length"
         return f"cut off: max_new_tokens={self.decoding.max_new_tokens} is reached" if cut else ""
 
-    def run(self) -> Run:
+    def run(self) -> Recording:
         """The last answer, for the player."""
         results = {self.turn: self.result} if self.result else {}
         about = steps_file.meta(self.lm, {self.turn: self.ids}, self.steps, self.decoding, self.reuse, self.revision,
                                 results)
-        return Run(title(self.reuse, self.revision), steps_file.frame(self.steps),
+        return Recording(title(self.reuse, self.revision), steps_file.frame(self.steps),
                    self.trace.frame() if self.trace else None, about, self.turn)
 
 

@@ -21,10 +21,10 @@ from fastdllm.lab.records.record import forwards
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM, choose_dtype, load
 from fastdllm.ui import controls
-from fastdllm.ui.controls import Controls, Job, Live, Status, button, labelled, whole
+from fastdllm.ui.controls import BackgroundJob, Controls, Live, Status, button, labelled, whole
 from fastdllm.ui.player import Player
-from fastdllm.ui.problem import Posed, fetch, pick
-from fastdllm.ui.recording import Run, of_recorder
+from fastdllm.ui.problem import DisplayedProblem, fetch, pick
+from fastdllm.ui.recording import Recording, of_recorder
 
 OWN = "own prompt"
 LAST = 999           # the last problem that may be asked for
@@ -38,9 +38,9 @@ class Panel(Live):
 
     def __init__(self, model: str | LM = "tiny", prompt: str = "", **settings: object) -> None:
         self.models: dict[str, LM] = {} if isinstance(model, str) else {model.name: model}
-        self.run: Run | None = None
-        self.kept: Run | None = None
-        self.problem = Posed()                                                  # whose text the prompt is
+        self.run: Recording | None = None
+        self.kept: Recording | None = None
+        self.problem = DisplayedProblem()                                                  # whose text the prompt is
         self.controls = Controls(**settings)                                    # pyright: ignore
         self.status, self.player = Status(), Player()
         self.stage = w.VBox([w.HTML("<em>Press run.</em>")])
@@ -63,7 +63,7 @@ class Panel(Live):
         self.name = w.Text("my_run", description="save as", **shared)
         for field in (self.task, self.index, self.prompt, self.name):
             field.add_class(f"fd-in-{str(field.description).replace(' ', '-')}")
-        self.job = Job(self.status, self._busy)
+        self.job = BackgroundJob(self.status, self._busy)
         self.task.observe(lambda _: self.fill(), "value")
         self.index.observe(lambda _: self.fill(), "value")
         self.prompt.observe(lambda _: self._edited(), "value")
@@ -89,35 +89,35 @@ class Panel(Live):
         self.index.disabled = name == OWN
         if name == OWN:
             return
-        self._pose(Posed())
+        self._pose(DisplayedProblem())
         try:
             index = whole(self.index, 0, LAST)
             if name in tasks.EMBEDDED:
                 self._pose(pick(name, index))
         except ValueError as error:
-            self.status.say(labelled(error), error=True)
+            self.status.message(labelled(error), error=True)
             return
         if name not in tasks.EMBEDDED:
             self.job.start(lambda: self._load(name, index))
 
     def _load(self, name: str, index: int) -> None:
-        self.status.say(f"loading {name} ...")
+        self.status.message(f"loading {name} ...")
         found = fetch(name, index, self.job.stop)
         if found is not None:
             self._pose(found)
-        self.status.say("" if found else "cancelled")
+        self.status.message("" if found else "cancelled")
 
-    def _pose(self, problem: Posed) -> None:
+    def _pose(self, problem: DisplayedProblem) -> None:
         self.problem = problem
         self.prompt.value = problem.prompt
-        self.status.say("")
+        self.status.message("")
 
     def start(self) -> None:
         """Run in the background; settings that can't be are named at once."""
         try:
             self.parameters()
         except ValueError as error:
-            self.status.say(labelled(error), error=True)
+            self.status.message(labelled(error), error=True)
             return
         self.job.start(self._work)
 
@@ -132,7 +132,7 @@ class Panel(Live):
     def _work(self) -> None:
         name = self.model.value
         if name not in self.models:
-            self.status.say(f"loading {name} ...")
+            self.status.message(f"loading {name} ...")
             self.models = {name: load(name)}             # one at a time: a 7B fills a card
         recorder = Recorder(self.models[name], [self._prompt(self.models[name])], self.controls.decoding(),
                             self.controls.reuse(), self.controls.revision.value, distance=self.distance.value)
@@ -145,7 +145,7 @@ class Panel(Live):
                 break
             if time.perf_counter() - shown > REFRESH:
                 self.progress.value = min(count, self.progress.max)
-                self.status.say(f"{count} tokens in {forwards(step.nfe)} forwards")
+                self.status.message(f"{count} tokens in {forwards(step.nfe)} forwards")
                 if self.live.value:
                     self._show(of_recorder(recorder), new)
                     new = False
@@ -163,7 +163,7 @@ class Panel(Live):
             raise ValueError(f"prompt: {lm.name} has no tokenizer; allowed: token ids, like 5 6 7")
         return [int(word) for word in words]
 
-    def _show(self, run: Run, new: bool = False) -> None:
+    def _show(self, run: Recording, new: bool = False) -> None:
         """A new run opens at its end; as it grows, a reader who went elsewhere stays there."""
         runs = (self.kept, run) if self.kept else (run,)
         if new:
@@ -175,11 +175,11 @@ class Panel(Live):
     def _conclude(self, recorder: Recorder, count: int, seconds: float) -> None:
         result = recorder.results.get(0)
         if result is None:
-            self.status.say(f"cancelled after {count} tokens")
+            self.status.message(f"cancelled after {count} tokens")
             return
         self.progress.value = self.progress.max
         nothing = " Nothing was reused: a run without a reuse step." if result.reused_nothing else ""
-        self.status.say(f"{len(result.tokens)} tokens in {forwards(result.nfe)} forwards and {seconds:.1f} s "
+        self.status.message(f"{len(result.tokens)} tokens in {forwards(result.nfe)} forwards and {seconds:.1f} s "
                         f"(with trace), ended by {result.finish}.{nothing}")
 
     def keep_run(self) -> None:
@@ -233,9 +233,9 @@ class Panel(Live):
             atomic.write(target, f"# Saved by the configuration panel: fastdllm run params/{target.name}\n"
                         + (f"# Of its result: {UNKNOWN}.\n" if own else "") + yaml.safe_dump(flat, sort_keys=False))
         except (ValueError, OSError) as error:
-            self.status.say(labelled(error), error=True)
+            self.status.message(labelled(error), error=True)
             return None
-        self.status.say(f"saved: fastdllm run params/{target.name}" + (f" ({UNKNOWN})" if own else ""))
+        self.status.message(f"saved: fastdllm run params/{target.name}" + (f" ({UNKNOWN})" if own else ""))
         return target
 
     def _saved(self) -> tuple[dict[str, object], bool, dict[str, str] | None]:

@@ -22,7 +22,7 @@ from IPython.display import HTML
 
 from fastdllm.decode.generate import Output
 from fastdllm.lab.records.steps import NFE
-from fastdllm.ui.recording import Run, load
+from fastdllm.ui.recording import Recording, load
 
 HERE = Path(__file__).parent
 DETAILS = ("decision", "reason", "input_shape", "cache_shape", "served_kind", "served_block", "served_small_block",
@@ -42,12 +42,12 @@ class Player(anywidget.AnyWidget):
     rate = traitlets.Float(4.0).tag(sync=True)         # forwards a second
     anchor = traitlets.Unicode().tag(sync=True)        # names the static figure that the live widget hides
 
-    def __init__(self, *runs: Run, step: int = 0, **options: Any) -> None:
-        self.shown: tuple[Run, ...] = ()
+    def __init__(self, *runs: Recording, step: int = 0, **options: Any) -> None:
+        self.shown: tuple[Recording, ...] = ()
         super().__init__(anchor=f"fd-{uuid.uuid4().hex[:12]}", **options)
         self.show(*runs, step=step)
 
-    def show(self, *runs: Run, step: int | None = None) -> None:
+    def show(self, *runs: Recording, step: int | None = None) -> None:
         """Put other runs on the stage; `step` None: stay where it is, at most at the end."""
         self.shown = runs
         last = max((len(run.steps) for run in runs), default=1) - 1
@@ -58,7 +58,7 @@ class Player(anywidget.AnyWidget):
                 used = np.flatnonzero((runs[0].decisions > 1).any(0))
                 self.layer = int(used[0]) if len(used) else 0
 
-    def follow(self, *runs: Run) -> None:
+    def follow(self, *runs: Recording) -> None:
         """The same runs, grown: a reader at the last forward stays at the last one, any other where they are."""
         at_the_end = self.step >= max((len(run.steps) for run in self.shown), default=0) - 1
         with self.hold_sync():
@@ -79,7 +79,7 @@ class Player(anywidget.AnyWidget):
         display(bundle[0] if isinstance(bundle, tuple) else bundle, raw=True)
 
 
-def image(*runs: Run) -> str:
+def image(*runs: Recording) -> str:
     """The runs as figures, in an HTML img tag each."""
     from fastdllm.ui import strip
     tags = []
@@ -92,7 +92,7 @@ def image(*runs: Run) -> str:
     return "".join(tags)
 
 
-def payload(run: Run) -> dict[str, Any]:
+def payload(run: Recording) -> dict[str, Any]:
     """A run as the widget takes it: arrays as bytes (little endian), texts once per token."""
     steps, places = run.steps, run.positions
     confidence = np.array(steps["confidence"].tolist(), np.float32).reshape(len(steps), run.meta["block"])
@@ -117,7 +117,7 @@ def packed(values: Any, dtype: Any) -> bytes:
     return np.ascontiguousarray(np.asarray(values), dtype=dtype).tobytes()
 
 
-def details(run: Run) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
+def details(run: Recording) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
     """What the trace says of a cell: the different rows of DETAILS, their index [F, layers] (-1: none), distances."""
     shape = (len(run.steps), run.meta["layers"])
     index, distance = np.full(shape, -1, np.int32), np.full(shape, math.nan, np.float32)
@@ -132,9 +132,9 @@ def details(run: Run) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
     return [[None if pd.isna(value) else value for value in row] for row in rows], index, distance
 
 
-def opened(source: Any, row: int = 0) -> Run:
+def opened(source: Any, row: int = 0) -> Recording:
     """A Run from a Run, a directory or a trace; ValueError for anything else."""
-    if isinstance(source, Run):
+    if isinstance(source, Recording):
         return source
     if isinstance(source, str | Path):
         return load(source, row)
@@ -145,7 +145,7 @@ def opened(source: Any, row: int = 0) -> Run:
     return from_trace(trace.query("row == @row").reset_index(drop=True))
 
 
-def from_trace(trace: pd.DataFrame) -> Run:
+def from_trace(trace: pd.DataFrame) -> Recording:
     """The decision map alone: a trace tells what the layers did, not which tokens appeared."""
     if trace.empty:
         raise ValueError("trace: empty; allowed: a trace with at least one wrapped layer call")
@@ -157,11 +157,11 @@ def from_trace(trace: pd.DataFrame) -> Run:
         table[column] = [[] for _ in range(len(table))]
     about = {"model": "", "layers": int(trace["layer"].to_numpy().max()) + 1, "block": 0, "small": 0, "mask_id": -1,
              "stop_ids": [], "prompts": {}, "pieces": {}, "results": {}}
-    return Run("trace only: no steps were kept", table, trace, about)
+    return Recording("trace only: no steps were kept", table, trace, about)
 
 
 def explore(run: Any, other: Any = None, *, row: int = 0, step: int = 0) -> Player:
-    """The debugger for a run (a `Run`, its directory, a record with a trace, or a trace), or for two side by side.
+    """The debugger for a run (a `Recording`, its directory, a record with a trace, or a trace), or for two at a time.
 
     `row` picks the problem of a record, `step` the forward to open at (from 0, as in the trace; the player shows the
     count from 1). Live on a model: `explore(record(lm, prompt, ...))`, or `panel(lm)`.

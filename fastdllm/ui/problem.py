@@ -20,7 +20,7 @@ POLL = 0.2           # seconds between two looks at whether the loading is to st
 
 
 @dataclass(frozen=True)
-class Posed:
+class DisplayedProblem:
     """A problem's text and known answer; `id` is "" for no problem."""
 
     id: str = ""
@@ -28,16 +28,18 @@ class Posed:
     target: str = ""
 
 
-def pick(task: str, index: int) -> Posed:
+def pick(task: str, index: int) -> DisplayedProblem:
     """Problem `index` of a task. Raises ValueError for an index or data that aren't there."""
     found = tasks.get(task).problems(limit=index + 1)
     if index >= len(found):
         raise ValueError(f"problem: {index} of {task}; allowed: 0 to {len(found) - 1}")
     prompt = found[index].prompt
-    return Posed(found[index].id, prompt if isinstance(prompt, str) else prompt[-1]["content"], found[index].target)
+    return DisplayedProblem(
+        found[index].id, prompt if isinstance(prompt, str) else prompt[-1]["content"], found[index].target
+    )
 
 
-def fetch(task: str, index: int, stop: threading.Event) -> Posed | None:
+def fetch(task: str, index: int, stop: threading.Event) -> DisplayedProblem | None:
     """`pick` in a process of its own; None if `stop` was set meanwhile. Raises ValueError with what went wrong."""
     offline = {} if reachable() else {"HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen([sys.executable, "-m", __name__, task, str(index)], env={**os.environ, **offline},
@@ -53,7 +55,7 @@ def fetch(task: str, index: int, stop: threading.Event) -> Posed | None:
             return None
         if process.returncode:
             raise ValueError((err.splitlines() or [f"loading {task} ended with {process.returncode}"])[-1])
-        return Posed(**json.loads(out.splitlines()[-1]))
+        return DisplayedProblem(**json.loads(out.splitlines()[-1]))
 
 
 def main(task: str, index: str) -> None:

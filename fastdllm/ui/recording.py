@@ -43,7 +43,7 @@ class Positions:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Recording:
     """One row's run. `steps` has a line per forward (F), `trace` one per wrapped layer and forward, or is None."""
 
     title: str
@@ -96,15 +96,15 @@ def title(reuse: Reuse, revision: str | Revision) -> str:
     return f"k{reuse.k} {layers} {Path(reuse.policy).stem}, {name}" if reuse.active else f"k1, {name}"
 
 
-def of_recorder(recorder: Recorder) -> Run:
+def of_recorder(recorder: Recorder) -> Recording:
     """Row 0 of a recording, as far as it got."""
-    return Run(title(recorder.reuse, recorder.revision), steps_file.frame(recorder.steps), recorder.trace.frame(),
+    return Recording(title(recorder.reuse, recorder.revision), steps_file.frame(recorder.steps), recorder.trace.frame(),
                recorder.meta())
 
 
 def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
            revision: str | Revision = "fixed", seed: int = 0, distance: bool = True,
-           on_step: Callable[[Step], bool | None] | None = None) -> Run:
+           on_step: Callable[[Step], bool | None] | None = None) -> Recording:
     """Denoise one prompt and keep every forward. `on_step` may return False to stop.
 
     `distance=True` also runs each reused layer, to say how far the stand-in is from what it would have
@@ -117,7 +117,7 @@ def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Re
     return of_recorder(recorder)
 
 
-def load(directory: str | Path, row: int = 0) -> Run:
+def load(directory: str | Path, row: int = 0) -> Recording:
     """A run that was saved, or row `row` of a finished record that kept a trace (`record: {trace: N}`).
 
     Raises FileNotFoundError if there is no steps file, ValueError if it does not hold that row.
@@ -136,10 +136,10 @@ def load(directory: str | Path, row: int = 0) -> Run:
     if trace is not None:
         trace = trace.query("row == @row").reset_index(drop=True)
     name = about.get("title") or f"{home.name}, row {row}"
-    return Run(name, table.query("row == @row").reset_index(drop=True), trace, about, row)
+    return Recording(name, table.query("row == @row").reset_index(drop=True), trace, about, row)
 
 
-def positions(run: Run) -> Positions:
+def positions(run: Recording) -> Positions:
     """Follow every position through the steps: where and when its token appeared, and how."""
     size, mask, prompt, result = run.meta["block"], run.meta["mask_id"], run.prompt, run.result
     steps, total = run.steps, len(run.steps)
@@ -168,7 +168,7 @@ def positions(run: Run) -> Positions:
     return Positions(token, when, confidence, role)
 
 
-def first_difference(one: Run, other: Run) -> int | None:
+def first_difference(one: Recording, other: Recording) -> int | None:
     """The first forward after which the two texts differ (a token, or only when it appeared); None if never.
 
     A run that has ended stays as it is while the other goes on.

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from fastdllm.ui.recording import CODES, ROLES, Run, first_difference
+from fastdllm.ui.recording import CODES, ROLES, Recording, first_difference
 
 COLOURS = ("#f2f2f2", "#0072B2", "#E69F00", "#CC79A7", "#bdbdbd", "#009E73")     # as CODES; Okabe-Ito
 HATCHES = ("", "", "//", "xx", "--", "\\\\")
@@ -27,14 +27,14 @@ PROMPT = 8                                         # of its last positions are s
 LABELLED = 112                                     # positions that can carry their text
 
 
-def figures(*runs: Run) -> Iterator[Figure]:
+def figures(*runs: Recording) -> Iterator[Figure]:
     """A figure of each run; of two runs, with a line at the first forward after which their texts differ."""
     mark = first_difference(*runs) if len(runs) == 2 else None
     for run in runs:
         yield figure(run, mark=mark)
 
 
-def figure(run: Run, first: int = 0, window: int = WINDOW, mark: int | None = None) -> Figure:
+def figure(run: Recording, first: int = 0, window: int = WINDOW, mark: int | None = None) -> Figure:
     """Forwards `first` .. `first + window` of a run. Position p is coloured from the forward that unmasked it on.
 
     `first` counts from 0, the title from 1; a line stands before forward `mark`, the first one that differs from
@@ -62,7 +62,7 @@ def figure(run: Run, first: int = 0, window: int = WINDOW, mark: int | None = No
     return drawn
 
 
-def described(run: Run) -> str:
+def described(run: Recording) -> str:
     """The figure in words, for those who don't see it."""
     counts = np.bincount(run.decisions.ravel(), minlength=len(CODES))
     decided = ", ".join(f"{name} {counts[code]}" for code, name in enumerate(CODES) if name and counts[code])
@@ -71,7 +71,7 @@ def described(run: Run) -> str:
             f"{decided or 'not wrapped'}")
 
 
-def last_positions(run: Run, first: int, last: int) -> np.ndarray:
+def last_positions(run: Recording, first: int, last: int) -> np.ndarray:
     """The positions that a figure of these forwards shows: the blocks that were open, without earlier prompt blocks."""
     starts = run.steps["start"].iloc[first:last]
     size = run.meta["block"]
@@ -82,7 +82,7 @@ def last_positions(run: Run, first: int, last: int) -> np.ndarray:
     return np.arange(start, min(int(used.max()) + size, int(seen.max(initial=start)) + 1))
 
 
-def draw_text(axes: Axes, run: Run, shown: np.ndarray, first: int, last: int, line: float) -> None:
+def draw_text(axes: Axes, run: Recording, shown: np.ndarray, first: int, last: int, line: float) -> None:
     """Position x forward: white while masked, then the confidence at which the token appeared (cividis).
 
     `line` is the height of a position's line in points.
@@ -121,13 +121,13 @@ def signs(mark: int | None) -> list[Artist]:
     return handles
 
 
-def text(run: Run, position: int) -> str:
+def text(run: Recording, position: int) -> str:
     """The token at a position, short and on one line; $ is masked from matplotlib's mathematics."""
     token = int(run.positions.token[position])
     return run.meta["pieces"].get(str(token), str(token)).replace("\n", "↵")[:18].replace("$", r"\$")
 
 
-def draw_map(axes: Axes, run: Run, first: int, last: int) -> None:
+def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
     """Layer x forward: what was decided; letters below name the forwards."""
     part = run.decisions[first:last]
     extent = (first - 0.5, last - 0.5, run.meta["layers"] - 0.5, -0.5)
@@ -152,7 +152,7 @@ def draw_map(axes: Axes, run: Run, first: int, last: int) -> None:
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=8, frameon=False)
 
 
-def forward_labels(run: Run, first: int, last: int) -> list[str]:
+def forward_labels(run: Recording, first: int, last: int) -> list[str]:
     """A letter for every forward; below it, every 5 or 10 forwards, its number."""
     every = 5 if last - first <= 80 else 10
     letters = [KINDS.get(kind, "?") for kind in run.steps["kind"].iloc[first:last]]

@@ -1,8 +1,8 @@
 """A policy with a planted fault."""
 
-from fastdllm.decode.policies import Output
+from fastdllm.decode.policies import OutputPolicy
 
 
-class Policy(Output):
+class Policy(OutputPolicy):
     def plan(self, forward):
         raise RuntimeError("planted fault")

@@ -2,10 +2,10 @@
 
 import time
 
-from fastdllm.decode.policies import Output
+from fastdllm.decode.policies import OutputPolicy
 
 
-class Policy(Output):
+class Policy(OutputPolicy):
     def plan(self, forward):
         time.sleep(0.1)
         return super().plan(forward)

@@ -26,10 +26,10 @@ from fastdllm.decode.revisions import CHOICES, Revision
 from fastdllm.lab.instrument.probe import (
     OBSERVABLES,
     Decoder,
+    ForwardObservation,
+    Observed,
     Parted,
     Probe,
-    Run,
-    Seen,
     attempt,
     differences,
     observe,
@@ -54,23 +54,23 @@ def row_decoder(lm: LM, revision: str | Revision, reuse: Reuse, decoding: Decodi
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """Where two runs first differ, and in which observables from there on."""
 
     group: int                     # index of the prompt (or of the prompts that ran together)
     forward: int                   # index of the forward; behind the last one: the output
     observables: tuple[str, ...]   # that differ at this forward
-    good: Seen | None
-    bad: Seen | None
+    good: ForwardObservation | None
+    bad: ForwardObservation | None
 
     def __str__(self) -> str:
         where = self.bad or self.good
         return f"prompt {self.group}, {where or f'forward {self.forward}: the end'}, in {', '.join(self.observables)}"
 
 
-def compare(a: Run, b: Run) -> tuple[Parting | None, dict[str, int]]:
+def compare(a: Observed, b: Observed) -> tuple[Divergence | None, dict[str, int]]:
     """The first parting of two runs, and how many forwards (or outputs) differ in each observable."""
-    first: Parting | None = None
+    first: Divergence | None = None
     counts: dict[str, int] = dict.fromkeys(OBSERVABLES, 0)
     for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
         for index, (x, y) in enumerate(itertools.zip_longest(ours, theirs)):
@@ -78,23 +78,23 @@ def compare(a: Run, b: Run) -> tuple[Parting | None, dict[str, int]]:
             for name in found:
                 counts[name] += 1
             if found and first is None:
-                first = Parting(group, index, found, x, y)
+                first = Divergence(group, index, found, x, y)
         ends = tuple(name for name, same in (("output tokens", a.tokens[group] == b.tokens[group]),
                                              ("outcome", a.outcome[group] == b.outcome[group])) if not same)
         for name in ends:
             counts[name] += 1
         if ends and first is None:
-            first = Parting(group, len(ours), ends, None, None)
+            first = Divergence(group, len(ours), ends, None, None)
     return first, counts
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BisectionResult:
     """What the bisection found. `changes` maps a switch to (value in good, value in bad); None: no known switch."""
 
     changes: dict[str, tuple[object, object]] | None
     tokens_by: dict[str, tuple[object, object]] | None   # the smallest part of `changes` that makes the bad tokens
-    parting: Parting | None                              # of good and bad; None: nothing separates them
+    parting: Divergence | None                              # of good and bad; None: nothing separates them
     separates: tuple[str, ...]                           # observables that differ anywhere
     tried: int
     combinations: int
@@ -133,7 +133,7 @@ class Search:
     def revision(self, combination: Combination) -> Revision:
         return replace(Revision("candidate"), **dict(zip(self.choices, combination, strict=True)))    # pyright: ignore
 
-    def agreement(self, combination: Combination, target: Run) -> tuple[int, tuple[str, ...]]:
+    def agreement(self, combination: Combination, target: Observed) -> tuple[int, tuple[str, ...]]:
         """Forwards for which a candidate behaves as the target, and the observables in which it then differs."""
         self.tried += 1
         decoder, agreed = self.candidate(self.revision(combination)), 0
@@ -153,7 +153,7 @@ class Search:
             agreed += len(expected)
         return agreed, ()
 
-    def find(self, target: Run, start: Combination) -> Combination | None:
+    def find(self, target: Observed, start: Combination) -> Combination | None:
         """Best first: the combination that behaves as the target in everything, nearest to `start`; or None."""
         heap: list[tuple[int, int, int, Combination]] = []
         seen, order = {start}, itertools.count()
@@ -175,7 +175,7 @@ class Search:
                         return self._shrink(neighbour, start, target)
         return None
 
-    def _shrink(self, combination: Combination, start: Combination, target: Run) -> Combination:
+    def _shrink(self, combination: Combination, start: Combination, target: Observed) -> Combination:
         """Undo every change that the target's behaviour does not need."""
         for place, value in enumerate(start):
             fewer = (*combination[:place], value, *combination[place + 1:])
@@ -183,7 +183,7 @@ class Search:
                 combination = fewer
         return combination
 
-    def run(self, combination: Combination) -> Run:
+    def run(self, combination: Combination) -> Observed:
         """A candidate's whole run."""
         return observe(self.candidate(self.revision(combination)), self.groups, self.network, self.layers)
 
@@ -196,7 +196,7 @@ def neighbours(combination: Combination, choices: Choices) -> list[Combination]:
 
 def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder], prompts: Sequence[list[int]],
            network: Network, *, layers: Sequence[nn.Module] | None = None, choices: Choices = ROWWISE,
-           together: bool = False, tabulate: bool = True) -> Verdict:
+           together: bool = False, tabulate: bool = True) -> BisectionResult:
     """Name the switch, or the interaction of switches, that makes `bad` of `good`.
 
     candidate: makes a decoder of a combination of switches. together: all prompts in one call (lockstep
@@ -211,20 +211,20 @@ def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder]
     total = math.prod(len(values) for values in choices.values())
     outcome = ", ".join(sorted(set(second.outcome)))
     if parting is None:
-        return Verdict({}, {}, None, (), 0, total, outcome, pd.DataFrame())
+        return BisectionResult({}, {}, None, (), 0, total, outcome, pd.DataFrame())
     defaults = tuple(Revision().switches()[switch] for switch in choices)
     base = search.find(first, defaults)
     target = search.find(second, defaults if base is None else base)
     if base is None or target is None:
         lost = {"bad": second} if base else {"good": first}
         ways = [base or defaults, *neighbours(base or defaults, choices)] if tabulate else []
-        return Verdict(None, None, parting, separates, search.tried, total, outcome, table(search, lost, ways))
+        return BisectionResult(None, None, parting, separates, search.tried, total, outcome, table(search, lost, ways))
     changed = [place for place in range(len(base)) if base[place] != target[place]]
     tokens_by = smallest(search, base, target, changed, second) if counts["output tokens"] + counts["outcome"] else []
     ways = [base, target, *(swap(base, target, [place]) for place in changed),
             *(swap(target, base, [place]) for place in changed)]
     names = list(choices)
-    return Verdict({names[p]: (base[p], target[p]) for p in changed},
+    return BisectionResult({names[p]: (base[p], target[p]) for p in changed},
                    None if tokens_by is None else {names[p]: (base[p], target[p]) for p in tokens_by},
                    parting, separates, search.tried, total, outcome,
                    table(search, {"good": first, "bad": second}, list(dict.fromkeys(ways)) if tabulate else []))
@@ -236,7 +236,7 @@ def swap(combination: Combination, other: Combination, places: Sequence[int]) ->
 
 
 def smallest(search: Search, base: Combination, target: Combination, changed: list[int],
-             bad: Run) -> list[int] | None:
+             bad: Observed) -> list[int] | None:
     """The fewest of the changed switches that make the bad decoder's tokens (and outcome) out of the good one."""
     for size in range(1, len(changed) + 1):
         for places in itertools.combinations(changed, size):
@@ -246,7 +246,7 @@ def smallest(search: Search, base: Combination, target: Combination, changed: li
     return None
 
 
-def table(search: Search, targets: Mapping[str, Run], combinations: Sequence[Combination]) -> pd.DataFrame:
+def table(search: Search, targets: Mapping[str, Observed], combinations: Sequence[Combination]) -> pd.DataFrame:
     """One row per candidate: its switches, and where it parts from each target and in what ("" is agreement)."""
     rows = []
     for combination in combinations:

@@ -17,18 +17,18 @@ from fastdllm.decode import Trace, denoise
 from fastdllm.decode.revisions import Revision
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
-from fastdllm.lab.instrument.probe import Run, Seen, observe
+from fastdllm.lab.instrument.probe import ForwardObservation, Observed, observe
 from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model.lm import LM
 from fastdllm.settings import SUBSETS, Decoding, Reuse
 
 
-def look(lm: LM, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision) -> Run:
+def look(lm: LM, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision) -> Observed:
     """Our loop seen from outside, prompt by prompt."""
     return observe(row_decoder(lm, revision, reuse, decoding), [[prompt] for prompt in ids], lm.network)
 
 
-def slices(run: Run, small_block: int) -> pd.DataFrame:
+def slices(run: Observed, small_block: int) -> pd.DataFrame:
     """One row a small forward and reused layer: what replace_position was, what was served, what was written.
 
     `right` says whether the served values are the ones that the layer once returned for these very positions:
@@ -55,7 +55,7 @@ def slices(run: Run, small_block: int) -> pd.DataFrame:
                                        "slice_start", "right", "written"])
 
 
-def written(before: Seen | None, after: Seen, layer: int = 0) -> str:
+def written(before: ForwardObservation | None, after: ForwardObservation, layer: int = 0) -> str:
     """Block positions "8-15" whose entry of a layer changed in a forward; "" if nothing is known or changed."""
     if before is None or before.block_cache.shape != after.block_cache.shape or before.block != after.block:
         return ""
@@ -63,7 +63,7 @@ def written(before: Seen | None, after: Seen, layer: int = 0) -> str:
     return f"{changed.min()}-{changed.max()}" if len(changed) else ""
 
 
-def cache_differences(a: Run, b: Run, tolerance: float = 1e-4) -> pd.DataFrame:
+def cache_differences(a: Observed, b: Observed, tolerance: float = 1e-4) -> pd.DataFrame:
     """Block-cache entries that differ between two runs, one row a forward and layer: positions, largest difference.
 
     Forwards are compared in order, as long as both runs do the same kind of forward at the same place.
@@ -123,7 +123,7 @@ def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decodin
     ours = observe(row_decoder(lm, revision, reuse, decoding), groups, lm.network)
     rows = []
     for index in range(len(ids)):
-        one = [Run([run.seen[index]], [run.tokens[index]], [run.outcome[index]]) for run in (theirs, ours)]
+        one = [Observed([run.seen[index]], [run.tokens[index]], [run.outcome[index]]) for run in (theirs, ours)]
         parting, counts = compare(*one)
         rows.append({"prompt": index, "tokens of the file": sum(map(len, theirs.tokens[index])),
                      f"tokens of {revision}": sum(map(len, ours.tokens[index])),

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from fastdllm import prior_results, stats
 from fastdllm.decode.generate import finish, generate
 from fastdllm.decode.loop import Engine, positions_needed, resolve
-from fastdllm.display import tables
+from fastdllm.display.tables import interval_text, whole
 from fastdllm.model.lm import LM
 from fastdllm.report.audit.evidence import STAMP
 from fastdllm.settings import Decoding, Reuse
@@ -54,8 +54,8 @@ def baseline_variants(lm: LM, task: Task, problems: Sequence[Problem], threshold
         row: dict = {"variant": name, "n": len(problems)}
         for rule in scores[0]:
             count = sum(score[rule].correct for score in scores)
-            row[rule] = tables.text(count / len(problems), *stats.wilson(count, len(problems)), scale=100)
-        difference = tables.text(pair.difference, pair.low, pair.high, scale=100)
+            row[rule] = interval_text(count / len(problems), *stats.wilson(count, len(problems)), scale=100)
+        difference = interval_text(pair.difference, pair.low, pair.high, scale=100)
         rows.append(row | {"points against the first": difference, "McNemar p": f"{pair.p:.2g}",
                            "tokens": sum(len(tokens) for tokens in output.tokens)})
     return pd.DataFrame(rows)
@@ -105,14 +105,14 @@ def january_totals() -> pd.DataFrame:
         for row in part.itertuples():
             apart = int(row.tokens - first["tokens"])
             extra = (apart + BLOCK // 2) % BLOCK - BLOCK // 2
-            table.append({"config": row.config, "tokens": tables.whole(row.tokens), "right answers": row.correct,
-                          "against first": tables.whole(apart), "blocks": (apart - extra) // BLOCK,
+            table.append({"config": row.config, "tokens": whole(row.tokens), "right answers": row.correct,
+                          "against first": whole(apart), "blocks": (apart - extra) // BLOCK,
                           "more samples at the cap": extra})
     return pd.DataFrame(table)
 
 
 def loading_gaps(batch: str = "feb16_run2") -> pd.DataFrame:
-    """A sequential run's time stamps against its seconds: what passes between two cells and is in no throughput."""
+    """A sequential run's time stamps against its seconds: what passes between two runs and is in no throughput."""
     rows = prior_results.results().query("batch == @batch").copy()
     rows["at"] = pd.to_datetime(rows["finished"], format=STAMP)
     rows = rows.sort_values("at")
@@ -133,7 +133,7 @@ def subsets_published() -> pd.DataFrame:
         table.append({"table": f"{batch} {task}" + (f" limit {limit}" if limit else ""), "k": k, "n": best["n"],
                       "best": best["layers"], "worst": worst["layers"],
                       "middle is best": "yes" if middle["accuracy"] == best["accuracy"] else "no",
-                      "best - worst, points": tables.text(best["accuracy"] - worst["accuracy"], low, high, scale=100),
+                      "best - worst, points": interval_text(best["accuracy"] - worst["accuracy"], low, high, scale=100),
                       "fastest": part.loc[part["tokens_per_s"].idxmax(), "layers"]})
     return pd.DataFrame(table)
 

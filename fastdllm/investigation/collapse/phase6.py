@@ -18,26 +18,26 @@ from fastdllm.decode import Trace, generate, generate_rows
 from fastdllm.decode.revisions import Revision
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
-from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.evaluation.evaluate import evaluate
 from fastdllm.lab.jobs import runner
 from fastdllm.lab.records.locks import Locked
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
-WAIT = 2.0      # seconds between looks at a cell that another process runs
+WAIT = 2.0      # seconds between looks at a configuration that another process runs
 NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1, collapsed)", "26d6179": "26d6179 (Run 2)",
          "26d6179+full_block_every_k=true": "26d6179 + full block every k",
          "26d6179+run_skipped=true": "26d6179 + skipped layers run"}
 
 
 @dataclass(frozen=True)
-class Results:
-    """Cells of a grid: one row each in `frame`, and per cell whether each problem was solved, in the task's order."""
+class Phase6Results:
+    """Configurations: one row each in `frame`, and for each whether each problem was solved, in the task's order."""
 
     frame: pd.DataFrame
     correct: dict[str, np.ndarray]
-    cells: dict[str, Cell]
+    configurations: dict[str, Configuration]
 
     def first(self, n: int) -> pd.DataFrame:
         """The same table as if the grid had run on the first n problems only (the log's `--limit n`)."""
@@ -50,59 +50,65 @@ class Results:
         return frame
 
     def pick(self, revision: str, k: int, layers: str, policy: str = "output") -> str:
-        """The name of a cell. For k=1 the layers don't matter."""
+        """The name of a configuration. For k=1 the layers don't matter."""
         frame = self.frame
         found = frame[(frame.revision == revision) & (frame.k == k) & ((frame.layers == layers) | (frame.k == 1))
                       & ((frame.policy == policy) | (frame.k == 1))]
         if found.empty:
-            raise ValueError(f"cell: revision={revision}, k={k}, layers={layers}, policy={policy}; allowed: "
+            raise ValueError(f"configuration: revision={revision}, k={k}, layers={layers}, policy={policy}; allowed: "
                              f"{', '.join(frame.config)}")
         return str(found.config.iloc[0])
 
 
 def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limit: int = 0, ks: Sequence[int] = (),
             subsets: Sequence[str] = (), policies: Sequence[str] = (), output: str = "",
-            say: Callable[[str], None] = print) -> Results:
+            log: Callable[[str], None] = print) -> Phase6Results:
     """The records of a grid; what is missing or stale is run here. Empty arguments mean all, 0 the file's limit.
 
-    k=1 is run once a revision, whatever the subset. A cell that another process works on is waited for.
+    k=1 is run once a revision, whatever the subset. A configuration that another process works on is waited for.
     """
     changes = [f"{name}={value}" for name, value in (("model", model), ("limit", limit), ("output", output)) if value]
     grid = grid_file.load(params, changes)
-    found: dict[str, list[Cell]] = {}
-    for cell in grid.cells():
-        reuse = cell.parameters.reuse
-        if ((not revisions or cell.parameters.revision in revisions) and (not ks or reuse.k in ks)
+    found: dict[str, list[Configuration]] = {}
+    for configuration in grid.configurations():
+        reuse = configuration.parameters.reuse
+        if ((not revisions or configuration.parameters.revision in revisions) and (not ks or reuse.k in ks)
                 and (not subsets or reuse.layers in subsets or reuse.k == 1)
                 and (not policies or Path(reuse.policy).stem in policies or reuse.k == 1)):
-            found.setdefault(cell.parameters.key(), []).append(cell)
-    rows, correct, cells = [], {}, {}
+            found.setdefault(configuration.parameters.key(), []).append(configuration)
+    rows, correct, configurations = [], {}, {}
     for first, *others in found.values():
-        record = _record(first, grid.record.trace, say)
+        record = _record(first, grid.record.trace, log)
         for other in others:
             if not (other.directory / records.SUMMARY).exists():
                 runner.share(first, other)
         samples = records.samples(first.directory)
         rows.append(record)
         correct[first.name] = np.array([row[record.metric] for row in samples["correct"]], int)
-        cells[first.name] = first
+        configurations[first.name] = first
     frame = records.frame(rows)
     frame["config"] = list(correct)
     frame["name"] = [name(row.revision, row.policy) for row in frame.itertuples()]
-    return Results(frame, correct, cells)
+    return Phase6Results(frame, correct, configurations)
 
 
-def _record(cell: Cell, trace: int, say: Callable[[str], None]) -> records.Record:
+def _record(configuration: Configuration, trace: int, log: Callable[[str], None]) -> records.Record:
     while True:
         try:
             began = time.perf_counter()
-            record = evaluate(cell.parameters, cell.directory, experiment=cell.experiment, config=cell.name,
-                              trace=trace, say=lambda _: None)
+            record = evaluate(
+                configuration.parameters,
+                configuration.directory,
+                experiment=configuration.experiment,
+                config=configuration.name,
+                trace=trace,
+                log=lambda _: None,
+            )
         except Locked:
             time.sleep(WAIT)
             continue
         if (seconds := time.perf_counter() - began) > 1:
-            say(f"{cell.name}: ran {record.n} problems in {seconds:.0f} s")
+            log(f"{configuration.name}: ran {record.n} problems in {seconds:.0f} s")
         return record
 
 
@@ -112,18 +118,20 @@ def name(revision: str, policy: str) -> str:
 
 
 def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent with its interval, one row a revision, one column a cell of the log's grid."""
-    table = frame.assign(cell=[f"k{row.k}" if row.k == 1 else f"k{row.k} {row.layers}" for row in frame.itertuples()],
-                         text=[f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})" for row in frame.itertuples()])
-    order = list(dict.fromkeys(table.sort_values(["k"], kind="stable").cell))
+    """Accuracy in percent with its interval, one row a revision, one column a configuration of the log's grid."""
+    table = frame.assign(
+        configuration=[f"k{row.k}" if row.k == 1 else f"k{row.k} {row.layers}" for row in frame.itertuples()],
+        text=[f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})" for row in frame.itertuples()],
+    )
+    order = list(dict.fromkeys(table.sort_values(["k"], kind="stable").configuration))
     return table.pivot(index="name", columns="cell", values="text").reindex(columns=order)
 
 
-def against(found: Results, revision: str, other: str, policy: str = "output") -> pd.DataFrame:
-    """Every k >= 2 cell of `other` against the same cell of `revision`, on the same problems; p after Holm."""
+def against(found: Phase6Results, revision: str, other: str, policy: str = "output") -> pd.DataFrame:
+    """Every k >= 2 configuration of `other` against the same one of `revision`, on the same problems; p after Holm."""
     rows = []
-    cells = found.frame[(found.frame.revision == other) & (found.frame.k > 1) & (found.frame.policy == policy)]
-    for row in cells.itertuples():
+    configurations = found.frame[(found.frame.revision == other) & (found.frame.k > 1) & (found.frame.policy == policy)]
+    for row in configurations.itertuples():
         pair = stats.compare_paired(found.correct[found.pick(revision, row.k, row.layers)], found.correct[row.config])
         rows.append({"k": row.k, "layers": row.layers, "n": pair.n, "lost": pair.lost, "gained": pair.gained,
                      "points": 100 * pair.difference, "low": 100 * pair.low, "high": 100 * pair.high, "p": pair.p})
@@ -131,11 +139,13 @@ def against(found: Results, revision: str, other: str, policy: str = "output") -
     return frame.assign(p_holm=stats.holm(frame["p"])) if len(frame) else frame
 
 
-def across_subsets(found: Results, revision: str) -> pd.DataFrame:
+def across_subsets(found: Phase6Results, revision: str) -> pd.DataFrame:
     """Per k: do the subsets agree? Problems answered differently, tokens, and the largest gap in points."""
     rows = []
-    cells = found.frame[(found.frame.revision == revision) & (found.frame.policy == "output") & (found.frame.k > 1)]
-    for k, group in cells.groupby("k"):
+    configurations = found.frame[
+        (found.frame.revision == revision) & (found.frame.policy == "output") & (found.frame.k > 1)
+    ]
+    for k, group in configurations.groupby("k"):
         right = np.stack([found.correct[config] for config in group.config])
         rows.append({"k": k, "subsets": len(group), "n": right.shape[1],
                      "answers that differ": int((right != right[0]).any(0).sum()),
@@ -198,10 +208,10 @@ def tokens_of(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse, re
     return generate(lm, ids, decoding=decoding, reuse=reuse, revision=revision, batch_size=batch_size).tokens
 
 
-def spot_check(lm: LM, found: Results, config: str, n: int) -> pd.DataFrame:
-    """Decode the first n problems of a cell again and compare with its record's tokens."""
-    cell = found.cells[config]
-    samples, record = records.samples(cell.directory).head(n), records.read(cell.directory)
+def spot_check(lm: LM, found: Phase6Results, config: str, n: int) -> pd.DataFrame:
+    """Decode the first n problems of a configuration again and compare with its record's tokens."""
+    configuration = found.configurations[config]
+    samples, record = records.samples(configuration.directory).head(n), records.read(configuration.directory)
     parameters = record.parameters
     every = tasks.get(parameters.task).problems(parameters.limit)[:n]
     again = generate(lm, [problem.prompt for problem in every], decoding=parameters.decoding, reuse=parameters.reuse,

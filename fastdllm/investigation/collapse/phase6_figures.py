@@ -48,7 +48,7 @@ def denoise_figure(steps: Sequence[Step], lm: LM) -> Figure:
 
 
 def revisions_figure(frame: pd.DataFrame, title: str = "", published: pd.DataFrame | None = None) -> Figure:
-    """Accuracy with its interval over the cells of the log's grid, one panel a revision; hollow: published."""
+    """Accuracy with its interval over the configurations of the log's grid, one panel a revision; hollow: published."""
     names = list(dict.fromkeys(frame["name"]))
     figure, panels = plt.subplots(1, len(names), figsize=(min(15, 3.1 * len(names) + 0.8), 3.4), sharey=True,
                                   squeeze=False, layout="constrained")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fastdllm import prior_results, stats
-from fastdllm.investigation.collapse.bisection import Verdict
-from fastdllm.investigation.collapse.phase6 import Results, across_subsets, against
+from fastdllm.investigation.collapse.bisection import BisectionResult
+from fastdllm.investigation.collapse.phase6 import Phase6Results, across_subsets, against
 from fastdllm.report.audit import rules as audit
 from fastdllm.report.audit import sources
 
@@ -25,7 +25,7 @@ def points(row: pd.Series) -> str:
 
 
 def list_differences(table: pd.DataFrame) -> str:
-    """One line per cell of `against`."""
+    """One line per configuration of `against`."""
     return "\n".join(f"- k{row.k} {row.layers}: {points(row)}, p = {row.p_holm:.2g} after Holm"
                      for _, row in table.iterrows())
 
@@ -64,15 +64,15 @@ def replace_position(slices: pd.DataFrame, golden: pd.DataFrame, frozen: pd.Data
     return text
 
 
-def full_blocks(found: Results, table: pd.DataFrame, stale: pd.DataFrame) -> str:
+def full_blocks(found: Phase6Results, table: pd.DataFrame, stale: pd.DataFrame) -> str:
     """B. table: with periodic full forwards against without; stale: `stale_summary` by revision."""
     without, with_ = (found.frame[(found.frame.k > 1) & (found.frame.revision == r) & (found.frame.policy == "output")]
                       for r in ("26d6179", "26d6179+full_block_every_k=true"))
     significant = table[table.p_holm < 0.05]
-    head = (f"**A difference at {len(significant)} of {len(table)} cells**" if len(significant)
-            else f"**No difference in accuracy found in any of {len(table)} cells**")
+    head = (f"**A difference at {len(significant)} of {len(table)} configurations**" if len(significant)
+            else f"**No difference in accuracy found in any of {len(table)} configurations**")
     cost = with_.nfe_full.sum() / without.nfe_full.sum(), with_.nfe.sum() / without.nfe.sum()
-    return (f"{head} (exact McNemar, Holm over the cells):\n{list_differences(table)}\n\n"
+    return (f"{head} (exact McNemar, Holm over the configurations):\n{list_differences(table)}\n\n"
             f"Periodic full forwards cost {cost[0]:.2f} times the full forwards and {cost[1]:.2f} times all forwards. "
             f"What is reused was {stale.loc[0, 'age in forwards']:.2f} forwards old without and "
             f"{stale.loc[1, 'age in forwards']:.2f} with them; {stale.loc[0, 'from another small block']:.0%} and "
@@ -83,7 +83,7 @@ def full_blocks(found: Results, table: pd.DataFrame, stale: pd.DataFrame) -> str
             "problems would change this.*")
 
 
-def skipped_layers(differences: pd.DataFrame, same: Sequence[bool], found: Results, table: pd.DataFrame) -> str:
+def skipped_layers(differences: pd.DataFrame, same: Sequence[bool], found: Phase6Results, table: pd.DataFrame) -> str:
     """C. differences: `inside.cache_differences`; same: per prompt and subset, whether the tokens agree."""
     if not differences.reused.any():
         return "**Not measured**: nothing was reused on these prompts."
@@ -127,7 +127,7 @@ def instrumentation(trace: pd.DataFrame, served: pd.DataFrame, name: str) -> str
             "this.*")
 
 
-def old_code(found: Results, small: int) -> str:
+def old_code(found: Phase6Results, small: int) -> str:
     """E. What each revision does over the grid, and what `small` problems can show of it."""
     lines = []
     for name, rows in found.frame[found.frame.policy == "output"].groupby("name", sort=False):
@@ -146,13 +146,17 @@ def old_code(found: Results, small: int) -> str:
             rows.append(f"{a:.0%} against {b:.0%}: power {stats.power(a, b, small):.0%} with n = {small}, "
                         f"{stats.power(a, b, n):.0%} with n = {n}, 80 % from n = {stats.n_needed(a, b)}")
     width = stats.wilson(round(0.7 * small), small)
-    return ("\n".join(lines) + f"\n\nWhat n = {small} can show (two independent proportions, two-sided 5 %): "
-            + "; ".join(rows) + f". At {small} problems 70 % has the interval {width[0]:.0%} to {width[1]:.0%}. "
-            "So a collapse from 70 % to 10 % shows, a loss of a few points does not; which subsets it spares can't be "
-            "told "
-            "from cells of different code versions. *A subset that stays apart from the others on one code version "
-            "would "
-            "change this.*")
+    return (
+        "\n".join(lines)
+        + f"\n\nWhat n = {small} can show (two independent proportions, two-sided 5 %): "
+        + "; ".join(rows)
+        + f". At {small} problems 70 % has the interval {width[0]:.0%} to {width[1]:.0%}. "
+        "So a collapse from 70 % to 10 % shows, a loss of a few points does not; which subsets it spares can't be "
+        "told "
+        "from configurations of different code versions. *A subset that stays apart on one code version "
+        "would "
+        "change this.*"
+    )
 
 
 def invariance(tokens: pd.DataFrame, logits: pd.DataFrame) -> str:
@@ -173,7 +177,7 @@ def invariance(tokens: pd.DataFrame, logits: pd.DataFrame) -> str:
             "other shapes may round differently (notebook 08).*")
 
 
-def bisection(found: Sequence[tuple[str, Verdict]]) -> str:
+def bisection(found: Sequence[tuple[str, BisectionResult]]) -> str:
     """F. One line per subset, then what the culprits have in common."""
     lines = [f"- **{name}**: {verdict}" for name, verdict in found]
     culprits = {tuple(v.tokens_by) if v.tokens_by else () for _, v in found}
@@ -192,22 +196,26 @@ def audit_lines(rules: Sequence[str]) -> str:
 
 
 def log_runs() -> pd.DataFrame:
-    """Run 1 and Run 2 of the log as published, in the columns of `Results.frame`."""
+    """Run 1 and Run 2 of the log as published, in the columns of `Phase6Results.frame`."""
     table = prior_results.results()
     table = table[(table.task == "gsm8k")].merge(LOG, on="batch")
     bounds = [stats.wilson(row.correct, row.n) for row in table.itertuples()]
     return table.assign(low=[b[0] for b in bounds], high=[b[1] for b in bounds])
 
 
-def phase6(found: Results, stale: pd.DataFrame) -> str:
+def phase6(found: Phase6Results, stale: pd.DataFrame) -> str:
     """The verdict: what collapsed, when, why; what did not; what stands; what next. `stale`: `stale_summary` of Run
     1's and Run 2's code."""
-    cells = {}
+    configurations = {}
     for revision in ("6c8822f", "26d6179"):
         table = against(found, "8e18baac", revision)
-        cells[revision] = (table, table[(table.p_holm < 0.05) & (table.points < 0)], across_subsets(found, revision))
-    lines = ["**What collapsed.** " + _collapse(found, *cells["6c8822f"], "Run 1's code (`6c8822f`)"),
-             "**What did not.** " + _collapse(found, *cells["26d6179"], "Run 2's code (`26d6179`)")]
+        configurations[revision] = (
+            table,
+            table[(table.p_holm < 0.05) & (table.points < 0)],
+            across_subsets(found, revision),
+        )
+    lines = ["**What collapsed.** " + _collapse(found, *configurations["6c8822f"], "Run 1's code (`6c8822f`)"),
+             "**What did not.** " + _collapse(found, *configurations["26d6179"], "Run 2's code (`26d6179`)")]
     share = stale.set_index("revision").reindex(columns=["from another small block", "from another block"]).sum(axis=1)
     lines.append("**Why.** `6c8822f` switches the wrappers off in full forwards, so that only small-block outputs are "
                  f"ever stored: {share['6c8822f']:.0%} of its reusing forwards (k=3, middle, the prompts drawn above) "
@@ -222,19 +230,22 @@ def phase6(found: Results, stale: pd.DataFrame) -> str:
                  "the same for the subsets within their intervals); its throughputs don't carry a comparison "
                  "(notebook 13), Run 1 mixes code versions, and Run 2's accuracies are Run 1's: its own were never "
                  "recorded.")
-    lines.append("**What next.** Score Run 2's code on the 7B (this notebook with `model` and `params` changed); "
-                 "compare `replay`, which gives the tokens of output reuse for no compute, with plain threshold "
-                 "lowering at equal speed on more problems: notebook 09 says what each policy is worth so far. *What "
-                 "would change this: a cell of `26d6179` that loses against January's on more problems, or subsets "
-                 "that differ on one code version. The embedded checkpoint is not the 7B, and this is float32.*")
+    lines.append(
+        "**What next.** Score Run 2's code on the 7B (this notebook with `model` and `params` changed); "
+        "compare `replay`, which gives the tokens of output reuse for no compute, with plain threshold "
+        "lowering at equal speed on more problems: notebook 09 says what each policy is worth so far. *What "
+        "would change this: a configuration of `26d6179` that loses against January's on more problems, or subsets "
+        "that differ on one code version. The embedded checkpoint is not the 7B, and this is float32.*"
+    )
     return "\n\n".join(lines)
 
 
-def _collapse(found: Results, table: pd.DataFrame, hit: pd.DataFrame, subsets: pd.DataFrame, code: str) -> str:
+def _collapse(found: Phase6Results, table: pd.DataFrame, hit: pd.DataFrame, subsets: pd.DataFrame, code: str) -> str:
     rows = found.frame[found.frame.config.isin(found.correct) & (found.frame.k > 1)]
     rows = rows[rows.revision == code.split("`")[1]]
     low = ", ".join(f"{layers} {group.accuracy.mean():.0%}" for layers, group in rows.groupby("layers", sort=False))
-    head = f"{code} is {'' if len(hit) else 'not found '}worse than January's in {{}} of {len(table)} cells at k >= 2"
+    head = f"{code} is {'' if len(hit) else 'not found '}worse than January's "
+    head += f"in {{}} of {len(table)} configurations at k >= 2"
     head = head.format(len(hit) or "any")
     worst = table.loc[table.points.idxmin()]
     apart = int(subsets["answers that differ"].max())

@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fastdllm import stats
-from fastdllm.display import tables
 from fastdllm.display.figures import GREY, style
+from fastdllm.display.tables import interval_text
 from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.pareto import SHAPE_7B
 from fastdllm.lab.config.grid_file import root
@@ -141,5 +141,5 @@ def dtypes(table: pd.DataFrame) -> pd.DataFrame:
     counts = zip(table["correct"], table["n"], strict=True)
     return pd.DataFrame({
         "dtype": table["dtype"], "threshold": table["threshold"], "n": table["n"],
-        "accuracy %": [tables.text(right / n, *stats.wilson(right, n), scale=100) for right, n in counts],
+        "accuracy %": [interval_text(right / n, *stats.wilson(right, n), scale=100) for right, n in counts],
         "tokens": table["tokens"], "on": table["gpu"], "checkpoint": table["checkpoint"]})

@@ -27,24 +27,32 @@ BLUE, ORANGE = "#0072B2", "#E69F00"
 
 
 def complete(params: str, apart: bool = False, **changes: object) -> Results:
-    """The results of a params file, its missing cells run first: here, or `apart`, each in a process of its own
+    """The results of a params file, what is missing run first: here, or `apart`, each in a process of its own
     (which its peak memory is then that of). `changes`: keys as for --set, "__" for the dot.
 
-    Raises RuntimeError naming the place if a cell fails or another process is at it, ValueError for a wrong value.
+    Raises RuntimeError naming the place if one fails or another process is at it, ValueError for a wrong value.
     """
     grid = grid_file.load(params, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()])
-    cells = grid.cells()
+    configurations = grid.configurations()
     if apart:
-        if not runner.run(grid, cells):
-            raise RuntimeError(f"a cell of {grid.experiment} failed; see {grid.directory}")
+        if not runner.run(grid, configurations):
+            raise RuntimeError(f"a configuration of {grid.experiment} failed; see {grid.directory}")
         return Results.of(grid)
-    to_do = plans.plan(cells, cells)
+    to_do = plans.plan(configurations, configurations)
     if to_do.busy:
-        raise RuntimeError(f"{to_do.busy[0].cell.path} is {to_do.busy[0].state}; see {grid.directory}")
-    for cell, _, _ in to_do.run:
-        record = evaluate(cell.parameters, cell.directory, experiment=cell.experiment, config=cell.name,
-                          author=grid.author, say=lambda line: None)
-        print(f"{cell.path}: {record.headline.value:.1%} of {record.n}, {record.tokens_per_second:.0f} tokens/s")
+        raise RuntimeError(f"{to_do.busy[0].configuration.path} is {to_do.busy[0].state}; see {grid.directory}")
+    for configuration, _, _ in to_do.run:
+        record = evaluate(
+            configuration.parameters,
+            configuration.directory,
+            experiment=configuration.experiment,
+            config=configuration.name,
+            author=grid.author,
+            log=lambda line: None,
+        )
+        print(
+            f"{configuration.path}: {record.headline.value:.1%} of {record.n}, {record.tokens_per_second:.0f} tokens/s"
+        )
     for source, target in to_do.share:
         runner.share(source, target)
     return Results.of(grid)
@@ -53,7 +61,7 @@ def complete(params: str, apart: bool = False, **changes: object) -> Results:
 def one_task(results: Results) -> Grid:
     """The grid, if it has one task: a front over several says nothing. Raises ValueError otherwise."""
     if results.frame.empty or len(set(results.frame["task"])) != 1:
-        raise ValueError(f"tasks={sorted(results.frame.get('task', []))}; allowed: complete cells of one task")
+        raise ValueError(f"tasks={sorted(results.frame.get('task', []))}; allowed: complete configurations of one task")
     return results.grid
 
 
@@ -148,7 +156,7 @@ def batch_table(results: Results) -> pd.DataFrame:
     """
     one_task(results)
     table = results.frame.sort_values("batch_size").reset_index(drop=True)
-    found = {str(state.cell.directory): record for state, record in results.found}
+    found = {str(state.configuration.directory): record for state, record in results.found}
     texts: list[list[str]] = []
     for i, folder in enumerate(table["folder"]):
         mine, notes = results.outcomes[folder], found[folder].notes

@@ -55,7 +55,7 @@ def mixes(problems: int, threshold: float, model: str = "tiny") -> pd.DataFrame:
 
 
 def january() -> pd.DataFrame:
-    """January's nine GSM8K cells with their node, and the ratio to k=1 on the same node where there is one."""
+    """January's nine GSM8K configurations with their node, and the ratio to k=1 on the same node where there is one."""
     table = prior_results.results()
     table = table[(table["batch"] == "jan_full") & (table["task"] == "gsm8k")].reset_index(drop=True)
     base = table[table["k"] == 1].set_index("node")["tokens_per_s"]
@@ -151,7 +151,7 @@ def half_precision(table: pd.DataFrame) -> str:
 
 
 def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], table: pd.DataFrame,
-            cells: pd.DataFrame) -> str:
+            configurations: pd.DataFrame) -> str:
     """What the figures say; Markdown."""
     rows = table.set_index("run")
 
@@ -160,8 +160,8 @@ def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], ta
 
     def forwards_per_token(run: str) -> float:
         return rows.loc[run, ["full", "small"]].sum() / rows.loc[run, "tokens"]
-    same = cells.loc[(cells["k"] > 1) & cells["ratio"].notna(), "ratio"]
-    first = cells.loc[cells["k"] == 1, "tokens_per_s"]
+    same = configurations.loc[(configurations["k"] > 1) & configurations["ratio"].notna(), "ratio"]
+    first = configurations.loc[configurations["k"] == 1, "tokens_per_s"]
     return (
         f"{measured_runs(forwards, runs, loop)}\n\n"
         f"{half_precision(prior_results.dtype_accuracy())}\n\n"
@@ -173,5 +173,6 @@ def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], ta
         f"code the skipped layers ran all the same, so no time could be saved, and what the wrappers added is lost; "
         f"the number of forwards hardly changed, here {forwards_per_token('k=2 of January'):.2f} per token at k=2 "
         f"against {forwards_per_token('k=1 of January'):.2f} at k=1. Each k>1 stood on one node, and k=1's own three "
-        f"cells, the same computation, span {first.min():.1f} to {first.max():.1f} tokens/s: how much of the rest is "
-        "the node can't be told from nine runs.")
+        f"rows, the same computation, span {first.min():.1f} to {first.max():.1f} tokens/s: how much of the rest is "
+        "the node can't be told from nine runs."
+    )

@@ -1,4 +1,4 @@
-"""Grids: an experiment as one YAML file, and the cells that it spans."""
+"""Grids: an experiment as one YAML file, and the configurations that it spans."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from fastdllm.errors import message
 from fastdllm.lab import atomic
-from fastdllm.lab.config.parameters import SECTION, Criteria, Parameters, Record, Slurm
+from fastdllm.lab.config.parameters import SECTION, Criteria, Parameters, RecordOptions, Slurm
 from fastdllm.lab.config.paths import expand, root
-from fastdllm.refusals import said
 from fastdllm.settings import Settings
 
 AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", "small_block", "block_cache",
@@ -25,7 +25,7 @@ CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TORCH_HOME", "TORCHIN
 
 
 @dataclass(frozen=True)
-class Cell:
+class Configuration:
     """One configuration of a grid and the directory of its record."""
 
     experiment: str
@@ -75,11 +75,13 @@ class Grid(Settings):
     reuse: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     configs: list[dict[str, Any]] = Field(default_factory=list)
-    record: Record = Record()
+    record: RecordOptions = RecordOptions()
     slurm: Slurm = Slurm()
-    jobs: int | None = Field(default=None, ge=1, description="cells at once on this machine; none: what it can hold")
+    jobs: int | None = Field(
+        default=None, ge=1, description="configurations at once on this machine; none: what it can hold"
+    )
     output: str = "executed"
-    suffix: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="behind the names of all cells")
+    suffix: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="behind the names of all configurations")
     caches: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("axes")
@@ -117,9 +119,9 @@ class Grid(Settings):
         atomic.write(self.directory / GRID_FILE, self.model_dump_json(indent=1) + "\n")
         return self.directory
 
-    def cells(self) -> list[Cell]:
-        """All cells, in the order of the axes. Raises ValueError for combinations that make no sense or meet twice."""
-        found: dict[str, Cell] = {}
+    def configurations(self) -> list[Configuration]:
+        """All configurations, in order of the axes. Raises ValueError for values that make no sense or meet twice."""
+        found: dict[str, Configuration] = {}
         home = self.directory
         varying = {axis for axis, values in self.axes.items() if len(values) > 1 or axis in ("k", "layers")}
         varying |= {axis for config in self.configs for axis in config}
@@ -128,13 +130,15 @@ class Grid(Settings):
                 raise ValueError(f"configs: {', '.join(sorted(both))} is an axis too; allowed: one place for each")
             for combination in itertools.product(*self.axes.values()):
                 values = config | dict(zip(self.axes, combination, strict=True))
-                cell = self._cell(values, varying, home)
-                if cell.path in found:
-                    raise ValueError(f"configs: {values} meets {cell.path} again; allowed: each configuration once")
-                found[cell.path] = cell
+                configuration = self._cell(values, varying, home)
+                if configuration.path in found:
+                    raise ValueError(
+                        f"configs: {values} meets {configuration.path} again; allowed: each configuration once"
+                    )
+                found[configuration.path] = configuration
         return list(found.values())
 
-    def _cell(self, values: dict[str, Any], varying: set[str], home: Path) -> Cell:
+    def _cell(self, values: dict[str, Any], varying: set[str], home: Path) -> Configuration:
         base = {name: self.__dict__[name] for name in Parameters.model_fields if name in Grid.model_fields}
         base |= {"decoding": dict(self.decoding), "reuse": dict(self.reuse)}
         for axis, value in values.items():
@@ -149,9 +153,9 @@ class Grid(Settings):
         try:
             parameters = Parameters(**(base if reason is None else base | {"reuse": {}}))
         except ValueError as error:
-            raise ValueError(f"cell {name}: {said(error)}") from error
+            raise ValueError(f"configuration {name}: {message(error)}") from error
         folder = parameters.task + (f"_limit_{parameters.limit}" if parameters.limit else "")
-        return Cell(self.experiment, name, parameters, home / folder / name, reason)
+        return Configuration(self.experiment, name, parameters, home / folder / name, reason)
 
 
 def _not_applicable(values: dict[str, Any]) -> str | None:

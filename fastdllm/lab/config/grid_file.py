@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm import tasks
+from fastdllm.errors import SettingsError, with_location
 from fastdllm.lab.config import geometry, yaml_file
 from fastdllm.lab.config.grid import AXES, Grid
 from fastdllm.lab.config.parameters import SECTION, Slurm, check
 from fastdllm.lab.config.paths import expand, policy_path, root
-from fastdllm.refusals import Refused, placed
 
 DEFAULT = "layer_reuse"
 
@@ -36,12 +36,12 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
         values["slurm"] = _with_profile(file, values["slurm"])
     try:
         grid = Grid(**values)
-    except Refused as error:
+    except SettingsError as error:
         raise ValueError(file.explain(error) + _nearer(values)) from error
     _check_values(file, grid)
     grid = _with_policy_files(file, grid)
     try:
-        grid.cells()
+        grid.configurations()
     except ValueError as error:
         raise ValueError(f"{file.where(('axes',) if grid.axes else ('configs',))}: {error}") from error
     return grid
@@ -50,8 +50,11 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
 def _nearer(values: dict[str, Any]) -> str:
     """Where a key that stands at the top belongs, if it has a place at all."""
     lost = [name for name in values if name in SECTION and name not in Grid.model_fields]
-    places = (f"{SECTION[name]}.{name} for all cells" + (f", axes.{name} (a list) to cross it" if name in AXES else "")
-              for name in lost)
+    places = (
+        f"{SECTION[name]}.{name} for all configurations"
+        + (f", axes.{name} (a list) to cross it" if name in AXES else "")
+        for name in lost
+    )
     return "".join(f"\n{name}: allowed as {place}" for name, place in zip(lost, places, strict=True))
 
 
@@ -74,7 +77,7 @@ def slurm_profile(name: str) -> Slurm:
     file = yaml_file.read(path)
     try:
         return Slurm(**file.values)
-    except Refused as error:
+    except SettingsError as error:
         raise ValueError(file.explain(error)) from error
 
 
@@ -104,7 +107,7 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
                 from fastdllm.decode.revisions import get
                 get(value)
         except ValueError as error:
-            raise ValueError(placed(file.where(key), str(error))) from error
+            raise ValueError(with_location(file.where(key), str(error))) from error
 
 
 def _with_policy_files(file: yaml_file.YamlFile, grid: Grid) -> Grid:
@@ -113,7 +116,7 @@ def _with_policy_files(file: yaml_file.YamlFile, grid: Grid) -> Grid:
         try:
             return policy_path(value, file.path.parent) if isinstance(value, str) else value
         except ValueError as error:
-            raise ValueError(placed(file.where(key), str(error))) from error
+            raise ValueError(with_location(file.where(key), str(error))) from error
 
     reuse = {key: full(("reuse", key), value) if key == "policy" else value for key, value in grid.reuse.items()}
     axes = {axis: [full(("axes", axis, i), v) for i, v in enumerate(values)] if axis == "policy" else values

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from fastdllm.refusals import refusal, said
+from fastdllm.errors import field_message, message
 from fastdllm.settings import Decoding, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
@@ -72,7 +72,7 @@ class Parameters(Settings):
         try:
             return cls(**values)
         except ValueError as error:
-            raise ValueError(said(error)) from error
+            raise ValueError(message(error)) from error
 
     def flat(self) -> dict[str, Any]:
         """The values a notebook's parameters cell takes: the inverse of `of`."""
@@ -113,7 +113,7 @@ class Criteria(Settings):
     catastrophic_loss: float = Field(default=20.0, ge=0, description="a loss above this many points rejects")
 
 
-class Record(Settings):
+class RecordOptions(Settings):
     """What a run keeps besides its samples."""
 
     trace: int = Field(default=0, ge=0, description="so many problems are decoded again with a trace, untimed")
@@ -135,8 +135,10 @@ class Slurm(Settings):
     cpus: int = Field(default=2, ge=1, description="CPU cores per task")
     throttle: int = Field(default=4, ge=1, description="array tasks that run at once")
     requeue: bool = True
-    signal_seconds: int = Field(default=120, ge=1, description="so long before the time limit a cell is told to stop")
-    setup: tuple[str, ...] = Field(default=(), description="shell lines run before the cell")
+    signal_seconds: int = Field(
+        default=120, ge=1, description="so long before the time limit a configuration is told to stop"
+    )
+    setup: tuple[str, ...] = Field(default=(), description="shell lines run before the configuration")
     mail_user: str | None = None
 
 
@@ -152,7 +154,7 @@ def check(field: str, value: Any) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         inner = first.get("ctx", {}).get("error")
-        raise ValueError(str(inner) if inner else refusal(field, first, info.description)) from error
+        raise ValueError(str(inner) if inner else field_message(field, first, info.description)) from error
 
 
 

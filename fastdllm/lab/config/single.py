@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm import tasks
+from fastdllm.errors import message
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.grid import AXES, Grid
-from fastdllm.lab.config.parameters import SECTION, Parameters, Record
+from fastdllm.lab.config.parameters import SECTION, Parameters, RecordOptions
 from fastdllm.lab.config.paths import policy_path
-from fastdllm.refusals import said
 
 
 def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
-    """A grid of one cell from flat parameters; its name tells what is not the default.
+    """A grid of one configuration from flat parameters; its name tells what is not the default.
 
     Raises ValueError for an unknown name or a wrong value.
     """
@@ -41,14 +41,14 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
         config[axis] = values[section].pop(axis, now[axis]) if section else top.get(axis, now[axis])
     config = {axis: value for axis, value in config.items() if value not in (None, "") and (axis != "repeat" or value)}
     try:
-        return Grid(experiment=experiment, **top, **values, configs=[config], record=Record(trace=trace),
+        return Grid(experiment=experiment, **top, **values, configs=[config], record=RecordOptions(trace=trace),
                     suffix=_rest(now, default))
     except ValueError as error:
-        raise ValueError(said(error)) from error
+        raise ValueError(message(error)) from error
 
 
 def _rest(now: dict[str, Any], default: dict[str, Any]) -> str:
-    """What is not the default and has no place in a cell's name: `model-7B_shots-4`, of a path its last part."""
+    """What is not the default and has no place in the name: `model-7B_shots-4`, of a path its last part."""
     other = [name for name in now if now[name] != default[name] and name not in (*AXES, "limit")]
     parts = (f"{name}-{Path(str(now[name])).name}" for name in other)
     return "_".join(re.sub(r"[^A-Za-z0-9_.+-]+", "-", part) for part in parts)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fastdllm.refusals import Key, Refused, placed
+from fastdllm.errors import Key, SettingsError, with_location
 
 try:
     from yaml import CSafeLoader as Loader  # the safe loader, in C where PyYAML was built with it
@@ -56,9 +56,9 @@ class YamlFile:
             overrides.add(key)
         return YamlFile(self.path, values, self.lines, frozenset(overrides))
 
-    def explain(self, error: Refused) -> str:
+    def explain(self, error: SettingsError) -> str:
         """One line per problem: file, line, key, value, what is allowed."""
-        return "\n".join(placed(self.where(key), text) for key, text in error.problems)
+        return "\n".join(with_location(self.where(key), text) for key, text in error.problems)
 
 
 def read(path: str | Path) -> YamlFile:

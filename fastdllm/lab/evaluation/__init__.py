@@ -1,1 +1,1 @@
-"""One run, from prompts to a record; the notebook's cell."""
+"""One run, from prompts to a record; what the notebook's cell calls."""

@@ -1,4 +1,4 @@
-"""One run, from prompts to its record. This is what the cell's notebook calls."""
+"""One run, from prompts to its record. This is what the configuration's notebook calls."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.evaluation import summary
 from fastdllm.lab.records import journal
-from fastdllm.lab.records.external_code import NOTE, Foreign
-from fastdllm.lab.records.identity import Today, identity, payload, policy_hash
+from fastdllm.lab.records.external_code import NOTE, ExternalCode
+from fastdllm.lab.records.identity import CurrentFingerprints, identity, payload, policy_hash
 from fastdllm.lab.records.locks import lock
 from fastdllm.lab.records.record import Record
 from fastdllm.tasks import Problem, Task
@@ -38,28 +38,28 @@ class Clock:
 
 def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "interactive", config: str = "",
              author: str = "", trace: int = 0, token_ids: bool = True, force: bool = False,
-             generation: GenerationFile | None = None, say: Callable[[str], None] = print) -> Record:
-    """Run what is missing of one cell and return its record.
+             generation: GenerationFile | None = None, log: Callable[[str], None] = print) -> Record:
+    """Run what is missing of one configuration and return its record.
 
     A record whose identity is today's is returned as it is; finished samples of an interrupted run are kept and
     the rest is run. `trace` problems are decoded once more with a trace, untimed. `force` starts over; the last
     good record stays until the new one is whole.
 
     Raises ValueError before the model is loaded for parameters, data or a checkpoint that can't be had; Locked if
-    another process works on the cell; ValueError if a reuse configuration reused nothing in the whole cell.
+    another process works on the configuration; ValueError if k > 1 and no problem reused anything.
     """
     directory = Path(directory)
-    today = Today()
-    task = today.task(parameters)
+    current = CurrentFingerprints()
+    task = current.task(parameters)
     refuse(parameters, task)
-    resolved = today.resolve(parameters)
-    problems, dataset = today.problems(parameters)
-    checkpoint = today.checkpoint(parameters)
-    ran = foreign_of(generation, parameters)
+    resolved = current.resolve(parameters)
+    problems, dataset = current.problems(parameters)
+    checkpoint = current.checkpoint(parameters)
+    ran = external_code_of(generation, parameters)
     policy = policy_hash(resolved.reuse) if ran is None else ran.policy()
-    own = identity(payload(resolved, checkpoint, dataset, today.code, policy, today.torch))
+    own = identity(payload(resolved, checkpoint, dataset, current.code, policy, current.torch))
     if not force and (found := complete(directory, own)):
-        say(f"complete already: identity {own[:12]}, {found.n} problems")
+        log(f"complete already: identity {own[:12]}, {found.n} problems")
         return found
     with lock(directory / ".samples.lock", wait=5.0):
         if not force and (found := complete(directory, own)):      # another process finished it while we waited
@@ -76,16 +76,16 @@ def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "inte
         lm = None
         if len(run.done) < len(problems) or trace:
             if run.done:
-                say(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
+                log(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
             lm = load(resolved, parameters.device, checkpoint.fingerprint, clock)
             generation = generation.on(lm) if generation else None
             with threads_for(lm):
-                solve(lm, resolved, task, problems, run, clock, token_ids, say, generation)
+                solve(lm, resolved, task, problems, run, clock, token_ids, log, generation)
         notes = summary.peak_memory(resolved.device) if lm is not None else {}
         notes |= write_trace(lm, resolved, problems[:trace], run, directory, generation) if trace else {}
         record = summary.summarise(
             run, resolved, task, dataset, own, experiment=experiment, config=config or "run", author=author,
-            checkpoint=checkpoint, code=summary.code(today.code, policy), environment=summary.environment(resolved),
+            checkpoint=checkpoint, code=summary.code(current.code, policy), environment=summary.environment(resolved),
             load_seconds=clock.load, warmup_seconds=clock.warm_up, notes=notes)
         return finish(directory, run, record)
 
@@ -97,11 +97,11 @@ def refuse(parameters: Parameters, task: Task) -> None:
                          "nothing to reuse; allowed: k=1, or a generative task")
 
 
-def foreign_of(generation: GenerationFile | None, parameters: Parameters) -> Foreign | None:
+def external_code_of(generation: GenerationFile | None, parameters: Parameters) -> ExternalCode | None:
     """The note on code that is not ours."""
     if generation is None:
         return None
-    return Foreign(file=str(generation.path), own_code=generation.own_code, parameters=parameters)
+    return ExternalCode(file=str(generation.path), own_code=generation.own_code, parameters=parameters)
 
 
 def complete(directory: Path, own: str) -> Record | None:
@@ -129,15 +129,15 @@ def load(parameters: Parameters, device: str, fingerprint: str, clock: Clock) ->
     return lm
 
 
-def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], run: journal.Partial, clock: Clock,
-          token_ids: bool, say: Callable[[str], None], generation: GenerationFile | None = None) -> None:
+def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], run: journal.Journal, clock: Clock,
+          token_ids: bool, log: Callable[[str], None], generation: GenerationFile | None = None) -> None:
     """Decode and score the problems that are left, each on disk as soon as it is finished."""
     left = [index for index in range(len(problems)) if index not in run.done]
     if not left:
         return
     batch = parameters.batch_size if parameters.device == "cuda" else 2      # a GPU's graphs know one batch size
     clock.warm_up = warm_up(lm, parameters, task, [problems[index] for index in left[:batch]], generation)
-    said = began = time.perf_counter()
+    reported = began = time.perf_counter()
     base, session, correct = run.seconds, run.sessions, sum(s["correct"][task.metric] for s in run.done.values())
     elapsed, results = 0.0, rows(lm, parameters, task, [problems[index] for index in left], left, generation)
     while True:
@@ -149,10 +149,10 @@ def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], 
         sample = scored(result, problems[result.row], task, lm, token_ids, parameters.decoding.stop_strings)
         run.add({**sample, "session": session, "elapsed": base + elapsed})
         correct += sample["correct"][task.metric]
-        if time.perf_counter() - said > REPORT_SECONDS or len(run.done) == len(problems):
-            said = time.perf_counter()
+        if time.perf_counter() - reported > REPORT_SECONDS or len(run.done) == len(problems):
+            reported = time.perf_counter()
             tokens = sum(s["tokens"] for s in run.done.values())
-            say(f"{len(run.done)} of {len(problems)} problems, {correct} correct, {tokens / run.seconds:.0f} tokens/s")
+            log(f"{len(run.done)} of {len(problems)} problems, {correct} correct, {tokens / run.seconds:.0f} tokens/s")
 
 
 def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], numbers: list[int],
@@ -206,7 +206,7 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
     return sample | ({"token_ids": list(result.tokens)} if token_ids else {})
 
 
-def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: journal.Partial,
+def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: journal.Journal,
                 directory: Path, generation: GenerationFile | None = None) -> dict[str, Any]:
     """Decode some problems again with a trace; notes how many gave the tokens of the timed run."""
     if not problems or parameters.engine != "diffusion" or parameters.reuse.layers is None:
@@ -231,8 +231,8 @@ def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: j
     return {"traced": len(problems), "traced_same_output": same}
 
 
-def finish(directory: Path, run: journal.Partial, record: Record) -> Record:
-    """Samples, then the record, then the unfinished samples go: a crash in between leaves the cell unfinished."""
+def finish(directory: Path, run: journal.Journal, record: Record) -> Record:
+    """Samples, then the record, then the unfinished samples go: a crash in between leaves it unfinished."""
     text = "".join(atomic.canonical(sample) + "\n" for sample in run.samples())
     atomic.write(directory / records.SAMPLES, text)
     record = records.write(directory, record.model_copy(update={"samples_sha256": atomic.sha256(text)}))

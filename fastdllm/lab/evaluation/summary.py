@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records.identity import PACKAGE
-from fastdllm.lab.records.journal import Partial
+from fastdllm.lab.records.journal import Journal
 from fastdllm.lab.records.record import Checkpoint, Code, Dataset, Environment, Record, accuracy
 from fastdllm.tasks import Task
 from fastdllm.version import __version__
@@ -38,7 +38,7 @@ def verdicts(samples: list[dict[str, Any]], rule: str) -> list[bool]:
             for verdict in sample.get("parts", {}).get(rule) or [sample["correct"][rule]]]
 
 
-def summarise(run: Partial, parameters: Parameters, task: Task, dataset: Dataset, identity: str, *, experiment: str,
+def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset, identity: str, *, experiment: str,
               config: str, author: str, checkpoint: Checkpoint, code: Code, environment: Environment,
               load_seconds: float, warmup_seconds: float, notes: dict[str, Any]) -> Record:
     """The record of a finished run.

@@ -24,7 +24,7 @@ from fastdllm.decode.generate import Prompt, token_ids
 from fastdllm.decode.step import RowResult
 from fastdllm.decode.trace import COLUMNS, WHOLE
 from fastdllm.lab.atomic import sha256
-from fastdllm.lab.instrument.probe import Decoder, Probe, Seen
+from fastdllm.lab.instrument.probe import Decoder, ForwardObservation, Probe
 from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.lab.records.external_code import modelling_code
 from fastdllm.model.lm import LM
@@ -157,14 +157,14 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
     """
     forwards: Counter[str] = Counter()
 
-    def told(kind: str, _rows: int) -> None:
+    def count_forward(kind: str, _rows: int) -> None:
         forwards[kind] += 1
 
     model = file.model
     for place, prompt in enumerate(prompts):
         forwards.clear()
         ids = token_ids(lm, place, prompt)
-        ours = PublishedModel(lm.network, told)
+        ours = PublishedModel(lm.network, count_forward)
         began = time.perf_counter()
         decisions: dict[str, int] = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
         if model is not None:
@@ -194,7 +194,7 @@ def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decodin
     return sum(row.text == output for row, output in zip(rows, outputs, strict=True))
 
 
-def trace(seen: list[Seen], row: int, lm: LM, decoding: Decoding, reuse: Reuse) -> pd.DataFrame:
+def trace(seen: list[ForwardObservation], row: int, lm: LM, decoding: Decoding, reuse: Reuse) -> pd.DataFrame:
     """The trace table (decode/trace.py) of one row as a probe saw it; the layers that reuse names."""
     mask = decoding.mask_id if decoding.mask_id is not None else lm.mask_id
     wanted = reuse.layer_indices(lm.config.num_hidden_layers)

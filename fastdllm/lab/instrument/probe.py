@@ -28,7 +28,7 @@ FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, Arit
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class LayerCall:
     """What one layer did in one forward."""
 
     ran: bool                          # its attention was called
@@ -37,7 +37,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ForwardObservation:
     """One forward of R rows."""
 
     index: int
@@ -46,7 +46,7 @@ class Seen:
     block: int
     replace_position: int | None       # small forwards: offset in the block
     tokens: tuple[tuple[int, ...], ...]
-    calls: tuple[Call, ...]            # per layer
+    calls: tuple[LayerCall, ...]            # per layer
     block_cache: np.ndarray            # [layers, R, B, 2] mean key and mean value by position; nan: no entry
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Seen:
         return f"forward {self.index}: {self.kind}{place}, block {self.block}"
 
 
-def differences(a: Seen | None, b: Seen | None, tolerance: float = 1e-4) -> tuple[str, ...]:
+def differences(a: ForwardObservation | None, b: ForwardObservation | None, tolerance: float = 1e-4) -> tuple[str, ...]:
     """The observables in which two forwards differ; a missing forward differs in "forwards"."""
     if a is None or b is None:
         return () if a is b else ("forwards",)
@@ -93,13 +93,13 @@ class Probe:
 
     network: Network
     layers: Sequence[nn.Module] | None = None
-    expect: list[Seen] | None = None
-    seen: list[Seen] = field(default_factory=list)
+    expect: list[ForwardObservation] | None = None
+    seen: list[ForwardObservation] = field(default_factory=list)
 
     def __enter__(self) -> Probe:
         own = self.network.model.layers
         self._computed: list[list[tuple[int, Tensor]]] = [[] for _ in own]
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, LayerCall] = {}
         self._parts: dict[str, Tensor] = {}
         self._cache: Cache | None = None
         with ExitStack() as stack:
@@ -141,7 +141,7 @@ class Probe:
             source = None if fresh else self._source(index, values)
             if computed is not None and source is None and torch.equal(values, computed):
                 fresh = True      # a copy of what the layer computed
-            self._calls[index] = Call(ran, not fresh, source)
+            self._calls[index] = LayerCall(ran, not fresh, source)
             if fresh:
                 self._computed[index].append((len(self.seen), values.clone()))
             if index == len(self._computed) - 1:
@@ -162,7 +162,7 @@ class Probe:
             return      # no layer ran at all
         start = int(context.positions[0, 0])
         last = int(context.positions[0, -1])
-        seen = Seen(index=len(self.seen), kind=context.kind, start=start, block=last // size,
+        seen = ForwardObservation(index=len(self.seen), kind=context.kind, start=start, block=last // size,
                     replace_position=context.replace_position[0],
                     tokens=tuple(map(tuple, self._tokens.tolist())),
                     calls=tuple(self._calls[i] for i in range(len(self._computed))),
@@ -188,16 +188,16 @@ def digest(cache: Cache, context: Context, layers: int, size: int) -> np.ndarray
 
 
 @dataclass(frozen=True)
-class Run:
+class Observed:
     """What was seen of a decoder: per group of prompts its forwards, its output, and how it ended."""
 
-    seen: list[list[Seen]]
+    seen: list[list[ForwardObservation]]
     tokens: list[list[list[int]]]
     outcome: list[str]                 # "ended", or the name of the exception
 
 
 def observe(decoder: Decoder, groups: Sequence[list[list[int]]], network: Network,
-            layers: Sequence[nn.Module] | None = None) -> Run:
+            layers: Sequence[nn.Module] | None = None) -> Observed:
     """Run a decoder on every group of prompts; an exception is an outcome."""
     seen, tokens, outcome = [], [], []
     for prompts in groups:
@@ -206,7 +206,7 @@ def observe(decoder: Decoder, groups: Sequence[list[list[int]]], network: Networ
         seen.append(probe.seen)
         tokens.append(output)
         outcome.append(how)
-    return Run(seen, tokens, outcome)
+    return Observed(seen, tokens, outcome)
 
 
 def attempt(decoder: Decoder, prompts: list[list[int]]) -> tuple[list[list[int]], str]:

@@ -1,6 +1,6 @@
 """Is this machine fit for a run? Every check is a sentence, and a failing one says what to do.
 
-The prologue of every Slurm job asks with `quick=True`: seconds, no network, no data, no weights read.
+The prologue of every Slurm job asks with `offline=True`: seconds, no network, no data, no weights read.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Check:
         return f"{MARKS[self.ok]} {self.name:<11} {self.text}"
 
 
-def examine(runs: list[Parameters], output: Path, *, quick: bool = False) -> Iterator[Check]:
+def examine(runs: list[Parameters], output: Path, *, offline: bool = False) -> Iterator[Check]:
     """All checks for these runs, one by one, the cheap ones first."""
     yield Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")
     yield packages()
     if importlib.util.find_spec("torch") is not None:
         for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
-            yield from compute(device, dtype, quick)
+            yield from compute(device, dtype, offline)
     for model, revision in sorted({(run.model, run.model_revision or "") for run in runs}):
-        yield checkpoint(model, revision or None, quick)
+        yield checkpoint(model, revision or None, offline)
     yield disk(output)
     for path in sorted({run.data for run in runs if run.data}):
         yield Check("data", Path(path).exists(), f"{path} {'is there' if Path(path).exists() else 'does not exist'}")
-    if quick:
+    if offline:
         return
     yield kernel()
     yield scheduler()
@@ -74,7 +74,7 @@ def refuse(runs: list[Parameters], output: Path) -> None:
     """Raise ValueError for what every run would fail for, each in its own time: packages, device, checkpoint, disk."""
     checks = [packages()]
     for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
-        checks += compute(device, dtype, quick=True)
+        checks += compute(device, dtype, offline=True)
     checks += [checkpoint(model, revision or None)
                for model, revision in sorted({(run.model, run.model_revision or "") for run in runs})]
     wrong = [f"{check.name}: {check.text}" for check in (*checks, disk(output)) if check.ok is False]
@@ -108,10 +108,10 @@ def packages() -> Check:
     return Check("packages", True, f"all {count} are there: {named}")
 
 
-def compute(device: str, dtype: str, quick: bool = False) -> Iterator[Check]:
+def compute(device: str, dtype: str, offline: bool = False) -> Iterator[Check]:
     """The device exists and knows the dtype; what is wrong with the driver if it doesn't."""
     plain_cpu = device == "cpu" or (device == "auto" and importlib.metadata.version("torch").endswith("+cpu"))
-    if plain_cpu and quick:
+    if plain_cpu and offline:
         yield Check("device", True, f"cpu, {len(os.sched_getaffinity(0))} cores")
         return
     import torch
@@ -160,8 +160,8 @@ def _after(text: str, *labels: str) -> list[str]:
     return [text.partition(label)[2].split()[0].strip("|") if label in text else "" for label in labels]
 
 
-def checkpoint(model: str, revision: str | None, quick: bool = False) -> Check:
-    """The files of the checkpoint are on this machine and whole (or, not quick, on the hub)."""
+def checkpoint(model: str, revision: str | None, offline: bool = False) -> Check:
+    """The files of the checkpoint are on this machine and whole (or, not offline, on the hub)."""
     local = (checkpoints.EMBEDDED / model).is_dir() or Path(model).expanduser().is_dir()
     try:
         if local or model.count("/") != 1:
@@ -172,7 +172,7 @@ def checkpoint(model: str, revision: str | None, quick: bool = False) -> Check:
             try:
                 path = Path(snapshot_download(model, revision=revision, local_files_only=True))
             except LocalEntryNotFoundError:
-                if quick or not reachable():
+                if offline or not reachable():
                     return Check("checkpoint", False, f"{model} is not in the local cache and the hub can't be "
                                  "reached: fetch it first on a node with network (HF_HOME on a shared disk)")
                 return _on_hub(model, revision)

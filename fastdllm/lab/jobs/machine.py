@@ -37,11 +37,11 @@ def gpu_count() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def default_jobs(device: str, cells: int) -> int:
+def default_jobs(device: str, configurations: int) -> int:
     """Cells at once: one a GPU, or one a core as far as memory goes."""
     if device.startswith("cuda") or (device == "auto" and gpu_count()):
-        return max(1, min(cells, gpu_count()))
-    return max(1, min(cells, cores(), free_memory() // KERNEL_BYTES))
+        return max(1, min(configurations, gpu_count()))
+    return max(1, min(configurations, cores(), free_memory() // KERNEL_BYTES))
 
 
 

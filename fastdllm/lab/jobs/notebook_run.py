@@ -1,4 +1,4 @@
-"""One configuration, or one notebook, with the same care as a grid's cell."""
+"""One notebook, executed with the same care as a grid's configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastdllm.lab.config.paths import expand, root
 from fastdllm.lab.jobs import notebooks
 from fastdllm.lab.jobs.runner import POLL, last_line, start
 from fastdllm.lab.jobs.worker import DONE, Work
-from fastdllm.lab.records.identity import Today, code_hash, tree_hash
+from fastdllm.lab.records.identity import CurrentFingerprints, code_hash, tree_hash
 from fastdllm.settings import Settings
 
 ROOMS = ("settings.py", "stats.py", "prior_results.py", "model", "decode", "tasks", "lab", "display", "report",
@@ -44,10 +44,10 @@ def notebook_identity(notebook: Path, parameters: dict[str, Any]) -> str:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     values = {name: each.default for name, each in notebooks.declared(notebook).items()} | parameters
-    today = Today()
-    checkpoint = today.checkpoint(Parameters(model=values["model"])).fingerprint if values.get("model") else None
+    current = CurrentFingerprints()
+    checkpoint = current.checkpoint(Parameters(model=values["model"])).fingerprint if values.get("model") else None
     return sha256(canonical({"cells": [_tree(source) for source in sources], "parameters": values,
-                             "code": code_hash(rooms=ROOMS), "torch": today.torch, "checkpoint": checkpoint}))
+                             "code": code_hash(rooms=ROOMS), "torch": current.torch, "checkpoint": checkpoint}))
 
 
 def _tree(source: str) -> str:

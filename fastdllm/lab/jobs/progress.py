@@ -1,4 +1,4 @@
-"""One progress line per running cell: live on a terminal, a line now and then elsewhere."""
+"""One progress line per running configuration: live on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-EVERY = 20.0     # seconds between two lines of a cell where there is no terminal
+EVERY = 20.0     # seconds between two lines of a configuration where there is no terminal
 
 
-class Progress:
-    """Shows cells at work. `say` prints a line above the bars."""
+class RunProgress:
+    """Shows configurations at work. `print_line` prints a line above the bars."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True)
@@ -31,13 +31,13 @@ class Progress:
         """Take them away."""
         self.bars.stop()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """One line, above the bars."""
         self.console.print(text, markup=False)
 
     def begin(self, name: str, reason: str, log: Path) -> None:
-        """A cell starts; its log can be followed at once."""
-        self.say(f"▶ {name} ({reason}), log: {log}")
+        """A configuration starts; its log can be followed at once."""
+        self.print_line(f"▶ {name} ({reason}), log: {log}")
         self.tasks[name] = self.bars.add_task(name, total=None)
         self.said[name] = time.monotonic()
 
@@ -48,9 +48,9 @@ class Progress:
         self.bars.update(self.tasks[name], completed=done, total=total)
         if not self.console.is_terminal and time.monotonic() - self.said[name] > EVERY:
             self.said[name] = time.monotonic()
-            self.say(f"  {name}: {done} of {total}")
+            self.print_line(f"  {name}: {done} of {total}")
 
     def end(self, name: str, state: str, detail: str) -> None:
-        """A cell has ended."""
+        """A configuration has ended."""
         self.bars.remove_task(self.tasks.pop(name))
-        self.say(f"{'✓' if state == 'complete' else '✗'} {name}: {state} ({detail})")
+        self.print_line(f"{'✓' if state == 'complete' else '✗'} {name}: {state} ({detail})")

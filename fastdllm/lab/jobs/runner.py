@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastdllm.lab import records
-from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import notebooks, status
 from fastdllm.lab.jobs.machine import default_jobs, gpu_count, threads
-from fastdllm.lab.jobs.plan import Plan, plan
-from fastdllm.lab.jobs.progress import Progress
-from fastdllm.lab.jobs.slurm import Job
+from fastdllm.lab.jobs.plan import RunPlan, plan
+from fastdllm.lab.jobs.progress import RunProgress
+from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.jobs.worker import DONE, LOCKED, Work
 from fastdllm.lab.records import journal, locks
-from fastdllm.lab.records.identity import PACKAGE, Today
+from fastdllm.lab.records.identity import PACKAGE, CurrentFingerprints
 
 POLL = 0.2     # seconds
 
@@ -34,15 +34,22 @@ POLL = 0.2     # seconds
 
 
 
-def parameters(grid: Grid, cell: Cell, force: bool) -> dict[str, Any]:
-    """What the cell's notebook gets."""
-    return {**cell.parameters.flat(), "experiment": cell.experiment, "config": cell.name, "author": grid.author,
-            "directory": str(cell.directory), "trace": grid.record.trace, "token_ids": grid.record.token_ids,
-            "force": force}
+def parameters(grid: Grid, configuration: Configuration, force: bool) -> dict[str, Any]:
+    """What the configuration's notebook gets."""
+    return {
+        **configuration.parameters.flat(),
+        "experiment": configuration.experiment,
+        "config": configuration.name,
+        "author": grid.author,
+        "directory": str(configuration.directory),
+        "trace": grid.record.trace,
+        "token_ids": grid.record.token_ids,
+        "force": force,
+    }
 
 
-def share(source: Cell, target: Cell) -> None:
-    """Give a cell the record of the cell that ran the same computation."""
+def share(source: Configuration, target: Configuration) -> None:
+    """Give a configuration the record of the configuration that ran the same computation."""
     with locks.lock(target.directory / status.RUN_LOCK):
         records.share(source.directory, target.directory, target.name, target.parameters.reuse)
         for leftover in (*target.directory.glob("partial-*.jsonl"), target.directory / records.SAMPLES,
@@ -52,9 +59,9 @@ def share(source: Cell, target: Cell) -> None:
 
 @dataclass
 class Running:
-    """A worker at work on a cell."""
+    """A worker at work on a configuration."""
 
-    cell: Cell
+    configuration: Configuration
     process: subprocess.Popen[str]
     log: IO[str]
     slot: int
@@ -77,36 +84,40 @@ def start(job: Work, log: Path, jobs: int, slot: int = 0, caches: dict[str, str]
     return process, handle
 
 
-def run(grid: Grid, chosen: list[Cell], force: bool | Iterable[str] = False, jobs: int | None = None,
-        show: Progress | None = None, queue: Mapping[str, Job] | None = None) -> bool:
+def run(grid: Grid, chosen: list[Configuration], force: bool | Iterable[str] = False, jobs: int | None = None,
+        show: RunProgress | None = None, queue: Mapping[str, SlurmJob] | None = None) -> bool:
     """Run what is missing; True if all that was asked for is complete at the end.
 
     Raises ValueError before anything starts if the notebook doesn't take the parameters.
     """
-    every, today, show = grid.cells(), Today(), show or Progress()
-    to_do = plan(chosen, every, force, today, queue)
+    every, current, show = grid.configurations(), CurrentFingerprints(), show or RunProgress()
+    to_do = plan(chosen, every, force, current, queue)
     notebook = notebooks.find(grid.notebook)
-    for cell, _, forced in to_do.run:
-        notebooks.check(notebook, parameters(grid, cell, forced))
+    for configuration, _, forced in to_do.run:
+        notebooks.check(notebook, parameters(grid, configuration, forced))
     jobs = jobs or grid.jobs or default_jobs(grid.device, len(to_do.run))
     for state in to_do.busy:
-        show.say(f"{state.cell.path}: left alone, {state.state} ({state.detail})")
+        show.print_line(f"{state.configuration.path}: left alone, {state.state} ({state.detail})")
     good, waiting, running = not to_do.busy, list(to_do.run), []
     try:
         show.start()
         while waiting or running:
             while waiting and len(running) < jobs:
-                cell, reason, forced = waiting.pop(0)
+                configuration, reason, forced = waiting.pop(0)
                 slot = min(set(range(jobs)) - {other.slot for other in running})
-                work = Work(str(notebook), str(cell.directory / notebook.name), parameters(grid, cell, forced),
-                            str(root()))
-                process, log = start(work, cell.directory / records.LOG, jobs, slot, grid.caches)
-                running.append(Running(cell, process, log, slot))
-                show.begin(cell.path, reason, cell.directory / records.LOG)
+                work = Work(
+                    str(notebook),
+                    str(configuration.directory / notebook.name),
+                    parameters(grid, configuration, forced),
+                    str(root()),
+                )
+                process, log = start(work, configuration.directory / records.LOG, jobs, slot, grid.caches)
+                running.append(Running(configuration, process, log, slot))
+                show.begin(configuration.path, reason, configuration.directory / records.LOG)
             time.sleep(POLL)
             for one in list(running):
-                counts = [journal.progress(path) for path in one.cell.directory.glob("partial-*.jsonl")]
-                show.update(one.cell.path, *max(counts, default=(0, 0)))
+                counts = [journal.progress(path) for path in one.configuration.directory.glob("partial-*.jsonl")]
+                show.update(one.configuration.path, *max(counts, default=(0, 0)))
                 if one.process.poll() is not None:
                     running.remove(one)
                     good &= end(one, to_do, show)
@@ -119,28 +130,28 @@ def run(grid: Grid, chosen: list[Cell], force: bool | Iterable[str] = False, job
     return good
 
 
-def share_complete(to_do: Plan) -> None:
+def share_complete(to_do: RunPlan) -> None:
     """Serve the names whose computation was complete before, under another name."""
     for source, target in to_do.share:
-        if source not in [cell for cell, _, _ in to_do.run]:
+        if source not in [configuration for configuration, _, _ in to_do.run]:
             share(source, target)
 
 
-def end(one: Running, to_do: Plan, show: Progress) -> bool:
+def end(one: Running, to_do: RunPlan, show: RunProgress) -> bool:
     """A worker has ended: say how, and serve the names that share its run."""
     one.log.close()
     assert one.process.stdin is not None
     one.process.stdin.close()
     code = one.process.returncode
     if code != DONE:
-        last = last_line(one.cell.directory / records.LOG)
-        show.end(one.cell.path, "left alone" if code == LOCKED else "failed", last)
+        last = last_line(one.configuration.directory / records.LOG)
+        show.end(one.configuration.path, "left alone" if code == LOCKED else "failed", last)
         return False
-    record = records.read(one.cell.directory)
+    record = records.read(one.configuration.directory)
     for source, target in to_do.share:
-        if source is one.cell:
+        if source is one.configuration:
             share(source, target)
-    show.end(one.cell.path, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
+    show.end(one.configuration.path, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
              f"{record.forwards}, {record.tokens / max(record.forwards, 1):.2f} tokens per forward, "
              f"{record.seconds:.1f} s")
     return True

@@ -19,7 +19,7 @@ TIMEOUT = 30    # seconds that Slurm may take to answer
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """One task of an array (or a plain job, task None) as Slurm sees it."""
 
     id: int
@@ -76,7 +76,7 @@ def submit(script: Path, *options: str) -> int:
     return int(ask("sbatch", "--parsable", *options, str(script)).strip().split(";")[0])
 
 
-def jobs(ids: Iterable[int]) -> dict[tuple[int, int | None], Job]:
+def jobs(ids: Iterable[int]) -> dict[tuple[int, int | None], SlurmJob]:
     """What Slurm knows of these jobs: by job id and array index. Forgotten ones are left out."""
     wanted = sorted(set(ids))
     if not wanted or not available():
@@ -112,15 +112,15 @@ def _squeue(ids: list[int], form: str) -> list[str]:
         raise
 
 
-def _queued(ids: list[int]) -> list[Job]:
+def _queued(ids: list[int]) -> list[SlurmJob]:
     found = []
     for line in _squeue(ids, "%F|%K|%T|%N|%M|%r"):
         number, task, state, node, elapsed, reason = line.split("|", 5)
-        found.append(Job(int(number), _index(task), state, node, elapsed, _value(reason)))
+        found.append(SlurmJob(int(number), _index(task), state, node, elapsed, _value(reason)))
     return found
 
 
-def _accounted(ids: list[int]) -> list[Job]:
+def _accounted(ids: list[int]) -> list[SlurmJob]:
     """From sacct; nothing where there is no accounting."""
     if shutil.which("sacct") is None:
         return []
@@ -134,11 +134,13 @@ def _accounted(ids: list[int]) -> list[Job]:
         name, state, node, elapsed, reason, code = line.split("|")
         number, _, task = name.partition("_")
         if number.isdigit() and "[" not in task:
-            found.append(Job(int(number), _index(task), state.split()[0], _value(node), elapsed, _value(reason), code))
+            found.append(
+                SlurmJob(int(number), _index(task), state.split()[0], _value(node), elapsed, _value(reason), code)
+            )
     return found
 
 
-def _shown(ids: list[int]) -> list[Job]:
+def _shown(ids: list[int]) -> list[SlurmJob]:
     """From `scontrol show job`, one line a job."""
     found = []
     for job in ids:
@@ -153,7 +155,7 @@ def _shown(ids: list[int]) -> list[Job]:
             task = _index(fields.get("ArrayTaskId", ""))
             if "ArrayTaskId" in fields and task is None:
                 continue                        # "3-8": the part of the array that has not begun; squeue has it
-            found.append(Job(int(fields.get("ArrayJobId", fields["JobId"])), task, fields["JobState"],
+            found.append(SlurmJob(int(fields.get("ArrayJobId", fields["JobId"])), task, fields["JobState"],
                              _value(fields.get("NodeList", "")), fields.get("RunTime", ""),
                              _value(fields.get("Reason", "")), fields.get("ExitCode", "")))
     return found

@@ -1,4 +1,4 @@
-"""What state every cell of a grid is in."""
+"""What state every configuration of a grid is in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastdllm.lab import atomic, records
-from fastdllm.lab.config.grid import Cell
-from fastdllm.lab.jobs.slurm import Job
+from fastdllm.lab.config.grid import Configuration
+from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import external_code, journal, locks
-from fastdllm.lab.records.identity import Today, changes, identity, payload_of
+from fastdllm.lab.records.identity import CurrentFingerprints, changes, identity, payload_of
 from fastdllm.lab.records.record import Record
 
 State = Literal["complete", "stale", "partial", "failed", "running", "queued", "not applicable", "pending", "imported"]
@@ -21,10 +21,10 @@ MARKS = {"complete": "✓", "running": "▶", "queued": "…", "not applicable":
 
 
 @dataclass(frozen=True)
-class CellState:
-    """A cell and how it stands. `shared_with`: the cell whose run this one shares (k=1 under three names)."""
+class ConfigurationState:
+    """A configuration and how it stands. `shared_with`: whose run this one shares (k=1 under three names)."""
 
-    cell: Cell
+    configuration: Configuration
     state: State
     detail: str = ""
     record: Record | None = None
@@ -38,74 +38,86 @@ class CellState:
         """One line for people: mark, name, state, detail."""
         notes = [self.state, *([self.detail] if self.detail else []),
                  *([f"shared with {self.shared_with}"] if self.shared_with else [])]
-        return f"  {self.mark} {self.cell.name}" + ("" if notes == ["complete"] else f" ({'; '.join(notes)})")
+        return f"  {self.mark} {self.configuration.name}" + ("" if notes == ["complete"] else f" ({'; '.join(notes)})")
 
 
-def states(cells: list[Cell], today: Today | None = None, jobs: Mapping[str, Job] | None = None) -> list[CellState]:
-    """The state of every cell. `jobs` maps a cell's path to its place in a queue.
+def states(
+    configurations: list[Configuration],
+    current: CurrentFingerprints | None = None,
+    jobs: Mapping[str, SlurmJob] | None = None,
+) -> list[ConfigurationState]:
+    """The state of every configuration. `jobs` maps a configuration's path to its place in a queue.
 
     Data, checkpoint and code are looked at only where there is something to compare them with.
     """
-    today, jobs = today or Today(), jobs or {}
-    first: dict[str, Cell] = {}
+    current, jobs = current or CurrentFingerprints(), jobs or {}
+    first: dict[str, Configuration] = {}
     found = []
-    for cell in cells:
-        owner = first.setdefault(f"{cell.directory.parent} {cell.parameters.key()}", cell)
-        state = look(cell, today, jobs.get(cell.path))
-        found.append(state if owner is cell or cell.not_applicable else replace(state, shared_with=owner.name))
+    for configuration in configurations:
+        owner = first.setdefault(f"{configuration.directory.parent} {configuration.parameters.key()}", configuration)
+        state = state_of(configuration, current, jobs.get(configuration.path))
+        found.append(
+            state if owner is configuration or configuration.not_applicable else replace(state, shared_with=owner.name)
+        )
     return found
 
 
-def look(cell: Cell, today: Today, job: Job | None = None) -> CellState:
-    """The state of one cell, by itself."""
-    if cell.not_applicable:
-        return CellState(cell, "not applicable", cell.not_applicable)
-    directory = cell.directory
+def state_of(
+    configuration: Configuration, current: CurrentFingerprints, job: SlurmJob | None = None
+) -> ConfigurationState:
+    """The state of one configuration, by itself."""
+    if configuration.not_applicable:
+        return ConfigurationState(configuration, "not applicable", configuration.not_applicable)
+    directory = configuration.directory
     if not directory.is_dir():
-        return _waiting(cell, job) or _after(CellState(cell, "pending"), job)
+        return _waiting(configuration, job) or _after(ConfigurationState(configuration, "pending"), job)
     holder = locks.holder(directory / RUN_LOCK) or locks.holder(directory / ".samples.lock")
     if holder is not None:
-        return CellState(cell, "running", _running(directory, holder, job))
-    if waiting := _waiting(cell, job):
+        return ConfigurationState(configuration, "running", _running(directory, holder, job))
+    if waiting := _waiting(configuration, job):
         return waiting
     if (failure := directory / FAILED).exists():
-        return CellState(cell, "failed", _last_error(failure))
-    return _after(_recorded(cell, today), job)
+        return ConfigurationState(configuration, "failed", _last_error(failure))
+    return _after(_recorded(configuration, current), job)
 
 
-def _recorded(cell: Cell, today: Today) -> CellState:
+def _recorded(configuration: Configuration, current: CurrentFingerprints) -> ConfigurationState:
     """Complete, stale, imported, partial or pending: what the files say against what would run today."""
-    directory = cell.directory
+    directory = configuration.directory
     has_record = (directory / records.SUMMARY).exists()
     partials = sorted(directory.glob("partial-*.jsonl"))
     if not has_record and not partials:
-        return CellState(cell, "pending")
+        return ConfigurationState(configuration, "pending")
     record = None
     if has_record:
         try:
             record = records.read(directory)
         except ValueError as error:
-            return CellState(cell, "failed", str(error))
+            return ConfigurationState(configuration, "failed", str(error))
         if record.status == "imported":
-            return CellState(cell, "imported", f"from {record.source or 'elsewhere'}", record)
+            return ConfigurationState(configuration, "imported", f"from {record.source or 'elsewhere'}", record)
     try:
         ran = external_code.read(directory)
-        now = today.payload(cell.parameters, record.parameters if record else None,
+        now = current.payload(configuration.parameters, record.parameters if record else None,
                             ran.policy(directory) if ran else None)
     except (ValueError, OSError) as error:
-        return CellState(cell, "stale", f"cannot be checked here: {error}", record)
+        return ConfigurationState(configuration, "stale", f"cannot be checked here: {error}", record)
     own = journal.path_of(directory, identity(now))
     if own in partials or (directory / OPEN).exists():
         done, n = journal.progress(own)
-        return CellState(cell, "partial", f"{done} of {n}" if n else "interrupted before the first problem", record)
+        return ConfigurationState(
+            configuration, "partial", f"{done} of {n}" if n else "interrupted before the first problem", record
+        )
     if record is None:
-        return CellState(cell, "stale", f"unfinished run of {_of_partial(partials[0], now)}")
+        return ConfigurationState(configuration, "stale", f"unfinished run of {_of_partial(partials[0], now)}")
     then = payload_of(record)
     if identity(then) != record.identity:
-        return CellState(cell, "failed", "the record's identity does not follow from its content", record)
+        return ConfigurationState(
+            configuration, "failed", "the record's identity does not follow from its content", record
+        )
     if record.identity != identity(now):
-        return CellState(cell, "stale", f"changed: {', '.join(changes(then, now))}", record)
-    return CellState(cell, "complete", "", record)
+        return ConfigurationState(configuration, "stale", f"changed: {', '.join(changes(then, now))}", record)
+    return ConfigurationState(configuration, "complete", "", record)
 
 
 def _of_partial(path: Path, now: dict[str, Any]) -> str:
@@ -119,15 +131,15 @@ def _of_partial(path: Path, now: dict[str, Any]) -> str:
     return f"another configuration ({', '.join(different) or 'other code, data or checkpoint'})"
 
 
-def _waiting(cell: Cell, job: Job | None) -> CellState | None:
+def _waiting(configuration: Configuration, job: SlurmJob | None) -> ConfigurationState | None:
     if job is None or job.over:
         return None
     about = ", ".join(part for part in (f"job {job.name}", job.node, job.elapsed, job.reason) if part)
-    return CellState(cell, "running" if job.running else "queued", about)
+    return ConfigurationState(configuration, "running" if job.running else "queued", about)
 
 
-def _after(state: CellState, job: Job | None) -> CellState:
-    """A job that ended badly explains why its cell isn't complete."""
+def _after(state: ConfigurationState, job: SlurmJob | None) -> ConfigurationState:
+    """A job that ended badly explains why its configuration isn't complete."""
     if job is None or not job.over or job.state == "COMPLETED" or state.state not in ("pending", "partial"):
         return state
     ended = f"job {job.name} ended: {job.state}" + (f" on {job.node}" if job.node else "")
@@ -136,7 +148,7 @@ def _after(state: CellState, job: Job | None) -> CellState:
     return replace(state, detail=f"{state.detail}; {ended}")
 
 
-def _running(directory: Path, holder: dict[str, Any], job: Job | None) -> str:
+def _running(directory: Path, holder: dict[str, Any], job: SlurmJob | None) -> str:
     counts = [journal.progress(path) for path in directory.glob("partial-*.jsonl")]
     done, n = max(counts, default=(0, 0))
     about = f"job {job.name}, {job.node}, {job.elapsed}" if job and job.running else locks.describe(holder)
@@ -144,7 +156,7 @@ def _running(directory: Path, holder: dict[str, Any], job: Job | None) -> str:
 
 
 def fail(directory: Path, error: str, where: str = "") -> None:
-    """Mark a cell as failed: the last error line and the notebook cell that failed."""
+    """Mark a configuration as failed: the last error line and the notebook cell that failed."""
     atomic.write(directory / FAILED, json.dumps({"error": error, "cell": where}, ensure_ascii=False) + "\n")
 
 
@@ -161,15 +173,15 @@ def _last_error(path: Path) -> str:
         return "unknown (failed.json is damaged)"
 
 
-def text(found: list[CellState], others: list[CellState] | None = None) -> str:
+def text(found: list[ConfigurationState], others: list[ConfigurationState] | None = None) -> str:
     """The page that `grid status` prints, ending in `Completed: 2 / 9`; `others` are shown and not counted."""
     rule, lines = "=" * 77, []
     group = ""
     for state in found:
-        cell = state.cell
-        if cell.directory.parent.name != group:
-            group = cell.directory.parent.name
-            lines += [rule, f"Experiment Status: {cell.experiment} / {group}", rule]
+        configuration = state.configuration
+        if configuration.directory.parent.name != group:
+            group = configuration.directory.parent.name
+            lines += [rule, f"Experiment Status: {configuration.experiment} / {group}", rule]
         lines.append(state.line())
     if others:
         lines += [rule, "Runs of code that is not ours (not counted):", rule]
@@ -179,7 +191,7 @@ def text(found: list[CellState], others: list[CellState] | None = None) -> str:
     return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])
 
 
-def all_complete(found: list[CellState]) -> bool:
-    """Whether every applicable cell is complete (False if none applies)."""
+def all_complete(found: list[ConfigurationState]) -> bool:
+    """Whether every applicable configuration is complete (False if none applies)."""
     states = [state.state for state in found if state.state != "not applicable"]
     return bool(states) and all(state == "complete" for state in states)

@@ -2,7 +2,7 @@
 
     executed/<experiment>/slurm/<name>.yml     the grid as it was submitted (later edits of params/ don't touch it)
     executed/<experiment>/slurm/<name>.sh      the script
-    executed/<experiment>/slurm/<name>.json    job id and which array task runs which cells
+    executed/<experiment>/slurm/<name>.json    job id and which array task runs which configurations
     executed/<experiment>/slurm/<name>-0.log   what Slurm wrote for array task 0
 
 No variable of the environment is written anywhere: a token reaches the node by the environment that sbatch passes
@@ -24,7 +24,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.lab import atomic
-from fastdllm.lab.config.grid import Cell, Grid
+from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Slurm
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import plan as plans
@@ -36,21 +36,21 @@ FOLDER = "slurm"
 
 
 @dataclass(frozen=True)
-class Task:
+class ArrayTask:
     """One array task: arguments of `fastdllm` and the directory in which it keeps unfinished samples.
 
-    `cells` are complete when it is done; `first` are arguments that hold for the first start only (--force).
+    `configurations` are complete when it is done; `first` are arguments that hold for the first start only (--force).
     """
 
     title: str
     command: tuple[str, ...]
     directory: Path
-    cells: tuple[str, ...] = ()
+    configurations: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
 
 
 class Submission(Settings):
-    """What stands in slurm/<name>.json. `tasks[i]` are the paths of the cells that array index i runs."""
+    """What stands in slurm/<name>.json. `tasks[i]` are the paths of the configurations that array index i runs."""
 
     name: str
     job: int
@@ -60,13 +60,13 @@ class Submission(Settings):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubmissionPlan:
     """A submission before it happens: what `--dry-run` prints."""
 
     name: str
     folder: Path
     script: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[ArrayTask, ...]
     grid: Grid | None = None
     report: str | None = None
 
@@ -80,38 +80,40 @@ class Plan:
         return "\n".join(parts)
 
 
-def plan_grid(grid: Grid, todo: plans.Plan, *, report: bool = False) -> Plan:
-    """A grid's array: one task for each computation, which also serves the cells that share it.
+def plan_grid(grid: Grid, todo: plans.RunPlan, *, report: bool = False) -> SubmissionPlan:
+    """A grid's array: one task for each computation, which also serves the configurations that share it.
 
     Raises ValueError if there is nothing to submit.
     """
     if not todo.run:
-        raise ValueError(f"{grid.experiment}: nothing to submit; allowed: a grid with cells that are neither complete "
-                         "nor in the queue")
+        raise ValueError(
+            f"{grid.experiment}: nothing to submit; allowed: a grid with configurations that are neither complete "
+            "nor in the queue"
+        )
     folder, name = grid.directory / FOLDER, new_name(grid.experiment)
     params = folder / f"{name}.yml"
-    tasks = tuple(_task(params, [cell, *(to for source, to in todo.share if source is cell)], forced)
-                  for cell, _, forced in todo.run)
-    title = f"{grid.experiment}: {len(tasks)} runs for {sum(len(task.cells) for task in tasks)} cells"
-    script = render(name, tasks, grid.slurm, folder, ("doctor", str(params), "--quick"), grid.caches, title)
+    tasks = tuple(_task(params, [configuration, *(to for source, to in todo.share if source is configuration)], forced)
+                  for configuration, _, forced in todo.run)
+    title = f"{grid.experiment}: {len(tasks)} runs for {sum(len(task.configurations) for task in tasks)} configurations"
+    script = render(name, tasks, grid.slurm, folder, ("doctor", str(params), "--offline"), grid.caches, title)
     if not report:
-        return Plan(name, folder, script, tasks, grid)
-    task = Task("the report", ("grid", "report", str(params)), folder)
+        return SubmissionPlan(name, folder, script, tasks, grid)
+    task = ArrayTask("the report", ("grid", "report", str(params)), folder)
     light = grid.slurm.model_copy(update={"gres": None, "constraint": None})
     after = render(f"{name}-report", (task,), light, folder, (), grid.caches,
                    f"{grid.experiment}: the report, when the grid is through")
-    return Plan(name, folder, script, tasks, grid, after)
+    return SubmissionPlan(name, folder, script, tasks, grid, after)
 
 
 def plan_command(title: str, command: Sequence[str], directory: Path, settings: Slurm,
-                 doctor: Sequence[str] = ("doctor", "--quick")) -> Plan:
+                 doctor: Sequence[str] = ("doctor", "--offline")) -> SubmissionPlan:
     """A single job, like one notebook: `command` are the arguments of `fastdllm`."""
     folder, name = directory / FOLDER, new_name(directory.name)
-    task = Task(title, tuple(command), directory)
-    return Plan(name, folder, render(name, (task,), settings, folder, doctor, {}, title), (task,))
+    task = ArrayTask(title, tuple(command), directory)
+    return SubmissionPlan(name, folder, render(name, (task,), settings, folder, doctor, {}, title), (task,))
 
 
-def submit(plan: Plan) -> Submission:
+def submit(plan: SubmissionPlan) -> Submission:
     """Write the files of a plan, submit it, and note what was submitted. Raises SlurmError with Slurm's words."""
     script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
     if plan.grid is not None:
@@ -121,7 +123,7 @@ def submit(plan: Plan) -> Submission:
     atomic.write(script, plan.script)
     job = slurm.submit(script)
     note = Submission(name=plan.name, job=job, submitted=datetime.now(UTC).isoformat(timespec="seconds"),
-                      tasks=tuple(task.cells for task in plan.tasks))
+                      tasks=tuple(task.configurations for task in plan.tasks))
     _keep(plan.folder, note)
     if plan.report is not None:
         after = plan.folder / f"{plan.name}-report.sh"
@@ -138,17 +140,20 @@ def submissions(directory: Path) -> list[Submission]:
     return sorted(found, key=lambda note: (note.submitted, note.job))
 
 
-def cell_jobs(directory: Path) -> dict[str, slurm.Job]:
-    """The latest Slurm task of every cell that was submitted, by the cell's path; forgotten jobs are left out."""
-    latest = {cell: (note.job, index) for note in submissions(directory)
-              for index, cells in enumerate(note.tasks) for cell in cells}
+def cell_jobs(directory: Path) -> dict[str, slurm.SlurmJob]:
+    """The latest Slurm task of every configuration that was submitted, by its path; forgotten jobs are left out."""
+    latest = {configuration: (note.job, index) for note in submissions(directory)
+              for index, configurations in enumerate(note.tasks) for configuration in configurations}
     known = slurm.jobs(job for job, _ in latest.values())
-    found = {cell: known.get((job, index)) or known.get((job, None)) for cell, (job, index) in latest.items()}
-    return {cell: job for cell, job in found.items() if job is not None}
+    found = {
+        configuration: known.get((job, index)) or known.get((job, None))
+        for configuration, (job, index) in latest.items()
+    }
+    return {configuration: job for configuration, job in found.items() if job is not None}
 
 
-def cancel(directory: Path, cells: set[str] | None = None) -> list[str]:
-    """Cancel this experiment's jobs, or only the tasks that run nothing but `cells`; returns what was cancelled.
+def cancel(directory: Path, configurations: set[str] | None = None) -> list[str]:
+    """Cancel this experiment's jobs, or only the tasks that run just `configurations`; returns what was cancelled.
 
     A job is ours if its number was noted at submission and it still has the name that it got then.
     """
@@ -158,30 +163,38 @@ def cancel(directory: Path, cells: set[str] | None = None) -> list[str]:
     chosen: list[str] = []
     for note in notes:
         if names.get(note.job) == note.name:
-            if cells is None:
+            if configurations is None:
                 chosen.append(str(note.job))
             else:
-                chosen += [job.name for index, own in enumerate(note.tasks) if set(own) & cells and set(own) <= cells
-                           for job in (known.get((note.job, index)) or known.get((note.job, None)),)
-                           if job is not None and not job.over]
-        if cells is None and note.report_job is not None and names.get(note.report_job) == f"{note.name}-report":
+                chosen += [
+                    job.name
+                    for index, own in enumerate(note.tasks)
+                    if set(own) & configurations and set(own) <= configurations
+                    for job in (known.get((note.job, index)) or known.get((note.job, None)),)
+                    if job is not None and not job.over
+                ]
+        if (
+            configurations is None
+            and note.report_job is not None
+            and names.get(note.report_job) == f"{note.name}-report"
+        ):
             chosen.append(str(note.report_job))
     slurm.cancel(chosen)
     return chosen
 
 
-def job_log(directory: Path, cell: str) -> Path | None:
-    """What Slurm wrote for the latest task of a cell; None if it was never submitted."""
+def job_log(directory: Path, configuration: str) -> Path | None:
+    """What Slurm wrote for the latest task of a configuration; None if it was never submitted."""
     for note in reversed(submissions(directory)):
-        for index, cells in enumerate(note.tasks):
-            if cell in cells:
+        for index, configurations in enumerate(note.tasks):
+            if configuration in configurations:
                 return directory / FOLDER / f"{note.name}-{index if len(note.tasks) > 1 else 0}.log"
     return None
 
 
-def render(name: str, tasks: Sequence[Task], settings: Slurm, folder: Path, doctor: Sequence[str],
+def render(name: str, tasks: Sequence[ArrayTask], settings: Slurm, folder: Path, doctor: Sequence[str],
            caches: dict[str, str], title: str) -> str:
-    """The script's text. Raises ValueError if the signal would come before the cell has any time."""
+    """The script's text. Raises ValueError if the signal would come before the configuration has any time."""
     if settings.signal_seconds >= seconds(settings.time):
         raise ValueError(f"slurm.signal_seconds={settings.signal_seconds}; "
                          f"allowed: less than slurm.time={settings.time}")
@@ -213,12 +226,14 @@ def new_name(experiment: str) -> str:
     return f"{experiment}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _task(params: Path, cells: Sequence[Cell], forced: bool) -> Task:
-    command = ["grid", "run", str(params), "--task", cells[0].task, "--jobs", "1"]
-    for cell in cells:
-        command += ["--config", cell.name]
-    paths = tuple(cell.path for cell in cells)
-    return Task(", ".join(paths), tuple(command), cells[0].directory, paths, ("--force",) if forced else ())
+def _task(params: Path, configurations: Sequence[Configuration], forced: bool) -> ArrayTask:
+    command = ["grid", "run", str(params), "--task", configurations[0].task, "--jobs", "1"]
+    for configuration in configurations:
+        command += ["--config", configuration.name]
+    paths = tuple(configuration.path for configuration in configurations)
+    return ArrayTask(
+        ", ".join(paths), tuple(command), configurations[0].directory, paths, ("--force",) if forced else ()
+    )
 
 
 def _keep(folder: Path, note: Submission) -> None:

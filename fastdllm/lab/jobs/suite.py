@@ -54,8 +54,8 @@ def run(smoke: bool = False, only: str = "", jobs: int = 2, force: bool = False)
     good = True
     for name in dict.fromkeys(entry.grid for entry in chosen if entry.grid and not smoke):
         grid = grid_file.load(name)
-        print(f"grid {name}: {len(grid.cells())} cells", flush=True)
-        good &= runner.run(grid, grid.cells(), jobs=grid.jobs or jobs)
+        print(f"grid {name}: {len(grid.configurations())} configurations", flush=True)
+        good &= runner.run(grid, grid.configurations(), jobs=grid.jobs or jobs)
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(lambda entry: notebook_run.run_notebook(
             entry.path, entry.parameters,

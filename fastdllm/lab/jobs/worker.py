@@ -1,6 +1,6 @@
 """One notebook in a process of its own: `python -m fastdllm.lab.jobs.worker`, the job as JSON on standard input.
 
-It holds the cell's lock, marks a failure and renames what is finished. Standard input stays open as long
+It holds the configuration's lock, marks a failure and renames what is finished. Standard input stays open as long
 as the process that started it lives: when that dies, so does this one, and its kernel with it.
 """
 
@@ -28,7 +28,7 @@ DONE, FAILED, LOCKED = 0, 1, 75      # exit status
 
 @dataclass(frozen=True)
 class Work:
-    """A notebook, its parameters, and where the executed copy goes (its directory is the cell's)."""
+    """A notebook, its parameters, and where the executed copy goes (its directory is the configuration's)."""
 
     notebook: str
     output: str
@@ -41,7 +41,7 @@ class Work:
 
 
 def work(job: Work) -> int:
-    """Run the job under the cell's lock; the exit status says how it ended. Only a kill leaves OPEN behind."""
+    """Run the job under the configuration's lock; the exit status says how it ended. Only a kill leaves OPEN behind."""
     output = Path(job.output)
     directory = output.parent
     try:
@@ -60,7 +60,7 @@ def work(job: Work) -> int:
                 if result == FAILED:
                     status.fail(directory, failure.error, failure.where)
                 print(failure, file=sys.stderr)
-            except Exception as error:      # whatever ended it, the cell says so
+            except Exception as error:      # whatever ended it, the configuration says so
                 message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 status.fail(directory, message)
                 traceback.print_exc()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastdllm.lab import atomic
-from fastdllm.lab.config.grid import Cell
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.model.files import find
 from fastdllm.settings import Settings
@@ -19,7 +19,7 @@ from fastdllm.settings import Settings
 NOTE = "generation.json"
 
 
-class Foreign(Settings):
+class ExternalCode(Settings):
     """What ran in a directory: the generation file (the path that the user named) and the run's parameters."""
 
     file: str
@@ -48,10 +48,10 @@ class Foreign(Settings):
         atomic.write(directory / NOTE, self.model_dump_json(indent=1, exclude_unset=True) + "\n")
 
 
-def read(directory: Path) -> Foreign | None:
+def read(directory: Path) -> ExternalCode | None:
     """The note of a directory; None where our own code ran."""
     note = directory / NOTE
-    return Foreign.model_validate_json(note.read_text(encoding="utf-8")) if note.exists() else None
+    return ExternalCode.model_validate_json(note.read_text(encoding="utf-8")) if note.exists() else None
 
 
 def modelling_code(checkpoint: Path) -> list[Path]:
@@ -63,13 +63,13 @@ def modelling_code(checkpoint: Path) -> list[Path]:
     return found
 
 
-def cells(beside: Iterable[Cell], names: Iterable[str] = ()) -> list[Cell]:
-    """The runs of foreign code that lie beside these cells; with `names`, only those of these configurations."""
+def configurations(beside: Iterable[Configuration], names: Iterable[str] = ()) -> list[Configuration]:
+    """The runs of external code that lie beside these configurations; with `names`, only those of these names."""
     starts = tuple(f"{name}_" for name in names)
     found = []
-    for cell in {cell.directory.parent: cell for cell in beside}.values():
-        for note in sorted(cell.directory.parent.glob(f"*/{NOTE}")):
+    for configuration in {configuration.directory.parent: configuration for configuration in beside}.values():
+        for note in sorted(configuration.directory.parent.glob(f"*/{NOTE}")):
             ran, directory = read(note.parent), note.parent
             if ran is not None and directory.name.startswith(starts or ""):
-                found.append(Cell(cell.experiment, directory.name, ran.parameters, directory))
+                found.append(Configuration(configuration.experiment, directory.name, ran.parameters, directory))
     return found

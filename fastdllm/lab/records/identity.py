@@ -51,7 +51,7 @@ def policy_hash(reuse: Reuse) -> str | None:
     return tree_hash(Path(reuse.policy).read_text(encoding="utf-8"))
 
 
-class Today:
+class CurrentFingerprints:
     """Checkpoints, data, code and versions as they are now. Each is looked up once."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ def path_of(directory: Path, identity: str) -> Path:
 
 
 @dataclass
-class Partial:
+class Journal:
     """`done` maps a problem's index to its sample; `seconds` is decoding time over all sessions so far."""
 
     path: Path
@@ -42,7 +42,7 @@ class Partial:
         return [self.done[index] for index in sorted(self.done)]
 
 
-def begin(directory: Path, identity: str, parameters: Parameters, n: int) -> Partial:
+def begin(directory: Path, identity: str, parameters: Parameters, n: int) -> Journal:
     """Open the samples of a run, or start them. A last line cut off by a crash is dropped.
 
     Raises ValueError naming file and line if the file is damaged elsewhere.
@@ -51,7 +51,7 @@ def begin(directory: Path, identity: str, parameters: Parameters, n: int) -> Par
     header = {"identity": identity, "n": n, "parameters": parameters.model_dump(mode="json")}
     if not path.exists():
         atomic.write(path, atomic.canonical(header) + "\n")
-        return Partial(path, n)
+        return Journal(path, n)
     text = path.read_bytes()
     whole = text[:text.rfind(b"\n") + 1]
     if len(whole) < len(text):
@@ -64,10 +64,10 @@ def begin(directory: Path, identity: str, parameters: Parameters, n: int) -> Par
             rows.append(json.loads(line))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: damaged ({error}); allowed: remove the file, "
-                             "the cell then starts again") from error
+                             "the configuration then starts again") from error
     if not rows or rows[0].get("identity") != identity or rows[0].get("n") != n:
         raise ValueError(f"{path}: not the samples of this run; allowed: remove the file")
-    partial = Partial(path, n, {row["index"]: row for row in rows[1:]})
+    partial = Journal(path, n, {row["index"]: row for row in rows[1:]})
     if rows[1:]:
         partial.seconds, partial.sessions = rows[-1]["elapsed"], max(row["session"] for row in rows[1:]) + 1
     return partial

@@ -1,4 +1,4 @@
-"""One process per cell. The lock is the kernel's (flock): it ends with its holder, however that ends."""
+"""One process per configuration. The lock is the kernel's (flock): it ends with its holder, however that ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL = 0.05   # seconds
 
 
 class Locked(RuntimeError):
-    """Another process works on this cell."""
+    """Another process works on this configuration."""
 
 
 @contextmanager

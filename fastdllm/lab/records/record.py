@@ -201,7 +201,7 @@ def samples(directory: Path) -> pd.DataFrame:
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per cell, flat columns: what tables and plots start from."""
+    """One row per configuration, flat columns: what tables and plots start from."""
     import pandas as pd
     return pd.DataFrame([row(record) for record in records])
 

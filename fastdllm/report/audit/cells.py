@@ -1,4 +1,4 @@
-"""Audit rules over accuracies, token totals and counts of single cells."""
+"""Audit rules over accuracies, token totals and counts of single configurations."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
@@ -23,7 +23,7 @@ CRITERION = 0.05  # the loss that the proposal wants told apart
 
 
 def copied_accuracy(evidence: Evidence) -> Iterator[Finding]:
-    """Accuracies equal to another run's, cell by cell, although the outputs were not."""
+    """Accuracies equal to another run's, configuration by configuration, although the outputs were not."""
     for (task, _, _), rows in evidence.rows.groupby(["task", "limit", "setting"], sort=False):
         for a, b in combinations(rows["batch"].unique(), 2):
             both = rows[rows["batch"] == a].merge(rows[rows["batch"] == b], on=["config", "metric"])
@@ -39,7 +39,7 @@ def copied_accuracy(evidence: Evidence) -> Iterator[Finding]:
                 "copied_accuracy", "impossible" if chance < 0.01 else "doubtful",
                 (*both["row_x"], *both["row_y"]),
                 f"all {len(both)} accuracies of {b} equal those of {a} on {task} to the digit, "
-                f"while the token totals of {len(other)} cells differ",
+                f"while the token totals of {len(other)} configurations differ",
                 f"two independent runs would agree like this with a chance of about {chance:.1g}")
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 Level = Literal["impossible", "doubtful", "note"]
 STAMP = "%Y%m%d_%H%M%S"
 LEVELS: tuple[Level, ...] = ("impossible", "doubtful", "note")
-# One row per cell. Missing values are allowed everywhere but in the first five columns.
+# One row per configuration. Missing values are allowed everywhere but in the first five columns.
 COLUMNS = ("row", "batch", "task", "config", "k", "layers", "setting", "limit", "n", "metric", "accuracy", "tokens",
            "seconds", "tokens_per_s", "finished", "code", "dirty", "node", "empty", "reuse", "model", "origin", "file",
            "problem")
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an audit reads: cells (columns `COLUMNS`) and statements (columns `STATEMENTS`)."""
+    """What an audit reads: configurations (columns `COLUMNS`) and statements (columns `STATEMENTS`)."""
 
     rows: pd.DataFrame
     statements: pd.DataFrame

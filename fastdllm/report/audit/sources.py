@@ -38,7 +38,7 @@ HEADLINES = ("exact_match,strict-match", "math_verify,none", "acc,none", "exact_
 
 
 def published() -> Evidence:
-    """The published cells and everything that the log's pages state."""
+    """The published configurations and everything that the log's pages state."""
     table = figures.results()
     rows = [{"row": f"{r.batch}/{r.task}{f'_limit_{r.limit}' if r.limit else ''}/{r.config}", "batch": r.batch,
              "task": r.task, "config": r.config, "k": r.k, "layers": r.layers, "limit": r.limit or None, "n": r.n,

@@ -129,7 +129,7 @@ def side_by_side(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("side_by_side", "note", names(part),
                           f"{batch}: {beside.sum()} of {len(part)} runs on {node} overlapped in time; side by side "
                           "on two cores, speeds differ by about a fifth from one time to the next: `--jobs 1` runs "
-                          "one cell after the other",
+                          "one configuration after the other",
                           "certain: from the end and the seconds of each record")
 
 
@@ -166,10 +166,10 @@ def which_result(evidence: Evidence) -> Iterator[Finding]:
         if len(rows) < 2:
             continue
         rows = rows.sort_values("finished")
-        cell = evidence.rows[(evidence.rows["origin"] == "summary") & (evidence.rows["config"] == config)
+        configuration = evidence.rows[(evidence.rows["origin"] == "summary") & (evidence.rows["config"] == config)
                              & (evidence.rows["batch"] == batch) & (evidence.rows["task"] == task)]
         newest = rows["accuracy"].iloc[-1]
-        stale = cell[cell["accuracy"].notna() & ((cell["accuracy"] - newest).abs() > 1e-9)]
+        stale = configuration[configuration["accuracy"].notna() & ((configuration["accuracy"] - newest).abs() > 1e-9)]
         if len(stale):
             yield Finding("which_result", "impossible", (*names(stale), *names(rows)),
                           f"{batch} {task} {config}: the summary says {stale['accuracy'].iloc[0]:.4f}, the newest of "

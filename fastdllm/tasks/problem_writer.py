@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from fastdllm.tasks.wordings import ANSWER, QUESTION
+from fastdllm.tasks.templates import ANSWER, QUESTION
 
 LARGEST = 999  # every number in a problem lies in 1..LARGEST
 STEPS = (2, 3, 3, 4, 4, 5, 5)  # how many steps a problem has, before its length is checked
@@ -17,7 +17,7 @@ class Unfit(Exception):
     """A draw that left the range of numbers; another one is drawn."""
 
 
-class Draft:
+class ProblemDraft:
     """A problem being written: the question's sentences and the answer's lines."""
 
     def __init__(self, rng: random.Random, held_out_wordings: bool) -> None:
@@ -58,7 +58,7 @@ class Draft:
             raise Unfit
         return self.pick(divisors)
 
-    def say(self, step: str, **words: object) -> None:
+    def write(self, step: str, **words: object) -> None:
         """Add one sentence of the question."""
         wordings = QUESTION[step].held_out if self.held_out_wordings else QUESTION[step].trained
         self.sentences.append(self.pick(wordings).format_map(words))

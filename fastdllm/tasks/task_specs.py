@@ -11,7 +11,7 @@ MATH = {"minerva_math_algebra": "algebra", "minerva_math_counting_and_prob": "co
 
 
 @dataclass(frozen=True)
-class Facts:
+class TaskSpec:
     """What we know about a benchmark beyond the harness's configuration."""
 
     folder: str                          # in the harness's tasks
@@ -25,19 +25,19 @@ class Facts:
     column: str | None = None            # the local row's key that names the subtask
 
 
-FACTS = {
-    "gsm8k": Facts("gsm8k", "exact_match,flexible-extract", ("question", "answer"), instruction="Answer:",
+TASK_SPECS = {
+    "gsm8k": TaskSpec("gsm8k", "exact_match,flexible-extract", ("question", "answer"), instruction="Answer:",
                    rules=("strict", "flexible", "boxed")),
-    "minerva_math": Facts("minerva_math", "math_verify,none", ("problem", "solution", "type"),
+    "minerva_math": TaskSpec("minerva_math", "math_verify,none", ("problem", "solution", "type"),
                           instruction="Solution:", rules=("boxed",), column="type"),
-    "mmlu": Facts("mmlu/default", "acc,none", ("question", "choices", "answer", "subject"), shots=5,
+    "mmlu": TaskSpec("mmlu/default", "acc,none", ("question", "choices", "answer", "subject"), shots=5,
                   generative=False, column="subject"),
-    "mmlu_generative": Facts("mmlu/generative", "exact_match,get_response",
+    "mmlu_generative": TaskSpec("mmlu/generative", "exact_match,get_response",
                              ("question", "choices", "answer", "subject"), shots=5, max_new_tokens=64,
                              rules=("choice",), column="subject"),
-    "gpqa_main_n_shot": Facts("gpqa/n_shot", "acc,none", ("Question", "Correct Answer", "Incorrect Answer 1",
+    "gpqa_main_n_shot": TaskSpec("gpqa/n_shot", "acc,none", ("Question", "Correct Answer", "Incorrect Answer 1",
                                                           "Incorrect Answer 2", "Incorrect Answer 3"),
                               generative=False),
-    "ifeval": Facts("ifeval", "prompt_level_strict_acc,none", ("key", "prompt", "instruction_id_list", "kwargs"),
+    "ifeval": TaskSpec("ifeval", "prompt_level_strict_acc,none", ("key", "prompt", "instruction_id_list", "kwargs"),
                     max_new_tokens=1280),
 }

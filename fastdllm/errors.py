@@ -21,7 +21,7 @@ ALLOWED = {                   # pydantic's type of problem -> what is allowed, w
     "model_type": SECTION, "model_attributes_type": SECTION}
 
 
-class Refused(ValueError):
+class SettingsError(ValueError):
     """Settings that can't be.
 
     `problems` has (key, message) of every problem, those of nested settings included; a message begins with
@@ -30,15 +30,15 @@ class Refused(ValueError):
 
     def __init__(self, model: type[BaseModel], error: ValidationError):
         self.problems = list(_problems(model, error))
-        super().__init__("; ".join(placed(".".join(map(str, (model.__name__, *key))), text) if key
+        super().__init__("; ".join(with_location(".".join(map(str, (model.__name__, *key))), text) if key
                                    else f"{model.__name__}.{text}" for key, text in self.problems))
 
 
-def said(error: ValueError) -> str:
+def message(error: ValueError) -> str:
     """The message of an error, without the class's name where it is a refusal."""
-    if not isinstance(error, Refused):
+    if not isinstance(error, SettingsError):
         return str(error)
-    return "; ".join(placed(".".join(map(str, key)), text) for key, text in error.problems)
+    return "; ".join(with_location(".".join(map(str, key)), text) for key, text in error.problems)
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[Key, str]]:
@@ -47,7 +47,7 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[
         key = tuple(part for part in problem["loc"] if part != "[key]")
         name = next((part for part in reversed(key) if isinstance(part, str)), "")
         inner = problem.get("ctx", {}).get("error")
-        if isinstance(inner, Refused):
+        if isinstance(inner, SettingsError):
             yield from (((*key, *deeper), text) for deeper, text in inner.problems)
         elif isinstance(inner, ValueError):
             yield key, str(inner)
@@ -57,10 +57,10 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[
             yield key, "missing"
         else:
             field = fields.get(str(key[0])) if key else None
-            yield key, refusal(name, problem, field.description if field else None)
+            yield key, field_message(name, problem, field.description if field else None)
 
 
-def refusal(name: str, problem: Any, description: str | None) -> str:
+def field_message(name: str, problem: Any, description: str | None) -> str:
     """`name=value; allowed: ...` of one problem; a field's description says more than a pattern."""
     if problem["type"] == "string_pattern_mismatch" and description:
         return f"{name}={problem['input']!r}; allowed: {description}"
@@ -71,7 +71,7 @@ def refusal(name: str, problem: Any, description: str | None) -> str:
     return f"{name}={problem['input']!r}; allowed: {allowed}"
 
 
-def placed(where: str, text: str) -> str:
+def with_location(where: str, text: str) -> str:
     """The message at its place: `where` stands for the bare field at its head (`--set axes.k=0; allowed: ...`)."""
     name, equals, rest = text.partition("=")
     if equals and name in re.split(r"[ .]", where)[-2:]:      # the last is a number in a list
