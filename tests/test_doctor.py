@@ -33,12 +33,12 @@ def test_a_fit_machine():
 
 
 def test_quick_says_little_and_needs_no_network():
-    assert ask("--model", str(GOLDEN), "--device", "cpu", "--quick") == (0, "fit for this run\n")
+    assert ask("--model", str(GOLDEN), "--device", "cpu", "--offline") == (0, "fit for this run\n")
 
 
 @no_gpu
 def test_a_missing_gpu_is_a_sentence():
-    code, text = ask("--model", str(GOLDEN), "--device", "cuda", "--quick")
+    code, text = ask("--model", str(GOLDEN), "--device", "cuda", "--offline")
     assert code == 1
     assert "✗ device" in text
     assert "finds no GPU" in text
@@ -64,11 +64,11 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_a_missing_checkpoint(tmp_path):
-    code, text = ask("--model", str(tmp_path / "nowhere"), "--quick")
+    code, text = ask("--model", str(tmp_path / "nowhere"), "--offline")
     assert code == 1
     assert "✗ checkpoint" in text
     (tmp_path / "config.json").write_text("{}")
-    code, text = ask("--model", str(tmp_path), "--quick")
+    code, text = ask("--model", str(tmp_path), "--offline")
     assert code == 1
     assert "no weights" in text
 

@@ -15,7 +15,8 @@ from fastdllm.lab.records.identity import PACKAGE, CurrentFingerprints
 
 DIES_AT_THE_RENAME = """
 import os, signal
-from fastdllm.lab import files, worker
+from fastdllm.lab import atomic as files
+from fastdllm.lab.jobs import worker
 move = files.move
 def die(part, target):
     if target.suffix == ".ipynb":

@@ -177,7 +177,7 @@ def test_a_run_that_reused_nothing_is_an_error(tmp_path, model):
 
 
 def test_a_policy_is_one_file_that_the_params_name(tmp_path, model):
-    source = "from fastdllm.decode.policies import Output\n\n\nclass Policy(Output):\n    pass\n"
+    source = "from fastdllm.decode.policies import OutputPolicy\n\n\nclass Policy(OutputPolicy):\n    pass\n"
     (tmp_path / "mine.py").write_text(source)
     configuration = cell_of(tmp_path, model, limit=1, configs=[{"k": 2, "layers": "middle", "policy": "mine.py"}])
     assert configuration.name == "k2_middle_mine"

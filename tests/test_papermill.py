@@ -40,7 +40,7 @@ def test_wrong_parameters_are_refused_before_anything_starts(tmp_path, values, m
 
 
 def test_a_module_can_be_left_out_of_imports_and_is_found_again():
-    code = ("import sys\nfrom fastdllm.lab import notebooks\nwith notebooks.without('colorsys'):\n    try:\n"
+    code = ("import sys\nfrom fastdllm.lab.jobs import notebooks\nwith notebooks.without('colorsys'):\n    try:\n"
             "        import colorsys\n    except ImportError:\n        print('left out')\nimport colorsys\n"
             "with notebooks.without('colorsys'):\n    import colorsys\nassert sys.modules['colorsys'] is colorsys")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -63,8 +63,8 @@ def sentence(table: pd.DataFrame) -> str:
 
 def verdict_picture() -> bytes:
     """The first figure of the published verdict, as PNG. Raises ValueError if it has none."""
-    for configuration in nbformat.read(root() / NOTEBOOK, as_version=4).configurations:
-        for output in configuration.get("outputs", []):
+    for cell in nbformat.read(root() / NOTEBOOK, as_version=4).cells:
+        for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 return base64.b64decode(output.data["image/png"])
     raise ValueError(f"{NOTEBOOK}: no figure in it; allowed: after `make notebooks` and `make publish`")

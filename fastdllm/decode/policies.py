@@ -255,5 +255,5 @@ def policy_class(name: str) -> type[OutputPolicy]:
     module = load(name, f"Reuse.policy={name!r}", f"{', '.join(BUILT_IN)}, or a Python file")
     found = vars(module).get("Policy")
     if not (isinstance(found, type) and issubclass(found, OutputPolicy)):
-        raise ValueError(f"Reuse.policy={name!r}: no class Policy(Output) in it; see docs/add_a_policy.md")
+        raise ValueError(f"Reuse.policy={name!r}: no class Policy(OutputPolicy) in it; see docs/add_a_policy.md")
     return found
