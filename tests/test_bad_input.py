@@ -5,7 +5,7 @@ import torch
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.decode.executor import NonFiniteLogits
+from fastdllm.model.errors import NonFiniteLogits
 
 HERE = {"mask_id": 511}
 

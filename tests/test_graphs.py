@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.decode.executor import NonFiniteLogits
 from fastdllm.decode.fast import Fast, runs
 from fastdllm.decode.generate import build, generate_rows
 from fastdllm.decode.loop import Engine
@@ -21,6 +20,7 @@ from fastdllm.decode.policies import BUILT_IN
 from fastdllm.decode.revisions import get
 from fastdllm.model import attention, kernels
 from fastdllm.model.config import ModelConfig
+from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.graphs import buckets
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network, rotate

@@ -3,10 +3,10 @@
 from contextlib import closing
 
 import pytest
+from fastdllm.decode.wrappers import Wrappers
 
 import fastdllm
 from fastdllm import Decoding, Reuse, Trace, tasks
-from fastdllm.decode.wrappers import Wrappers
 
 QUICK = Decoding(threshold=0.9, max_new_tokens=48)
 

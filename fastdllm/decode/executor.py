@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fastdllm.decode.layer_reuse import LayerReuse
 from fastdllm.decode.policies import OutputPolicy, ReusePlan
 from fastdllm.decode.sampling import choose, predict, sample
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.decode.trace import Trace
-from fastdllm.decode.wrappers import Wrappers
-from fastdllm.model.cache import Cache
+from fastdllm.model.cache import Cache, Context
+from fastdllm.model.errors import NonFiniteLogits
+from fastdllm.model.hooks import HookPoint
 from fastdllm.model.network import Network
 from fastdllm.settings import Decoding
 
 
-class NonFiniteLogits(ArithmeticError):
-    """A logit is nan or infinite; the message names layer and step."""
-
-
 class Executor(Protocol):
     """Runs forwards with equal keys, and says what they predict."""
-
-    decisions: list[tuple[str, ...]]     # of the last run: per wrapped layer call, one for each row
 
     def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
         """What forwards must have in common to run together."""
@@ -43,15 +38,13 @@ def group(forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
 
 
 class Eager:
-    """Layer by layer, with the wrappers attached where a policy acts. One host synchronisation a forward."""
+    """Layer by layer, through the policy where one acts. One host synchronisation a forward."""
 
     def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: OutputPolicy | None,
                  trace: Trace | None = None, generators: dict[int, torch.Generator] | None = None):
-        self.network, self.decoding, self.policy = network, decoding, policy
+        self.network, self.decoding, self.policy, self.trace = network, decoding, policy, trace
         self.cache = network.new_cache(slots, positions)
-        self.wrappers = Wrappers(list(network.model.layers), policy, trace) if policy else None
         self.generators = generators if generators is not None else {}
-        self.decisions: list[tuple[str, ...]] = []
         self.logits: Tensor | None = None      # [slots, block, vocab] for `replay`
 
     def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
@@ -61,9 +54,17 @@ class Eager:
     @torch.inference_mode()
     def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits, MissingBlockCache."""
-        logits = self._replayed(forwards) if plans[0].skip else self._computed(forwards, plans)
+        decisions: list[tuple[str, ...]] = [()] * len(forwards)
+        if plans[0].skip:
+            logits = self._replayed(forwards)
+        elif self.policy is not None and forwards[0].small_block is not None:
+            reuse = LayerReuse(self.policy, self.trace, forwards, plans)
+            logits = self._computed(forwards, reuse)
+            decisions = reuse.decisions()
+        else:
+            logits = self._computed(forwards, None)
         if logits is None:
-            return [Prediction((), (), ())] * len(forwards)
+            return [Prediction()] * len(forwards)
         denoising = forwards[0].small_block is not None
         if denoising and self.decoding.temperature > 0:
             tokens, confidence = sample(logits, self.decoding.temperature, self.decoding.top_p,
@@ -76,29 +77,27 @@ class Eager:
         for row, forward in enumerate(forwards):
             if any(value != value for value in packed[1][row]):
                 raise NonFiniteLogits(self.diagnose(forward, self.cache))
-        return [Prediction(tuple(map(int, packed[0][r])), tuple(packed[1][r]), tuple(map(bool, packed[2][r])))
-                for r in range(len(forwards))]
+        return [Prediction(tuple(map(int, packed[0][row])), tuple(packed[1][row]), tuple(map(bool, packed[2][row])),
+                           decisions[row]) for row in range(len(forwards))]
 
-    def _context(self, forwards: list[Forward]):
+    def _context(self, forwards: list[Forward]) -> Context:
         return self.network.context(self.cache, forwards[0].kind, tuple(f.slot for f in forwards),
                                     [f.start for f in forwards], forwards[0].width, [f.end for f in forwards],
                                     tuple(f.replace_position for f in forwards))
 
-    def _computed(self, forwards: list[Forward], plans: list[ReusePlan]) -> Tensor | None:
+    def _computed(self, forwards: list[Forward], reuse: LayerReuse | None) -> Tensor | None:
         """Run the network; float32 logits [R, n, vocab] at each forward's `read`, None if nothing is read."""
         first = forwards[0]
         context = self._context(forwards)
         if first.kind == "full" and not (self.policy and self.policy.reuse.full_forwards):
             self.cache.begin_block_cache(context.slots)
         tokens = torch.tensor([f.tokens for f in forwards], device=self.network.device)
-        wrapped = self.wrappers is not None and first.small_block is not None
-        with self.wrappers.attached(forwards, plans) if self.wrappers and wrapped else nullcontext():
-            hidden = self.network(tokens, context, self.cache)
-        self.decisions = self.wrappers.decisions if self.wrappers and wrapped else []
+        hidden = (self.network(tokens, context, self.cache, reuse.run_layer) if reuse
+                  else self.network(tokens, context, self.cache))
         if not first.read:
             return None
-        if first.small_block is not None and self.policy and self.policy.keeps_logits:
-            return self._keep(self.policy, forwards, self.network.logits(hidden))
+        if reuse and reuse.policy.keeps_logits:
+            return self._keep(reuse.policy, forwards, self.network.logits(hidden))
         read = torch.tensor([f.read for f in forwards], device=hidden.device)
         return self.network.logits(hidden.gather(1, read[:, :, None].expand(-1, -1, hidden.shape[-1])))
 
@@ -114,7 +113,6 @@ class Eager:
 
     def _replayed(self, forwards: list[Forward]) -> Tensor:
         """Old logits for each forward's `read`, [R, n, vocab]."""
-        self.decisions = []
         if self.logits is None:
             raise RuntimeError("replay before any forward")      # plans skip only what a source has filled
         return torch.stack([self.logits[f.slot, [(f.replace_position or 0) + i for i in f.read]] for f in forwards])
@@ -122,10 +120,13 @@ class Eager:
     def diagnose(self, bad: Forward, cache: Cache) -> str:
         """Run a forward again, alone, on `cache`, and name the first layer whose output is not finite."""
         where = f"row {bad.row}, block {bad.block}, step {bad.step}, {bad.kind} forward"
-        hidden = self.network.model.embed_tokens(torch.tensor([bad.tokens], device=self.network.device))
-        context = self._context([bad])
-        for index, layer in enumerate(self.network.model.layers):
-            hidden = layer(hidden, context, cache)
+        broken: list[int | None] = []
+
+        def look(hidden: Tensor, point: HookPoint) -> None:
             if not hidden.isfinite().all():
-                return f"logits are not finite: first in layer {index}, {where}"
-        return f"logits are not finite: first in the final norm or lm_head, {where}"
+                broken.append(point.layer)
+
+        with self.network.hooks({"layers.*.output": look}):
+            self.network(torch.tensor([bad.tokens], device=self.network.device), self._context([bad]), cache)
+        first = f"layer {broken[0]}" if broken else "the final norm or lm_head"
+        return f"logits are not finite: first in {first}, {where}"

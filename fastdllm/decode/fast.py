@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastdllm.decode.executor import Eager, NonFiniteLogits, group
+from fastdllm.decode.executor import Eager, group
 from fastdllm.decode.policies import OutputPolicy, ReplayPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.step import Forward, Prediction
+from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.graphs import Graphs, Run, Shape
 from fastdllm.model.network import Network
 from fastdllm.settings import Decoding
@@ -16,24 +17,26 @@ def supported(network: Network, decoding: Decoding, policy: OutputPolicy | None,
         return f"block_size={decoding.block_size} is not the checkpoint's {network.config.bd_size}"
     if traced:
         return "a trace looks into the layers"
+    if network.hook_points.listeners:
+        return f"hooks listen in at {', '.join(sorted(network.hook_points.listeners)[:3])}"
     if decoding.temperature > 0:
         return "sampling at temperature > 0 needs a generator per row"
     if policy is not None and type(policy) not in (OutputPolicy, ResidualPolicy, ReplayPolicy):
         return f"policy {policy.reuse.policy} decides inside the layers"
     if policy is not None and (policy.revision.run_skipped or policy.revision.on_full_block == "by_step"):
-        return f"revision {policy.revision.name} has bugs that only the wrappers reproduce"
+        return f"revision {policy.revision.name} has bugs that show only layer by layer"
     return None
 
 
 def runs(layers: tuple[int, ...]) -> tuple[Run, ...]:
     """Contiguous stretches of ascending layer indices: (8, 9, 10, 14) -> ((8, 10), (14, 14))."""
-    found: list[Run] = []
+    stretches: list[Run] = []
     for layer in layers:
-        if found and found[-1][1] == layer - 1:
-            found[-1] = (found[-1][0], layer)
+        if stretches and stretches[-1][1] == layer - 1:
+            stretches[-1] = (stretches[-1][0], layer)
         else:
-            found.append((layer, layer))
-    return tuple(found)
+            stretches.append((layer, layer))
+    return tuple(stretches)
 
 
 class Fast:
@@ -44,15 +47,13 @@ class Fast:
     """
 
     def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: OutputPolicy | None):
-        if (why := supported(network, decoding, policy, False)) is not None:
-            raise ValueError(f"executor='fast': {why}; allowed: executor='eager'")
+        self.network = network
         self.eager = Eager(network, slots + 1, positions, decoding, None)      # for its cache and its diagnosis
         self.cache, self.policy, self.threshold = self.eager.cache, policy, decoding.threshold
         self.block = policy.store.block if policy else 0
         self.width = network.config.bd_size
         self.graphs = Graphs(network, self.cache, self.block, decoding.threshold, slots)
         self.runs = runs(policy.layers) if policy else ()
-        self.decisions: list[tuple[str, ...]] = []
         self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
 
     def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
@@ -62,9 +63,11 @@ class Fast:
         return (min(forward.width, self.width),)
 
     def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
-        """One prediction per forward. Raises NonFiniteLogits."""
+        """One prediction per forward. Raises NonFiniteLogits, and RuntimeError where hooks came after the start."""
         first, plan = forwards[0], plans[0]
-        self.decisions = []
+        if self.network.hook_points.listeners:
+            raise RuntimeError("hooks were attached while the fast executor decodes, which has no points to call them "
+                               "at; allowed: attach them before decoding begins, or executor='eager'")
         if plan.skip:
             return [self._replay(forward) for forward in forwards]
         if self.policy is None or first.small_block is None:
@@ -77,7 +80,7 @@ class Fast:
         elif policy.keeps_logits or (plan.decision == "recompute" and policy.stores(first)):
             keep = () if policy.keeps_logits else self.runs
             entries = [self._note(policy, forward) for forward in forwards]
-        self.decisions = [(plan.decision,) * len(forwards)] * len(policy.layers)
+        decisions = (plan.decision,) * len(policy.layers)
         # A replayed small forward reads in the small block of the forward before it, a replayed full one anywhere.
         everything = policy.keeps_logits and policy.reuse.full_forwards
         shape = Shape(self.graphs.bucket(len(forwards)), first.width, len(first.read), skipped, keep,
@@ -89,18 +92,18 @@ class Fast:
                 held = self.predicted.setdefault(forward.slot, [(0.0, 0.0)] * self.block)
                 for i, at in enumerate((*forward.read, *range(forward.width if everything else 0))):
                     held[(forward.replace_position or 0) + at] = packed[0][row][i], packed[1][row][i]
-        return [self._prediction(forwards, row, packed, shape.read) for row in range(len(forwards))]
+        return [self._prediction(forwards, row, packed, shape.read, decisions) for row in range(len(forwards))]
 
     def _row(self, forward: Forward, entry: int) -> list[int]:
         masked = forward.masked or (True,) * len(forward.read)
         return [*forward.tokens, *forward.read, *masked, forward.slot, forward.start, forward.end, entry]
 
     def _prediction(self, forwards: list[Forward], row: int, packed: list[list[list[float]]],
-                    read: int) -> Prediction:
+                    read: int, decisions: tuple[str, ...] = ()) -> Prediction:
         tokens, confidence, unmask = (part[row][:read] for part in packed)
         if any(value != value for value in confidence):
             raise NonFiniteLogits(self.eager.diagnose(forwards[row], self.graphs.ops.plain_cache()))
-        return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)))
+        return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)), decisions)
 
     def _note(self, policy: OutputPolicy, forward: Forward) -> int:
         """Book a stored output for all layers of the policy; where in the slot's entry it goes."""

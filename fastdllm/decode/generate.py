@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fastdllm.decode.loop import Engine, StopStrings, check_prompt, positions_needed, resolve
+from fastdllm.decode.loop import Engine
 from fastdllm.decode.parallel import rows_in_threads
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.row import Row
+from fastdllm.decode.rules import StopStrings, check_prompt, positions_needed, resolve
 from fastdllm.decode.step import RowResult, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
@@ -82,8 +83,7 @@ def denoise(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(
 
     Prompts are texts, conversations or token ids. `executor` "eager" is the reference, layer by layer;
     "fast" gives the same tokens from fewer operations; "auto" takes it wherever it can do what is asked
-    (see `fast.supported`). The model is unpatched whenever the generator is suspended, so it may be
-    dropped at any step.
+    (see `fast.supported`). Nothing is ever patched, so the generator may be dropped at any step.
     """
     engine, ids = build(lm, prompts, decoding, reuse, revision, seed, batch_size, trace, executor)
     yield from engine.steps(iter(enumerate(ids)))
@@ -109,12 +109,16 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
             for row in rows:
                 yield finish(lm, row, rules.find_stop)
         return
-    finished = made[0].finished
-    for _ in made[0].steps(queue):
-        while finished:
-            yield finish(lm, finished.pop(0), rules.find_stop)
-    while finished:
-        yield finish(lm, finished.pop(0), rules.find_stop)
+    yield from rows_of(made[0], queue)
+
+
+def rows_of(engine: Engine, prompts: Iterator[tuple[int, list[int]]]) -> Iterator[RowResult]:
+    """Drain an engine: its rows as they finish."""
+    for _ in engine.steps(prompts):
+        while engine.finished:
+            yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop)
+    while engine.finished:
+        yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop)
 
 
 def finish(lm: LM, row: Row, stop: object) -> RowResult:
@@ -126,10 +130,11 @@ def finish(lm: LM, row: Row, stop: object) -> RowResult:
 def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
              revision: str | Revision = "fixed", trace: bool | Trace = False, seed: int = 0,
              batch_size: int | None = None, executor: str = "auto", threads: int = 1) -> Output:
-    """Generate all answers. `trace=True` also returns what every wrapped layer did (see `Trace`).
+    """Generate all answers. `trace=True` also returns what every layer did that reuse names (see `Trace`).
 
-    Raises ValueError for bad input before any work, NonFiniteLogits naming layer and step, and
-    MissingBlockCache where a revision (6d2a9a8) needs an entry that it never wrote.
+    Raises ValueError for bad input before any work, and a DecodingError during it: NonFiniteLogits naming layer and
+    step, NothingUnmasked for a step that unmasks nothing, MissingBlockCache where a revision (6d2a9a8) needs an
+    entry that it never wrote.
     """
     log = Trace() if trace is True else trace or None
     began = time.perf_counter()

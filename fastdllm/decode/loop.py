@@ -3,103 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from fastdllm.decode.executor import Eager, Executor
 from fastdllm.decode.fast import Fast, supported
 from fastdllm.decode.policies import OutputPolicy, ReusePlan, policy_class
-from fastdllm.decode.revisions import Revision
-from fastdllm.decode.revisions import get as get_revision
-from fastdllm.decode.row import Row, Rules
+from fastdllm.decode.row import Row
+from fastdllm.decode.rules import Rules
 from fastdllm.decode.step import Forward, Prediction, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse, fit
+from fastdllm.settings import Decoding, Reuse
 
 PLAIN = ReusePlan("bypass", "no policy")
-EXECUTORS = ("auto", "eager", "fast")      # auto: fast wherever it can do what is asked and nobody listens in
+EXECUTORS = ("auto", "eager", "fast")      # auto: fast wherever it can do what is asked
 
 
-def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision = "fixed") -> Rules:
-    """Check a request against a checkpoint and fill in what it leaves open.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One state of one row that a tick runs forward."""
 
-    Raises ValueError naming field, value and what is allowed, before any work starts.
-    """
-    chosen = get_revision(revision)
-    vocabulary = lm.config.vocab_size
-    block = lm.config.bd_size if decoding.block_size is None else decoding.block_size
-    fit(decoding.small_block, block)
-    mask = lm.mask_id if decoding.mask_id is None else decoding.mask_id
-    if mask is None:
-        raise ValueError(f"Decoding.mask_id=None: {lm.name} names no mask token; allowed: an id below {vocabulary}")
-    stops = lm.stop_ids if decoding.stop_ids is None else decoding.stop_ids
-    for field, token in [("mask_id", mask), *(("stop_ids", stop) for stop in stops)]:
-        if not 0 <= token < vocabulary:
-            raise ValueError(f"Decoding.{field}={token}; allowed: an id from 0 to {vocabulary - 1}")
-    reuse.layer_indices(lm.config.num_hidden_layers, chosen.first_subset)
-    if reuse.active and not decoding.block_cache:
-        raise ValueError("Decoding.block_cache=False with Reuse.k>1: every step would be a full forward and nothing "
-                         "could be reused; allowed: block_cache=True, or k=1")
-    if chosen.termination == "upstream" and decoding.max_new_tokens < block:
-        raise ValueError(f"Decoding.max_new_tokens={decoding.max_new_tokens} with upstream termination; allowed: "
-                         f"{block} (one block) or more")
-    find_stop = StopStrings(lm, decoding.stop_strings) if decoding.stop_strings else None
-    return Rules(block=block, small=decoding.small_block, mask_id=mask, stop_ids=frozenset(stops),
-                 threshold=decoding.threshold, max_new_tokens=decoding.max_new_tokens,
-                 block_cache=decoding.block_cache, k=reuse.k, revision=chosen, find_stop=find_stop)
-
-
-class StopStrings:
-    """Finds the text that ends an answer in the tokens that are final so far."""
-
-    def __init__(self, lm: LM, strings: tuple[str, ...]):
-        if lm.tokenizer is None:
-            raise ValueError(f"Decoding.stop_strings={strings}: {lm.name} has no tokenizer; allowed: ()")
-        self.lm, self.strings = lm, strings
-
-    def __call__(self, tokens: list[int]) -> int | None:
-        """How many tokens it takes for a stop string to appear in the text, or None."""
-        text = self.lm.decode(tokens)
-        if not any(string in text for string in self.strings):
-            return None
-        low, high = 1, len(tokens)      # the text grows with the tokens: the first hit by bisection
-        while low < high:
-            middle = (low + high) // 2
-            if any(string in self.lm.decode(tokens[:middle]) for string in self.strings):
-                high = middle
-            else:
-                low = middle + 1
-        return low
-
-    def cut(self, text: str) -> str:
-        """The text before the first stop string."""
-        return text[:min((text.index(string) for string in self.strings if string in text), default=len(text))]
-
-
-def positions_needed(length: int, rules: Rules) -> int:
-    """Cache positions that a prompt of `length` tokens can come to use: whole blocks."""
-    return -(-(length + rules.max_new_tokens) // rules.block) * rules.block
-
-
-def check_prompt(lm: LM, index: int, prompt: Sequence[int], rules: Rules) -> None:
-    """ValueError for an empty or too long prompt, or an id outside the vocabulary."""
-    if not prompt:
-        raise ValueError(f"prompts[{index}]=[]; allowed: at least one token")
-    if min(prompt) < 0 or max(prompt) >= lm.config.vocab_size:
-        bad = next(token for token in prompt if not 0 <= token < lm.config.vocab_size)
-        raise ValueError(f"prompts[{index}]: token id {bad}; allowed: 0 to {lm.config.vocab_size - 1}")
-    if (need := positions_needed(len(prompt), rules)) > lm.config.max_position_embeddings:
-        raise ValueError(f"prompts[{index}]: {len(prompt)} tokens + max_new_tokens={rules.max_new_tokens} need {need} "
-                         f"positions; allowed: max_position_embeddings={lm.config.max_position_embeddings}")
+    row: Row
+    forward: Forward
+    plan: ReusePlan
 
 
 class Engine:
     """Rows in slots over one cache: a row that finishes leaves, the next prompt takes its place.
 
-    Rows are independent: in each tick every row runs one forward, batched with the rows whose forward
-    has the same key (`Executor.key`): the same kind, and layers that run alike. `finished` collects rows as they end.
+    Each tick schedules the work of all rows, runs it, and lets the rows take in what was predicted. Rows are
+    independent: work that can run together (equal `Executor.key`: the same kind of forward, and layers that run
+    alike) is one batch. `finished` collects rows as they end.
     """
 
     def __init__(self, lm: LM, rules: Rules, decoding: Decoding, reuse: Reuse, slots: int, positions: int,
@@ -113,42 +50,52 @@ class Engine:
         self.temperature = decoding.temperature
         if executor not in EXECUTORS:
             raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
-        use_fast = ((lm.device.type == "cuda" or lm.dtype == torch.float32) and not lm.network.has_hooks
-                 and supported(lm.network, decoding, self.policy, trace is not None) is None)
+        why_not = supported(lm.network, decoding, self.policy, self.policy is not None and trace is not None)
+        if executor == "fast" and why_not is not None:
+            raise ValueError(f"executor='fast': {why_not}; allowed: executor='eager'")
+        quick_here = lm.device.type == "cuda" or lm.dtype == torch.float32
         self.executor: Executor = (
             Fast(lm.network, slots, positions, decoding, self.policy)
-            if executor == "fast" or (executor == "auto" and use_fast)
+            if executor == "fast" or (executor == "auto" and quick_here and why_not is None)
             else Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators))
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
         self.finished: list[Row] = []
 
     def steps(self, prompts: Iterator[tuple[int, list[int]]]) -> Iterator[Step]:
-        """Denoise all prompts (index, token ids); yields every forward of every row."""
+        """Denoise all prompts (index, token ids); yields every forward of every row.
+
+        Raises DecodingError (model/errors.py) where a row can't go on.
+        """
         while True:
             self._admit(prompts)
-            rows = {row.index: row for row in self.slots if row is not None}
-            if not rows:
+            work = self._schedule()
+            if not work:
                 return
-            groups: dict[tuple[object, ...], tuple[list[Forward], list[ReusePlan]]] = {}
-            for row in rows.values():
-                forward = row.next()
-                plan = self.policy.plan(forward) if self.policy and forward.small_block is not None else PLAIN
-                members = groups.setdefault(self.executor.key(forward, plan), ([], []))
-                members[0].append(forward)
-                members[1].append(plan)
-            for forwards, plans in groups.values():
-                predictions = self.executor.run(forwards, plans)
-                yield from self._apply(rows, forwards, plans, predictions)
+            for item, prediction in zip(work, self._run(work), strict=True):
+                yield item.row.apply(item.forward, prediction, replayed=item.plan.skip)
             self._retire()
 
-    def _apply(self, rows: dict[int, Row], forwards: list[Forward], plans: list[ReusePlan],
-               predictions: list[Prediction]) -> Iterator[Step]:
-        for column, (forward, plan, prediction) in enumerate(zip(forwards, plans, predictions, strict=True)):
-            row = rows[forward.row]
-            for decisions in self.executor.decisions:
-                row.decisions[decisions[column]] += 1
-            yield row.apply(forward, prediction, replayed=plan.skip)
+    def _schedule(self) -> list[Work]:
+        """What each row needs now, and what the policy makes of it."""
+        work = []
+        for row in self.slots:
+            if row is not None:
+                forward = row.next()
+                plan = self.policy.plan(forward) if self.policy and forward.small_block is not None else PLAIN
+                work.append(Work(row, forward, plan))
+        return work
+
+    def _run(self, work: list[Work]) -> list[Prediction]:
+        """Run all work, batch by batch; predictions in the order of the work."""
+        batches: dict[tuple[object, ...], list[int]] = {}
+        for index, item in enumerate(work):
+            batches.setdefault(self.executor.key(item.forward, item.plan), []).append(index)
+        predictions: dict[int, Prediction] = {}
+        for batch in batches.values():
+            done = self.executor.run([work[i].forward for i in batch], [work[i].plan for i in batch])
+            predictions.update(zip(batch, done, strict=True))
+        return [predictions[index] for index in range(len(work))]
 
     def _admit(self, prompts: Iterator[tuple[int, list[int]]]) -> None:
         for slot, held in enumerate(self.slots):
@@ -169,8 +116,8 @@ class Engine:
         if not self.keep_prefix:
             return 0
         same = 0
-        for ours, theirs in zip(self.resident[slot], prompt, strict=False):
-            if ours != theirs:
+        for held, wanted in zip(self.resident[slot], prompt, strict=False):
+            if held != wanted:
                 break
             same += 1
         whole = min(same, len(prompt) - 1) // self.rules.block * self.rules.block

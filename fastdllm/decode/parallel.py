@@ -52,8 +52,8 @@ class Shared:
 def rows_in_threads(engines: list[Engine], prompts: Iterator[tuple[int, list[int]]]) -> Generator[Row]:
     """Finished rows of all engines, each of which runs in a thread of its own with one torch thread.
 
-    Raises ValueError for engines that are not fast ones (wrappers patch the network that all share), and
-    whatever an engine raises.
+    Raises ValueError for engines that are not fast ones (a trace is written and a policy's layers are run by one
+    thread), and whatever an engine raises.
     """
     if not all(isinstance(engine.executor, Fast) for engine in engines):
         raise ValueError(f"threads={len(engines)}; allowed: 1 with the eager executor (a trace, sampling, or a policy "

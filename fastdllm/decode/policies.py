@@ -8,7 +8,6 @@ that derives from one of these (docs/add_a_policy.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,15 +36,24 @@ class ReusePlan:
 
 
 class Original:
-    """The wrapped layer's own forward, whole or in part.
+    """The layer itself, for a policy that wants it computed."""
 
-    `whole(hidden)` is the original call. `part(hidden, rows, columns)` runs some rows (indices) at some
-    positions (offsets [len(rows), n]); only our own network can do that.
-    """
+    def whole(self, hidden: Tensor) -> Tensor:
+        """The layer on hidden [R, w, hidden_size]; it writes the block cache."""
+        raise NotImplementedError
 
-    def __init__(self, whole: Callable[[Tensor], Tensor],
-                 part: Callable[[Tensor, list[int], Tensor], Tensor] | None):
-        self.whole, self.part = whole, part
+    def part(self, hidden: Tensor, rows: list[int], columns: Tensor) -> Tensor:
+        """The layer on some rows (indices) at some positions (offsets [len(rows), n]): [len(rows), n, hidden_size].
+
+        Raises ValueError for a decoder whose layers can't (only our own network's can).
+        """
+        raise ValueError("policy: token and adaptive compute parts of a layer; allowed on this decoder: output, "
+                         "residual")
+
+    def aside(self, hidden: Tensor) -> Tensor:
+        """As `whole`, but leaving no trace in the caches, where that is possible: for looking at what would have been.
+        """
+        return self.whole(hidden)
 
 
 class OutputPolicy:
@@ -157,7 +165,7 @@ class TokenPolicy(OutputPolicy):
                    for f, start in zip(forwards, starts, strict=True)]
         if columns[0]:     # equally many in every row, by the plan's key
             where = torch.tensor(columns, device=hidden.device)
-            fresh = require_part(original)(hidden, list(range(len(forwards))), where)
+            fresh = original.part(hidden, list(range(len(forwards))), where)
             for row, forward in enumerate(forwards):
                 self.store.patch(index, forward, starts[row], columns[row], fresh[row])
         return self.store.get(index, forwards, starts), ("reuse",) * len(forwards)
@@ -202,7 +210,7 @@ class AdaptivePolicy(OutputPolicy):
         if rows:
             every = torch.arange(hidden.shape[1], device=hidden.device).expand(len(rows), -1)
             fresh = (original.whole(hidden) if len(rows) == len(forwards)
-                     else require_part(original)(hidden, rows, every))
+                     else original.part(hidden, rows, every))
             output[rows] = fresh
             self.keep(index, [forwards[row] for row in rows], hidden[rows], fresh)
         return output, tuple("recompute" if row in rows else "reuse" for row in range(len(forwards)))
@@ -225,14 +233,6 @@ class ReplayPolicy(OutputPolicy):
 
     def reuse_plan(self, source: Source, forward: Forward) -> ReusePlan:
         return ReusePlan("reuse", "the last logits are sampled again", skip=True)
-
-
-def require_part(original: Original) -> Callable[[Tensor, list[int], Tensor], Tensor]:
-    """The layer's partial forward; ValueError for a decoder that has none."""
-    if original.part is None:
-        raise ValueError("policy: token and adaptive compute parts of a layer; allowed on this decoder: output, "
-                         "residual")
-    return original.part
 
 
 BUILT_IN: dict[str, type[OutputPolicy]] = {

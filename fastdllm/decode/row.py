@@ -9,29 +9,12 @@ same, and the last block is committed for one extra token.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from fastdllm.decode.revisions import Revision
+from fastdllm.decode.rules import Rules
 from fastdllm.decode.step import DECISIONS, KINDS, Forward, Prediction, RowResult, Step
+from fastdllm.model.errors import NothingUnmasked
 
 NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Decoding with everything resolved: sizes, ids and switches as the loop needs them."""
-
-    block: int
-    small: int
-    mask_id: int
-    stop_ids: frozenset[int]
-    threshold: float
-    max_new_tokens: int
-    block_cache: bool
-    k: int
-    revision: Revision
-    find_stop: Callable[[list[int]], int | None] | None = None   # stop strings: tokens up to and with the match
 
 
 class Row:
@@ -56,10 +39,10 @@ class Row:
             self._open_block()
 
     def _open_block(self) -> None:
-        """Start denoising: the tail of the clean tokens opens the block, the rest is masked."""
-        size = self.rules.block
-        self.start = len(self.tokens) // size * size
-        self.block = self.tokens[self.start:] + [self.rules.mask_id] * (size - len(self.tokens) + self.start)
+        """Start denoising behind the prefix: clean tokens that are not in it open the block, the rest is masked."""
+        self.start = self.prefix
+        tail = self.tokens[self.start:]
+        self.block = tail + [self.rules.mask_id] * (self.rules.block - len(tail))
         self.step = 0
         self.has_cache = False
 
@@ -95,24 +78,31 @@ class Row:
                        offset=offset, block_cache=bool(self.block) and self.has_cache)
 
     def apply(self, forward: Forward, prediction: Prediction, replayed: bool = False) -> Step:
-        """Take in what a forward predicted; sets `finish` when the row is done."""
+        """Take in what a forward predicted; sets `finish` when the row is done.
+
+        Raises NothingUnmasked for a step that leaves its small block as it was.
+        """
         size = self.rules.block
         self.forwards += 1
         self.nfe["replay" if replayed else forward.kind] += 1
+        for decision in prediction.decisions:
+            self.decisions[decision] += 1
         unmasked, confidence = [False] * size, [NAN] * size
-        if small := forward.small_block is not None:
+        if denoised := forward.small_block is not None:
             for i, reveal in enumerate(prediction.unmask):
-                position = forward.offset + i
+                position, token = forward.offset + i, prediction.tokens[i]
                 if forward.masked[i]:
                     confidence[position] = prediction.confidence[i]
-                if reveal:
-                    self.block[position], unmasked[position] = prediction.tokens[i], True
-                    self.saw_stop |= prediction.tokens[i] in self.rules.stop_ids
+                if reveal and token != self.rules.mask_id:      # what is predicted to be masked stays masked
+                    self.block[position], unmasked[position] = token, True
+                    self.saw_stop |= token in self.rules.stop_ids
+            if not any(unmasked):
+                raise NothingUnmasked(self._stuck(forward, prediction))
             self.step += 1
             self.steps += 1
             self.has_cache |= forward.kind == "full" and self.rules.block_cache
         start, tokens = (self.start, tuple(self.block)) if self.block else (forward.start, forward.tokens[-size:])
-        if not small:
+        if not denoised:
             self._advance(forward, prediction)
         if self.rules.revision.termination == "exact":
             self._stop_exactly()
@@ -123,6 +113,14 @@ class Row:
         return Step(row=self.index, block=start // size, small_block=forward.small_block, step=forward.step,
                     kind="replay" if replayed else forward.kind, start=start, tokens=tokens,
                     unmasked=tuple(unmasked), confidence=tuple(confidence), nfe=dict(self.nfe))
+
+    def _stuck(self, forward: Forward, prediction: Prediction) -> str:
+        """What is wrong where a step unmasked nothing; the next would be the same again, without end."""
+        chosen = [self.start + forward.offset + i for i, reveal in enumerate(prediction.unmask) if reveal]
+        return (f"row {self.index}, block {forward.block}, step {forward.step} ({forward.kind} forward, small block "
+                f"{forward.small_block}): nothing is unmasked, because the prediction at position "
+                f"{', '.join(map(str, chosen))} is the mask token {self.rules.mask_id} itself; allowed: a checkpoint "
+                "that predicts other tokens, or the mask_id that it was trained with")
 
     def _advance(self, forward: Forward, prediction: Prediction) -> None:
         """After a prefill or commit: its tokens are prefix now, the argmax behind them opens the next block."""

@@ -38,9 +38,10 @@ class Forward:
 class Prediction:
     """What a forward says: a token and its confidence for each position of `Forward.read`, and what to unmask."""
 
-    tokens: tuple[int, ...]
-    confidence: tuple[float, ...]
-    unmask: tuple[bool, ...]
+    tokens: tuple[int, ...] = ()
+    confidence: tuple[float, ...] = ()
+    unmask: tuple[bool, ...] = ()
+    decisions: tuple[str, ...] = ()  # one of DECISIONS for each layer that the policy names, where it acts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class RowResult:
     tokens: list[int]                # generated part, up to and including the stop token
     text: str
     nfe: dict[str, int]              # prefill, full, small, commit, replay
-    decisions: dict[str, int]        # wrapped layer calls: recompute, reuse, fallback, bypass
+    decisions: dict[str, int]        # calls of the policy's layers: recompute, reuse, fallback, bypass
     finish: str                      # stop, length or stop_string
     reused_nothing: bool             # k > 1, and yet nothing was reused
     seconds: float                   # from the row's first forward to its last

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdllm.model.config import ModelConfig
-
-
-class MissingBlockCache(RuntimeError):
-    """A small forward needs a block-cache entry that no forward of this block has written."""
+from fastdllm.model.errors import MissingBlockCache
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fastdllm.model.cache import Cache, Context
 from fastdllm.model.config import ModelConfig
+from fastdllm.model.hooks import Hook, Hooks
 
 
 class RMSNorm(nn.Module):
@@ -85,8 +87,9 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """One transformer layer: hidden [R, w, hidden_size] in, the same shape out."""
 
-    def __init__(self, config: ModelConfig, index: int):
+    def __init__(self, config: ModelConfig, index: int, hook_points: Hooks):
         super().__init__()
+        self.index, self.hook_points = index, hook_points
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, index)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -94,21 +97,35 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, context: Context, cache: Cache) -> Tensor:
         hidden = self.self_attn(self.input_layernorm(hidden), context, cache, hidden)
-        return self.mlp(self.post_attention_layernorm(hidden), hidden)
+        if self.hook_points.listeners:
+            hidden = self.hook_points.at(f"layers.{self.index}.attention", hidden, self.index, context, cache)
+        hidden = self.mlp(self.post_attention_layernorm(hidden), hidden)
+        if self.hook_points.listeners:
+            hidden = self.hook_points.at(f"layers.{self.index}.mlp", hidden, self.index, context, cache)
+        return hidden
+
+
+# How a forward calls layer `index` (a DecoderLayer) on hidden [R, w, hidden_size]; what it returns goes on.
+RunLayer = Callable[[int, nn.Module, Tensor, Context, Cache], Tensor]
+
+
+def run_plainly(index: int, layer: nn.Module, hidden: Tensor, context: Context, cache: Cache) -> Tensor:
+    """The layer itself."""
+    return layer(hidden, context, cache)
 
 
 class Decoder(nn.Module):
     """Embedding, layers, final norm: what Hugging Face calls `model.model`."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, hook_points: Hooks):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, i, hook_points) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class Network(nn.Module):
-    """The whole network. Its layers stand in `network.model.layers`, as the reuse wrappers expect."""
+    """The whole network. Its layers stand in `network.model.layers`, as in Hugging Face's modelling code."""
 
     cos: Tensor   # [max_position_embeddings, head_dim] float32
     sin: Tensor   # the same, first half negated
@@ -117,7 +134,8 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        self.hook_points = Hooks(config.num_hidden_layers)
+        self.model = Decoder(config, self.hook_points)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
         self.register_buffer("cos", None, persistent=False)
@@ -142,11 +160,12 @@ class Network(nn.Module):
         self.bind()
         return self
 
-    @property
-    def has_hooks(self) -> bool:
-        """Whether someone listens in: a hook on a module, or a `forward` put in the place of its own."""
-        return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-                   for module in self.modules())
+    def hooks(self, hooks: Mapping[str, Hook]) -> AbstractContextManager[None]:
+        """`with network.hooks({"layers.8.output": hook}):` calls `hook(value, point)` there; see model/hooks.py.
+
+        Whoever decodes with hooks needs the eager executor: the fast one has no points to call them at.
+        """
+        return self.hook_points.attached(hooks)
 
     def reset_tables(self) -> None:
         """Compute the rotary tables on the network's device, in float32 whatever its dtype."""
@@ -195,27 +214,37 @@ class Network(nn.Module):
 
     def rotary_tables(self, positions: Int[Tensor, "R w"]) -> tuple[Tensor, Tensor]:
         """cos and sin for every head of the packed projection, 1 and 0 for the values: [R, w, heads + 2 kv, d]."""
-        return self._turns(self.cos, positions, 1.0), self._turns(self.sin, positions, 0.0)
+        return self._for_heads(self.cos, positions, 1.0), self._for_heads(self.sin, positions, 0.0)
 
-    def _turns(self, table: Tensor, positions: Tensor, neutral: float) -> Tensor:
-        """A rotary table for every head of the packed projection, [R, w, heads + 2 kv_heads, head_dim]."""
-        rotary_tables = table[positions].to(self.dtype)[:, :, None]
-        turned = self.config.num_attention_heads + self.config.num_key_value_heads
-        same = rotary_tables.new_full((), neutral).expand(
-            *rotary_tables.shape[:2], self.config.num_key_value_heads, rotary_tables.shape[3]
-        )
-        return torch.cat([rotary_tables.expand(-1, -1, turned, -1), same], dim=2)
+    def _for_heads(self, table: Tensor, positions: Tensor, neutral: float) -> Tensor:
+        """A rotary table at some positions, once for each rotated head, and `neutral` for the values' heads."""
+        one = table[positions].to(self.dtype)[:, :, None]
+        rotated, values = (self.config.num_attention_heads + self.config.num_key_value_heads,
+                           self.config.num_key_value_heads)
+        same = one.new_full((), neutral).expand(*one.shape[:2], values, one.shape[3])
+        return torch.cat([one.expand(-1, -1, rotated, -1), same], dim=2)
 
-    def forward(self, tokens: Int[Tensor, "R w"], context: Context, cache: Cache) -> Float[Tensor, "R w hidden"]:
-        """Hidden states behind the last layer, before the final norm (see `logits`)."""
+    def forward(self, tokens: Int[Tensor, "R w"], context: Context, cache: Cache,
+                run_layer: RunLayer = run_plainly) -> Float[Tensor, "R w hidden"]:
+        """Hidden states behind the last layer, before the final norm (see `logits`).
+
+        Every layer is called through `run_layer`, which may put something else in its place.
+        """
+        points = self.hook_points
+        if points.listeners:
+            tokens = points.at("tokens", tokens, None, context, cache)
         hidden = self.model.embed_tokens(tokens)
-        for layer in self.model.layers:
-            hidden = layer(hidden, context, cache)
+        for index, layer in enumerate(self.model.layers):
+            if points.listeners:
+                hidden = points.at(f"layers.{index}.input", hidden, index, context, cache)
+            hidden = run_layer(index, layer, hidden, context, cache)
+            if points.listeners:
+                hidden = points.at(f"layers.{index}.output", hidden, index, context, cache)
         return hidden
 
     def logits(self, hidden: Float[Tensor, "R n hidden"]) -> Float[Tensor, "R n vocab"]:
         """Final norm and head, in float32."""
-        return self.lm_head(self.model.norm(hidden)).float()
+        return self.hook_points.at("logits", self.lm_head(self.model.norm(hidden)).float())
 
 
 def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:

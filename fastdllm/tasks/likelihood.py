@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 
 from fastdllm.decode.autoregressive import causal
-from fastdllm.decode.executor import NonFiniteLogits
 from fastdllm.decode.step import DECISIONS, KINDS, RowResult
+from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.lm import LM
 from fastdllm.tasks.base import Problem
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fastdllm.decode.generate import finish
-from fastdllm.decode.loop import Engine, check_prompt, positions_needed, resolve
+from fastdllm.decode.loop import Engine
+from fastdllm.decode.rules import check_prompt, positions_needed, resolve
 from fastdllm.decode.step import RowResult, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.lab import records

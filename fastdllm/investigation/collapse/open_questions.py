@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 
 from fastdllm import prior_results, stats
 from fastdllm.decode.generate import finish, generate
-from fastdllm.decode.loop import Engine, positions_needed, resolve
+from fastdllm.decode.loop import Engine
+from fastdllm.decode.rules import positions_needed, resolve
 from fastdllm.display.tables import interval_text, whole
 from fastdllm.model.lm import LM
 from fastdllm.report.audit.evidence import STAMP

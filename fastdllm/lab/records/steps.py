@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from fastdllm.decode.generate import Prompt, build, finish
-from fastdllm.decode.loop import resolve
 from fastdllm.decode.revisions import Revision
+from fastdllm.decode.rules import resolve
 from fastdllm.decode.step import KINDS, RowResult, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
