@@ -19,7 +19,7 @@ from fastdllm.decode.row import Row
 from fastdllm.decode.sampling import choose
 from fastdllm.investigation.collapse.bisection import bisect, row_decoder
 from fastdllm.lab.instrument.generation_file import decoder, load
-from fastdllm.lab.instrument.probe import attempt
+from fastdllm.lab.instrument.probe import Run
 from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model import network
 from fastdllm.model.cache import Cache
@@ -52,6 +52,10 @@ def random_lm(seed):
                 parameter.copy_(torch.from_numpy(draw.integers(-111, 112, parameter.shape)) / 256)
         net.lm_head.weight[[MASK, STOP]] = net.lm_head.weight[:STOP].mean(0)      # never above the best of the others
     return LM("random", Path("."), net.eval(), None, MASK, (STOP,))
+
+
+def output(decoder, prompts):
+    return Run(decoder, prompts).finish().tokens
 
 
 def find(lm, bad, decoding=DECODING, reuse=REUSE, good="fixed", prompt=PROMPT, tabulate=False):
@@ -102,7 +106,7 @@ def planted(patch, target, name, fault, decoder):
     def decode(prompts):
         with patch.context() as patched:
             patched.setattr(target, name, fault)
-            return decoder(prompts)
+            yield from decoder(prompts)
     return decode
 
 
@@ -116,7 +120,7 @@ def test_an_unknown_fault_is_none_of_the_switches(networks, monkeypatch, seed, f
         decoding = DECODING.model_copy(update={"threshold": threshold})
         good = row_decoder(lm, "fixed", REUSE, decoding)
         bad = planted(monkeypatch, target, name, planted_fault, good)
-        if good([prompt]) != bad([prompt]):
+        if output(good, [prompt]) != output(bad, [prompt]):
             break
     else:
         pytest.fail(f"{fault} changes no token of any prompt at any threshold")
@@ -151,11 +155,11 @@ def test_names_the_interaction_and_gives_a_table(networks):
 
     def tokens(switches):
         changed = "".join(f"+{switch}={verdict.changes[switch][1]}" for switch in switches)
-        return row_decoder(lm, f"8e18baac{changed}", reuse, decoding)([PROMPT])
+        return output(row_decoder(lm, f"8e18baac{changed}", reuse, decoding), [PROMPT])
 
-    assert tokens(verdict.tokens_by) == bad([PROMPT])
+    assert tokens(verdict.tokens_by) == output(bad, [PROMPT])
     for fewer in itertools.combinations(verdict.tokens_by, len(verdict.tokens_by) - 1):
-        assert tokens(fewer) != bad([PROMPT]), fewer
+        assert tokens(fewer) != output(bad, [PROMPT]), fewer
     assert "interaction" in str(verdict)
     assert len(verdict.table) == 10        # the two, and each with one of four taken from the other
     assert verdict.table["tokens of bad"].sum() >= 2        # the bad one itself, and it without fault 1
@@ -175,13 +179,13 @@ def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
     file = load(Path(__file__).parent / "data" / "standin_generation.py", allow_code=True)
     switches, model = file.batch_sample.__wrapped__.__globals__["SWITCHES"], PublishedModel(lm.network)
     decode = row_decoder(lm, "fixed+on_full_block=bypass", REUSE, DECODING)
-    answers = dict(zip(map(tuple, PROMPTS), decode(PROMPTS), strict=True))
+    answers = dict(zip(map(tuple, PROMPTS), output(decode, PROMPTS), strict=True))
     decoding = DECODING.model_copy(update={"max_new_tokens": 32})
 
     def lockstep(**values):
         def decode(prompts):
             switches.update(values)
-            return decoder(file, lm, decoding, REUSE, model)(prompts)
+            yield from decoder(file, lm, decoding, REUSE, model)(prompts)
         return decode
 
     def candidate(revision):
@@ -192,12 +196,12 @@ def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
     for a, b, c in itertools.permutations(answers, 3):      # row 0 stops in its first block, and two rows go on
         prompts, stops = [list(a), list(b), list(c)], set(answers[a]) - set(answers[b] + answers[c])
         decoding = decoding.model_copy(update={"stop_ids": (min(stops, default=STOP),)})
-        if attempt(lockstep(**untrimmed), prompts)[1] == "RuntimeError":
+        if Run(lockstep(**untrimmed), prompts).finish().outcome == "RuntimeError":
             break
     choices = {"trim_caches": (True, False), "on_full_block": ("refresh", "bypass"), "run_skipped": (False, True)}
     trimmed = untrimmed | {"trim_caches": True}
     verdict = bisect(lockstep(**trimmed), lockstep(**untrimmed), candidate, prompts, lm.network,
-                     layers=list(model.model.layers), choices=choices, together=True)
+                     choices=choices, together=True)
     assert verdict.changes == {"trim_caches": (True, False)}, str(verdict)
     assert "outcome" in verdict.separates
     assert "RuntimeError" in set(verdict.table.outcome)

@@ -54,7 +54,7 @@ def test_golden_tokens_through_the_adapter(lm, standin, case):
     standin.batch_sample.__wrapped__.__globals__["SWITCHES"].update(SWITCHES.get(case["variant"], {}))
     decoding, reuse = settings(case)
     rows = DATA["prompts"][case["prompt"]]["rows"]
-    got = files.decoder(standin, lm, decoding, reuse)(rows)
+    [got] = files.decoder(standin, lm, decoding, reuse)(rows)
     assert got == [files.cut(row, case["stop_token"], 511) for row in case["generated"]]
     assert got[0]
 

@@ -1,6 +1,6 @@
 """Which switch of the historical code turns a good decoder into a bad one? (F of the log's checklist)
 
-Both decoders are opaque: only what a probe sees of them counts (lab/probe.py). The search composes
+Both decoders are opaque: only what a probe sees of them counts (lab/instrument/probe.py). The search composes
 candidates from the table of switches. It first finds the combination that behaves as the good one
 does, then walks from there to the bad one, always going on from the candidate that agrees with it
 longest, so that single causes are found in a few short runs and all combinations are tried before
@@ -15,22 +15,21 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
-from torch import nn
 
-from fastdllm.decode import Trace, generate_rows
+from fastdllm.decode.generate import build
 from fastdllm.decode.revisions import CHOICES, Revision
+from fastdllm.decode.rules import resolve
 from fastdllm.lab.instrument.probe import (
     OBSERVABLES,
     Decoder,
     ForwardObservation,
     Observed,
-    Parted,
     Probe,
-    attempt,
+    Run,
     differences,
     observe,
 )
@@ -45,11 +44,17 @@ ROWWISE: Choices = {switch: values for switch, values in CHOICES.items() if swit
 
 
 def row_decoder(lm: LM, revision: str | Revision, reuse: Reuse, decoding: Decoding) -> Decoder:
-    """Our loop under a revision, as an opaque decoder: rows one after the other, layer by layer."""
-    def decode(prompts: list[list[int]]) -> list[list[int]]:
-        rows = list(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, batch_size=1,
-                                  trace=Trace()))      # with a trace, layers run one by one on every device
-        return [row.tokens for row in sorted(rows, key=lambda row: row.row)]
+    """Our loop under a revision, as an opaque decoder: rows one after the other, layer by layer.
+
+    Raises ValueError for settings that don't fit the revision.
+    """
+    resolve(lm, decoding, reuse, revision)
+
+    def decode(prompts: list[list[int]]) -> Iterator[list[list[int]] | None]:
+        engine, ids = build(lm, prompts, decoding, reuse, revision, 0, 1, None, executor="eager")
+        for _ in engine.steps(iter(enumerate(ids))):
+            yield None
+        yield [row.generated for row in sorted(engine.finished, key=lambda row: row.index)]
     return decode
 
 
@@ -69,16 +74,16 @@ class Divergence:
 
 
 def compare(a: Observed, b: Observed) -> tuple[Divergence | None, dict[str, int]]:
-    """The first parting of two runs, and how many forwards (or outputs) differ in each observable."""
+    """The first divergence of two runs, and how many forwards (or outputs) differ in each observable."""
     first: Divergence | None = None
     counts: dict[str, int] = dict.fromkeys(OBSERVABLES, 0)
     for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
         for index, (x, y) in enumerate(itertools.zip_longest(ours, theirs)):
-            found = differences(x, y)
-            for name in found:
+            observables = differences(x, y)
+            for name in observables:
                 counts[name] += 1
-            if found and first is None:
-                first = Divergence(group, index, found, x, y)
+            if observables and first is None:
+                first = Divergence(group, index, observables, x, y)
         ends = tuple(name for name, same in (("output tokens", a.tokens[group] == b.tokens[group]),
                                              ("outcome", a.outcome[group] == b.outcome[group])) if not same)
         for name in ends:
@@ -94,7 +99,7 @@ class BisectionResult:
 
     changes: dict[str, tuple[object, object]] | None
     tokens_by: dict[str, tuple[object, object]] | None   # the smallest part of `changes` that makes the bad tokens
-    parting: Divergence | None                              # of good and bad; None: nothing separates them
+    parting: Divergence | None                           # of good and bad; None: nothing separates them
     separates: tuple[str, ...]                           # observables that differ anywhere
     tried: int
     combinations: int
@@ -126,28 +131,37 @@ class Search:
     """Runs candidates on the given prompts, each once and no further than needed."""
 
     def __init__(self, candidate: Callable[[Revision], Decoder], groups: list[list[list[int]]], network: Network,
-                 layers: Sequence[nn.Module] | None, choices: Choices):
-        self.candidate, self.groups, self.network, self.layers = candidate, groups, network, layers
+                 choices: Choices):
+        self.candidate, self.groups, self.network = candidate, groups, network
         self.choices, self.tried = choices, 0
 
-    def revision(self, combination: Combination) -> Revision:
-        return replace(Revision("candidate"), **dict(zip(self.choices, combination, strict=True)))    # pyright: ignore
+    def decoder(self, combination: Combination) -> Decoder | None:
+        """The candidate; None for a combination that does not go with the settings."""
+        revision = replace(Revision("candidate"), **dict(zip(self.choices, combination, strict=True)))    # pyright: ignore
+        try:
+            return self.candidate(revision)
+        except ValueError:      # as upstream termination with less than one block of new tokens
+            return None
 
     def agreement(self, combination: Combination, target: Observed) -> tuple[int, tuple[str, ...]]:
         """Forwards for which a candidate behaves as the target, and the observables in which it then differs."""
         self.tried += 1
-        decoder, agreed = self.candidate(self.revision(combination)), 0
+        decoder, agreed = self.decoder(combination), 0
+        if decoder is None:
+            return 0, ("outcome",)
         for group, prompts in enumerate(self.groups):
-            expected = target.seen[group]
-            try:
-                with Probe(self.network, self.layers, expect=expected) as probe:
-                    tokens, outcome = attempt(decoder, prompts)
-            except Parted as parted:
-                return agreed + parted.index, parted.observables
-            if len(probe.seen) < len(expected):
-                return agreed + len(probe.seen), ("forwards", "outcome")
-            wrong = (("output tokens",) * (tokens != target.tokens[group])
-                     + ("outcome",) * (outcome != target.outcome[group]))
+            expected, run = target.seen[group], Run(decoder, prompts)
+            with Probe(self.network) as probe:
+                checked = 0
+                for _ in itertools.chain(run, [None]):      # once more when the run has ended
+                    for theirs, ours in itertools.zip_longest(expected[checked:len(probe.seen)], probe.seen[checked:]):
+                        if observables := differences(theirs, ours):
+                            return agreed + checked, observables
+                        checked += 1
+            if checked < len(expected):
+                return agreed + checked, ("forwards", "outcome")
+            wrong = (("output tokens",) * (run.tokens != target.tokens[group])
+                     + ("outcome",) * (run.outcome != target.outcome[group]))
             if wrong:
                 return agreed + len(expected), wrong
             agreed += len(expected)
@@ -177,37 +191,40 @@ class Search:
 
     def _shrink(self, combination: Combination, start: Combination, target: Observed) -> Combination:
         """Undo every change that the target's behaviour does not need."""
-        for place, value in enumerate(start):
-            fewer = (*combination[:place], value, *combination[place + 1:])
+        for switch, value in enumerate(start):
+            fewer = (*combination[:switch], value, *combination[switch + 1:])
             if fewer != combination and not self.agreement(fewer, target)[1]:
                 combination = fewer
         return combination
 
     def run(self, combination: Combination) -> Observed:
         """A candidate's whole run."""
-        return observe(self.candidate(self.revision(combination)), self.groups, self.network, self.layers)
+        decoder = self.decoder(combination)
+        if decoder is None:
+            return Observed([[] for _ in self.groups], [[] for _ in self.groups], ["not allowed"] * len(self.groups))
+        return observe(decoder, self.groups, self.network)
 
 
 def neighbours(combination: Combination, choices: Choices) -> list[Combination]:
     """All combinations that differ in one switch."""
-    return [(*combination[:place], value, *combination[place + 1:])
-            for place, values in enumerate(choices.values()) for value in values if value != combination[place]]
+    return [(*combination[:switch], value, *combination[switch + 1:])
+            for switch, values in enumerate(choices.values()) for value in values if value != combination[switch]]
 
 
 def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder], prompts: Sequence[list[int]],
-           network: Network, *, layers: Sequence[nn.Module] | None = None, choices: Choices = ROWWISE,
-           together: bool = False, tabulate: bool = True) -> BisectionResult:
+           network: Network, *, choices: Choices = ROWWISE, together: bool = False,
+           tabulate: bool = True) -> BisectionResult:
     """Name the switch, or the interaction of switches, that makes `bad` of `good`.
 
     candidate: makes a decoder of a combination of switches. together: all prompts in one call (lockstep
-    decoders); otherwise one call for each. layers: as for `Probe`. tabulate: also run the candidates of
-    the table that a reader checks the verdict with.
+    decoders); otherwise one call for each. tabulate: also run the candidates of the table that a reader
+    checks the verdict with.
     """
     groups = [list(prompts)] if together else [[prompt] for prompt in prompts]
-    first, second = (observe(decoder, groups, network, layers) for decoder in (good, bad))
+    first, second = (observe(decoder, groups, network) for decoder in (good, bad))
     parting, counts = compare(first, second)
     separates = tuple(name for name in OBSERVABLES if counts[name])
-    search = Search(candidate, groups, network, layers, choices)
+    search = Search(candidate, groups, network, choices)
     total = math.prod(len(values) for values in choices.values())
     outcome = ", ".join(sorted(set(second.outcome)))
     if parting is None:
@@ -219,30 +236,30 @@ def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder]
         lost = {"bad": second} if base else {"good": first}
         ways = [base or defaults, *neighbours(base or defaults, choices)] if tabulate else []
         return BisectionResult(None, None, parting, separates, search.tried, total, outcome, table(search, lost, ways))
-    changed = [place for place in range(len(base)) if base[place] != target[place]]
+    changed = [switch for switch in range(len(base)) if base[switch] != target[switch]]
     tokens_by = smallest(search, base, target, changed, second) if counts["output tokens"] + counts["outcome"] else []
-    ways = [base, target, *(swap(base, target, [place]) for place in changed),
-            *(swap(target, base, [place]) for place in changed)]
+    ways = [base, target, *(swap(base, target, [switch]) for switch in changed),
+            *(swap(target, base, [switch]) for switch in changed)]
     names = list(choices)
-    return BisectionResult({names[p]: (base[p], target[p]) for p in changed},
-                   None if tokens_by is None else {names[p]: (base[p], target[p]) for p in tokens_by},
+    return BisectionResult({names[s]: (base[s], target[s]) for s in changed},
+                   None if tokens_by is None else {names[s]: (base[s], target[s]) for s in tokens_by},
                    parting, separates, search.tried, total, outcome,
                    table(search, {"good": first, "bad": second}, list(dict.fromkeys(ways)) if tabulate else []))
 
 
-def swap(combination: Combination, other: Combination, places: Sequence[int]) -> Combination:
-    """`combination` with the values of `other` in some places."""
-    return tuple(other[p] if p in places else value for p, value in enumerate(combination))
+def swap(combination: Combination, other: Combination, switches: Sequence[int]) -> Combination:
+    """`combination` with the values that `other` has for some switches (by index)."""
+    return tuple(other[s] if s in switches else value for s, value in enumerate(combination))
 
 
 def smallest(search: Search, base: Combination, target: Combination, changed: list[int],
              bad: Observed) -> list[int] | None:
     """The fewest of the changed switches that make the bad decoder's tokens (and outcome) out of the good one."""
     for size in range(1, len(changed) + 1):
-        for places in itertools.combinations(changed, size):
-            run = search.run(swap(base, target, places))
+        for switches in itertools.combinations(changed, size):
+            run = search.run(swap(base, target, switches))
             if (run.tokens, run.outcome) == (bad.tokens, bad.outcome):
-                return list(places)
+                return list(switches)
     return None
 
 

@@ -17,7 +17,7 @@ from fastdllm.decode import Trace, denoise
 from fastdllm.decode.revisions import Revision
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
-from fastdllm.lab.instrument.probe import ForwardObservation, Observed, observe
+from fastdllm.lab.instrument.probe import ForwardObservation, Observed, Run, observe
 from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model.lm import LM
 from fastdllm.settings import SUBSETS, Decoding, Reuse
@@ -45,11 +45,11 @@ def slices(run: Observed, small_block: int) -> pd.DataFrame:
                 origin, offset = seen[call.source[0]], call.source[1]
                 wide = origin.replace_position is None
                 true = s.replace_position if wide else 0
-                same_place = wide or origin.replace_position == s.replace_position
+                same_small_block = wide or origin.replace_position == s.replace_position
                 rows.append({"prompt": group, "forward": s.index, "small_block": s.replace_position // small_block,
                              "replace_position": s.replace_position, "layer": layer,
                              "stored by": origin.kind, "slice_start": offset,
-                             "right": offset == true and same_place and origin.block == s.block,
+                             "right": offset == true and same_small_block and origin.block == s.block,
                              "written": written(before, s)})
     return pd.DataFrame(rows, columns=["prompt", "forward", "small_block", "replace_position", "layer", "stored by",
                                        "slice_start", "right", "written"])
@@ -66,7 +66,7 @@ def written(before: ForwardObservation | None, after: ForwardObservation, layer:
 def cache_differences(a: Observed, b: Observed, tolerance: float = 1e-4) -> pd.DataFrame:
     """Block-cache entries that differ between two runs, one row a forward and layer: positions, largest difference.
 
-    Forwards are compared in order, as long as both runs do the same kind of forward at the same place.
+    Forwards are compared in order, as long as both runs do the same kind of forward on the same tokens.
     """
     rows = []
     for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
@@ -90,17 +90,14 @@ def reuse_logits(lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, revis
     the small block's first position (a small forward reads itself there; it is never masked then).
     """
     caught: list[torch.Tensor] = []
-    hook = lm.network.lm_head.register_forward_hook(lambda _m, _i, out: caught.append(out[0].float().clone()))
     logits: dict[int, torch.Tensor] = {}
     trace, kinds = Trace(), {}
-    try:
+    with lm.network.hooks({"logits": lambda values, _point: caught.append(values[0].clone())}):
         for index, step in enumerate(denoise(lm, [ids], decoding=decoding, reuse=reuse, revision=revision,
                                              trace=trace)):
             kinds[index] = step
             if caught:
                 logits[index] = caught.pop()      # [positions read, vocab]
-    finally:
-        hook.remove()
     rows = []
     frame = trace.frame()
     for served in frame[frame.decision == "reuse"].groupby("forward").first().reset_index().itertuples():
@@ -119,7 +116,7 @@ def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decodin
     """A user's generation file and an emulated revision, prompt by prompt: what agrees, and where they part."""
     model = PublishedModel(lm.network)
     groups = [[prompt] for prompt in ids]
-    theirs = observe(decoder(file, lm, decoding, reuse, model), groups, lm.network, list(model.model.layers))
+    theirs = observe(decoder(file, lm, decoding, reuse, model), groups, lm.network)
     ours = observe(row_decoder(lm, revision, reuse, decoding), groups, lm.network)
     rows = []
     for index in range(len(ids)):
@@ -150,7 +147,8 @@ def golden_cases(lm: LM, directory: Path, policy: str, most: int = 0) -> pd.Data
         decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=mask,
                             small_block=case["small_block_size"], stop_ids=() if stop == 9999 else (stop,))
         decode = row_decoder(lm, "26d6179", Reuse(k=case["k"], layers=case["subset"], policy=policy), decoding)
-        got, want = decode(data["prompts"][case["prompt"]]["rows"])[0], case["generated"][0]
+        run = Run(decode, data["prompts"][case["prompt"]]["rows"]).finish()
+        got, want = run.tokens[0], case["generated"][0]
         same = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
         rows.append({"case": case["id"], "k": case["k"], "layers": case["subset"], "tokens": len(got),
                      "reproduced": got == want[:len(got)], "same up to token": same})

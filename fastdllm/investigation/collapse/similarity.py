@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastdllm.decode import Trace, denoise
+from fastdllm.decode import denoise
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding
 
@@ -24,20 +24,15 @@ def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Seque
     steps are of the same small block. `step` counts denoising forwards since the block began; `changed` says
     whether the token at the position is another one now, `masked` whether it is still masked.
     """
-    layers, rows = lm.network.model.layers, []
+    rows = []
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
-
-    def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs.append(args[0])
-        outputs.append(output)
-
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with lm.network.hooks({"layers.*.input": lambda hidden, _point: inputs.append(hidden),
+                           "layers.*.output": lambda hidden, _point: outputs.append(hidden)}):
         for prompt, one in enumerate(ids):
             history: list[tuple[Tensor, Tensor, tuple[int, ...], tuple[int, int]]] = []
             before: tuple[int, ...] = ()      # the block as it goes into the forward
-            for step in denoise(lm, [one], decoding=decoding, trace=Trace()):
+            for step in denoise(lm, [one], decoding=decoding, executor="eager"):
                 if step.small_block is None:
                     history, before = [], ()
                 else:
@@ -56,9 +51,6 @@ def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Seque
                     before = step.tokens
                 inputs.clear()
                 outputs.clear()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 

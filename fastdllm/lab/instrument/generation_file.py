@@ -143,7 +143,10 @@ def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse,
             model: PublishedModel | None = None) -> Decoder:
     """The file as an opaque decoder, for a comparison or a bisection; all prompts of a call run in lockstep."""
     model = model or PublishedModel(lm.network)
-    return lambda prompts: call(file, model, lm, prompts, decoding, reuse)
+
+    def decode(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+        yield call(file, model, lm, prompts, decoding, reuse)
+    return decode
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, decoding: Decoding = Decoding(),
@@ -170,7 +173,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
         if model is not None:
             tokens = call(file, model, lm, [ids], decoding, reuse)[0]
         else:
-            with Probe(lm.network, list(ours.model.layers)) as probe:
+            with Probe(lm.network) as probe:
                 tokens = call(file, ours, lm, [ids], decoding, reuse)[0]
             frame = trace(probe.seen, place, lm, decoding, reuse)
             decisions |= {str(name): int(count) for name, count in frame.decision.value_counts().items()}

@@ -172,14 +172,16 @@ class PublishedModel(nn.Module):
                            self.config.max_position_embeddings)
         context = self.network.context(cache, kind, tuple(range(rows)), [start] * rows, width, [end] * rows,
                                        (offset,) * rows)
-        hidden = self.model.embed_tokens(input_ids)
-        for layer in self.model.layers:
-            output = layer(hidden, attention_mask=context.mask, position_ids=context.positions,
-                           past_key_value=past, use_cache=use_cache, update_past_key_values=update_past_key_values,
-                           use_block_cache=use_block_cache, block_past_key_values=block,
-                           replace_position=replace_position, context=context, cache=cache)
-            hidden = output[0] if isinstance(output, tuple) else output
-        return Outputs(self.network.logits(hidden), past, block)
+
+        def run_layer(index: int, _layer: nn.Module, hidden: Tensor, context: Context, cache: Cache) -> Tensor:
+            """The published layer around ours, whose `forward` the file may have patched."""
+            output = self.model.layers[index](
+                hidden, attention_mask=context.mask, position_ids=context.positions, past_key_value=past,
+                use_cache=use_cache, update_past_key_values=update_past_key_values, use_block_cache=use_block_cache,
+                block_past_key_values=block, replace_position=replace_position, context=context, cache=cache)
+            return output[0] if isinstance(output, tuple) else output
+
+        return Outputs(self.network.logits(self.network(input_ids, context, cache, run_layer)), past, block)
 
     def sample_with_top_p(self, logits: Tensor, top_p: float = 0.95, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Tokens [R, n] and the distribution [R, n, vocab] they come from.
