@@ -127,7 +127,7 @@ def main() -> None:
         print(f"{name:18s} {found['tokens_per_second']:8.1f} tokens/s  "
               f"{found['tokens_per_second'] / base['tokens_per_second']:5.2f}x  {found['nfe']}")
     print(f"same tokens as the plain loop: {same}/{len(few)} at batch 1, {in_batch} in batches")
-    report = {"date": date.current().isoformat(), "torch": torch.__version__, "python": platform.python_version(),
+    report = {"date": date.today().isoformat(), "torch": torch.__version__, "python": platform.python_version(),
               "cores": os.cpu_count(), "threads": torch.get_num_threads(), "machine": platform.machine(),
               "load": os.getloadavg()[0], "settings": vars(options) | {"out": None},
               "same_tokens": same, "same_tokens_in_batches": in_batch, "prompts": len(few),

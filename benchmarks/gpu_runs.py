@@ -61,12 +61,15 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
         torch.cuda.synchronize()
         times: dict[str, list[float]] = defaultdict(list)
         reused: dict[str, int] = defaultdict(int)
+        calls = 0
         began = last = time.perf_counter()
         for step in engine.steps(iter(enumerate(prompts))):
             now = time.perf_counter()
             times[step.kind].append((now - last) * 1e3)
             last = now
-            reused[step.kind] += any("reuse" in decisions for decisions in engine.executor.decisions)
+            if batch == 1 and (row := next((row for row in engine.slots if row is not None), None)) is not None:
+                reused[step.kind] += row.decisions["reuse"] > calls
+                calls = row.decisions["reuse"]
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
     nfe: dict[str, int] = defaultdict(int)

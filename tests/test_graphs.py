@@ -66,16 +66,31 @@ def test_fast_names_what_it_cannot_do(reuse: Reuse, revision: str, word: str):
         decode(fastdllm.load(GOLDEN, device="cpu"), "fast", prompts((5,)), reuse, revision, 1)
 
 
-def test_auto_takes_the_reference_where_someone_listens():
-    """A hook on a layer is called although the fast executor does not run the modules."""
+def test_auto_takes_the_reference_where_hooks_listen():
+    """The fast executor has no points: it is not chosen, refused by name, and stopped by hooks that come too late."""
     lm, called = fastdllm.load(GOLDEN, device="cpu"), []
     quick, _ = decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)
-    handle = lm.network.model.layers[3].register_forward_hook(lambda *_: called.append(1))
-    assert decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)[0] == quick and called
-    handle.remove()
+    with lm.network.hooks({"layers.3.output": lambda *_: called.append(1)}):
+        assert decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)[0] == quick and called
+        with pytest.raises(ValueError, match=r"executor='fast': hooks listen in at layers\.3\.output"):
+            decode(lm, "fast", prompts((5,)), Reuse(), "fixed", 1)
     count = len(called)
-    decode(lm, "auto", prompts((5,)), Reuse(), "fixed", 1)
+    steps = fastdllm.denoise(lm, prompts((5,)), decoding=DECODING)
+    next(steps)
+    with lm.network.hooks({"layers.3.output": lambda *_: called.append(1)}), pytest.raises(RuntimeError, match="eager"):
+        next(steps)
     assert len(called) == count
+
+
+def test_a_trace_that_has_nothing_to_write_changes_no_executor():
+    """Which executor runs is said by name: a trace of a run without reuse finds no layer to write about."""
+    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5,))
+    plan, _ = build(lm, ids, DECODING, Reuse(), "fixed", 0, 1, fastdllm.Trace())
+    assert isinstance(plan.executor, Fast)
+    traced, _ = build(lm, ids, DECODING, Reuse(k=2, layers="last"), "fixed", 0, 1, fastdllm.Trace())
+    assert not isinstance(traced.executor, Fast)
+    with pytest.raises(ValueError, match="executor='fast': a trace"):
+        build(lm, ids, DECODING, Reuse(k=2, layers="last"), "fixed", 0, 1, fastdllm.Trace(), executor="fast")
 
 
 @pytest.mark.parametrize("block", [16, 64])

@@ -3,10 +3,11 @@
 from contextlib import closing
 
 import pytest
-from fastdllm.decode.wrappers import Wrappers
 
 import fastdllm
 from fastdllm import Decoding, Reuse, Trace, tasks
+from fastdllm.decode.layer_reuse import LayerReuse
+from fastdllm.lab.instrument.patched_layers import patched
 
 QUICK = Decoding(threshold=0.9, max_new_tokens=48)
 
@@ -17,11 +18,7 @@ def questions():
     return [problem.prompt for problem in sorted(problems, key=lambda problem: len(problem.prompt))]
 
 
-def unpatched(lm):
-    return all("forward" not in layer.__dict__ for layer in lm.network.model.layers)
-
-
-def test_k1_with_wrappers_equals_no_wrappers_bit_for_bit(tiny, questions):
+def test_k1_through_a_policy_equals_no_policy_bit_for_bit(tiny, questions):
     plain = [(step.tokens, step.confidence) for step in
              fastdllm.denoise(tiny, questions[:1], decoding=QUICK, executor="eager")]
     wrapped = [(step.tokens, step.confidence) for step in
@@ -31,25 +28,29 @@ def test_k1_with_wrappers_equals_no_wrappers_bit_for_bit(tiny, questions):
     assert set(traced.trace.decision) == {"recompute"}
 
 
-def test_model_is_whole_between_steps_and_after_errors(tiny, questions):
+def test_layers_are_never_patched(tiny, questions):
+    """Not while a forward runs, not between two steps, and not after an error in the middle of one."""
+    layers = [dict(vars(layer)) for layer in tiny.network.model.layers]
     reuse = Reuse(k=2, layers="last")
-    for count, _ in enumerate(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse, executor="eager")):
-        assert unpatched(tiny)
-        if count == 4:
-            break
+
+    def look(*_):
+        assert [dict(vars(layer)) for layer in tiny.network.model.layers] == layers
+
+    with tiny.network.hooks({"layers.*.output": look}):
+        for count, _ in enumerate(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse)):
+            look()
+            if count == 4:
+                break
     for error in (RuntimeError, KeyboardInterrupt):
         def explode(*_, error=error):
             raise error("in the middle of a forward")
-        layer = tiny.network.model.layers[20].mlp
-        handle = layer.register_forward_pre_hook(explode)
-        with (closing(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse, executor="eager")) as steps,
-              pytest.raises(error)):
+        with (tiny.network.hooks({"layers.20.mlp": explode}), pytest.raises(error),
+              closing(fastdllm.denoise(tiny, questions[:1], decoding=QUICK, reuse=reuse)) as steps):
             list(steps)
-        handle.remove()
-        assert unpatched(tiny)
+        look()
 
 
-def test_wrappers_work_on_any_decoder_with_layers():
+def test_a_policy_works_on_any_decoder_with_layers():
     """A transformers Qwen2: outputs are served on the reuse step and the model is restored."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -61,19 +62,22 @@ def test_wrappers_work_on_any_decoder_with_layers():
     model = Qwen2ForCausalLM(Qwen2Config(hidden_size=32, intermediate_size=64, num_hidden_layers=6, vocab_size=64,
                                          num_attention_heads=2, num_key_value_heads=1)).eval()
     policy = OutputPolicy(Reuse(k=2, layers="2-3"), REVISIONS["fixed"], (2, 3), 1, 8)
-    wrappers = Wrappers(list(model.model.layers), policy, Trace())
+    trace = Trace()
     ids = torch.randint(0, 64, (1, 8))
     forward = Forward(row=0, slot=0, index=0, kind="full", block=0, small_block=0, step=0, start=0,
                       tokens=tuple(ids[0].tolist()), end=8, read=(0,), masked=(True,), replace_position=None)
     with torch.inference_mode():
         plain = model(ids, use_cache=False).logits
-        with wrappers.attached([forward], [ReusePlan("recompute", "")]):
+        with patched(model.model.layers, LayerReuse(policy, trace, [forward], [ReusePlan("recompute", "")])):
             first = model(ids, use_cache=False).logits
-        with wrappers.attached([forward], [ReusePlan("reuse", "")]):
+        with patched(model.model.layers, LayerReuse(policy, trace, [forward], [ReusePlan("reuse", "")])):
             second = model(ids.flip(1), use_cache=False).logits
     assert torch.equal(plain, first) and torch.equal(plain, second)
     assert all("forward" not in layer.__dict__ for layer in model.model.layers)
-    assert wrappers.trace.frame().decision.tolist() == ["recompute"] * 2 + ["reuse"] * 2
+    with pytest.raises(KeyboardInterrupt), patched(model.model.layers, LayerReuse(policy, None, [forward], [])):
+        raise KeyboardInterrupt
+    assert all("forward" not in layer.__dict__ for layer in model.model.layers)
+    assert trace.frame().decision.tolist() == ["recompute"] * 2 + ["reuse"] * 2
 
 
 @pytest.mark.parametrize("k", [2, 3])
