@@ -8,6 +8,7 @@ import pytest
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs import status
+from fastdllm.lab.records import external_code
 from fastdllm.lab.records.identity import (
     PACKAGE,
     CurrentFingerprints,
@@ -15,8 +16,8 @@ from fastdllm.lab.records.identity import (
     code_hash,
     identity,
     payload_of,
-    tree_hash,
 )
+from fastdllm.lab.records.source_hash import tree_hash
 
 BASE = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 3}
 CHANGED = {
@@ -61,8 +62,8 @@ def test_any_one_parameter_changes_it(current, name):
     assert before != after
     then, now = (current.payload(Parameters.of(**BASE | {"dtype": "float32"} | base | each))
                  for each in ({}, {name: CHANGED[name]}))
-    said = changes(then, now)
-    assert name in " ".join(said) or (name in ("task", "limit", "prompt") and "data" in said)
+    parts = [line.split()[0] for line in changes(then, now)]
+    assert name in " ".join(parts) or (name in ("task", "limit", "prompt") and "data" in parts)
 
 
 def test_without_reuse_the_layers_are_no_matter(current):
@@ -95,28 +96,124 @@ def test_torch_version_counts(current):
     assert of(other) != of(current)
 
 
-def test_code_counts_without_comments_and_docstrings(tmp_path):
-    package = tmp_path / "fastdllm"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("checkpoints", "__pycache__", "*.json"))
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package's code that a test may change."""
+    copy = tmp_path / "fastdllm"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("checkpoints", "__pycache__", "*.json"))
+    return copy
+
+
+def edit(path, before, after):
+    text = path.read_text()
+    assert before in text, f"{before!r} is not in {path.name}"
+    path.write_text(text.replace(before, after, 1))
+
+
+def test_every_room_that_decides_results_counts(package):
     before = code_hash(package)
-    loop, plots = package / "decode" / "loop.py", package / "report" / "figures.py"
-    text = loop.read_text()
-    plots.write_text(plots.read_text() + "\nx = 1\n")
-    loop.write_text("# a comment\n" + text.replace('"""The denoising loop', '"""Another docstring'))
-    assert code_hash(package) == before
-    for room in ("decode/loop.py", "model/network.py", "tasks/answers.py", "settings.py"):
+    for room in ("decode/loop.py", "model/network.py", "tasks/answers.py", "settings.py", "report/figures.py"):
         path = package / room
         text = path.read_text()
         path.write_text(text + "\nADDED = 1\n")
-        assert code_hash(package) != before, room
+        assert (code_hash(package) != before) == (room != "report/figures.py"), room
         path.write_text(text)
     assert code_hash(package) == before
+
+
+TEXTS = [
+    ("decode/loop.py", '"""The denoising loop', '"""Another docstring'),
+    ("decode/loop.py", "from __future__", "# a comment\nfrom __future__"),
+    ("decode/executor.py", "replay before any forward", "there was no forward yet"),
+    ("decode/row.py", "is not finished", "goes on"),
+    ("decode/rules.py", "vocabulary - 1}", "vocabulary - 1} (the vocabulary)"),
+    ("model/checkpoint.py", "config.json is missing", "there is no config.json"),
+    ("settings.py", "allowed: a divisor of the block size", "allowed: what divides the block size"),
+    ("tasks/harness.py", "which is also lm_eval's default, is not there", "lm_eval's default, can't be had"),
+    ("tasks/base.py", "allowed: a whole number from 1 up, or none", "allowed: 1, 2, 3 ...")]
+
+
+@pytest.mark.parametrize(("file", "was", "becomes"), TEXTS)
+def test_texts_for_people_make_nothing_stale(package, file, was, becomes):
+    before, with_texts = code_hash(package), code_hash(package, texts=True)
+    edit(package / file, was, becomes)
+    assert code_hash(package) == before
+    assert (code_hash(package, texts=True) == with_texts) == (file == "decode/loop.py")      # where they do count
+
+
+@pytest.mark.parametrize(("file", "was", "becomes"), [
+    ("decode/sampling.py", "open_ > threshold", "open_ >= threshold"),
+    ("decode/row.py", "len(final) == self.rules.max_new_tokens", "len(final) >= self.rules.max_new_tokens"),
+    ("model/network.py", "F.silu(gate) * up", "F.silu(gate) + up"),
+    ("decode/rules.py", "if not 0 <= token < vocabulary:\n", "if not 0 < token < vocabulary:\n"),
+    ("settings.py", "SUBSET_SIZE = 12", "SUBSET_SIZE = 11")])
+def test_an_operator_or_a_number_makes_everything_stale(package, file, was, becomes):
+    before = code_hash(package)
+    edit(package / file, was, becomes)
+    assert code_hash(package) != before
+
+
+def test_a_module_may_move(package):
+    """To another name and another folder of the rooms; and a definition to another file: it is the same code."""
+    before = code_hash(package)
+    (package / "decode" / "sampling.py").rename(package / "model" / "choosing.py")
+    for path in package.rglob("*.py"):
+        path.write_text(path.read_text().replace("fastdllm.decode.sampling", "fastdllm.model.choosing"))
+    assert code_hash(package) == before
+    rules, row = package / "decode" / "rules.py", package / "decode" / "row.py"
+    text = rules.read_text()
+    definition = text[text.index("@dataclass(frozen=True)\nclass Rules"):text.index("def resolve(")]
+    rules.write_text(text.replace(definition, "from fastdllm.decode.row import Rules\n"))
+    row.write_text(row.read_text().replace(
+        "from fastdllm.decode.rules import Rules\n", "from collections.abc import Callable\nfrom dataclasses import "
+        "dataclass\nfrom fastdllm.decode.revisions import Revision\n") + "\n\n" + definition)
+    assert code_hash(package) == before
+
+
+@pytest.mark.parametrize(("was", "becomes"), [
+    ("from pack.one import f", "from pack.two import f"), ("from .one import h", "from .two import h"),
+    ("from math import floor as g", "from math import ceil as g"), ("X = 1\nX = 2", "X = 2\nX = 1"),
+    ("register(f)\nregister(g)", "register(g)\nregister(f)"), ("if g:\n    def inner(): return 1", "if g:\n    pass")])
+def test_the_same_name_for_something_else_counts(tmp_path, was, becomes):
+    """Moves are free; another function under the same name, or another order of what runs, is not."""
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "one.py").write_text("def f(x): return x + 1\nh = f\n")
+    (package / "two.py").write_text("def f(x): return x - 1\nh = 7\n")
+    user = package / "user.py"
+    user.write_text("from pack.one import f\nfrom .one import h\nfrom math import floor as g\nX = 1\nX = 2\n"
+                    "register(f)\nregister(g)\nif g:\n    def inner(): return 1\ndef use(x): return f(g(h(x)))\n")
+    before = code_hash(package, rooms=("",))
+    edit(user, was, becomes)
+    assert code_hash(package, rooms=("",)) != before
 
 
 def test_tree_hash():
     assert tree_hash("def f(x):\n    '''doc'''\n    return x  # why") == tree_hash("def f(x):\n\n    return x")
     assert tree_hash("def f(x): return x") != tree_hash("def f(x): return x + 1")
     assert tree_hash("x = 'text'") != tree_hash("x = 'other'")
+    for one, other in (("raise ValueError('a')", "raise ValueError(f'b {x}') from e"),
+                       ("assert x, 'a'", "assert x, 'b'"),
+                       ("if x:\n    log.warning('a')", "if x:\n    log.warning('b %s', x)")):
+        assert tree_hash(one) == tree_hash(other)
+        assert tree_hash(one, texts=True) != tree_hash(other, texts=True)
+    assert tree_hash("raise ValueError('a')") != tree_hash("raise TypeError('a')")
+    assert tree_hash("x = log('a')") != tree_hash("x = log('b')")
+
+
+def test_a_policy_file_counts_with_the_modules_beside_it(tmp_path, current):
+    """Those that it imports, directly or through one another, and no others."""
+    path = tmp_path / "mine.py"
+    path.write_text("import torch\nfrom helper import VALUE\nclass Policy: x = VALUE\n")
+    states = [of(current, policy=str(path))]
+    for name, text in (("helper.py", "import other\nVALUE = 1\n"), ("other.py", "import helper\n"),
+                       ("helper.py", "import other\nVALUE = 2\n"), ("other.py", "import helper\nY = 1\n")):
+        (tmp_path / name).write_text(text)
+        states.append(of(current, policy=str(path)))
+    assert len(set(states)) == 5
+    for name, text in (("unrelated.py", "x = 1\n"), ("helper.py", "import other\nVALUE = 2  # two\n")):
+        (tmp_path / name).write_text(text)
+        assert of(current, policy=str(path)) == states[-1]
 
 
 def test_policy_file_counts_by_content(tmp_path, current):
@@ -131,6 +228,39 @@ def test_policy_file_counts_by_content(tmp_path, current):
     moved.parent.mkdir()
     shutil.copy(path, moved)
     assert of(current, policy=str(moved)) == of(current, policy=str(path))
+
+
+def test_changes_give_old_and_new_value():
+    """Hashes by their beginning, settings in full, what was not there as None; external code by its parts."""
+    one, two, three = ("9cbe88df" + "0" * 56, "1a2b3c4d" + "0" * 56, "77777777" + "0" * 56)
+    then = {"parameters": {"seed": 0, "decoding": {"threshold": 0.9, "top_p": 0.95}}, "checkpoint": one, "data": one,
+            "code": one, "policy file": f"generation file {one}, instrument {one}", "torch": "2.12.0+cpu"}
+    now = {"parameters": {"seed": 3, "decoding": {"threshold": 0.5, "top_p": 0.95}, "later": 1}, "checkpoint": two,
+           "data": two, "code": two, "torch": "2.13.0+cpu",
+           "policy file": f"generation file {one}, instrument {two}, modelling code {three}"}
+    assert set(changes(then, now)) == {
+        "decoding.threshold 0.9 -> 0.5", "seed 0 -> 3", "later None -> 1", "checkpoint 9cbe88df -> 1a2b3c4d",
+        "data 9cbe88df -> 1a2b3c4d", "code 9cbe88df -> 1a2b3c4d", "torch 2.12.0+cpu -> 2.13.0+cpu",
+        "instrument 9cbe88df -> 1a2b3c4d", "modelling code None -> 77777777"}
+    assert changes(now, now) == []
+    without = {**then, "policy file": None}
+    assert changes(without, {**then, "policy file": two}) == ["policy file None -> 1a2b3c4d"]
+
+
+def test_what_looks_at_a_generation_file_counts_for_its_runs_only(package, tmp_path):
+    (tmp_path / "old.py").write_text("import beside\n")
+    (tmp_path / "beside.py").write_text("x = 1\n")
+    ran = external_code.ExternalCode(file=str(tmp_path / "old.py"), own_code=False, parameters=Parameters.of(**BASE))
+    assert code_hash(rooms=external_code.INSTRUMENT) in ran.policy()
+    ours, theirs = code_hash(package), code_hash(package, rooms=external_code.INSTRUMENT)
+    edit(package / "lab" / "instrument" / "published_model.py", "before + (offset or 0)", "before - (offset or 0)")
+    assert code_hash(package) == ours and code_hash(package, rooms=external_code.INSTRUMENT) != theirs
+    first = ran.policy()
+    ran.keep(tmp_path / "record")
+    (tmp_path / "beside.py").write_text("x = 2\n")
+    assert ran.policy() != first
+    (tmp_path / "old.py").unlink()
+    assert ran.policy(tmp_path / "record") == first      # the copies stand in, the helper's among them
 
 
 def test_record_and_run_have_the_same_identity(tmp_path, current):

@@ -16,7 +16,8 @@ from fastdllm.lab.config.paths import expand, root
 from fastdllm.lab.jobs import notebooks
 from fastdllm.lab.jobs.runner import POLL, last_line, start
 from fastdllm.lab.jobs.worker import DONE, Work
-from fastdllm.lab.records.identity import CurrentFingerprints, code_hash, tree_hash
+from fastdllm.lab.records.identity import CurrentFingerprints, code_hash
+from fastdllm.lab.records.source_hash import tree_hash
 from fastdllm.settings import Settings
 
 ROOMS = ("settings.py", "stats.py", "prior_results.py", "model", "decode", "tasks", "lab", "display", "report",
@@ -47,12 +48,13 @@ def notebook_identity(notebook: Path, parameters: dict[str, Any]) -> str:
     current = CurrentFingerprints()
     checkpoint = current.checkpoint(Parameters(model=values["model"])).fingerprint if values.get("model") else None
     return sha256(canonical({"cells": [_tree(source) for source in sources], "parameters": values,
-                             "code": code_hash(rooms=ROOMS), "torch": current.torch, "checkpoint": checkpoint}))
+                             "code": code_hash(rooms=ROOMS, texts=True), "torch": current.torch,
+                             "checkpoint": checkpoint}))
 
 
 def _tree(source: str) -> str:
     try:
-        return tree_hash(source)
+        return tree_hash(source, texts=True)
     except SyntaxError:      # a line for IPython, like %matplotlib
         return sha256(source)
 

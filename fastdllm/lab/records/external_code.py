@@ -1,22 +1,24 @@
 """Runs of code that is not ours: the user's generation file, and the checkpoint's own modelling code.
 
-A note beside the record says what ran, with a copy of the file; both enter the run's identity by content. Nothing
-is run from here, and no torch is imported, so that a look at results is quick.
+A note beside the record says what ran, with a copy of the file; it enters the run's identity by content, and so does
+our code that the file runs on. Nothing is run from here, and no torch is imported, so that a look at results is quick.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from fastdllm.lab import atomic
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.records.identity import code_hash
+from fastdllm.lab.records.source_hash import with_helpers
 from fastdllm.model.files import find
 from fastdllm.settings import Settings
 
 NOTE = "generation.json"
+INSTRUMENT = ("lab/instrument",)      # our code that decides what such a run is and counts
 
 
 class ExternalCode(Settings):
@@ -29,23 +31,34 @@ class ExternalCode(Settings):
     def policy(self, directory: Path | None = None) -> str:
         """What stands for the code in an identity; the copy in `directory` stands in for a file that is gone.
 
-        Raises ValueError if the checkpoint has no modelling code, and OSError if there is no file.
+        Raises ValueError if the checkpoint has no modelling code, OSError if there is no file, and SyntaxError if
+        it is not Python.
         """
         path = Path(self.file)
         if directory is not None and not path.is_file():
             path = directory / path.name
-        said = f"generation file {atomic.sha256(path.read_bytes())}"
-        if not self.own_code:
-            return said
-        digest = hashlib.sha256()
-        for source in modelling_code(find(self.parameters.model, self.parameters.model_revision)):
-            digest.update(f"{source.name} {atomic.sha256(source.read_bytes())}\n".encode())
-        return f"{said}, modelling code {digest.hexdigest()}"
+        own, *helpers = with_helpers(path)
+        content = atomic.file_sha256(own)
+        if helpers:
+            content = atomic.sha256(content + contents(helpers, own.parent))
+        parts = [f"generation file {content}", f"instrument {code_hash(rooms=INSTRUMENT)}"]
+        if self.own_code:
+            sources = modelling_code(find(self.parameters.model, self.parameters.model_revision))
+            parts.append(f"modelling code {contents(sources, sources[0].parent)}")
+        return ", ".join(parts)
 
     def keep(self, directory: Path) -> None:
-        """Write the note and copy the file."""
-        atomic.write(directory / Path(self.file).name, Path(self.file).read_bytes())
+        """Write the note and copy the file, with the modules beside it that it imports."""
+        own = Path(self.file)
+        for path in with_helpers(own):
+            atomic.write(directory / path.relative_to(own.parent), path.read_bytes())
         atomic.write(directory / NOTE, self.model_dump_json(indent=1, exclude_unset=True) + "\n")
+
+
+def contents(files: Iterable[Path], directory: Path) -> str:
+    """SHA-256 over files, by their paths below a directory and their content."""
+    return atomic.sha256("".join(f"{path.relative_to(directory)} {atomic.file_sha256(path)}\n"
+                                 for path in sorted(files)))
 
 
 def read(directory: Path) -> ExternalCode | None:
@@ -56,20 +69,20 @@ def read(directory: Path) -> ExternalCode | None:
 
 def modelling_code(checkpoint: Path) -> list[Path]:
     """The checkpoint's own Python files. Raises ValueError if it has none."""
-    found = sorted(checkpoint.glob("*.py"))
-    if not found:
+    sources = sorted(checkpoint.glob("*.py"))
+    if not sources:
         raise ValueError(f"--own-code: {checkpoint} has no modelling code; allowed: a checkpoint with its .py files "
                          "(of a hub id, fetch them first: hf download NAME --include '*.py')")
-    return found
+    return sources
 
 
 def configurations(beside: Iterable[Configuration], names: Iterable[str] = ()) -> list[Configuration]:
     """The runs of external code that lie beside these configurations; with `names`, only those of these names."""
     starts = tuple(f"{name}_" for name in names)
-    found = []
+    others = []
     for configuration in {configuration.directory.parent: configuration for configuration in beside}.values():
         for note in sorted(configuration.directory.parent.glob(f"*/{NOTE}")):
             ran, directory = read(note.parent), note.parent
             if ran is not None and directory.name.startswith(starts or ""):
-                found.append(Configuration(configuration.experiment, directory.name, ran.parameters, directory))
-    return found
+                others.append(Configuration(configuration.experiment, directory.name, ran.parameters, directory))
+    return others

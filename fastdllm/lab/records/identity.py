@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import version
@@ -14,41 +13,34 @@ from fastdllm import tasks
 from fastdllm.lab.atomic import canonical, sha256
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records.record import Checkpoint, Dataset, Record
+from fastdllm.lab.records.source_hash import Sources, tree_hash, with_helpers
 from fastdllm.model.files import find, fingerprint
 from fastdllm.settings import Reuse
 from fastdllm.tasks import Problem, Task
 
 PACKAGE = Path(__file__).resolve().parents[2]
 ROOMS = ("settings.py", "model", "decode", "tasks")
+HASH = re.compile(r"[0-9a-f]{40,}")
 BY_CONTENT = {"model", "model_revision", "limit", "data"}    # their content is hashed, not their names
 
 
-def tree_hash(source: str) -> str:
-    """SHA-256 of the syntax tree of Python source: comments, docstrings and layout don't count."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            match node.body:
-                case [ast.Expr(ast.Constant(str())), *rest]:
-                    node.body = rest
-    return sha256(ast.dump(tree))
+def code_hash(package: Path = PACKAGE, rooms: Iterable[str] = ROOMS, texts: bool = False) -> str:
+    """SHA-256 of what the code of some rooms does; the default is all that can change a result.
 
-
-def code_hash(package: Path = PACKAGE, rooms: Iterable[str] = ROOMS) -> str:
-    """SHA-256 over the syntax trees of the code that can change a result: settings, model, decode, tasks."""
-    digest = hashlib.sha256()
-    for room in rooms:
-        place = package / room
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(f"{path.relative_to(package)} {tree_hash(path.read_text(encoding='utf-8'))}\n".encode())
-    return digest.hexdigest()
+    Texts of errors and logs count only with `texts` (where they are part of the result, as in a notebook).
+    """
+    return Sources(package, rooms, texts).hash()
 
 
 def policy_hash(reuse: Reuse) -> str | None:
-    """The syntax tree of a policy's own file; None for the policies of the package."""
+    """What a policy's own file does, with the modules beside it that it imports; None for policies of the package."""
     if not (reuse.active and reuse.policy.endswith(".py")):
         return None
-    return tree_hash(Path(reuse.policy).read_text(encoding="utf-8"))
+    own, *helpers = with_helpers(Path(reuse.policy))
+    parts = [tree_hash(own.read_text(encoding="utf-8")),
+             *(f"{helper.relative_to(own.parent)} {tree_hash(helper.read_text(encoding='utf-8'))}"
+               for helper in sorted(helpers))]
+    return parts[0] if not helpers else sha256("\n".join(parts))
 
 
 class CurrentFingerprints:
@@ -88,9 +80,9 @@ class CurrentFingerprints:
         task = self.task(parameters)
         key = canonical([id(task), parameters.limit, parameters.data])
         if key not in self._problems:
-            found = task.problems(parameters.limit, Path(parameters.data) if parameters.data else None)
+            problems = task.problems(parameters.limit, Path(parameters.data) if parameters.data else None)
             name = parameters.data or parameters.task
-            self._problems[key] = found, Dataset(name=name, fingerprint=task.fingerprint(found), n=len(found))
+            self._problems[key] = problems, Dataset(name=name, fingerprint=task.fingerprint(problems), n=len(problems))
         return self._problems[key]
 
     def resolve(self, parameters: Parameters, seen: Parameters | None = None) -> Parameters:
@@ -124,11 +116,14 @@ class CurrentFingerprints:
         return parameters.model_copy(update={"device": device, "dtype": dtype, "decoding": decoding})
 
     def payload(self, parameters: Parameters, seen: Parameters | None = None,
-                foreign: str | None = None) -> dict[str, Any]:
-        """Everything that enters the identity, of a run that is not there yet; `foreign` stands for code not ours."""
+                external_code: str | None = None) -> dict[str, Any]:
+        """Everything that enters the identity, of a run that is not there yet.
+
+        `external_code` is what stands for code that is not ours (`ExternalCode.policy`).
+        """
         resolved = self.resolve(parameters, seen)
         return payload(resolved, self.checkpoint(parameters), self.problems(parameters)[1], self.code,
-                       foreign or policy_hash(resolved.reuse), self.torch)
+                       external_code or policy_hash(resolved.reuse), self.torch)
 
 
 def payload(parameters: Parameters, checkpoint: Checkpoint, dataset: Dataset, code: str, policy: str | None,
@@ -155,19 +150,27 @@ def payload_of(record: Record) -> dict[str, Any]:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two payloads: `decoding.threshold 0.9 -> 0.5`, `code`, `checkpoint` ..."""
-    found = []
-    for part in now:
+    """What differs between two payloads, with the old and the new value: `decoding.threshold 0.9 -> 0.5`,
+    `code 9cbe88df -> 1a2b3c4d`, `torch 2.12.0 -> 2.13.0` ..."""
+    old, new = _flat(then), _flat(now)
+    return [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in {**new, **old}
+            if old.get(name) != new.get(name)]
+
+
+def _flat(payload: dict[str, Any]) -> dict[str, Any]:
+    """A payload's parts by the names that people know; settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for part, value in payload.items():
         if part == "parameters":
-            old, new = _flat(then["parameters"]), _flat(now["parameters"])
-            found += [f"{name} {old.get(name)} -> {new.get(name)}" for name in new if old.get(name) != new[name]]
-        elif then.get(part) != now[part]:
-            found.append(f"torch {then.get(part)} -> {now[part]}" if part == "torch" else part)
-    return found
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        flat |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+            for name, inner in value.items():
+                flat |= {f"{name}.{key}": v for key, v in inner.items()} if isinstance(inner, dict) else {name: inner}
+        elif part == "policy file" and value and " " in value:      # of external code: "generation file HASH, ..."
+            flat |= dict(item.rsplit(" ", 1) for item in value.split(", "))
+        else:
+            flat[part] = value
     return flat
+
+
+def _short(value: Any) -> str:
+    """A hash as people compare it, by its beginning; other values as they are."""
+    return value[:8] if isinstance(value, str) and HASH.fullmatch(value) else str(value)

@@ -45,7 +45,10 @@ class Dataset(Settings):
 
 
 class Code(Settings):
-    """`hash`: the syntax trees of model, decode, tasks (and a policy file); version and commit are for people."""
+    """`hash`: what settings, model, decode and tasks do; `policy`: a policy's own file, or code that is not ours.
+
+    Version and commit are for people.
+    """
 
     version: str
     commit: str | None = None
