@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--prompts", type=int, default=256, help="for the batches of 32")
     options = parser.parse_args()
-    report: dict[str, Any] = {"date": date.current().isoformat(), "device": torch.cuda.get_device_name(),
+    report: dict[str, Any] = {"date": date.today().isoformat(), "device": torch.cuda.get_device_name(),
                               "torch": torch.__version__, "cuda": torch.version.cuda,
                               "python": platform.python_version(), "dtypes": []}
     for dtype in (torch.bfloat16,) if options.quick else (torch.float16, torch.bfloat16):

@@ -20,7 +20,6 @@ from fastdllm.decode.sampling import choose
 from fastdllm.investigation.collapse.bisection import bisect, row_decoder
 from fastdllm.lab.instrument.generation_file import decoder, load
 from fastdllm.lab.instrument.probe import Run
-from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model import network
 from fastdllm.model.cache import Cache
 from fastdllm.model.config import ModelConfig
@@ -177,7 +176,7 @@ def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
     """Untrimmed layer caches show in batches only, and with bypass only: there a decoder raises."""
     lm = networks[1]
     file = load(Path(__file__).parent / "data" / "standin_generation.py", allow_code=True)
-    switches, model = file.batch_sample.__wrapped__.__globals__["SWITCHES"], PublishedModel(lm.network)
+    switches = file.batch_sample.__wrapped__.__globals__["SWITCHES"]
     decode = row_decoder(lm, "fixed+on_full_block=bypass", REUSE, DECODING)
     answers = dict(zip(map(tuple, PROMPTS), output(decode, PROMPTS), strict=True))
     decoding = DECODING.model_copy(update={"max_new_tokens": 32})
@@ -185,7 +184,7 @@ def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
     def lockstep(**values):
         def decode(prompts):
             switches.update(values)
-            yield from decoder(file, lm, decoding, REUSE, model)(prompts)
+            yield from decoder(file, lm, decoding, REUSE)(prompts)
         return decode
 
     def candidate(revision):

@@ -1,6 +1,7 @@
 """A user's own generation file on our network: golden cases, traces, refusals, and where two loops part."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastdllm import Decoding, Reuse
 from fastdllm.decode import Trace, generate_rows
 from fastdllm.investigation.collapse.inspection import side_by_side
 from fastdllm.lab.instrument import generation_file as files
+from fastdllm.model.errors import NothingUnmasked
 
 HERE = Path(__file__).parent
 STANDIN = HERE / "data" / "standin_generation.py"
@@ -72,6 +74,17 @@ def test_rows_and_trace_agree_with_the_emulated_revision(lm, standin):
                "changed"]
     a, b = (frame[columns].astype("string").fillna("") for frame in (traces[0], ours.frame()))
     assert a.to_dict("list") == b.to_dict("list")
+
+
+def test_a_file_that_unmasks_nothing_ends_with_an_error(lm, standin):
+    """The mask token is the argmax everywhere: the published loop would run for ever."""
+    decoding = Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=())
+
+    def predict_mask(logits, _point):
+        return torch.nn.functional.one_hot(torch.full(logits.shape[:2], 511), 512).float()
+
+    with lm.network.hooks({"logits": predict_mask}), pytest.raises(NothingUnmasked, match=r"block 1: .* full forwards"):
+        list(files.generate_rows(lm, [PROMPT], file=standin, decoding=decoding))
 
 
 def test_side_by_side_says_where_a_file_parts(lm, standin):
@@ -219,7 +232,7 @@ def test_the_command_writes_a_record_with_the_files_hash(project):
     assert done.exit_code == 0, done.output
     [directory] = [path.parent for path in (project / "executed").rglob("summary.json")]
     record = records.read(directory)
-    assert record.code.policy == f"generation file {files.load(STANDIN, allow_code=True).sha256}"
+    assert record.code.policy.startswith(f"generation file {files.load(STANDIN, allow_code=True).sha256}, instrument ")
     assert record.identity == identity(payload_of(record))
     assert record.notes["traced_same_output"] == 1
     assert (directory / records.TRACE).exists()
@@ -229,7 +242,8 @@ def test_the_command_writes_a_record_with_the_files_hash(project):
     assert "✓ k2_middle_b1_max32_old\n" in shown.output
     file = project / "old.py"
     file.write_text(file.read_text() + "\n# changed\n")
-    assert "✗ k2_middle_b1_max32_old (stale; changed: policy file)" in command("grid", "status", "byo").output
+    assert re.search(r"✗ k2_middle_b1_max32_old \(stale; changed: generation file [0-9a-f]{8} -> [0-9a-f]{8}\)",
+                     command("grid", "status", "byo").output)
     file.unlink()      # the copy beside the record is what ran
     assert "✓ k2_middle_b1_max32_old\n" in command("grid", "status", "byo").output
 
@@ -260,4 +274,4 @@ def test_own_code_from_the_command(project):
     code = project / "theirs" / "modeling_standin.py"
     code.write_text(code.read_text() + "\n# changed\n")
     shown = command("grid", "status", "byo").output
-    assert f"✗ {name}_own_code (stale; changed: policy file)" in shown, shown
+    assert re.search(rf"✗ {name}_own_code \(stale; changed: modelling code [0-9a-f]{{8}} -> [0-9a-f]{{8}}\)", shown)

@@ -60,8 +60,8 @@ def test_a_changed_parameter_makes_a_cell_stale_and_says_which(tmp_path):
     assert status.all_complete(status.states(grid.configurations(), current))
     changed = grid_file.load(path, ["decoding.threshold=0.5", "seed=3"])
     assert looks(changed, current)["k2_first"].detail == "changed: decoding.threshold 0.9 -> 0.5, seed 0 -> 3"
-    current.code = "another"
-    assert looks(grid, current)["k2_first"].detail == "changed: code"
+    before, current.code = current.code, "another"
+    assert looks(grid, current)["k2_first"].detail == f"changed: code {before[:8]} -> another"
 
 
 def test_missing_data_or_checkpoint_can_not_pass_as_complete(tmp_path):

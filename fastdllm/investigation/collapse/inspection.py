@@ -18,7 +18,6 @@ from fastdllm.decode.revisions import Revision
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
 from fastdllm.lab.instrument.probe import ForwardObservation, Observed, Run, observe
-from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.model.lm import LM
 from fastdllm.settings import SUBSETS, Decoding, Reuse
 
@@ -114,9 +113,8 @@ def reuse_logits(lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, revis
 def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse,
                  revision: str) -> pd.DataFrame:
     """A user's generation file and an emulated revision, prompt by prompt: what agrees, and where they part."""
-    model = PublishedModel(lm.network)
     groups = [[prompt] for prompt in ids]
-    theirs = observe(decoder(file, lm, decoding, reuse, model), groups, lm.network)
+    theirs = observe(decoder(file, lm, decoding, reuse), groups, lm.network)
     ours = observe(row_decoder(lm, revision, reuse, decoding), groups, lm.network)
     rows = []
     for index in range(len(ids)):

@@ -66,15 +66,15 @@ def load(path: str | Path, allow_code: bool = False, own_code: bool = False) -> 
     path = Path(path).expanduser()
     _permit(allow_code, f"--generation-file {path}")
     module = userfile.load(path, f"--generation-file {path}", "a Python file with batch_sample")
-    found = vars(module).get("batch_sample")
-    if found is None:
+    batch_sample = vars(module).get("batch_sample")
+    if batch_sample is None:
         holders = [value for value in vars(module).values()
                    if isinstance(value, type) and value.__module__ == module.__name__ and "batch_sample" in vars(value)]
         if len(holders) != 1:
             raise ValueError(f"--generation-file {path}: {len(holders)} classes with batch_sample; "
                              "allowed: a function batch_sample, or one class that has it")
-        found = vars(holders[0])["batch_sample"]
-    return GenerationFile(path.resolve(), found, sha256(path.read_bytes()), own_code)
+        batch_sample = vars(holders[0])["batch_sample"]
+    return GenerationFile(path.resolve(), batch_sample, sha256(path.read_bytes()), own_code)
 
 
 def _permit(allow_code: bool, what: str) -> None:
@@ -139,13 +139,10 @@ def cut(tokens: list[int], stop: int, mask: int) -> list[int]:
     return tokens[:tokens.index(stop) + 1] if stop in tokens else tokens
 
 
-def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse,
-            model: PublishedModel | None = None) -> Decoder:
+def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse) -> Decoder:
     """The file as an opaque decoder, for a comparison or a bisection; all prompts of a call run in lockstep."""
-    model = model or PublishedModel(lm.network)
-
     def decode(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
-        yield call(file, model, lm, prompts, decoding, reuse)
+        yield call(file, PublishedModel(lm.network), lm, prompts, decoding, reuse)
     return decode
 
 
@@ -164,9 +161,9 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
         forwards[kind] += 1
 
     model = file.model
-    for place, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts):
         forwards.clear()
-        ids = token_ids(lm, place, prompt)
+        ids = token_ids(lm, index, prompt)
         ours = PublishedModel(lm.network, count_forward)
         began = time.perf_counter()
         decisions: dict[str, int] = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
@@ -175,13 +172,13 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
         else:
             with Probe(lm.network) as probe:
                 tokens = call(file, ours, lm, [ids], decoding, reuse)[0]
-            frame = trace(probe.seen, place, lm, decoding, reuse)
+            frame = trace(probe.seen, index, lm, decoding, reuse)
             decisions |= {str(name): int(count) for name, count in frame.decision.value_counts().items()}
             if traces is not None:
                 traces.append(frame)
         stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids
         nfe = {kind: forwards[kind] for kind in ("prefill", "full", "small", "commit")} | {"replay": 0}
-        yield RowResult(row=place if numbers is None else numbers[place], tokens=tokens, text=lm.decode(tokens),
+        yield RowResult(row=index if numbers is None else numbers[index], tokens=tokens, text=lm.decode(tokens),
                         nfe=nfe, decisions=decisions,
                         finish="stop" if tokens and tokens[-1] in stops else "length",
                         reused_nothing=reuse.active and model is None and decisions["reuse"] == 0,
@@ -201,17 +198,17 @@ def trace(seen: list[ForwardObservation], row: int, lm: LM, decoding: Decoding, 
     """The trace table (decode/trace.py) of one row as a probe saw it; the layers that reuse names."""
     mask = decoding.mask_id if decoding.mask_id is not None else lm.mask_id
     wanted = reuse.layer_indices(lm.config.num_hidden_layers)
-    places: list[tuple[int | None, int | None]] = []      # small block and step of every forward
+    steps: list[tuple[int | None, int | None]] = []      # small block and step of every forward
     block, step, rows = -1, 0, []
     for s in seen:
         if s.kind not in ("full", "small"):
-            places.append((None, None))
+            steps.append((None, None))
             continue
         block, step = (s.block, step) if s.block == block else (s.block, 0)
         first = s.tokens[0].index(mask) + (s.replace_position or 0)
-        places.append((first // decoding.small_block, step))
+        steps.append((first // decoding.small_block, step))
         step += 1
-    for s, (small_block, at) in zip(seen, places, strict=True):
+    for s, (small_block, at) in zip(seen, steps, strict=True):
         if at is None:
             continue
         width = len(s.tokens[0])
@@ -226,7 +223,7 @@ def trace(seen: list[ForwardObservation], row: int, lm: LM, decoding: Decoding, 
             origin, start = seen[call_.source[0]], call_.source[1]
             theirs = origin.tokens[0][start:start + width]
             rows.append((*head, f"1x{len(origin.tokens[0])}x{lm.config.hidden_size}", origin.kind, origin.block,
-                         *places[origin.index], origin.index, s.replace_position, start, start + width,
+                         *steps[origin.index], origin.index, s.replace_position, start, start + width,
                          sum(a != b for a, b in zip(theirs, s.tokens[0], strict=True)), float("nan")))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype(dict.fromkeys(WHOLE, "Int64")).astype({"distance": "float64"})

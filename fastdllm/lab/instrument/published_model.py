@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fastdllm.decode.sampling import sample
-from fastdllm.model.cache import Cache, Context, MissingBlockCache
+from fastdllm.model.cache import Cache, Context
+from fastdllm.model.errors import MissingBlockCache, NothingUnmasked
 from fastdllm.model.network import DecoderLayer, Network
+
+MOST_REPEATS = 8      # forwards on the same tokens that a file may run, for looking at something
 
 
 @dataclass
@@ -132,6 +135,7 @@ class PublishedModel(nn.Module):
     def __init__(self, network: Network, on_forward: Callable[[str, int], None] | None = None):
         super().__init__()
         self.network, self.on_forward, self.config = network, on_forward, network.config
+        self.repeated: dict[tuple[str, int], tuple[list[list[int]], int]] = {}      # see `_goes_on`
         self.model = PublishedDecoder(network)
 
     @property
@@ -150,7 +154,7 @@ class PublishedModel(nn.Module):
         """One forward of all rows. input_ids [R, w]; all rows have the same past.
 
         Raises ValueError for another block size than the checkpoint's, MissingBlockCache where the
-        published code dies with a NoneType error.
+        published code dies with a NoneType error, NothingUnmasked where it would go on for ever.
         """
         size = self.config.bd_size
         if block_size not in (None, size):
@@ -164,6 +168,7 @@ class PublishedModel(nn.Module):
         kind = "small" if small else "full"
         if update_past_key_values:
             kind = "commit" if width == size and before else "prefill"
+        self._goes_on(kind, start, input_ids)
         if self.on_forward is not None:
             self.on_forward(kind, rows)
         past = past_key_values if past_key_values is not None else Past() if update_past_key_values else None
@@ -182,6 +187,20 @@ class PublishedModel(nn.Module):
             return output[0] if isinstance(output, tuple) else output
 
         return Outputs(self.network.logits(self.network(input_ids, context, cache, run_layer)), past, block)
+
+    def _goes_on(self, kind: str, start: int, input_ids: Tensor) -> None:
+        """Every denoising step of a loop must unmask something, or it never ends."""
+        if kind in ("prefill", "commit"):
+            self.repeated.clear()
+            return
+        tokens = input_ids.tolist()
+        before, count = self.repeated.get((kind, start), ([], 0))
+        count = count + 1 if tokens == before else 1
+        self.repeated[kind, start] = tokens, count
+        if count > MOST_REPEATS:
+            raise NothingUnmasked(f"rows 0 to {len(tokens) - 1}, block {start // self.config.bd_size}: {count} {kind} "
+                                  f"forwards on the same tokens from position {start} on: its steps unmask nothing, as "
+                                  "when the mask token itself is predicted; allowed: a loop whose steps unmask a token")
 
     def sample_with_top_p(self, logits: Tensor, top_p: float = 0.95, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Tokens [R, n] and the distribution [R, n, vocab] they come from.

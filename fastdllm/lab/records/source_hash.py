@@ -21,6 +21,8 @@ LOGS = {"log", "logger", "logging", "warnings"}                   # whose method
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log", "warn"}
 LOG_FUNCTIONS = {"print", "log", "warn"}                          # ... and plain functions that do
 NAMES = re.compile(r"\bName\(id='(\w+)'")                       # as ast.dump writes them
+WITH_BODY = (ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.For | ast.AsyncFor | ast.While
+             | ast.With | ast.AsyncWith | ast.Try | ast.TryStar | ast.ExceptHandler | ast.match_case)
 
 
 class _Doing(ast.NodeTransformer):
@@ -37,7 +39,7 @@ class _Doing(ast.NodeTransformer):
             match node.body:
                 case [ast.Expr(ast.Constant(str())), *rest]:
                     node.body = rest
-        if isinstance(getattr(node, "body", None), list) and not node.body and not isinstance(node, ast.Module):
+        if isinstance(node, WITH_BODY) and not node.body:
             node.body = [ast.Pass()]
         return node
 
@@ -139,8 +141,9 @@ class Module:
 
     def used(self, name: str) -> dict[str, tuple[str, str] | str]:
         """The names of the module that a definition mentions, and where they come from."""
-        here = {match: (self.name, match) for match in NAMES.findall(self.dumps[name]) if match in self.definitions}
-        return here | {match: self.origins[match] for match in NAMES.findall(self.dumps[name]) if match in self.origins}
+        known: dict[str, tuple[str, str] | str] = {own: (self.name, own) for own in self.definitions}
+        known |= self.origins
+        return {match: known[match] for match in NAMES.findall(self.dumps[name]) if match in known}
 
 
 @dataclass
