@@ -77,9 +77,9 @@ def anatomy(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
 
     def timed(forwards: Any, plans: Any) -> Any:
         began = time.perf_counter()
-        found = run(forwards, plans)
+        predictions = run(forwards, plans)
         spent["+".join(sorted({forward.kind for forward in forwards}))].append((time.perf_counter() - began) * 1e3)
-        return found
+        return predictions
 
     engine.executor.run = timed          # type: ignore[method-assign]
     with torch_threads(1), profile(activities=[ProfilerActivity.CPU]) as recorded:
@@ -116,27 +116,27 @@ def main() -> None:
                           ("ours 1", lambda: our_run(lm, few, *settings, 1)),
                           ("ours 16", lambda: our_run(lm, many, *settings, 16)),
                           ("ours 32", lambda: our_run(lm, many, *settings, 32))):
-            found = run()
-            if name not in best or found["seconds"] < best[name]["seconds"]:
-                best[name] = found
-    base = min(best["plain 1"], best["plain 1, all cores"], key=lambda found: found["seconds"])     # the better one
+            result = run()
+            if name not in best or result["seconds"] < best[name]["seconds"]:
+                best[name] = result
+    base = min(best["plain 1"], best["plain 1, all cores"], key=lambda result: result["seconds"])     # the better one
     same = sum(a == b for a, b in zip(base["outputs"], best["ours 1"]["outputs"], strict=True))
     in_batch = {n: sum(a == b for a, b in zip(base["outputs"], best[f"ours {n}"]["outputs"], strict=False))
                 for n in (16, 32)}
-    for name, found in best.items():
-        print(f"{name:18s} {found['tokens_per_second']:8.1f} tokens/s  "
-              f"{found['tokens_per_second'] / base['tokens_per_second']:5.2f}x  {found['nfe']}")
+    for name, result in best.items():
+        print(f"{name:18s} {result['tokens_per_second']:8.1f} tokens/s  "
+              f"{result['tokens_per_second'] / base['tokens_per_second']:5.2f}x  {result['nfe']}")
     print(f"same tokens as the plain loop: {same}/{len(few)} at batch 1, {in_batch} in batches")
     report = {"date": date.today().isoformat(), "torch": torch.__version__, "python": platform.python_version(),
               "cores": os.cpu_count(), "threads": torch.get_num_threads(), "machine": platform.machine(),
               "load": os.getloadavg()[0], "settings": vars(options) | {"out": None},
               "same_tokens": same, "same_tokens_in_batches": in_batch, "prompts": len(few),
-              "runs": {name: {key: value for key, value in found.items() if key != "outputs"}
-                       for name, found in best.items()},
+              "runs": {name: {key: value for key, value in result.items() if key != "outputs"}
+                       for name, result in best.items()},
               "anatomy": {str(n): anatomy(lm, few[:4], *settings, n) for n in (1, 4)}}
-    for batch, found in report["anatomy"].items():
-        print(f"batch {batch}: ms by kind {found['ms_by_kind']}, loop itself {found['loop_share']:.1%}; " + ", ".join(
-            f"{name.removeprefix('aten::')} {share:.0%}" for name, share in found["operations"].items()))
+    for batch, spent in report["anatomy"].items():
+        print(f"batch {batch}: ms by kind {spent['ms_by_kind']}, loop itself {spent['loop_share']:.1%}; " + ", ".join(
+            f"{name.removeprefix('aten::')} {share:.0%}" for name, share in spent["operations"].items()))
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))
 

@@ -26,22 +26,22 @@ from fastdllm import Reuse
 from fastdllm.investigation.speed import cost_model
 
 
-def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Fill `found` for one dtype, yielding each new row as it is measured."""
+def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Fill `measured` for one dtype, yielding each new row as it is measured."""
     bandwidth = max(copy_bandwidth() for _ in range(3))
     lm = random_lm(dtype)
     network = plain(lm)
     modules = ModulesNetwork(network.config, network.weights)
     one = ids(1, PREFIX + 5, PREFIX + 5)
-    found |= {"dtype": str(dtype), "copy_bandwidth": bandwidth, "forwards": [], "runs": []}
+    measured |= {"dtype": str(dtype), "copy_bandwidth": bandwidth, "forwards": [], "runs": []}
     for row in graph_milliseconds(lm, bandwidth, 1):
-        found["forwards"].append(row)
+        measured["forwards"].append(row)
         yield row
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
 
     def kept(run: dict[str, Any]) -> dict[str, Any]:
-        found["runs"].append(run)
+        measured["runs"].append(run)
         torch.cuda.empty_cache()
         return run
 
@@ -52,8 +52,8 @@ def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]
     for reuse in reuses:
         run = ours(lm, one, 123, reuse, "fast")
         if reuse.k == 1:
-            found["peak_memory"] = torch.cuda.max_memory_allocated()
-            found["predicted_memory"] = cost_model.memory_bytes(lm.config, 2, 384, graphs=run["graphs"])
+            measured["peak_memory"] = torch.cuda.max_memory_allocated()
+            measured["predicted_memory"] = cost_model.memory_bytes(lm.config, 2, 384, graphs=run["graphs"])
         yield kept(run)
     for plain_one in (network, modules):
         yield kept(reference(plain_one, one, 128, repeats=3))
@@ -65,7 +65,7 @@ def measure(dtype: torch.dtype, quick: bool, prompts: int, found: dict[str, Any]
         yield kept(reference(network, one, 128, variant="run2", k=k, subset="middle"))
     yield kept(reference(network, one, 128, variant="old", k=2, subset="middle"))
     for row in graph_milliseconds(lm, bandwidth, 32):
-        found["forwards"].append(row)
+        measured["forwards"].append(row)
         yield row
     torch.cuda.empty_cache()
     draw = random.Random(1)
@@ -93,13 +93,13 @@ def main() -> None:
                               "torch": torch.__version__, "cuda": torch.version.cuda,
                               "python": platform.python_version(), "dtypes": []}
     for dtype in (torch.bfloat16,) if options.quick else (torch.float16, torch.bfloat16):
-        found: dict[str, Any] = {}
-        report["dtypes"].append(found)
-        for row in measure(dtype, options.quick or dtype is torch.float16, options.prompts, found):
+        measured: dict[str, Any] = {}
+        report["dtypes"].append(measured)
+        for row in measure(dtype, options.quick or dtype is torch.float16, options.prompts, measured):
             show(row)
             options.out.write_text(json.dumps(report, indent=1))
-        print(f"{dtype}: copy {found['copy_bandwidth'] / 1e12:.2f} TB/s, peak memory "
-              f"{found['peak_memory'] / 1e9:.2f} GB, formula {found['predicted_memory'] / 1e9:.2f} GB")
+        print(f"{dtype}: copy {measured['copy_bandwidth'] / 1e12:.2f} TB/s, peak memory "
+              f"{measured['peak_memory'] / 1e9:.2f} GB, formula {measured['predicted_memory'] / 1e9:.2f} GB")
         torch.cuda.empty_cache()
 
 

@@ -202,15 +202,15 @@ class Loop:
             first = start + small_block * self.small
             last = first + self.small
             while (self.tokens[:, first:last] == self.mask).any():
-                place = (block, small_block, step)
+                where = (block, small_block, step)
                 every_k = self.variant.full_block_every_k and (self.k <= 1 or step % self.k == 0)
                 if not self.use_block_cache:
-                    logits = self.forward("nocache", self.tokens[:, start:end], *place)
+                    logits = self.forward("nocache", self.tokens[:, start:end], *where)
                 elif not begun or every_k or (self.tokens[:, first] == self.mask).any():
-                    logits = self.forward("full", self.tokens[:, start:end], *place)
+                    logits = self.forward("full", self.tokens[:, start:end], *where)
                     begun = True
                 else:
-                    logits = self.forward("small", self.tokens[:, first:last], *place, first - start)
+                    logits = self.forward("small", self.tokens[:, first:last], *where, first - start)
                 logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)      # the token shift
                 if logits.shape[1] != self.small:
                     logits = logits[:, first - start:last - start]

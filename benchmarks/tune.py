@@ -58,7 +58,7 @@ def copy_bandwidth(gigabytes: float = 4.0) -> float:
 
 def candidates(columns: int, depth: int, gated: bool, block_rows: int) -> list[Tiling]:
     """Tilings that divide the shape, fit the shared memory and give enough programs."""
-    found = []
+    tilings = []
     for bn, bk, splits, warps in product((16, 32, 64, 128), (64, 128, 256), (1, 2, 4, 7), (4, 8)):
         stage = (block_rows + bn * (2 if gated else 1)) * bk * 2
         stages = min(6, SHARED_MEMORY // stage)
@@ -67,8 +67,8 @@ def candidates(columns: int, depth: int, gated: bool, block_rows: int) -> list[T
                 or (warps == 8 and bn < 64) or columns % bn or (programs > 700 and splits > 1)):
             continue
         for depth_ in {stages, 3} if stages >= 5 else {stages}:
-            found += [Tiling(bn, bk, splits, depth_, warps, swap) for swap in (False, True) if bn >= 64 or not swap]
-    return found
+            tilings += [Tiling(bn, bk, splits, depth_, warps, swap) for swap in (False, True) if bn >= 64 or not swap]
+    return tilings
 
 
 def main(rows_list: tuple[int, ...] = (8, 32), seconds: float = 400) -> None:

@@ -1,4 +1,4 @@
-"""Revisions as data, and what the wrappers write down about them."""
+"""Revisions as data, and what the trace writes down about them."""
 
 import pytest
 

@@ -1,7 +1,7 @@
 """Reuse policies: what stands in for the layers that do not run (docs/decoding.md).
 
 A policy answers two questions. `plan(forward)`, before anything runs: is the forward skipped, and if
-not, what happens in each wrapped layer? `layer(index, hidden, store, forwards)`: what does a reused
+not, what happens in each layer that reuse names? `layer(index, hidden, store, forwards)`: what does a reused
 layer return? Both answers are per row. A policy of your own is a Python file with a class `Policy`
 that derives from one of these (docs/add_a_policy.md).
 """
@@ -221,7 +221,7 @@ class ReplayPolicy(OutputPolicy):
 
     The free equivalent of `output` on contiguous layers: the same tokens, no bytes and no FLOPs.
     What is stored are logits, by position of the block; the layers named only set the schedule's
-    bookkeeping. No layer is wrapped.
+    bookkeeping. No layer is touched.
     """
 
     keeps_logits = True
@@ -253,7 +253,7 @@ def policy_class(name: str) -> type[OutputPolicy]:
     if name in BUILT_IN:
         return BUILT_IN[name]
     module = load(name, f"Reuse.policy={name!r}", f"{', '.join(BUILT_IN)}, or a Python file")
-    found = vars(module).get("Policy")
-    if not (isinstance(found, type) and issubclass(found, OutputPolicy)):
+    policy = vars(module).get("Policy")
+    if not (isinstance(policy, type) and issubclass(policy, OutputPolicy)):
         raise ValueError(f"Reuse.policy={name!r}: no class Policy(OutputPolicy) in it; see docs/add_a_policy.md")
-    return found
+    return policy

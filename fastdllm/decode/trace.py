@@ -1,4 +1,4 @@
-"""The trace: one row per wrapped layer and forward."""
+"""The trace: one row per forward and layer that the policy acts in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHOLE = ("small_block", "step", "served_block", "served_small_block", "served_st
 
 @dataclass
 class Trace:
-    """Collects what the wrappers did. `distance=True` also computes what each reused layer would have returned.
+    """Collects what the policy did, layer by layer; `distance=True` also computes what a reused layer would have said.
 
     `served_*` tell in which forward the served entry was filled, `changed` how many of the served
     positions hold another token since then, `distance` is |served - fresh| / |fresh|.

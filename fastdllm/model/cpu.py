@@ -52,29 +52,29 @@ class CpuOps(TorchOps):
         self.least = torch.tensor((network.config.hidden_size * network.config.rms_norm_eps) ** 0.5)
         self.where: Where | None = None
 
-    def begin(self, place: RowPositions) -> None:
-        slots, ends = place.slots.tolist(), place.ends.tolist()
-        positions = (place.starts[:, None] + torch.arange(place.width)).view(-1)
+    def begin(self, batch: RowPositions) -> None:
+        slots, ends = batch.slots.tolist(), batch.ends.tolist()
+        positions = (batch.starts[:, None] + torch.arange(batch.width)).view(-1)
         visible, mask = max(ends), None
         if min(ends) < visible:
-            hidden = torch.arange(visible) >= place.ends[:, None]
+            hidden = torch.arange(visible) >= batch.ends[:, None]
             mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
         together = slots == list(range(slots[0], slots[0] + len(slots)))
-        flat = torch.add(positions, place.slots.repeat_interleave(place.width), alpha=self.cache.positions)
-        self.where = (self.rotary_tables[positions], flat, slots[0], int(place.starts[0]), visible,
-                      None if together else place.slots, mask)
+        flat = torch.add(positions, batch.slots.repeat_interleave(batch.width), alpha=self.cache.positions)
+        self.where = (self.rotary_tables[positions], flat, slots[0], int(batch.starts[0]), visible,
+                      None if together else batch.slots, mask)
 
-    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: RowPositions,
+    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: RowPositions,
                 wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
         if self.where is None:
             raise RuntimeError("begin() comes before the layers")
         return compiled(run)(hidden, self.weights[first:last + 1], self.cache.keys[first:last + 1],
-                             self.cache.values[first:last + 1], place.rows, self.least, wanted, *self.where)
+                             self.cache.values[first:last + 1], batch.rows, self.least, wanted, *self.where)
 
     def plain_cache(self) -> Cache:
-        found = copy(self.cache)
-        found.keys = [keys.unflatten(3, (-1, 2)).transpose(3, 4).flatten(3) for keys in self.cache.keys]
-        return found
+        plain = copy(self.cache)
+        plain.keys = [keys.unflatten(3, (-1, 2)).transpose(3, 4).flatten(3) for keys in self.cache.keys]
+        return plain
 
     def predict(self, hidden: Tensor, masked: Tensor, threshold: float) -> Tensor:
         tokens, confidence = compiled(read)(hidden, *self.head, self.least)
@@ -90,7 +90,7 @@ def columns(network: Network) -> list[Weights]:
     """The weights of each layer and of the head, matrices as [in, out], in a network's `prepared`.
 
     Stored column by column, a product of few rows reads them half as fast again. It is a copy, made anew
-    after a parameter was changed in place.
+    after a parameter was changed in batch.
     """
     versions = tuple((parameter._version, parameter.data_ptr()) for parameter in network.parameters())
     if network.prepared is None or network.prepared[0] != versions:
@@ -132,9 +132,9 @@ def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_valu
         visible: int, slots: Optional[Tensor], mask: Optional[Tensor]) -> Tensor:
     """Some layers on hidden [R*w, D], the last of them only at `wanted` [R, n] if given: [R*n, D].
 
-    Writes the caches [slots, P, kv_heads, d] at `flat` = slot * P + position. turns [R*w, heads + 2 kv_heads, d/2]
-    are complex, 1 for the values. Rows lie in `slots`, or from `slot` on (a single row at `start`), and see the
-    keys below `visible` where mask [R, 1, 1, visible] is not -inf.
+    Writes the caches [slots, P, kv_heads, d] at `flat` = slot * P + position. rotary_tables
+    [R*w, heads + 2 kv_heads, d/2] are complex, 1 for the values. Rows lie in `slots`, or from `slot` on (a single
+    row at `start`), and see the keys below `visible` where mask [R, 1, 1, visible] is not -inf.
     """
     width, kv, size = hidden.shape[0] // rows, all_keys[0].shape[2], all_keys[0].shape[3]
     packed = rotary_tables.shape[1]

@@ -143,8 +143,8 @@ class Graphs:
         """The forward itself: no host decision depends on `data` [rows, columns]. Returns float32, see `run`."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, starts, ends, entries = data[:, -len(FIELDS):].unbind(1)
-        place = RowPositions(rows, width, slots, starts, ends, shape.shared)
-        self.ops.begin(place)
+        batch = RowPositions(rows, width, slots, starts, ends, shape.shared)
+        self.ops.begin(batch)
         entry = slots
         if shape.skipped or shape.keep:
             entry = ((slots * self.block + entries)[:, None] + torch.arange(width, device=data.device)).reshape(-1)
@@ -159,7 +159,7 @@ class Graphs:
                 continue
             before, hidden = (
                 hidden,
-                self.ops.layer_range(*run, hidden, place, where if trim and run == runs[-1] else None),
+                self.ops.layer_range(*run, hidden, batch, where if trim and run == runs[-1] else None),
             )
             if run in shape.keep:
                 self.stored[run[1]].view(-1, hidden.shape[-1]).index_copy_(

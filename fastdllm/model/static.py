@@ -42,13 +42,13 @@ class Detail:
     mask: Tensor                    # [R, 1, 1, P] True where a key may be seen
 
     @classmethod
-    def of(cls, network: Network, cache: Cache, place: RowPositions) -> Detail:
+    def of(cls, network: Network, cache: Cache, batch: RowPositions) -> Detail:
         """Work it out on the device."""
-        positions = place.starts[:, None] + torch.arange(place.width, device=place.starts.device)
-        keys = torch.arange(cache.positions, device=place.starts.device)
+        positions = batch.starts[:, None] + torch.arange(batch.width, device=batch.starts.device)
+        keys = torch.arange(cache.positions, device=batch.starts.device)
         return cls(network.cos[positions].to(network.dtype), network.sin[positions].to(network.dtype),
-                   (place.slots[:, None] * cache.positions + positions).reshape(-1),
-                   (keys < place.ends[:, None])[:, None, None])
+                   (batch.slots[:, None] * cache.positions + positions).reshape(-1),
+                   (keys < batch.ends[:, None])[:, None, None])
 
 
 def pick(hidden: Float[Tensor, "Rw D"], wanted: Int[Tensor, "R n"]) -> Float[Tensor, "Rn D"]:
@@ -65,21 +65,21 @@ class TorchOps:
         self.layers = [layer for layer in network.model.layers if isinstance(layer, DecoderLayer)]
         self.detail: Detail | None = None
 
-    def begin(self, place: RowPositions) -> None:
+    def begin(self, batch: RowPositions) -> None:
         """Before the layers of a forward."""
-        self.detail = Detail.of(self.network, self.cache, place)
+        self.detail = Detail.of(self.network, self.cache, batch)
 
-    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], place: RowPositions,
+    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: RowPositions,
                 wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
         """Layers first .. last, both included: [R*w, D], or [R*n, D] at the `wanted` positions of each row."""
         for index in range(first, last + 1):
-            hidden = self.layer(index, hidden, place)
+            hidden = self.layer(index, hidden, batch)
         return hidden if wanted is None else pick(hidden, wanted)
 
-    def layer(self, index: int, hidden: Float[Tensor, "Rw D"], place: RowPositions) -> Float[Tensor, "Rw D"]:
+    def layer(self, index: int, hidden: Float[Tensor, "Rw D"], batch: RowPositions) -> Float[Tensor, "Rw D"]:
         """One decoder layer; writes the cache at the rows' positions."""
         layer = self.layers[index]
-        hidden = hidden + F.linear(self.attention(index, layer.input_layernorm(hidden), place),
+        hidden = hidden + F.linear(self.attention(index, layer.input_layernorm(hidden), batch),
                                    layer.self_attn.o_proj.weight)
         return hidden + self.mlp(index, layer.post_attention_layernorm(hidden))
 
@@ -87,10 +87,10 @@ class TorchOps:
         """SwiGLU of the normed hidden states."""
         return self.layers[index].mlp(hidden)
 
-    def attention(self, index: int, hidden: Tensor, place: RowPositions) -> Tensor:
+    def attention(self, index: int, hidden: Tensor, batch: RowPositions) -> Tensor:
         """Attention before its output projection, [R*w, D] -> [R*w, heads * d]."""
         attention = self.layers[index].self_attn
-        rows, width, detail = place.rows, place.width, self.detail
+        rows, width, detail = batch.rows, batch.width, self.detail
         if detail is None:
             raise RuntimeError("begin() comes before the layers")
         query, key, value = attention.project(hidden.view(rows, width, -1), detail.cos[:, :, None],
@@ -101,8 +101,8 @@ class TorchOps:
         groups = attention.heads // attention.kv_heads
         query = (query.reshape(rows, width, attention.kv_heads, groups, -1).permute(0, 2, 3, 1, 4)
                  .reshape(rows, attention.kv_heads, groups * width, -1))
-        out = F.scaled_dot_product_attention(query, keys[place.slots].transpose(1, 2),
-                                             values[place.slots].transpose(1, 2), attn_mask=detail.mask)
+        out = F.scaled_dot_product_attention(query, keys[batch.slots].transpose(1, 2),
+                                             values[batch.slots].transpose(1, 2), attn_mask=detail.mask)
         return (out.view(rows, attention.kv_heads, groups, width, -1).permute(0, 3, 1, 2, 4)
                 .reshape(rows * width, -1))
 
@@ -167,9 +167,9 @@ class TritonOps(TorchOps):
         """How to cut a product of so many rows; None: by cuBLAS."""
         return None if rows > MOST_ROWS else self.tilings[name][0 if rows <= 16 else 1]
 
-    def begin(self, place: RowPositions) -> None:
-        if place.shared:
-            super().begin(place)
+    def begin(self, batch: RowPositions) -> None:
+        if batch.shared:
+            super().begin(batch)
 
     def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None = None,
                 residual: Tensor | None = None) -> Tensor:
@@ -180,9 +180,9 @@ class TritonOps(TorchOps):
         out = F.linear(x, weight, bias)
         return out if residual is None else out.add_(residual)
 
-    def layer(self, index: int, hidden: Tensor, place: RowPositions) -> Tensor:
+    def layer(self, index: int, hidden: Tensor, batch: RowPositions) -> Tensor:
         layer = self.layers[index]
-        mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), place)
+        mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), batch)
         hidden = self.product("o", mixed, layer.self_attn.o_proj.weight, residual=hidden)
         gate_up, x = layer.mlp.gate_up_proj.weight, self.norm(hidden, layer.post_attention_layernorm)
         tiling = self.tiling("gate_up", x.shape[0])
@@ -192,13 +192,13 @@ class TritonOps(TorchOps):
             x = kernels.silu_mul(F.linear(x, gate_up))
         return self.product("down", x, layer.mlp.down_proj.weight, residual=hidden)
 
-    def attention(self, index: int, hidden: Tensor, place: RowPositions) -> Tensor:
-        if place.shared:      # a row must see what another row of the same prompt writes: in separate kernels
-            return super().attention(index, hidden, place)
+    def attention(self, index: int, hidden: Tensor, batch: RowPositions) -> Tensor:
+        if batch.shared:      # a row must see what another row of the same prompt writes: in separate kernels
+            return super().attention(index, hidden, batch)
         attention = self.layers[index].self_attn
         packed = self.product("qkv", hidden, attention.qkv_proj.weight, bias=attention.qkv_proj.bias)
-        return attend(packed.view(place.rows, place.width, self.packed), self.cos, self.sin,
-                              self.cache.keys[index], self.cache.values[index], place.slots, place.starts, place.ends,
+        return attend(packed.view(batch.rows, batch.width, self.packed), self.cos, self.sin,
+                              self.cache.keys[index], self.cache.values[index], batch.slots, batch.starts, batch.ends,
                               attention.heads, self.scratch)
 
     def logits(self, hidden: Tensor) -> Tensor:

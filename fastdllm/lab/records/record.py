@@ -138,8 +138,8 @@ class Record(Settings):
 
     def score(self) -> str:
         """The headline accuracy in words, with its 95 % interval and the rule that it is by."""
-        found = self.headline
-        return (f"accuracy {100 * found.value:.1f} % of {found.n} [{100 * found.low:.1f}, {100 * found.high:.1f}], "
+        score = self.headline
+        return (f"accuracy {100 * score.value:.1f} % of {score.n} [{100 * score.low:.1f}, {100 * score.high:.1f}], "
                 f"rule {self.metric}")
 
 
