@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import fastdllm
-from fastdllm import Decoding, Reuse
+from fastdllm import Decoding, Reuse, cli
+from fastdllm.cli import chat
 from fastdllm.model.errors import NothingUnmasked
 from tests.conftest import GOLDEN
 
@@ -41,6 +42,21 @@ def test_every_executor_ends(golden_prompts, executor, threads):
     prompts = [golden_prompts["p5"], golden_prompts["p33"]]
     with pytest.raises(NothingUnmasked, match=r"row \d, block \d, step 0 .*mask token 0 itself"):
         fastdllm.generate(lm, prompts, decoding=decoding, executor=executor, threads=threads)
+
+
+def test_a_chat_and_a_command_say_it_in_one_sentence(golden, golden_prompts, capsys, monkeypatch):
+    """The chat goes on with the next question, a command ends with status 1; neither shows a traceback."""
+    class Talk:
+        def ask(self, *_):
+            with predict_mask(golden):
+                yield from fastdllm.denoise(golden, [golden_prompts["p5"]], decoding=DECODING)
+
+    chat.answer(Talk(), "hello", False)
+    assert capsys.readouterr().out.startswith("(row 0, block 0, step 0 (full forward, small block 0): nothing")
+    monkeypatch.setattr(cli, "app", lambda: list(Talk().ask()))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("fastdllm: row 0, block 0, step 0")
 
 
 def test_a_step_that_unmasks_something_goes_on(golden, golden_prompts):

@@ -10,6 +10,7 @@ import sys
 import typer
 
 from fastdllm.cli import audit, chat, doctor, grid, options, run, share, suite, train, webapp
+from fastdllm.model.errors import DecodingError
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
@@ -33,7 +34,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))      # so that a runner takes its workers with it
     try:
         app()
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, DecodingError) as error:
         print(f"fastdllm: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt:

@@ -96,6 +96,7 @@ def turn(conversation: Conversation, forget: bool) -> bool:
 
 def answer(conversation: Conversation, line: str, alone: bool) -> None:
     """Print an answer as its blocks commit; Ctrl-C ends it after the forward that runs."""
+    from fastdllm.model.errors import DecodingError
     from fastdllm.ui.conversation import Streamed
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
@@ -103,7 +104,7 @@ def answer(conversation: Conversation, line: str, alone: bool) -> None:
     try:
         for progress in conversation.ask(line, lambda: bool(pressed), alone):
             counter.show(stream.new(progress.text), progress.forwards)
-    except ValueError as error:
+    except (ValueError, DecodingError) as error:
         print(f"({error})", flush=True)
         return
     finally:
