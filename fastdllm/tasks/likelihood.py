@@ -26,6 +26,7 @@ from fastdllm.decode.autoregressive import causal
 from fastdllm.decode.executor import NonFiniteLogits
 from fastdllm.decode.step import DECISIONS, KINDS, RowResult
 from fastdllm.model.lm import LM
+from fastdllm.model.tokenizer import render as render_messages
 from fastdllm.tasks.base import Problem
 
 
@@ -147,4 +148,4 @@ def render(lm: LM, problem: Problem) -> str:
     if lm.tokenizer is None:
         raise ValueError(f"model: {lm.name} has no tokenizer files; allowed: a checkpoint with a tokenizer")
     messages = problem.prompt if isinstance(problem.prompt, list) else [{"role": "user", "content": problem.prompt}]
-    return str(lm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return render_messages(lm.tokenizer, lm.path, messages)
