@@ -24,8 +24,8 @@ def check(name: str, data: str | Path | None = None, **options: Any) -> str:
     source = "" if name in tasks.EMBEDDED and data is None else f"{data or 'data from the hub or its cache'}, "
     found = f"{name}: {source}{f'{subtasks} subtasks, ' if subtasks > 1 else ''}scored by {task.metric}"
     if name in ("humaneval", "mbpp"):
-        from fastdllm.tasks.sandbox import network_isolated
-        found += "; programs run " + ("without network" if network_isolated() else "WITH network: none could be taken "
+        from fastdllm.tasks.sandbox import without_network
+        found += "; programs run " + ("without network" if without_network() else "WITH network: none could be taken "
                                       "away on this system")
     return found
 
