@@ -89,7 +89,7 @@ def target_value(target: str) -> Fraction:
 
 def score_number(text: str, target: str, rules: Sequence[str]) -> dict[str, Score]:
     """Each rule's extraction, and whether its value is the target's (units and words around it aside)."""
-    want = target_value(target)
+    want = target_value(target) if rules else None
     scores = {}
     for rule in rules:
         extracted = RULES[rule](text)

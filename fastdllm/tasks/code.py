@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.tasks import sandbox
-from fastdllm.tasks.base import Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
+from fastdllm.tasks.base import TEXT, TEXTS, Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
 from fastdllm.tasks.datafiles import hub_splits
 from fastdllm.tasks.fences import python_code, with_future_first
+from fastdllm.tasks.task_specs import KEY
 
 SECONDS = 10.0       # per program
-REQUIRED = {"humaneval": ("task_id", "prompt", "test", "entry_point"), "mbpp": ("task_id", "text", "test_list")}
+COLUMNS = {"humaneval": {"task_id": KEY, "prompt": TEXT, "test": TEXT, "entry_point": TEXT},
+           "mbpp": {"task_id": KEY, "text": TEXT, "test_list": TEXTS}}
 SOURCE = {"humaneval": ("openai/openai_humaneval", None), "mbpp": ("google-research-datasets/mbpp", "full")}
 
 
@@ -48,7 +50,7 @@ class CodeTask:
         check_limit(limit)
         rows: Sequence[dict[str, Any]]
         if data is not None:
-            rows = read_rows(data, REQUIRED[self.name])
+            rows = read_rows(data, COLUMNS[self.name])
         else:
             rows = list(hub_splits(*SOURCE[self.name], task=self.name)["test"])
         return [self._problem(row) for row in rows[:limit]]
