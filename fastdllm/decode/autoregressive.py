@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from fastdllm.decode.executor import NonFiniteLogits
-from fastdllm.decode.generate import Prompt, token_ids
-from fastdllm.decode.loop import StopStrings
+from fastdllm.decode.loop import stops
+from fastdllm.decode.prompts import Prompt, prompt_list, token_ids
 from fastdllm.decode.step import DECISIONS, KINDS, RowResult
 from fastdllm.model.cache import Cache
 from fastdllm.model.lm import LM
@@ -53,8 +53,7 @@ class _Rules:
 
     def __init__(self, lm: LM, decoding: Decoding):
         self.lm, self.limit = lm, decoding.max_new_tokens
-        self.stop_ids = frozenset(lm.stop_ids if decoding.stop_ids is None else decoding.stop_ids)
-        self.strings = StopStrings(lm, decoding.stop_strings) if decoding.stop_strings else None
+        self.stop_ids, self.strings = stops(lm, decoding)
 
     def judge(self, row: _Row) -> None:
         """Set `finish` after a new token."""
@@ -87,8 +86,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
         raise ValueError(f"Decoding.temperature={decoding.temperature} with engine autoregressive; allowed: 0 (greedy)")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; allowed: 1 or more")
-    if not prompts:
-        raise ValueError("prompts=[]; allowed: at least one prompt")
+    prompts = prompt_list(prompts)
     ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]
     for index, prompt in enumerate(ids):
         _check(lm, index, prompt, decoding.max_new_tokens)

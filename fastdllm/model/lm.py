@@ -52,7 +52,13 @@ class LM:
             raise ValueError(f"prompt: {type(prompt).__name__} for {self.name}, which has no tokenizer files; "
                              "allowed: a list of token ids")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return list(self.tokenizer.encode(render(self.tokenizer, self.path, messages), add_special_tokens=False))
+        text = render(self.tokenizer, self.path, messages)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"prompt: {text[error.start]!r} is no character ({error.reason}); allowed: text that was "
+                             "read as UTF-8") from error
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids without special tokens; ids as text where there is no tokenizer."""
