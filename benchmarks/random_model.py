@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.plain_network import PlainNetwork
-from fastdllm.model.checkpoint import places
+from fastdllm.model.checkpoint import tensor_locations
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
@@ -44,4 +44,4 @@ def random_lm(dtype: torch.dtype, device: str = "cuda", config: ModelConfig | No
 def plain(lm: LM) -> PlainNetwork:
     """The same weights in the plain network: views, no second copy."""
     parameters = dict(lm.network.named_parameters())
-    return PlainNetwork(lm.config, {name: place.of(parameters) for name, place in places(lm.config).items()})
+    return PlainNetwork(lm.config, {name: place.of(parameters) for name, place in tensor_locations(lm.config).items()})

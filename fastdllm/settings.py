@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import PurePath
+from typing import Annotated, Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from fastdllm.errors import SettingsError
 
@@ -27,12 +29,46 @@ class Settings(BaseModel):
             lines.append(f"    {name}{default}" + (f"  ({field.description})" if field.description else ""))
         cls.__doc__ = "\n".join(lines)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_plain_value(cls, value: Any) -> Any:
+        """Numbers of numpy, arrays, tensors and ranges are taken as Python's own, a path as text."""
+        return plain_value(value)
+
     def __init__(self, **values: Any) -> None:
         """Raises ValueError (`SettingsError`) for an unknown field or a value that can't be."""
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError(type(self), error) from error
+
+
+@runtime_checkable
+class Array(Protocol):
+    """numpy's arrays and scalars, torch's tensors, pandas' columns."""
+
+    def tolist(self) -> Any: ...
+
+
+def plain_value(value: Any) -> Any:
+    """Python's own numbers and lists for those of numpy and torch, a list for a range, text for a path."""
+    if isinstance(value, Array):
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, range):
+        return list(value)
+    return type(value)(map(plain_value, value)) if type(value) in (list, tuple) else value
+
+
+def whole_number(value: Any) -> Any:
+    """A token id is a whole number, and 1.0 is not one."""
+    if isinstance(value, (bool, float)):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+TokenId = Annotated[int, BeforeValidator(whole_number)]
 
 
 class Decoding(Settings):
@@ -45,8 +81,8 @@ class Decoding(Settings):
     block_cache: bool = Field(default=True, description="False: every step is a plain full forward")
     temperature: float = Field(default=0.0, ge=0.0, description="0: argmax")
     top_p: float = Field(default=0.95, gt=0.0, le=1.0, description="used at temperature > 0 only")
-    mask_id: int | None = Field(default=None, ge=0, description="None: the tokenizer's")
-    stop_ids: tuple[int, ...] | None = Field(default=None, description="None: the tokenizer's end of turn")
+    mask_id: TokenId | None = Field(default=None, ge=0, description="None: the checkpoint's")
+    stop_ids: tuple[TokenId, ...] | None = Field(default=None, description="None: the checkpoint's; []: none")
     stop_strings: tuple[str, ...] = Field(default=(), description="text that ends an answer, checked after every step")
 
     @model_validator(mode="after")

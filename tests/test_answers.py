@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastdllm.tasks import answers
+from fastdllm.tasks import answers, numbers
 
-TABLE = [json.loads(line) for line in (Path(__file__).parent / "data/answers.jsonl").read_text().splitlines()]
+TABLE = [json.loads(line) for line in (Path(__file__).parent / "data/answers.jsonl").read_text().split("\n")
+         if line]
 SHARED = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared"))
 GSM8K = SHARED / "data/gsm8k/test.jsonl"
 
@@ -22,7 +23,7 @@ def extractions(rule: str) -> list[tuple[str, str | None]]:
 
 
 def test_the_table_is_large_enough():
-    assert len(TABLE) >= 60
+    assert len(TABLE) >= 190
     assert len({row["output"] for row in TABLE}) >= len(TABLE) - 4      # a few stand among numbers and among letters
 
 
@@ -31,6 +32,14 @@ def test_every_rule_on_the_table(rule: str):
     wrong = [(output, want, found) for output, want in extractions(rule)
              if (found := answers.RULES[rule](output)) != want]
     assert wrong == []
+
+
+def test_the_values_of_the_table():
+    rows = [row for row in TABLE if "value" in row]
+    wrong = [(row["output"], amount) for row in rows
+             if (amount := numbers.value(answers.flexible(row["output"])))
+             != (None if row["value"] is None else Fraction(row["value"]))]
+    assert len(rows) > 60 and wrong == []
 
 
 def test_the_harness_filters_on_the_table():
@@ -49,7 +58,7 @@ def test_the_harness_filters_on_the_table():
     (".5", Fraction(1, 2)), ("3/4", Fraction(3, 4)), ("-\\frac{2}{3}", Fraction(-2, 3)), ("18.", Fraction(18)),
     ("3/0", None), ("eighteen", None), (None, None), ("", None)])
 def test_values(text: str | None, value: Fraction | None):
-    assert answers.number(text) == value
+    assert numbers.value(text) == value
 
 
 def test_a_format_that_differs_shows_side_by_side():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from fastdllm import tasks
-from fastdllm.tasks import access, sandbox
+from fastdllm.tasks import access, fences, sandbox
 
 DATA = Path(__file__).parent / "data/tasks"
 
@@ -21,17 +22,44 @@ def test_a_program_passes_only_if_its_end_is_reached():
         assert (outcome.passed, outcome.reason) == (False, "failed"), early
 
 
+@pytest.mark.parametrize("program", [
+    "import sys\nsys.stdout.close()", "import os\nos.close(1)", "import io, sys\nsys.stdout = io.StringIO()",
+    "import os, sys\nsys.stdout = open(os.devnull, 'w')", "import atexit\natexit.register(print, 'bye')",
+    "print('no line end', end='')", "import sys\nsys.stderr.close()\nsys.stdin.close()", "print = open = None",
+    "import os\nos.chdir('/')", "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()): print(1)",
+    "import os\nos.closerange(0, 64)", "import threading, time\nthreading.Thread(target=time.sleep, args=(1,)).start()",
+    "import builtins, os\nos.open = os._exit = os.getpid = builtins.print = None", "'\\u2028'.splitlines()"])
+def test_what_a_program_does_with_its_output_does_not_decide(program):
+    assert sandbox.run(program).passed
+    assert not sandbox.run(f"{program}\nraise ValueError").passed
+
+
+def test_a_fork_that_reaches_the_end_is_not_the_program():
+    assert not sandbox.run("import os\nif os.fork():\n    os.wait()\n    os._exit(0)").passed
+
+
 def test_time_is_limited():
     outcome = sandbox.run("while True: pass", seconds=1)
     assert (outcome.passed, outcome.reason) == (False, "timed out")
 
 
-def test_what_a_program_starts_ends_with_it(tmp_path):
-    marker = tmp_path / "alive"
-    sandbox.run("import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', "
-                f"\"import time; time.sleep(2); open({str(marker)!r}, 'w').close()\"])\nimport time; time.sleep(9)", 1)
-    time.sleep(2)
-    assert not marker.exists()
+# Starts a process that writes its id and stays, from a process in between that ends at once, and waits for the id.
+STARTS = """
+import os, subprocess, sys, time
+last = "import os, time; print(os.getpid(), file=open({note!r}, 'w'), flush=True); time.sleep(60)"
+between = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {{last!r}}], start_new_session={session})"
+subprocess.Popen([sys.executable, "-c", between], start_new_session={session})
+while not os.path.exists({note!r}) or not open({note!r}).read().strip():
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(("session", "end"), [
+    (False, ""), (True, ""), (True, "time.sleep(60)"), (True, "raise ValueError"), (True, "os._exit(0)")])
+def test_what_a_program_starts_ends_with_it(tmp_path, session, end):
+    note = tmp_path / "pid"
+    sandbox.run(STARTS.format(note=str(note), session=session) + end, 5)
+    assert not Path(f"/proc/{note.read_text().strip()}").exists()
 
 
 @pytest.mark.parametrize("program", ["a = ' ' * (3 << 30)", "open('big', 'wb').write(b'1' * (1 << 26))"])
@@ -40,7 +68,7 @@ def test_memory_and_files_are_limited(program):
 
 
 def test_there_is_no_network_where_the_system_allows():
-    if not sandbox.network_isolated():
+    if not sandbox.without_network():
         pytest.skip("this system lets nobody make a network name space")
     listed = "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']\n"
     assert sandbox.run(listed).passed
@@ -81,6 +109,23 @@ def test_humaneval_scores():
     assert correct(twice, "```python\ndef twice(n):\n    return n\n```") == [False, False]
     assert correct(shout, "") == [False, False]
     assert task.score(shout, "")["pass@1,fenced"].extracted is None
+
+
+def test_every_row_of_the_table_gives_its_code():
+    rows = [json.loads(line) for line in (DATA.parent / "answers.jsonl").read_text().split("\n") if '"code"' in line]
+    assert len(rows) >= 20
+    assert [(row["output"], code) for row in rows if (code := fences.python_code(row["output"])) != row["code"]] == []
+
+
+@pytest.mark.parametrize("future", [
+    "from __future__ import annotations\n", "from __future__ import (annotations,\n  division)\n"])
+def test_future_imports_come_first(future):
+    task = tasks.get("humaneval", allow_code_execution=True)
+    problem = task.problems(None, DATA / "humaneval.jsonl")[0]
+    problem = dataclasses.replace(problem, meta={"prompt": "import math\n" + problem.meta["prompt"]})
+    code = f"\"\"\"A module.\"\"\"\n{future}def twice(n: Undefined) -> int:\n    return n + n"
+    assert task.score(problem, f"```python\n{code}\n```")["pass@1,fenced"].correct
+    assert task.score(problem, f"```python\n{code}\n```")["pass@1,fenced"].extracted == code
 
 
 def test_mbpp_scores():

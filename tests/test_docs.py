@@ -10,9 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from fastdllm.model.files import PATTERNS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -171,3 +174,5 @@ def test_the_download_command_takes_its_patterns():
 
     assert "gnoring" not in message(command)
     assert "gnoring" in message(command.replace('" --include "', '" "'))
+    words = shlex.split(command)
+    assert [word for option, word in pairwise(words) if option == "--include"] == list(PATTERNS)

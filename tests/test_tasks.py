@@ -104,8 +104,8 @@ def test_gpqa_has_the_same_choices_however_often_it_is_read():
     again = task.problems(None, LOCAL["gpqa_main_n_shot"])
     assert again == problems and len({problem.target for problem in problems}) > 1
     for problem in problems:
-        place = "ABCD".index(problem.target[1]) + 1
-        assert problem.meta["doc"][f"choice{place}"] == problem.meta["doc"]["Correct Answer"]
+        right = "ABCD".index(problem.target[1]) + 1
+        assert problem.meta["doc"][f"choice{right}"] == problem.meta["doc"]["Correct Answer"]
 
 
 def test_stop_strings_are_the_harness_tasks_own():
@@ -169,13 +169,72 @@ def test_a_fresh_task_scores_what_another_process_generated():
 @pytest.mark.parametrize(("name", "content", "says"), [
     ("gsm8k", None, "does not exist"), ("gsm8k", "", "is empty"), ("gsm8k", "{", "line 1: no JSON"),
     ("gsm8k", '{"question": "q"}', "line 1: answer missing"),
-    ("mmlu", '{"question": "q", "choices": ["a"], "answer": 0, "subject": "cooking"}', "subject='cooking'")])
+    ("mmlu", '{"question": "q", "choices": ["a", "b", "c", "d"], "answer": 0, "subject": "cooking"}', "='cooking'")])
 def test_bad_local_data(tmp_path, name, content, says):
     path = tmp_path / "rows.jsonl"
     if content is not None:
         path.write_text(content)
     with pytest.raises(ValueError, match=says):
         tasks.get(name, shots=0).problems(None, path)
+
+
+ROW = {"gsm8k": {"question": "q", "answer": "So 54.\n#### 54"},
+       "minerva_math": {"problem": "p", "solution": "\\boxed{5}", "type": "Algebra"},
+       "mmlu": {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 0, "subject": "astronomy"},
+       "gpqa_main_n_shot": {"Question": "q", "Correct Answer": "a", "Incorrect Answer 1": "b",
+                            "Incorrect Answer 2": "c", "Incorrect Answer 3": "d"},
+       "arithmetic": {"question": "q", "target": "54"}, "mbpp": {"task_id": 1, "text": "t", "test_list": ["assert f"]}}
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("gsm8k", {"answer": None}), ("gsm8k", {"answer": 54}), ("gsm8k", {"answer": "#### 54 hours"}),
+    ("gsm8k", {"answer": "#### fifty-four"}), ("gsm8k", {"answer": "#### 54%"}), ("gsm8k", {"answer": "#### 1/2"}),
+    ("gsm8k", {"answer": "####54"}), ("gsm8k", {"answer": "#### 5 or 4"}), ("gsm8k", {"answer": "#### 1.2.3"}),
+    ("gsm8k", {"question": ""}), ("minerva_math", {"solution": "It is 5."}), ("minerva_math", {"solution": None}),
+    ("mmlu", {"answer": "B"}), ("mmlu", {"answer": 7}), ("mmlu", {"answer": True}), ("mmlu", {"answer": None}),
+    ("mmlu", {"choices": ["a", "b"]}), ("mmlu", {"choices": "abcd"}), ("gpqa_main_n_shot", {"Correct Answer": None}),
+    ("gpqa_main_n_shot", {"Question": 3}), ("arithmetic", {"target": None}), ("arithmetic", {"target": "fifty"}),
+    ("arithmetic", {"target": "2 hours 30 minutes"}), ("arithmetic", {"target": True}), ("arithmetic", {"target": []}),
+    ("arithmetic", {"target": float("nan")}), ("arithmetic", {"question": 5}), ("mbpp", {"test_list": "assert f"}),
+    ("mbpp", {"text": None})])
+def test_a_row_without_a_usable_answer_is_named(tmp_path, name, change):
+    path, [key] = tmp_path / "rows.jsonl", change
+    path.write_text(f"{json.dumps(ROW[name])}\n\n{json.dumps({**ROW[name], **change})}\n")
+    options = {"allow_code_execution": True} if name == "mbpp" else {"shots": 0}
+    with pytest.raises(ValueError, match=f"rows.jsonl, line 3: {key}=.*; allowed: "):
+        tasks.get(name, **options).problems(None, path)
+
+
+@pytest.mark.parametrize(("target", "right"), [
+    ("54 hours", "54"), (54, "54"), (54.5, "54.5"), ("$1,234 in all", "1234"), ("\\frac{3}{4} cup", "0.75"),
+    ("25 cm^2", "25"), ("1\u202f234", "1,234"), ("-3 1/2", "-3.5")])
+def test_targets_with_units_are_read(tmp_path, target, right):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "q", "target": target}))
+    task = tasks.get("arithmetic")
+    [problem] = task.problems(None, path)
+    assert task.score(problem, f"#### {right}")["strict"].correct
+    assert not task.score(problem, "#### 55")["strict"].correct
+
+
+@pytest.mark.parametrize("answer", ["#### 1,200", "#### -25", "#### $54", "54", "So it is 2.\n#### 54.0"])
+def test_targets_that_are_taken_can_be_met(tmp_path, answer):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "q", "answer": answer}))
+    task = tasks.get("gsm8k", shots=0)
+    [problem] = task.problems(None, path)
+    assert task.score(problem, answer)[task.metric].correct
+
+
+def test_rows_end_in_a_line_feed_and_nothing_else(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"a{mark}b", "target": "1"} for mark in ("\u2028", "\x85", "\x0b", "\x1c", "\r")]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [problem.prompt for problem in tasks.get("arithmetic").problems(None, path)] == [r["question"] for r in rows]
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"rows.jsonl: not UTF-8"):
+        tasks.get("arithmetic").problems(None, path)
 
 
 def test_worked_examples_need_their_file():
@@ -244,7 +303,7 @@ def test_one_forward_scoring_is_the_published_one(marked):
     assert len(tokens) == 64
     shifted = torch.cat([block_causal_logits(marked, tokens)[:1], block_causal_logits(marked, tokens)[:-1]])
     labels = [*context, *choice] + [-100] * 25
-    masked = [place for place, token in enumerate(tokens) if token == 511]
+    masked = [position for position, token in enumerate(tokens) if token == 511]
     targets = torch.tensor([labels[i] for i in masked])
     loss = torch.nn.functional.cross_entropy(shifted[masked], targets, reduction="sum")
     found = likelihood.score_batch(marked, [likelihood.ChoiceForward(0, 0, context, choice)])[0]

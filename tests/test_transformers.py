@@ -12,6 +12,7 @@ import pytest
 import transformers_support
 from packaging.requirements import Requirement
 from packaging.version import Version
+from transformers import AutoTokenizer
 
 from fastdllm.model.files import EMBEDDED
 
@@ -35,9 +36,21 @@ def as_qwen2(directory):
     return str(directory)
 
 
+def saved_by_5(directory):
+    """The embedded checkpoint with its tokenizer as transformers 5 saves it (tokenizer_class TokenizersBackend)."""
+    for name in ("config.json", "model.safetensors"):
+        (directory / name).symlink_to(EMBEDDED / "tiny" / name)
+    AutoTokenizer.from_pretrained(str(EMBEDDED / "tiny")).save_pretrained(directory)
+    written = json.loads((directory / "tokenizer_config.json").read_text())
+    assert (written["tokenizer_class"], type(written["extra_special_tokens"])) == ("TokenizersBackend", list)
+    return str(directory)
+
+
 @pytest.mark.skipif(not OTHER.is_dir(), reason="no .venv/transformers-4.57 (make setup puts it there)")
 def test_the_same_under_both(tmp_path):
-    names = ["tiny", as_qwen2(tmp_path)]
+    (tmp_path / "qwen2").mkdir()
+    (tmp_path / "5").mkdir()
+    names = ["tiny", as_qwen2(tmp_path / "qwen2"), saved_by_5(tmp_path / "5")]
     path = os.pathsep.join(map(str, (OTHER, ROOT)))
     done = subprocess.run([sys.executable, transformers_support.__file__, *names], cwd=ROOT, text=True,
                           capture_output=True, env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "0"})

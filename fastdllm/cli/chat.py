@@ -79,6 +79,12 @@ def turn(conversation: Conversation, forget: bool) -> bool:
     except EOFError:
         print()
         return False
+    except UnicodeDecodeError as error:
+        print(f"(the line is not {error.encoding.upper()}: {error.reason}; allowed: text in that encoding)", flush=True)
+        return True
+    if not line.isascii() and any("\ud800" <= sign <= "\udfff" for sign in line):     # how Python escapes such bytes
+        print("(the line is not UTF-8; allowed: text in UTF-8)", flush=True)
+        return True
     if not typed:
         print(f"> {line}", flush=True)      # a pipe shows nothing of what it says
     command = line.lower()

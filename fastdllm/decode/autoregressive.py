@@ -11,10 +11,11 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from fastdllm.decode.generate import Prompt, rows_of, token_ids
+from fastdllm.decode.generate import rows_of
 from fastdllm.decode.loop import Engine
+from fastdllm.decode.prompts import Prompt, prompt_list, token_ids
 from fastdllm.decode.revisions import REVISIONS
-from fastdllm.decode.rules import Rules, StopStrings, check_prompt, positions_needed
+from fastdllm.decode.rules import Rules, check_prompt, positions_needed, stops
 from fastdllm.decode.step import RowResult
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
@@ -39,10 +40,10 @@ def resolve(lm: LM, decoding: Decoding) -> Rules:
     """
     if decoding.temperature > 0:
         raise ValueError(f"Decoding.temperature={decoding.temperature} with engine autoregressive; allowed: 0 (greedy)")
-    stops = lm.stop_ids if decoding.stop_ids is None else decoding.stop_ids
-    return Rules(block=1, small=1, mask_id=NEVER, stop_ids=frozenset(stops), threshold=decoding.threshold,
+    stop_ids, find_stop = stops(lm, decoding)
+    return Rules(block=1, small=1, mask_id=NEVER, stop_ids=stop_ids, threshold=decoding.threshold,
                  max_new_tokens=decoding.max_new_tokens, block_cache=False, k=1, revision=REVISIONS["fixed"],
-                 find_stop=StopStrings(lm, decoding.stop_strings) if decoding.stop_strings else None)
+                 find_stop=find_stop)
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(),
@@ -55,8 +56,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
     rules = resolve(lm, decoding)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; allowed: 1 or more")
-    if not prompts:
-        raise ValueError("prompts=[]; allowed: at least one prompt")
+    prompts = prompt_list(prompts)
     ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]
     for index, prompt in enumerate(ids):
         check_prompt(lm, index, prompt, rules)

@@ -11,15 +11,14 @@ import pandas as pd
 
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.parallel import rows_in_threads
+from fastdllm.decode.prompts import Prompt, check_types, prompt_list, token_ids
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.row import Row
 from fastdllm.decode.rules import StopStrings, check_prompt, positions_needed, resolve
 from fastdllm.decode.step import RowResult, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse
-
-Prompt = str | Sequence[int] | Sequence[dict[str, str]]
+from fastdllm.settings import Decoding, Reuse, plain_value
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,6 @@ class Output:
     rows: list[RowResult]
     seconds: float
     reused_nothing: bool               # k > 1, and no row reused anything
-
-
-def token_ids(lm: LM, index: int, prompt: Prompt) -> list[int]:
-    """A prompt as token ids: a user message or conversation goes through the chat template."""
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise ValueError(f"prompts[{index}]={prompt!r}; allowed: a text that is not empty")
-        return lm.encode(prompt)
-    if prompt and isinstance(prompt[0], dict):
-        return lm.encode([dict(message) for message in prompt])     # pyright: ignore
-    return [int(token) for token in prompt]                         # pyright: ignore
 
 
 def build(lm: LM, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse, revision: str | Revision, seed: int,
@@ -60,9 +48,10 @@ def engines(lm: LM, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse,
 
     The slots of the batch are dealt to as many engines as there are threads (but each has one at least).
     """
+    decoding, reuse, log = decoding or Decoding(), reuse or Reuse(), Trace() if trace is None else trace
+    check_types(lm=(lm, LM), decoding=(decoding, Decoding), reuse=(reuse, Reuse), trace=(log, Trace))
     rules = resolve(lm, decoding, reuse, revision)
-    if not prompts:
-        raise ValueError("prompts=[]; allowed: at least one prompt")
+    prompts = prompt_list(prompts)
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}; allowed: 1 or more")
@@ -99,6 +88,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
     `numbers` are the rows' own numbers (None: 0, 1, 2 ...), which also seed their sampling: a run that is resumed
     with the problems that are left draws what it would have drawn.
     """
+    prompts, numbers = prompt_list(prompts), plain_value(numbers)
     if numbers is not None and len(set(numbers)) != len(prompts):
         raise ValueError(f"numbers: {len(set(numbers))} different ones; "
                          f"allowed: one for each of {len(prompts)} prompts")
@@ -128,7 +118,7 @@ def finish(lm: LM, row: Row, stop: object) -> RowResult:
 
 
 def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
-             revision: str | Revision = "fixed", trace: bool | Trace = False, seed: int = 0,
+             revision: str | Revision = "fixed", trace: bool | Trace | None = False, seed: int = 0,
              batch_size: int | None = None, executor: str = "auto", threads: int = 1) -> Output:
     """Generate all answers. `trace=True` also returns what every layer did that reuse names (see `Trace`).
 
@@ -136,7 +126,7 @@ def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding
     step, NothingUnmasked for a step that unmasks nothing, MissingBlockCache where a revision (6d2a9a8) needs an
     entry that it never wrote.
     """
-    log = Trace() if trace is True else trace or None
+    log = Trace() if trace is True else None if trace is None or trace is False else trace
     began = time.perf_counter()
     rows = sorted(generate_rows(lm, prompts, decoding=decoding, reuse=reuse, revision=revision, seed=seed,
                                 batch_size=batch_size, trace=log, executor=executor, threads=threads),

@@ -39,8 +39,8 @@ def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision =
     mask = lm.mask_id if decoding.mask_id is None else decoding.mask_id
     if mask is None:
         raise ValueError(f"Decoding.mask_id=None: {lm.name} names no mask token; allowed: an id below {vocabulary}")
-    stops = lm.stop_ids if decoding.stop_ids is None else decoding.stop_ids
-    for field, token in [("mask_id", mask), *(("stop_ids", stop) for stop in stops)]:
+    stop_ids, find_stop = stops(lm, decoding)
+    for field, token in [("mask_id", mask), *(("stop_ids", stop) for stop in stop_ids)]:
         if not 0 <= token < vocabulary:
             raise ValueError(f"Decoding.{field}={token}; allowed: an id from 0 to {vocabulary - 1}")
     reuse.layer_indices(lm.config.num_hidden_layers, chosen.first_subset)
@@ -50,10 +50,37 @@ def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision =
     if chosen.termination == "upstream" and decoding.max_new_tokens < block:
         raise ValueError(f"Decoding.max_new_tokens={decoding.max_new_tokens} with upstream termination; allowed: "
                          f"{block} (one block) or more")
-    find_stop = StopStrings(lm, decoding.stop_strings) if decoding.stop_strings else None
-    return Rules(block=block, small=decoding.small_block, mask_id=mask, stop_ids=frozenset(stops),
+    return Rules(block=block, small=decoding.small_block, mask_id=mask, stop_ids=stop_ids,
                  threshold=decoding.threshold, max_new_tokens=decoding.max_new_tokens,
                  block_cache=decoding.block_cache, k=reuse.k, revision=chosen, find_stop=find_stop)
+
+
+def stops(lm: LM, decoding: Decoding) -> tuple[frozenset[int], StopStrings | None]:
+    """The token ids that end an answer, and the finder of the texts that do.
+
+    A stop string that is a special token never stands in decoded text: its id stops instead. Raises ValueError for one
+    that holds a special token and more, or the mask token.
+    """
+    ids = set(lm.stop_ids if decoding.stop_ids is None else decoding.stop_ids)
+    strings = []
+    special = special_tokens(lm)
+    for string in decoding.stop_strings:
+        inside = next((token for token in special if token in string), None)
+        if inside is None:
+            strings.append(string)
+        elif string != inside or special[inside] == lm.mask_id:
+            raise ValueError(f"Decoding.stop_strings: {string!r} holds the special token {inside!r}, which no decoded "
+                             "text shows; allowed: text without it, or another special token alone")
+        else:
+            ids.add(special[inside])
+    return frozenset(ids), StopStrings(lm, tuple(strings)) if strings else None
+
+
+def special_tokens(lm: LM) -> dict[str, int]:
+    """The tokens that decoding leaves out, with their ids; the longer ones first."""
+    added = {} if lm.tokenizer is None else lm.tokenizer.added_tokens_decoder
+    texts = {token.content: index for index, token in added.items() if token.special}
+    return dict(sorted(texts.items(), key=lambda item: -len(item[0])))
 
 
 class StopStrings:
@@ -95,6 +122,9 @@ def check_prompt(lm: LM, index: int, prompt: Sequence[int], rules: Rules) -> Non
     if min(prompt) < 0 or max(prompt) >= lm.config.vocab_size:
         bad = next(token for token in prompt if not 0 <= token < lm.config.vocab_size)
         raise ValueError(f"prompts[{index}]: token id {bad}; allowed: 0 to {lm.config.vocab_size - 1}")
+    if rules.mask_id in prompt:
+        raise ValueError(f"prompts[{index}][{prompt.index(rules.mask_id)}]={rules.mask_id}, the mask token; "
+                         "allowed: prompts without it, only what is to be generated is masked")
     if (need := positions_needed(len(prompt), rules)) > lm.config.max_position_embeddings:
         raise ValueError(f"prompts[{index}]: {len(prompt)} tokens + max_new_tokens={rules.max_new_tokens} need {need} "
                          f"positions; allowed: max_position_embeddings={lm.config.max_position_embeddings}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastdllm.model.config import ModelConfig
-from fastdllm.model.files import weight_files
+from fastdllm.model.files import INDEX, sharding, weight_files
 from fastdllm.model.network import Network
 
 # Kept as a table so that packed parameters and file names meet in one place:
@@ -30,6 +32,9 @@ PACKED = {
 }
 PLAIN = ("input_layernorm.weight", "self_attn.o_proj.weight", "post_attention_layernorm.weight",
          "mlp.down_proj.weight")
+FLOATS = ("F32", "BF16", "F16", "F64")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+IGNORED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")   # computed from rope_theta instead
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,13 @@ class TensorLocation:
         return whole if self.first is None else whole[self.first:self.last]
 
 
-def places(config: ModelConfig) -> dict[str, TensorLocation]:
+def tensor_locations(config: ModelConfig) -> dict[str, TensorLocation]:
     """Every tensor name that a checkpoint of this geometry holds, and where it goes."""
     query = config.num_attention_heads * config.head_dim
     units = (query, config.num_key_value_heads * config.head_dim, config.intermediate_size)
-    table = {"model.embed_tokens.weight": TensorLocation("model.embed_tokens.weight"),
-             "model.norm.weight": TensorLocation("model.norm.weight")}
+    table = {EMBEDDING: TensorLocation(EMBEDDING), "model.norm.weight": TensorLocation("model.norm.weight")}
     if not config.tie_word_embeddings:
-        table["lm_head.weight"] = TensorLocation("lm_head.weight")
+        table[HEAD] = TensorLocation(HEAD)
     for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}."
         for name in PLAIN:
@@ -65,16 +69,76 @@ def places(config: ModelConfig) -> dict[str, TensorLocation]:
     return table
 
 
-def tensors(files: list[Path]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
-    """Name, file and shape of every tensor, without reading any weight."""
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as handle:
-                for name in handle.keys():   # noqa: SIM118 (not a dictionary)
-                    yield name, path, tuple(handle.get_slice(name).get_shape())
-        except SafetensorError as error:
-            raise ValueError(f"{path}: cannot be read as safetensors ({error}); "
-                             f"the file has {path.stat().st_size} bytes, is it truncated?") from error
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, mapped. Raises ValueError that names the file."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            yield handle
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cannot be read as safetensors ({error}); "
+                         f"the file has {path.stat().st_size} bytes, is it truncated?") from error
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as its file has it; `dtype` in the words of safetensors (F32, BF16, I8 ...)."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint, without reading any weight. An index decides which shard a tensor comes from.
+
+    Raises ValueError for a file that is no safetensors, and for a tensor that is not in the shard that the index names.
+    """
+    shards = sharding(directory)
+    stored: dict[str, StoredTensor] = {}
+    for path in weight_files(directory):
+        with opened(path) as handle:
+            inside = set(handle.keys())
+            for name in sorted(inside if shards is None else {n for n, shard in shards.items() if shard == path.name}):
+                if name not in inside:
+                    raise ValueError(f"{directory / INDEX}: {name} is in {path.name}; it is not in that file")
+                part = handle.get_slice(name)
+                stored[name] = StoredTensor(path, tuple(part.get_shape()), part.get_dtype())
+    return stored
+
+
+def checked_tensors(directory: Path, config: ModelConfig, shapes: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
+    """The tensors to be read, all of them there, in shape and of floating point.
+
+    `shapes` are the network's parameters. Raises ValueError that lists missing, superfluous, misshapen and quantised
+    tensors, and for an lm_head that differs from the embedding with which config.json ties it.
+    """
+    stored, table, problems = stored_tensors(directory), tensor_locations(config), []
+    for name, tensor in stored.items():
+        if name not in table:
+            if not IGNORED.fullmatch(name) and not (config.tie_word_embeddings and name == HEAD):
+                problems.append(f"superfluous {name}")
+        elif tensor.shape != (want := tuple(table[name].of(shapes).shape)):
+            problems.append(f"misshapen {name} {list(tensor.shape)}, config.json wants {list(want)}")
+        elif tensor.dtype not in FLOATS:
+            problems.append(f"{name} is {tensor.dtype}, allowed: {', '.join(FLOATS)} (no quantised weights)")
+    tied = " (config.json does not say tie_word_embeddings: true)"
+    problems += [f"missing {name}{tied if name == HEAD else ''}" for name in table if name not in stored]
+    if problems:
+        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise ValueError(f"{directory}: tensors do not fit config.json: {'; '.join(problems[:12])}{more}")
+    if config.tie_word_embeddings and HEAD in stored:
+        head, embedding = (read_tensor(stored, name) for name in (HEAD, EMBEDDING))
+        if not torch.equal(head, embedding):
+            raise ValueError(f"{directory}: config.json has tie_word_embeddings=true, but {HEAD} of "
+                             f"{stored[HEAD].file.name} differs from {EMBEDDING}; allowed: one of them right: the flag "
+                             "false, or equal tensors")
+    return {name: tensor for name, tensor in stored.items() if name in table}
+
+
+def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Tensor:
+    with opened(stored[name].file) as handle:
+        return handle.get_tensor(name)
 
 
 class Undrawn(TorchFunctionMode):
@@ -86,43 +150,36 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def blueprint(directory: Path) -> tuple[Network, dict[str, StoredTensor]]:
+    """The network of a checkpoint without weights (on the meta device), and the tensors that will fill it.
+
+    Reads config.json and the heads of the weight files. Raises ValueError for what is wrong with them.
+    """
+    config_file = directory / "config.json"
+    if not config_file.exists():
+        raise ValueError(f"{directory}: config.json is missing; allowed: a checkpoint directory")
+    config = ModelConfig.from_file(config_file)
+    with torch.device("meta"), Undrawn():
+        network = Network(config)
+    return network, checked_tensors(directory, config, dict(network.state_dict(keep_vars=True)))
+
+
 def load_network(directory: str | Path, device: torch.device, dtype: torch.dtype) -> Network:
     """Build the network of `directory` and fill it, one tensor at a time.
 
     The weights are never twice in host memory: files are mapped, and each tensor is copied straight
     to its place on `device`. Raises ValueError that lists missing, superfluous and misshapen tensors.
     """
-    directory = Path(directory)
-    config_file = directory / "config.json"
-    if not config_file.exists():
-        raise ValueError(f"{directory}: config.json is missing; allowed: a checkpoint directory")
-    config = ModelConfig.from_file(config_file)
-    files = weight_files(directory)
-    with torch.device("meta"), Undrawn():
-        network = Network(config)
-    table, problems, found = places(config), [], {}
-    shapes = dict(network.state_dict(keep_vars=True))
-    for name, path, shape in tensors(files):
-        found[name] = path
-        if name not in table:
-            if not (config.tie_word_embeddings and name == "lm_head.weight"):
-                problems.append(f"superfluous {name}")
-        elif shape != (want := tuple(table[name].of(shapes).shape)):
-            problems.append(f"misshapen {name} {list(shape)}, config.json wants {list(want)}")
-    problems += [f"missing {name}" for name in table if name not in found]
-    if problems:
-        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise ValueError(f"{directory}: tensors do not fit config.json: {'; '.join(problems[:12])}{more}")
+    network, stored = blueprint(Path(directory))
     network = network._apply(lambda tensor: torch.empty(tensor.shape, dtype=dtype, device=device))
     network.reset_tables()
     network.tie()
-    parameters = dict(network.named_parameters())
+    table, parameters = tensor_locations(network.config), dict(network.named_parameters())
     with torch.no_grad():
-        for path in files:
-            with safe_open(path, framework="pt") as handle:
-                for name in handle.keys():   # noqa: SIM118
-                    if name in table:
-                        table[name].of(parameters).copy_(handle.get_tensor(name))
+        for path in sorted({tensor.file for tensor in stored.values()}):
+            with opened(path) as handle:
+                for name in [name for name, tensor in stored.items() if tensor.file == path]:
+                    table[name].of(parameters).copy_(handle.get_tensor(name))
     return network.requires_grad_(False).eval()
 
 
@@ -131,8 +188,8 @@ def save(network: Network, directory: str | Path, dtype: torch.dtype = torch.bfl
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     parameters = dict(network.named_parameters())
-    weights = {name: place.of(parameters).detach().to("cpu", dtype).contiguous()
-               for name, place in places(network.config).items()}
+    weights = {name: location.of(parameters).detach().to("cpu", dtype).contiguous()
+               for name, location in tensor_locations(network.config).items()}
     part = directory / "model.safetensors.part"
     save_file(weights, part, metadata={"format": "pt"})
     os.replace(part, directory / "model.safetensors")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm.model.files import read_json
+
 ARCHITECTURES = {"Fast_dLLM_QwenForCausalLM": "Fast_dLLM_Qwen", "Qwen2ForCausalLM": "qwen2"}
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+         "vocab_size", "max_position_embeddings", "bd_size")
+REQUIRED = SIZES[:-2]
+# What a section on rotary positions may say: nothing that changes them.
+ROPE_TYPES, ROPE_SECTIONS = ("rope_type", "type"), ("rope_scaling", "rope_parameters")
+ROPE_NEUTRAL = {"factor": 1, "partial_rotary_factor": 1}
+ROPE_HARMLESS = (*ROPE_TYPES, "rope_theta", "original_max_position_embeddings")
+# Keys of features that the network lacks, and the values that mean "without".
+LACKING = {"use_sliding_window": False, "hidden_act": "silu", "partial_rotary_factor": 1, "quantization_config": None}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Geometry of a Qwen2.5-style decoder, under the keys of Hugging Face's config.json.
+    """Geometry of a Qwen2.5-style decoder, under the keys of Hugging Face's config.json, with its defaults.
 
     `bd_size` is the block size of the block diffusion (32 for Fast-dLLM v2); a plain causal
-    checkpoint has none and gets 1: every token is its own block.
+    checkpoint has none and gets 1: every token is its own block. Raises ValueError for a value that can't be.
     """
 
     hidden_size: int
@@ -24,30 +35,36 @@ class ModelConfig:
     num_attention_heads: int
     num_key_value_heads: int
     vocab_size: int
-    max_position_embeddings: int
+    max_position_embeddings: int = 32768
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
+    rope_theta: float = 10000.0
     bd_size: int = 32
     tie_word_embeddings: bool = False
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    mask_token_id: int | None = None
+    bos_token_id: int | tuple[int, ...] | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | tuple[int, ...] | None = None
+    mask_token_id: int | tuple[int, ...] | None = None
     architecture: str = "Fast_dLLM_QwenForCausalLM"
     extra: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads", "vocab_size", "max_position_embeddings", "bd_size")
-        for name in sizes:
+        for name in SIZES:
             value = self.__dict__[name]
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"config.json: {name}={value!r}; allowed: a whole number from 1 up")
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}={value!r}; allowed: a whole number from 1 up")
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = self.__dict__[name]
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value!r}; allowed: a number above 0")
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ValueError(f"tie_word_embeddings={self.tie_word_embeddings!r}; allowed: true or false")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"):
+            token_ids(name, self.__dict__[name])
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"config.json: hidden_size={self.hidden_size}; "
+            raise ValueError(f"hidden_size={self.hidden_size}; "
                              f"allowed: a multiple of num_attention_heads={self.num_attention_heads}")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(f"config.json: num_key_value_heads={self.num_key_value_heads}; "
+            raise ValueError(f"num_key_value_heads={self.num_key_value_heads}; "
                              f"allowed: a divisor of num_attention_heads={self.num_attention_heads}")
 
     @property
@@ -56,47 +73,49 @@ class ModelConfig:
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Read the dictionary of a config.json.
+    def from_dict(cls, values: dict[str, Any], file: str | Path = "config.json") -> ModelConfig:
+        """Read the dictionary of a config.json; an absent key, or null, has Hugging Face's default.
 
-        Raises ValueError for another architecture, a missing key, or a feature the network lacks
-        (rope scaling, sliding window, another activation).
+        Raises ValueError naming `file` for another architecture, a missing size, two values for one thing, or a
+        feature that the network lacks (rope scaling, partial rotary, sliding window, quantised weights ...).
         """
-        architecture = (values.get("architectures") or [None])[0]
+        try:
+            return cls._read(values)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    @classmethod
+    def _read(cls, values: dict[str, Any]) -> ModelConfig:
+        named = values.get("architectures")
+        architecture = named[0] if isinstance(named, list) and len(named) == 1 else None
         if architecture not in ARCHITECTURES:
-            raise ValueError(f"config.json: architectures={values.get('architectures')!r}; "
-                             f"allowed: one of {sorted(ARCHITECTURES)}")
-        rope = values.get("rope_parameters") or {}      # transformers 5 writes rope_theta in here
-        scaling = values.get("rope_scaling")
-        if scaling or rope.get("rope_type", "default") != "default":
-            raise ValueError(f"config.json: rope_scaling={scaling or rope!r}; allowed: null")
-        if values.get("use_sliding_window"):
-            raise ValueError("config.json: use_sliding_window=true; allowed: false")
-        if values.get("hidden_act", "silu") != "silu":
-            raise ValueError(f"config.json: hidden_act={values['hidden_act']!r}; allowed: 'silu'")
+            raise ValueError(f"architectures={named!r}; allowed: one of {sorted(ARCHITECTURES)}, in a list")
         known = {name for name in cls.__dataclass_fields__ if name not in ("architecture", "extra")}
-        found = {key: value for key, value in values.items() if key in known}
-        if "rope_theta" in rope:
-            found["rope_theta"] = rope["rope_theta"]
-        if architecture == "Qwen2ForCausalLM":
-            found.setdefault("bd_size", 1)
-        required = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                    "num_key_value_heads", "vocab_size", "max_position_embeddings")
-        missing = [name for name in required if name not in found]
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                                  for key, value in values.items() if key in known and value is not None}
+        if values.get("num_key_value_heads", 0) is None and "num_attention_heads" in fields:
+            fields["num_key_value_heads"] = fields["num_attention_heads"]       # null: as many as query heads
+        missing = [name for name in REQUIRED if name not in fields]
         if missing:
-            raise ValueError(f"config.json: {', '.join(missing)} missing; allowed: whole numbers from 1 up")
-        return cls(**found, architecture=architecture,
-                   extra={key: value for key, value in values.items() if key not in known})
+            raise ValueError(f"{', '.join(missing)} missing; allowed: whole numbers from 1 up")
+        for key, without in LACKING.items():
+            if values.get(key, without) not in (without, None):
+                raise ValueError(f"{key}={values[key]!r}; allowed: {without!r}, the network has nothing else")
+        fields |= rope(values)
+        if architecture == "Qwen2ForCausalLM":
+            fields.setdefault("bd_size", 1)
+        config = cls(**fields, architecture=architecture,
+                     extra={key: value for key, value in values.items() if key not in known})
+        if (width := values.get("head_dim")) not in (None, config.head_dim):
+            raise ValueError(f"head_dim={width!r}; allowed: {config.head_dim} (hidden_size / num_attention_heads)")
+        if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
+            raise ValueError(f"layer_types={values['layer_types']!r}; allowed: 'full_attention' for every layer")
+        return config
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
         """Read config.json at `path`; ValueError if it is not JSON or not a config we can run."""
-        path = Path(path)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON ({error}); allowed: a Hugging Face config.json") from error
-        return cls.from_dict(values)
+        return cls.from_dict(read_json(Path(path)), path)
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary for config.json, in the key style of the published 7B."""
@@ -106,3 +125,44 @@ class ModelConfig:
                 "hidden_act": "silu", "rope_scaling": None, "sliding_window": None, "use_sliding_window": False,
                 "use_cache": True, "attention_dropout": 0.0, "torch_dtype": "bfloat16",
                 **{k: v for k, v in self.extra.items() if k not in ("architectures", "model_type")}, **values}
+
+
+def token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """The ids of a key that may hold one id, a list of them, or null. Raises ValueError for anything else."""
+    ids = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
+        raise ValueError(f"{name}={value!r}; allowed: a token id, a list of token ids, or null")
+    return ids
+
+
+def rope(values: dict[str, Any]) -> dict[str, Any]:
+    """`rope_theta` as the configuration has it, in whichever place ({}: nowhere).
+
+    Transformers 4 writes it at the top, 5 into rope_parameters, there also by kind of layer. Raises ValueError for
+    scaled or partial rotary positions in any nesting, and for two values of rope_theta.
+    """
+    theta = [("rope_theta", values["rope_theta"])] if values.get("rope_theta") is not None else []
+    for section in ROPE_SECTIONS:
+        for key, value in leaves(section, values.get(section)):
+            name = key.rpartition(".")[2]
+            if name in ROPE_TYPES and value != "default":
+                raise ValueError(f"{key}={value!r}; allowed: 'default' or null (unscaled rotary positions)")
+            if name in ROPE_NEUTRAL and value != ROPE_NEUTRAL[name]:
+                raise ValueError(f"{key}={value!r}; allowed: {ROPE_NEUTRAL[name]} or null (unscaled, on all of a head)")
+            if name not in (*ROPE_HARMLESS, *ROPE_NEUTRAL):
+                raise ValueError(f"{key}={value!r}; allowed: {', '.join((*ROPE_HARMLESS, *ROPE_NEUTRAL))}")
+            if name == "rope_theta":
+                theta.append((key, value))
+    if any(value != theta[0][1] for _, value in theta):
+        said = " and ".join(f"{key}={value!r}" for key, value in theta)
+        raise ValueError(f"{said} can't both be right; allowed: one value of rope_theta")
+    return {"rope_theta": theta[0][1]} if theta else {}
+
+
+def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything inside nested sections but null."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(f"{key}.{name}", inner)
+    elif value is not None:
+        yield key, value

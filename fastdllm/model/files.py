@@ -6,30 +6,63 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 EMBEDDED = Path(__file__).parent.parent / "checkpoints"
 LARGE = 64 << 20     # bytes; the hash of a larger file is remembered under its path, size, time and inode
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# Every file besides the weights that loading reads. A new name goes to the end: the order is part of a fingerprint.
+READ = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "generation_config.json",
+        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", INDEX)
+READ_FOLDER = "additional_chat_templates/*.jinja"
+# What is fetched from the hub: all of the above (docs/running_the_7b_on_slurm.md names the same patterns).
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt")
 
 
-def find(name: str, revision: str | None = None) -> Path:
+def local(model: str | Path) -> Path | None:
+    """The directory of a checkpoint on this machine: of an embedded one by its bare name, or the directory itself.
+
+    A `Path`, and a text with a slash or a dot (`./tiny`, `tiny/`), is a directory and never an embedded checkpoint.
+    """
+    if isinstance(model, str) and model in embedded():
+        return EMBEDDED / model
+    path = Path(model).expanduser()
+    return path if str(model) and path.is_dir() else None
+
+
+def embedded() -> list[str]:
+    """Names of the embedded checkpoints."""
+    return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
+
+
+def find(model: str | Path, revision: str | None = None) -> Path:
     """The directory of a checkpoint; a hub id is looked up in the local cache and then on the hub."""
-    if (EMBEDDED / name / "config.json").exists():
-        return EMBEDDED / name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.count("/") != 1 or name.startswith("."):
-        known = sorted(p.parent.name for p in EMBEDDED.glob("*/config.json"))
-        raise ValueError(f"model: {name!r} is no directory; allowed: {known}, a checkpoint directory, or a hub id "
+    if (directory := local(model)) is not None:
+        return directory
+    name = str(model)
+    if isinstance(model, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise ValueError(f"model: {name!r} is no directory; allowed: {embedded()}, a checkpoint directory, or a hub id "
                          "like 'Efficient-Large-Model/Fast_dLLM_v2_7B'")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    patterns = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.json"]
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(f"model: {name!r} is neither in the local cache nor to be had from the hub "
                          f"({type(error).__name__}); allowed: fetch it first on a node with network") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint. Raises ValueError that names the file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read ({error.strerror})") from error
+    except ValueError as error:                 # no JSON, or no UTF-8
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: {type(values).__name__}; allowed: a JSON object")
+    return values
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -37,33 +70,46 @@ def weight_files(directory: Path) -> list[Path]:
 
     Raises ValueError naming what is missing: a shard of the index, or any safetensors at all.
     """
-    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{index}: not a safetensors index ({error}); allowed: JSON with 'weight_map'") from error
-        bad = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-        if bad:
-            raise ValueError(f"{index}: shard {bad[0]!r}; allowed: names of .safetensors files in the same directory")
-        missing = [name for name in names if not (directory / name).exists()]
-        if missing:
-            raise ValueError(f"{directory}: shard {', '.join(missing)} of model.safetensors.index.json is missing")
-        return [directory / name for name in names]
-    if single.exists():
-        return [single]
+    if (shards := sharding(directory)) is not None:
+        return [directory / name for name in sorted(set(shards.values()))]
+    if (directory / SINGLE).exists():
+        return [directory / SINGLE]
     pickles = sorted(p.name for p in directory.glob("*.bin")) + sorted(p.name for p in directory.glob("*.pt"))
     if pickles:
         raise ValueError(f"{directory}: only pickle files ({', '.join(pickles)}), which can run code when loaded; "
-                         "allowed: model.safetensors or model.safetensors.index.json with its shards")
-    raise ValueError(f"{directory}: no weights; allowed: model.safetensors or model.safetensors.index.json")
+                         f"allowed: {SINGLE} or {INDEX} with its shards")
+    raise ValueError(f"{directory}: no weights; allowed: {SINGLE} or {INDEX} with its shards")
+
+
+def sharding(directory: Path) -> dict[str, str] | None:
+    """Tensor name -> name of the shard that it comes from, as the index has it; None without an index.
+
+    Raises ValueError for an index that is none, names files elsewhere or missing ones, or contradicts a single file.
+    """
+    index = directory / INDEX
+    if not index.exists():
+        return None
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{index}: not a safetensors index; allowed: JSON with 'weight_map', tensor name to file name")
+    files = sorted(set(shards.values()))
+    bad = [name for name in files if Path(name).name != name or not name.endswith(".safetensors")]
+    if bad:
+        raise ValueError(f"{index}: shard {bad[0]!r}; allowed: names of .safetensors files in the same directory")
+    missing = [name for name in files if not (directory / name).exists()]
+    if missing:
+        raise ValueError(f"{directory}: shard {', '.join(missing)} of {INDEX} is missing")
+    if (directory / SINGLE).exists() and SINGLE not in files:
+        raise ValueError(f"{directory}: holds both {SINGLE} and {INDEX} with {', '.join(files)}, and nothing says "
+                         "which one counts; allowed: one of them")
+    return shards
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 over the content of config, weights and tokenizer: what makes two checkpoints the same."""
+    """SHA-256 over the content of every file that is read: what makes two checkpoints the same."""
     digest = hashlib.sha256()
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"]
-    for file in [path / name for name in names if (path / name).exists()] + weight_files(path):
+    described = [path / name for name in READ if (path / name).exists()] + sorted(path.glob(READ_FOLDER))
+    for file in described + weight_files(path):
         digest.update(json.dumps([file.name, file_hash(file)]).encode())
     return digest.hexdigest()
 
@@ -79,9 +125,9 @@ def file_hash(path: Path) -> str:
     if known.exists():
         return known.read_text(encoding="ascii")
     with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
     cache.mkdir(parents=True, exist_ok=True)
     part = known.with_suffix(f".{os.getpid()}.part")
-    part.write_text(found, encoding="ascii")
+    part.write_text(digest, encoding="ascii")
     os.replace(part, known)
-    return found
+    return digest

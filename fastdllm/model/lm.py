@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastdllm.model.checkpoint import load_network
+from fastdllm.model.checkpoint import blueprint, load_network
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.files import find, fingerprint
 from fastdllm.model.network import Network
+from fastdllm.model.tokenizer import load_tokenizer, mask_id, render, stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,8 +52,13 @@ class LM:
             raise ValueError(f"prompt: {type(prompt).__name__} for {self.name}, which has no tokenizer files; "
                              "allowed: a list of token ids")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self.tokenizer.encode(str(text), add_special_tokens=False))
+        text = render(self.tokenizer, self.path, messages)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"prompt: {text[error.start]!r} is no character ({error.reason}); allowed: text that was "
+                             "read as UTF-8") from error
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids without special tokens; ids as text where there is no tokenizer."""
@@ -64,33 +69,53 @@ class LM:
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "auto",
          dtype: str = "auto") -> LM:
-    """Load a checkpoint: "tiny" (embedded), a directory, or a hub id.
+    """Load a checkpoint: "tiny" (embedded), a directory ("./tiny" or a Path), or a hub id.
 
     Only safetensors are read and no code of the checkpoint is run. dtype "auto" is float32 on a CPU,
     bfloat16 from SM 8.0 on, float16 before. Raises ValueError that names what is wrong with the files.
     """
     began = time.perf_counter()
     target = choose_device(device)
-    path = find(str(name), revision)
+    path = find(name, revision)
     network = load_network(path, target, choose_dtype(dtype, target))
-    tokenizer = load_tokenizer(path)
-    mask, stop = network.config.mask_token_id, network.config.eos_token_id
-    if tokenizer is not None:
-        mask, stop = (tokenizer.convert_tokens_to_ids(str(token)) if token else None
-                      for token in (tokenizer.mask_token, tokenizer.eos_token))
+    tokenizer = load_tokenizer(path, network.config)
     return LM(name=str(name), path=path, network=network, tokenizer=tokenizer,
-              mask_id=mask if isinstance(mask, int) else None,
-              stop_ids=(stop,) if isinstance(stop, int) else (), fingerprint=fingerprint(path),
-              load_seconds=time.perf_counter() - began)
+              mask_id=mask_id(path, network.config, tokenizer), stop_ids=stop_ids(path, network.config, tokenizer),
+              fingerprint=fingerprint(path), load_seconds=time.perf_counter() - began)
+
+
+def check(path: Path) -> None:
+    """Load everything of a checkpoint directory but its weights, as `load` will: for those who ask before a run.
+
+    The configuration is parsed, every tensor's name, shape and dtype compared, the special ids are agreed on, a message
+    goes through the chat template and the tokenizer and back. Raises ValueError for what `load` or a prompt would.
+    """
+    network, _ = blueprint(path)
+    tokenizer = load_tokenizer(path, network.config)
+    mask_id(path, network.config, tokenizer)
+    stop_ids(path, network.config, tokenizer)
+    if tokenizer is not None and tokenizer.chat_template:
+        text = render(tokenizer, path, [{"role": "user", "content": "12 + 5"}])
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if "12 + 5" not in (back := str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))):
+            raise ValueError(f"{path}: the tokenizer turns {text!r} into {back!r}; allowed: one that gives back what "
+                             "it was given")
 
 
 def choose_device(device: str | torch.device) -> torch.device:
     """The device asked for, or the first GPU, or the CPU."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r}; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r}; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: this machine has no usable GPU; allowed: 'auto' or 'cpu'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={device!r}; allowed: cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return chosen
 
 
@@ -103,20 +128,3 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; allowed: 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[dtype]
-
-
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
-    """The checkpoint's tokenizer, or None if it has no tokenizer files."""
-    if not ((path / "tokenizer.json").exists() or (path / "vocab.json").exists()):
-        return None
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    said = path / "tokenizer_config.json"
-    plain = said.exists() and json.loads(said.read_text()).get("tokenizer_class") == "PreTrainedTokenizerFast"
-    # AutoTokenizer also looks at config.json and warns of a model type that transformers doesn't know.
-    loader = PreTrainedTokenizerFast if plain else AutoTokenizer
-    tokenizer = loader.from_pretrained(str(path), trust_remote_code=False)
-    vocabulary = ModelConfig.from_file(path / "config.json").vocab_size
-    if len(tokenizer) > vocabulary:
-        raise ValueError(f"{path}: the tokenizer has {len(tokenizer)} entries; "
-                         f"allowed: at most vocab_size={vocabulary} of config.json")
-    return tokenizer

@@ -22,12 +22,12 @@ def check(name: str, data: str | Path | None = None, **options: Any) -> str:
     problems = task.problems(1, Path(data) if data else None)
     subtasks = len({problem.subtask for problem in problems})
     source = "" if name in tasks.EMBEDDED and data is None else f"{data or 'data from the hub or its cache'}, "
-    found = f"{name}: {source}{f'{subtasks} subtasks, ' if subtasks > 1 else ''}scored by {task.metric}"
+    sentence = f"{name}: {source}{f'{subtasks} subtasks, ' if subtasks > 1 else ''}scored by {task.metric}"
     if name in ("humaneval", "mbpp"):
-        from fastdllm.tasks.sandbox import network_isolated
-        found += "; programs run " + ("without network" if network_isolated() else "WITH network: none could be taken "
-                                      "away on this system")
-    return found
+        from fastdllm.tasks.sandbox import without_network
+        sentence += ("; programs run without network" if without_network() else
+                     "; programs run WITH network: none could be taken away on this system")
+    return sentence
 
 
 def check_gate(repository: str, name: str) -> None:

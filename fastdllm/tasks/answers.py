@@ -3,7 +3,7 @@ r"""Answers in outputs: named rules, each a pure function of the text, all shown
 | rule | what it takes | made for |
 | --- | --- | --- |
 | strict | the number behind the first `####` | GSM8K as its reference answers are written |
-| flexible | the last number anywhere | outputs in any form |
+| flexible | the last number anywhere, as people write it (`fastdllm.tasks.numbers`) | outputs in any form |
 | boxed | the content of the last `\boxed{}`, nested braces and all | the boxed instruction, MATH |
 | choice | the first choice letter | multiple choice |
 | harness filters | what lm-evaluation-harness's own filter of the task takes | comparison with published numbers |
@@ -20,53 +20,42 @@ from fractions import Fraction
 from typing import Any
 
 from fastdllm.tasks.base import Score
+from fastdllm.tasks.numbers import NUMBER, numbers, plain, trimmed, value
 
 # What the published evaluation put in the place of "Answer:" (gsm8k) and "Solution:" (minerva_math). The
 # doubled braces are what the model was shown: the line was meant for str.format and never went through it.
 BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{{}}."
 
-# A minus sign counts if nothing that could be subtracted from stands before it; a dollar sign may follow it.
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)"
-_NUMBER = (r"(?:(?<![\w)\]}])-)?(?:\\[dt]?frac\{-?\d+\}\{\d+\}"
-           rf"|(?:\$-?)?(?:(?<![\d/])\d+/\d+(?![\d/])|{_DIGITS}(?:\.\d+)?|\.\d+))")
-_LAST = re.compile(_NUMBER)
-_STRICT = re.compile(rf"####\s*({_NUMBER})?")
+_STRICT = re.compile(rf"####\s*({NUMBER})?")
 _CHOICE = (re.compile(r"[Aa]nswer(?:\s+is)?\s*:?\s*\**\s*\(?([A-J])(?![A-Za-z'])"),
            re.compile(r"\(([A-J])\)"),
            re.compile(r"^\W*([A-J])(?=[.):,]|\s*$)", re.MULTILINE),
            re.compile(r"(?<![A-Za-z'])([B-HJ]|A(?!\s+[a-z]))(?![A-Za-z'])"))
 
 
-def plain(text: str) -> str:
-    """Typeset numbers in plain form: LaTeX thousands separators and spaces, dollar signs, the typographic minus."""
-    for typeset, simple in (("{,}", ","), ("\\,", ""), ("\\!", ""), ("\\$", "$"), ("\u2212", "-"), ("\u202f", "")):
-        text = text.replace(typeset, simple)
-    return text
-
-
 def strict(text: str) -> str | None:
     """The number behind the first `####`, if one follows it directly."""
-    found = _STRICT.search(plain(text))
-    return found.group(1) if found else None
+    match = _STRICT.search(plain(text))
+    return trimmed(match.group(1)) if match and match.group(1) else None
 
 
 def flexible(text: str) -> str | None:
     """The last number of the text."""
-    found = _LAST.findall(plain(text))
-    return found[-1] if found else None
+    written = numbers(text)
+    return written[-1] if written else None
 
 
 def boxed(text: str) -> str | None:
     r"""What the last `\boxed{}` holds; None if its braces never close."""
-    begin = text.rfind("\\boxed{")
-    if begin < 0:
+    begins = list(re.finditer(r"\\boxed\s*(?=\{)", text))
+    if not begins:
         return None
-    begin, depth = begin + len("\\boxed"), 0
-    for place in range(begin, len(text)):
-        if text[place] in "{}" and text[place - 1] != "\\":
-            depth += 1 if text[place] == "{" else -1
+    begin, depth = begins[-1].end(), 0
+    for position in range(begin, len(text)):
+        if text[position] in "{}" and text[position - 1] != "\\":
+            depth += 1 if text[position] == "{" else -1
         if depth == 0:
-            content = text[begin + 1:place].strip()
+            content = text[begin + 1:position].strip()
             if content[:1] == "{" and content.find("}") == len(content) - 1:   # the instruction's doubled braces
                 content = content[1:-1].strip()
             return content
@@ -76,9 +65,9 @@ def boxed(text: str) -> str | None:
 def choice(text: str) -> str | None:
     """The letter behind "answer is"; else the first in parentheses, at a line's start, or standing alone."""
     for pattern in _CHOICE:
-        found = pattern.search(text)
-        if found:
-            return found.group(1)
+        match = pattern.search(text)
+        if match:
+            return match.group(1)
     return None
 
 
@@ -86,25 +75,26 @@ RULES: dict[str, Callable[[str], str | None]] = {"strict": strict, "flexible": f
                                                  "choice": choice}
 
 
-def number(text: str | None) -> Fraction | None:
-    """The value of a written number (also a fraction), or None if it isn't one."""
-    if text is None:
-        return None
-    text = re.sub(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", plain(text))
-    try:
-        return Fraction(text.replace(",", "").replace("$", "").strip().rstrip("."))
-    except (ValueError, ZeroDivisionError):
-        return None
+def target_value(target: str) -> Fraction:
+    """The number that a target names, beside units and words ("54 hours").
+
+    Raises ValueError for a target without a number, or with several: every answer would count as wrong.
+    """
+    written = numbers(target)
+    amount = value(written[0]) if len(written) == 1 else None
+    if amount is None:
+        raise ValueError(f"target={target!r}: {len(written)} numbers in it; allowed: one number, units and words aside")
+    return amount
 
 
 def score_number(text: str, target: str, rules: Sequence[str]) -> dict[str, Score]:
     """Each rule's extraction, and whether its value is the target's (units and words around it aside)."""
-    want = number(target)
+    want = target_value(target) if rules else None
     scores = {}
     for rule in rules:
-        found = RULES[rule](text)
-        value = number(flexible(found)) if found is not None else None
-        scores[rule] = Score(found, want is not None and value == want)
+        extracted = RULES[rule](text)
+        amount = value(flexible(extracted)) if extracted is not None else None
+        scores[rule] = Score(extracted, amount == want)
     return scores
 
 
@@ -132,5 +122,5 @@ def harness_filters(filter_list: Sequence[dict[str, Any]]) -> dict[str, Callable
 
 def stopped_by(text: str, stop_strings: Sequence[str]) -> str | None:
     """The stop string that stands first in `text` (the longer one where two begin together)."""
-    found = [(text.index(stop), -len(stop), stop) for stop in stop_strings if stop in text]
-    return min(found)[2] if found else None
+    occurrences = [(text.index(stop), -len(stop), stop) for stop in stop_strings if stop in text]
+    return min(occurrences)[2] if occurrences else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,10 +103,23 @@ def check_limit(limit: int | None) -> None:
         raise ValueError(f"limit={limit!r}; allowed: a whole number from 1 up, or none")
 
 
-def read_rows(data: Path, required: Sequence[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Column:
+    """What a row may hold under a key: in words, and as a test."""
+
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+TEXT = Column("text that is not empty", lambda value: isinstance(value, str) and value.strip() != "")
+TEXTS = Column("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.holds, value)))
+
+
+def read_rows(data: Path, columns: Mapping[str, Column]) -> list[dict[str, Any]]:
     """The rows of a local .jsonl file (or the one .jsonl file of a directory).
 
-    Raises ValueError that names the file, and the line and keys where a row lacks one of `required`.
+    Lines end in a line feed and nothing else. Raises ValueError that names the file, and the line, key and value where
+    a row lacks one of `columns`, or holds what it may not.
     """
     path = Path(data).expanduser()
     if path.is_dir():
@@ -117,18 +130,27 @@ def read_rows(data: Path, required: Sequence[str]) -> list[dict[str, Any]]:
         path = files[0]
     if not path.is_file():
         raise ValueError(f"data: {path} does not exist; allowed: a .jsonl file, or a directory with one")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data: {path}: not UTF-8 ({error}); allowed: JSON lines in UTF-8") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"data: {path}, line {number}: no JSON ({error})") from error
-        missing = [key for key in required if not isinstance(row, dict) or key not in row]
+        missing = [key for key in columns if not isinstance(row, dict) or key not in row]
         if missing:
             raise ValueError(f"data: {path}, line {number}: {', '.join(missing)} missing; "
-                             f"allowed: JSON objects with {', '.join(required)}")
+                             f"allowed: JSON objects with {', '.join(columns)}")
+        for key, column in columns.items():
+            if not column.holds(row[key]):
+                value = json.dumps(row[key], ensure_ascii=False)
+                value = value if len(value) <= 100 else f"... {value[-96:]}"
+                raise ValueError(f"data: {path}, line {number}: {key}={value}; allowed: {column.allowed}")
         rows.append(row)
     if not rows:
         raise ValueError(f"data: {path} is empty; allowed: at least one row")

@@ -49,12 +49,12 @@ class Benchmark:
     loaded: dict[str, ConfigurableTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.facts = TASK_SPECS[self.name]
-        self.metric = self.facts.metric
-        self.generative = self.facts.generative
-        self.max_new_tokens = self.facts.max_new_tokens
-        self.shots = self.facts.shots if self.options.shots is None else self.options.shots
-        folder = Path(lm_eval.__file__).parent / "tasks" / self.facts.folder
+        self.spec = TASK_SPECS[self.name]
+        self.metric = self.spec.metric
+        self.generative = self.spec.generative
+        self.max_new_tokens = self.spec.max_new_tokens
+        self.shots = self.spec.shots if self.options.shots is None else self.options.shots
+        folder = Path(lm_eval.__file__).parent / "tasks" / self.spec.folder
         self.manager = TaskManager(include_path=str(folder), include_defaults=False)
 
     @property
@@ -75,10 +75,11 @@ class Benchmark:
 
     def subtasks(self) -> list[str]:
         """Names of the harness tasks that make up the benchmark."""
-        if self.facts.column is None:
+        if self.spec.column is None:
             return [self.name]
-        known = [name for name in self.manager.all_subtasks if name.startswith(self.name.removesuffix("_generative"))]
-        return known if self.name != "minerva_math" else list(MATH)
+        if self.name == "minerva_math":
+            return list(MATH)
+        return [name for name in self.manager.all_subtasks if name.startswith(self.name.removesuffix("_generative"))]
 
     def subject(self, subtask: str) -> str:
         """How local rows name a subtask: mmlu_anatomy is anatomy, minerva_math_precalc is precalculus."""
@@ -101,7 +102,7 @@ class Benchmark:
                 splits[subtask] = hub_splits(own["dataset_path"], own.get("dataset_name"), self.name)
         else:
             shots = self.shots if self.name != "minerva_math" else 0       # its examples come with the harness
-            splits = self._by_subtask(local_splits(data, evaluated, examples, shots, self.facts.required))
+            splits = self._by_subtask(local_splits(data, evaluated, examples, shots, self.spec.columns))
         tasks = self._build(splits)
         for name, task in tasks.items() if self.shots else ():
             # A problem is no worked example of itself, where both come from one split.
@@ -111,25 +112,25 @@ class Benchmark:
         return tasks
 
     def _by_subtask(self, splits: dict[str, Rows]) -> dict[str, dict[str, Rows]]:
-        column = self.facts.column
+        column = self.spec.column
         if column is None:
             return {self.name: splits}
         names = {self.subject(subtask): subtask for subtask in self.subtasks()}
-        found: dict[str, dict[str, Rows]] = {}
+        grouped: dict[str, dict[str, Rows]] = {}
         for split, rows in splits.items():
             for row in rows:
                 subject = str(row[column]).lower().replace(" & ", " and ").replace(" ", "_")
                 if subject not in names:
                     raise ValueError(f"data: {column}={row[column]!r}; allowed: {', '.join(sorted(names))}")
-                found.setdefault(names[subject], {name: [] for name in splits})[split].append(row)
-        return {name: rows for name, rows in found.items() if rows[next(iter(splits))]}
+                grouped.setdefault(names[subject], {name: [] for name in splits})[split].append(row)
+        return {name: rows for name, rows in grouped.items() if rows[next(iter(splits))]}
 
     def _build(self, splits: dict[str, dict[str, Any]]) -> dict[str, ConfigurableTask]:
         """Harness tasks over rows in memory: nothing is written to a cache."""
         def source(rows: dict[str, Any]) -> Any:
-            found = {split: datasets.Dataset.from_list(part) if isinstance(part, list) else part
-                     for split, part in rows.items()}
-            return lambda **_: found
+            splits = {split: datasets.Dataset.from_list(part) if isinstance(part, list) else part
+                      for split, part in rows.items()}
+            return lambda **_: splits
         overrides: dict[str, Any] = {"process_docs": shuffled_choices} if self.name.startswith("gpqa") else {}
         members = [{"task": name, "custom_dataset": source(rows), **overrides} for name, rows in splits.items()]
         with quiet():
@@ -144,7 +145,7 @@ class Benchmark:
     def problems(self, limit: int | None = None, data: Path | None = None) -> list[Problem]:
         check_limit(limit)
         self.loaded = self.load(data)
-        found = []
+        problems = []
         for name, task in self.loaded.items():
             with quiet():
                 task.build_all_requests(limit=limit, apply_chat_template=True,
@@ -152,10 +153,10 @@ class Benchmark:
             by_document: dict[int, list[Instance]] = {}
             for instance in task.instances:
                 by_document.setdefault(instance.doc_id or 0, []).append(instance)
-            found += [self._problem(name, task, index, parts) for index, parts in by_document.items()]
+            problems += [self._problem(name, task, index, parts) for index, parts in by_document.items()]
         if self.name == "ifeval":
-            check_sentences(problem.meta["doc"] for problem in found)
-        return found
+            check_sentences(problem.meta["doc"] for problem in problems)
+        return problems
 
     def _problem(self, name: str, task: ConfigurableTask, index: int, instances: list[Instance]) -> Problem:
         messages = self.instructed(json.loads(instances[0].arguments[0]))
@@ -163,13 +164,13 @@ class Benchmark:
         if not self.generative:
             meta["choices"] = [instance.arguments[1] for instance in instances]
         return Problem(id=f"{name}-{index}", prompt=messages, target=self._target(task, instances[0].doc),
-                       subtask=name if self.facts.column else "", meta=meta)
+                       subtask=name if self.spec.column else "", meta=meta)
 
     def instructed(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
         """The boxed instruction in the place of the task's own, in every message, as the published code has it."""
-        if self.options.prompt != "boxed" or self.facts.instruction is None:
+        if self.options.prompt != "boxed" or self.spec.instruction is None:
             return messages
-        return [{**message, "content": message["content"].replace(self.facts.instruction, answers.BOXED_INSTRUCTION)}
+        return [{**message, "content": message["content"].replace(self.spec.instruction, answers.BOXED_INSTRUCTION)}
                 for message in messages]
 
     def _target(self, task: ConfigurableTask, doc: dict[str, Any]) -> str:
@@ -195,7 +196,7 @@ class Benchmark:
         if self.name == "mmlu_generative":
             letter = answers.choice(output)
             return scores | {"choice": Score(letter, letter == problem.target)}
-        return scores | answers.score_number(output, problem.target, self.facts.rules)
+        return scores | answers.score_number(output, problem.target, self.spec.rules)
 
     def _harness(self, task: ConfigurableTask, doc: dict[str, Any], output: str) -> dict[str, Score]:
         """Every metric under every filter of the task."""

@@ -8,20 +8,21 @@ of the caller's process; nothing of them is used.)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdllm.tasks import sandbox
-from fastdllm.tasks.base import Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
+from fastdllm.tasks.base import TEXT, TEXTS, Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
 from fastdllm.tasks.datafiles import hub_splits
+from fastdllm.tasks.fences import python_code, with_future_first
+from fastdllm.tasks.task_specs import KEY
 
 SECONDS = 10.0       # per program
-REQUIRED = {"humaneval": ("task_id", "prompt", "test", "entry_point"), "mbpp": ("task_id", "text", "test_list")}
+COLUMNS = {"humaneval": {"task_id": KEY, "prompt": TEXT, "test": TEXT, "entry_point": TEXT},
+           "mbpp": {"task_id": KEY, "text": TEXT, "test_list": TEXTS}}
 SOURCE = {"humaneval": ("openai/openai_humaneval", None), "mbpp": ("google-research-datasets/mbpp", "full")}
-_FENCE = re.compile(r"```(?:[Pp]ython|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
 def code_task(name: str, options: TaskOptions) -> CodeTask:
@@ -49,7 +50,7 @@ class CodeTask:
         check_limit(limit)
         rows: Sequence[dict[str, Any]]
         if data is not None:
-            rows = read_rows(data, REQUIRED[self.name])
+            rows = read_rows(data, COLUMNS[self.name])
         else:
             rows = list(hub_splits(*SOURCE[self.name], task=self.name)["test"])
         return [self._problem(row) for row in rows[:limit]]
@@ -67,13 +68,13 @@ class CodeTask:
                        meta={"prompt": row.get("prompt") or "" if self.name == "humaneval" else ""})
 
     def score(self, problem: Problem, output: str) -> dict[str, Score]:
-        """`fenced`: the first code block. `completion`: the output as it stands, behind the function's head."""
+        """`fenced`: the first block of Python. `completion`: the output as it stands, behind the function's head."""
         stub = problem.meta["prompt"]
-        block = _FENCE.search(output)
-        found = {"fenced": block.group(1) if block else None, "completion": output if output.strip() else None}
-        programs = {"fenced": f"{imports(stub)}\n{found['fenced']}", "completion": stub + output}
+        answers = {"fenced": python_code(output), "completion": output if output.strip() else None}
+        programs = {"fenced": f"{imports(stub)}\n{answers['fenced']}", "completion": stub + output}
         return {f"pass@1,{rule}": Score(code, code is not None and sandbox.run(
-            f"{programs[rule]}\n\n{problem.target}", SECONDS).passed) for rule, code in found.items()}
+            with_future_first(f"{programs[rule]}\n\n{problem.target}"), SECONDS).passed)
+            for rule, code in answers.items()}
 
     def fingerprint(self, problems: Sequence[Problem]) -> str:
         return fingerprint(problems)

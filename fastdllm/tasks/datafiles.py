@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdllm.tasks.base import read_rows
+from fastdllm.tasks.base import Column, read_rows
 
 Rows = list[dict[str, Any]]
 
@@ -15,22 +15,22 @@ GATED = {"Idavidrein/gpqa": "accept its terms at https://huggingface.co/datasets
 
 
 def local_splits(data: Path, evaluated: str, examples: str | None, shots: int,
-                 required: Sequence[str]) -> dict[str, Rows]:
+                 columns: Mapping[str, Column]) -> dict[str, Rows]:
     """The rows of every split that is needed, from a .jsonl file or a directory of them.
 
     A file holds the evaluated split. A directory holds one .jsonl file per split, named after it (a single
     file may have any name); `examples` is read only where worked examples are wanted.
-    Raises ValueError naming the file, line and keys that are missing.
+    Raises ValueError naming the file, the line, and the keys that are missing or hold what they may not.
     """
     path = Path(data).expanduser()
     named = path / f"{evaluated}.jsonl"
-    splits = {evaluated: read_rows(named if named.is_file() else path, required)}
+    splits = {evaluated: read_rows(named if named.is_file() else path, columns)}
     if examples and examples != evaluated:
         wanted = path / f"{examples}.jsonl"
         if shots and not wanted.is_file():
             raise ValueError(f"shots={shots}: the worked examples come from {examples}.jsonl, which is not in {path}; "
                              f"allowed: data as a directory with {evaluated}.jsonl and {examples}.jsonl, or shots: 0")
-        splits[examples] = read_rows(wanted, required) if shots else []
+        splits[examples] = read_rows(wanted, columns) if shots else []
     return splits
 
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastdllm.tasks import answers
 from fastdllm.tasks.arithmetic import generate
-from fastdllm.tasks.base import Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
+from fastdllm.tasks.base import TEXT, Column, Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
 from fastdllm.tasks.families import SOLVED
+
+
+def is_target(value: Any) -> bool:
+    """Whether a target of a local row names one number."""
+    try:
+        answers.target_value(str(value))
+    except ValueError:
+        return False
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
 
 FULL = 1000                    # problems of the whole task: a 95 % interval of +-1 point at 97 %
 # name -> (split, families); see the checkpoint's model card for why comparisons stand apart
 SOURCES = {"arithmetic": ("test", SOLVED), "arithmetic_wordings": ("wordings", SOLVED),
            "arithmetic_compare": ("test", ("compare",))}
+TARGET = Column("a number, or text with one number in it, units and words aside", is_target)
 SEED = 0                       # of the held-out problems; training draws from another split
 
 
@@ -36,7 +48,7 @@ class Arithmetic:
     def problems(self, limit: int | None = None, data: Path | None = None) -> list[Problem]:
         check_limit(limit)
         if data is not None:
-            rows = read_rows(data, ("question", "target"))[:limit]
+            rows = read_rows(data, {"question": TEXT, "target": TARGET})[:limit]
             return [self._problem(str(row.get("id", i)), row["question"], str(row["target"]))
                     for i, row in enumerate(rows)]
         split, families = SOURCES[self.name]

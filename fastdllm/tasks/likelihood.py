@@ -26,15 +26,16 @@ from fastdllm.decode.autoregressive import causal
 from fastdllm.decode.step import DECISIONS, KINDS, RowResult
 from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.lm import LM
+from fastdllm.model.tokenizer import render as render_messages
 from fastdllm.tasks.base import Problem
 
 
 @dataclass(frozen=True)
 class ChoiceForward:
-    """One forward: a context and a choice as token ids. `owner`, `place`: which problem, which of its choices."""
+    """One forward: a context and a choice as token ids. `problem`, `index`: which problem, which of its choices."""
 
-    owner: int
-    place: int
+    problem: int
+    index: int
     context: list[int]
     choice: list[int]
 
@@ -88,16 +89,16 @@ def score_batch(lm: LM, pairs: Sequence[ChoiceForward], engine: str = "diffusion
     cache = network.new_cache(len(rows), width)
     context = network.context(cache, "prefill", tuple(range(len(rows))), [0] * len(rows), width, [width] * len(rows))
     hidden = network(tokens, context, cache)                                            # [R, width, hidden]
-    found = []
+    likelihoods = []
     for row, pair in enumerate(pairs):
         first = max(0, len(pair.context) - 1)           # position p is predicted at p - 1
         wanted = torch.tensor(scored[row], device=network.device)
         logits = network.logits(hidden[row:row + 1, first:first + len(wanted)])[0]      # [t, vocab]
         chosen = logits.log_softmax(-1).gather(1, wanted[:, None]).sum().item()
         if chosen != chosen:
-            raise NonFiniteLogits(f"problem {pair.owner}, choice {pair.place}: logits are not finite")
-        found.append(Likelihood(chosen, bool((logits.argmax(-1) == wanted).all()), len(wanted)))
-    return found
+            raise NonFiniteLogits(f"problem {pair.problem}, choice {pair.index}: logits are not finite")
+        likelihoods.append(Likelihood(chosen, bool((logits.argmax(-1) == wanted).all()), len(wanted)))
+    return likelihoods
 
 
 def score_pairs(lm: LM, pairs: Sequence[ChoiceForward], batch_size: int, engine: str = "diffusion") -> Iterator[tuple[
@@ -120,26 +121,26 @@ def score_rows(lm: LM, problems: Sequence[Problem], *, batch_size: int = 1, engi
     `numbers` are the rows' own numbers (None: 0, 1, 2 ...).
     """
     pairs = []
-    for owner, problem in enumerate(problems):
+    for number, problem in enumerate(problems):
         context = render(lm, problem)
-        pairs += [ChoiceForward(owner, place, *encode_pair(lm, context, choice))
-                  for place, choice in enumerate(problem.meta["choices"])]
+        pairs += [ChoiceForward(number, i, *encode_pair(lm, context, choice))
+                  for i, choice in enumerate(problem.meta["choices"])]
     open_rows: dict[int, dict[int, tuple[Likelihood, float, ChoiceForward]]] = {}
     for index, score, seconds in score_pairs(lm, pairs, batch_size, engine):
         pair = pairs[index]
-        row = open_rows.setdefault(pair.owner, {})
-        row[pair.place] = (score, seconds, pair)
-        choices = problems[pair.owner].meta["choices"]
+        row = open_rows.setdefault(pair.problem, {})
+        row[pair.index] = (score, seconds, pair)
+        choices = problems[pair.problem].meta["choices"]
         if len(row) == len(choices):
-            done = [row[place] for place in range(len(choices))]
+            done = [row[i] for i in range(len(choices))]
             yield RowResult(
-                row=pair.owner if numbers is None else numbers[pair.owner],
-                tokens=[token for found, _, scored in done for token in scored.choice[:found.tokens]],
-                text=json.dumps({"choices": choices, "loglikelihood": [found.value for found, _, _ in done]}),
+                row=pair.problem if numbers is None else numbers[pair.problem],
+                tokens=[token for likelihood, _, scored in done for token in scored.choice[:likelihood.tokens]],
+                text=json.dumps({"choices": choices, "loglikelihood": [likelihood.value for likelihood, _, _ in done]}),
                 nfe={**dict.fromkeys((*KINDS, "replay"), 0), "prefill": len(choices)},
                 decisions=dict.fromkeys(DECISIONS, 0), finish="scored", reused_nothing=False,
                 seconds=sum(taken for _, taken, _ in done))
-            del open_rows[pair.owner]
+            del open_rows[pair.problem]
 
 
 def render(lm: LM, problem: Problem) -> str:
@@ -147,4 +148,4 @@ def render(lm: LM, problem: Problem) -> str:
     if lm.tokenizer is None:
         raise ValueError(f"model: {lm.name} has no tokenizer files; allowed: a checkpoint with a tokenizer")
     messages = problem.prompt if isinstance(problem.prompt, list) else [{"role": "user", "content": problem.prompt}]
-    return str(lm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return render_messages(lm.tokenizer, lm.path, messages)

@@ -13,7 +13,7 @@ from fastdllm.tasks.base import Score
 
 
 def shuffled_choices(rows: datasets.Dataset) -> datasets.Dataset:
-    """GPQA's four answers in an order that depends on the row's place and nothing else."""
+    """GPQA's four answers in an order that depends on the row's position and nothing else."""
     rng = random.Random(42)
     shuffled = []
     for row in rows.to_list():
@@ -34,8 +34,8 @@ def clean(text: str | None) -> str:
 def math_score(output: str, target: str) -> Score:
     r"""What the last \boxed{} holds, equal to the target as the harness compares expressions."""
     from lm_eval.tasks.minerva_math.utils import is_equiv, normalize_final_answer
-    found = answers.boxed(output)
-    return Score(found, found is not None and is_equiv(normalize_final_answer(found), target))
+    content = answers.boxed(output)
+    return Score(content, content is not None and is_equiv(normalize_final_answer(content), target))
 
 
 NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")

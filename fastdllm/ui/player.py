@@ -132,6 +132,9 @@ def details(run: Recording) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
     return [[None if pd.isna(value) else value for value in row] for row in rows], index, distance
 
 
+TRACE_COLUMNS = ("row", "forward", "layer", "decision", "block", "small_block", "step", "kind")
+
+
 def opened(source: Any, row: int = 0) -> Recording:
     """A Run from a Run, a directory or a trace; ValueError for anything else."""
     if isinstance(source, Recording):
@@ -142,13 +145,16 @@ def opened(source: Any, row: int = 0) -> Recording:
     if not isinstance(trace, pd.DataFrame):
         raise ValueError(f"run={type(source).__name__}; allowed: a Run, the directory of one, a trace "
                          "(DataFrame), or an Output made with trace=True")
+    if trace.empty or not set(TRACE_COLUMNS) <= set(trace.columns):
+        raise ValueError(f"run: a frame of {len(trace)} rows, columns {', '.join(map(str, trace.columns)) or '-'}; "
+                         f"allowed: a trace with at least one wrapped layer call ({', '.join(TRACE_COLUMNS)})")
+    if row not in (held := sorted(set(trace["row"]))):
+        raise ValueError(f"row={row!r}: not in the trace; allowed: {', '.join(map(str, held))}")
     return from_trace(trace.query("row == @row").reset_index(drop=True))
 
 
 def from_trace(trace: pd.DataFrame) -> Recording:
     """The decision map alone: a trace tells what the layers did, not which tokens appeared."""
-    if trace.empty:
-        raise ValueError("trace: empty; allowed: a trace with at least one wrapped layer call")
     heads = trace.drop_duplicates("forward").set_index("forward")[["block", "small_block", "step", "kind"]]
     table = heads.reindex(range(int(trace["forward"].to_numpy().max()) + 1)).reset_index()
     table["kind"] = table["kind"].fillna("not traced")

@@ -18,7 +18,7 @@ def of(model: str, revision: str | None = None) -> ModelConfig | None:
     Raises ValueError for a config.json that is none.
     """
     path = Path(expand(model))
-    if not path.is_dir() and not (files.EMBEDDED / model).is_dir():
+    if files.local(expand(model)) is None:
         if path.is_absolute() or model.count("/") != 1:
             return None
         from huggingface_hub import try_to_load_from_cache

@@ -27,6 +27,7 @@ from fastdllm.lab.atomic import sha256
 from fastdllm.lab.instrument.probe import Decoder, ForwardObservation, Probe
 from fastdllm.lab.instrument.published_model import PublishedModel
 from fastdllm.lab.records.external_code import modelling_code
+from fastdllm.model.config import token_ids as special_ids
 from fastdllm.model.lm import LM
 from fastdllm.settings import SUBSETS, Decoding, Reuse
 
@@ -101,13 +102,13 @@ def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], dec
     Raises ValueError for settings that the file's signature has no parameter for.
     """
     mask = decoding.mask_id if decoding.mask_id is not None else lm.mask_id
-    stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids
+    stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids[:1]      # the tokenizer's own
     if mask is None:
         raise ValueError(f"Decoding.mask_id=None: {lm.name} names no mask token; allowed: an id")
     if len(stops) > 1:
         raise ValueError(f"Decoding.stop_ids={stops}; allowed with a generation file: at most one")
     stop = stops[0] if stops else NEVER
-    pad = lm.config.pad_token_id if lm.config.pad_token_id is not None else max(stop, 0)
+    pad = next(iter(special_ids("pad_token_id", lm.config.pad_token_id)), max(stop, 0))
     lengths = [len(prompt) for prompt in prompts]
     ids = torch.full((len(prompts), max(lengths)), mask, device=lm.device)
     for row, prompt in enumerate(prompts):

@@ -161,10 +161,10 @@ def _after(text: str, *labels: str) -> list[str]:
 
 
 def checkpoint(model: str, revision: str | None, offline: bool = False) -> Check:
-    """The files of the checkpoint are on this machine and whole (or, not offline, on the hub)."""
-    local = (checkpoints.EMBEDDED / model).is_dir() or Path(model).expanduser().is_dir()
+    """The checkpoint is on this machine and all of it but the weights loads (or, not offline, it is on the hub)."""
+    from fastdllm.model.lm import check
     try:
-        if local or model.count("/") != 1:
+        if checkpoints.local(model) is not None or model.count("/") != 1:
             path = checkpoints.find(model, revision)
         else:
             from huggingface_hub import snapshot_download
@@ -177,6 +177,7 @@ def checkpoint(model: str, revision: str | None, offline: bool = False) -> Check
                                  "reached: fetch it first on a node with network (HF_HOME on a shared disk)")
                 return _on_hub(model, revision)
         size = sum(file.stat().st_size for file in checkpoints.weight_files(path))
+        check(path)
     except ValueError as error:
         return Check("checkpoint", False, str(error))
     return Check("checkpoint", True, f"{model}: {size / 2**20:.0f} MiB of weights")
