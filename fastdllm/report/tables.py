@@ -81,7 +81,7 @@ class ComparedPair:
                speeds: dict[str, dict[str, float]]) -> dict[str, Any]:
         """Points lost (positive: worse than k=1) and throughput over the baseline's, with both kinds of interval.
 
-        bounds [2, 2, levels] from the bootstrap: (loss, speed ratio), (low, high).
+        bounds [2, levels, 2] from the bootstrap: (loss, speed ratio), (low, high).
         """
         row, base = self.row, self.base
         ratio = row["tokens_per_second"] / base["tokens_per_second"] if base["tokens_per_second"] else math.nan
@@ -94,7 +94,7 @@ class ComparedPair:
         runs = [list(speeds[side["run"]].values()) for side in (base, row)]
         for at, (level, sure) in enumerate(zip(levels, ("", "sure_"), strict=True)):
             if bounds is not None:
-                (low, high), (slow, fast) = bounds[:, :, at]
+                (low, high), (slow, fast) = bounds[:, at]
             else:
                 low, high = (-100 * end for end in reversed(stats.difference_unpaired(
                     base["correct"], base["n"], row["correct"], row["n"], level)))
@@ -111,30 +111,25 @@ class ComparedPair:
 
 
 def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:
-    """Bootstrap bounds of all pairs, one matrix product per number of problems: [2, 2, levels] each.
+    """Bootstrap bounds of all pairs: [2, levels, 2] each, one matrix of draws per number of problems.
 
-    First the points lost (Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
+    First the points lost (with Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
     throughputs divided by its own value.
     """
-    sizes: dict[int, list[int]] = {}
+    bounds: dict[int, np.ndarray] = {}
+    weights: dict[int, np.ndarray] = {}
     for i, pair in pairs.items():
-        assert pair.mine is not None
-        sizes.setdefault(len(pair.mine.ids), []).append(i)
-    found: dict[int, np.ndarray] = {}
-    ends = [end for side in (-1, 1) for level in levels for end in [(1 + side * level) / 2]]
-    for n, members in sizes.items():
-        chosen = [pairs[i] for i in members]
-        lost = np.array([np.append(100 * (p.theirs.correct - p.mine.correct), (100, -100)) for p in chosen])
-        drawn = stats.resamples(n + 2, DRAWS) @ lost.T.astype(np.float32)  # [draws, pairs]
-        times = np.array([[p.mine.tokens, p.mine.seconds, p.theirs.tokens, p.theirs.seconds] for p in chosen])
-        sums = np.maximum(np.einsum("dn,pcn->cdp", stats.resamples(n, DRAWS), times, optimize=True), 1e-30)
-        whole = np.maximum(times.mean(axis=2), 1e-30)  # [pairs, 4]
-        ratio = (sums[0] / sums[1]) / (sums[2] / sums[3])
-        ratio /= (whole[:, 0] / whole[:, 1]) / (whole[:, 2] / whole[:, 3])
-        both = np.stack([np.quantile(values, ends, axis=0) for values in (drawn, ratio)])  # [2, ends, pairs]
-        for at, i in enumerate(members):
-            found[i] = both[:, :, at].reshape(2, 2, len(levels))
-    return found
+        assert pair.mine is not None and pair.theirs is not None
+        n = len(pair.mine.ids)
+        for size in (n, n + 2):
+            if size not in weights:
+                weights[size] = stats.resamples(size, DRAWS)
+        lost = 100 * np.array(stats.paired_bounds(pair.mine.correct, pair.theirs.correct, level=levels,
+                                                  weights=weights[n + 2]))
+        ratio, *ends = stats.ratio_bootstrap(pair.theirs.tokens, pair.theirs.seconds, pair.mine.tokens,
+                                             pair.mine.seconds, level=levels, weights=weights[n])
+        bounds[i] = np.array([lost, np.array(ends) / ratio]).reshape(2, len(levels), 2)
+    return bounds
 
 
 def published_table(batch: str, task: str, limit: int = 0, level: float = stats.LEVEL) -> pd.DataFrame:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fastdllm.decode import Trace, denoise
+from fastdllm.decode import Trace, denoise, generate
 from fastdllm.decode.revisions import Revision
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
@@ -45,11 +46,11 @@ def slices(run: Observed, small_block: int) -> pd.DataFrame:
                 origin, offset = seen[call.source[0]], call.source[1]
                 wide = origin.replace_position is None
                 true = s.replace_position if wide else 0
-                same_place = wide or origin.replace_position == s.replace_position
+                same_positions = wide or origin.replace_position == s.replace_position
                 rows.append({"prompt": group, "forward": s.index, "small_block": s.replace_position // small_block,
                              "replace_position": s.replace_position, "layer": layer,
                              "stored by": origin.kind, "slice_start": offset,
-                             "right": offset == true and same_place and origin.block == s.block,
+                             "right": offset == true and same_positions and origin.block == s.block,
                              "written": written(before, s)})
     return pd.DataFrame(rows, columns=["prompt", "forward", "small_block", "replace_position", "layer", "stored by",
                                        "slice_start", "right", "written"])
@@ -111,7 +112,39 @@ def reuse_logits(lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, revis
         rows.append({"forward": served.forward, "kind": served.kind, "served from": int(served.served_forward),
                      "gap": float(gap[1:].max()), "first": float(gap[0]),
                      "size": float(then.abs().max())})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["forward", "kind", "served from", "gap", "first", "size"])
+
+
+def subset_pairs(lm: LM, ids: Sequence[list[int]], ks: Sequence[int], decoding: Decoding,
+                 scattered: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Different configurations compared in pairs, and the logits of their reuse steps.
+
+    pairs: k, kind, a, b, n decodes, `same` of them token for token, forwards that ran and replayed ones of b. Kinds:
+    contiguous subsets, scattered layers and replay (policy output against it), residual (its subsets among
+    themselves). logits: `reuse_logits` of the first prompt with k, layers, policy, kind.
+    """
+    rows, logits = [], []
+    for k in ks:
+        runs = {(policy, layers): generate(lm, list(ids), decoding=decoding, batch_size=1,
+                                           reuse=Reuse(k=k, layers=layers, policy=policy))
+                for policy, layers in [*itertools.product(("output", "residual"), SUBSETS), ("output", scattered),
+                                       ("replay", "middle")]}
+        chosen = [(kind, (policy, a), (policy, b)) for kind, policy in (("contiguous subsets", "output"),
+                                                                       ("residual", "residual"))
+                  for a, b in itertools.combinations(SUBSETS, 2)]
+        chosen += [("scattered layers", ("output", "first"), ("output", scattered)),
+                   ("replay", ("output", "middle"), ("replay", "middle"))]
+        for kind, a, b in chosen:
+            counts = pd.DataFrame(runs[b].nfe).sum()
+            rows.append({"k": k, "kind": kind, "a": " ".join(a), "b": " ".join(b), "n": len(ids),
+                         "same": sum(x == y for x, y in zip(runs[a].tokens, runs[b].tokens, strict=True)),
+                         "forwards of b": int(counts.drop("replay").sum()), "replayed": int(counts["replay"])})
+        for policy, layers in runs:
+            if policy != "replay":
+                kind = {"residual": "residual"}.get(policy, "contiguous subsets" if layers in SUBSETS else "scattered")
+                logits.append(reuse_logits(lm, ids[0], decoding, Reuse(k=k, layers=layers, policy=policy))
+                              .assign(k=k, layers=layers, policy=policy, kind=kind))
+    return pd.DataFrame(rows), pd.concat(logits)
 
 
 def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse,

@@ -1,4 +1,4 @@
-"""One axis at a time: what the threshold buys, and what the batch size buys. Tables, figures, verdicts."""
+"""One axis at a time: what the threshold buys, and what the batch size buys. Tables and figures."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false
@@ -132,22 +132,6 @@ def threshold_shown(table: pd.DataFrame) -> pd.DataFrame:
         "on the front": table["on_front"].map({True: "yes", False: ""})})
 
 
-def threshold_verdict(table: pd.DataFrame, points: float = 3.0) -> str:
-    """The most tokens per forward whose loss stays below `points` with 95 % confidence; Markdown."""
-    task, highest = table["task"].iloc[0], table.iloc[-1]
-    safe = table[table["lost_high"] < points] if "lost_high" in table else table.iloc[:0]
-    head = (f"**{task}, n = {highest['n']}:** at threshold {highest['threshold']:g} the accuracy is "
-            f"{100 * highest['accuracy']:.1f} % with {highest['tokens_per_forward']:.2f} tokens per forward. ")
-    if safe.empty:
-        return head + (f"No lower threshold is shown to lose fewer than {points:g} points (the intervals' upper ends "
-                       "are above that): keep the highest, or measure more problems.")
-    pick = safe.loc[safe["tokens_per_forward"].idxmax()]
-    gain = pick["tokens_per_forward"] / highest["tokens_per_forward"]
-    return head + (f"Threshold **{pick['threshold']:g}** gives {gain:.2f} times the tokens per forward "
-                   f"({pick['tokens_per_forward']:.2f}) and loses {pick['lost']:z.1f} points, 95 % interval "
-                   f"[{pick['lost_low']:.1f}, {pick['lost_high']:.1f}]: the fastest one that stays below {points:g}.")
-
-
 # -- batch size
 
 def batch_table(results: Results) -> pd.DataFrame:
@@ -204,16 +188,3 @@ def batch_shown(table: pd.DataFrame) -> pd.DataFrame:
             "{:.2f}".format), "peak memory, MB": (table["memory"] / 1e6).map("{:.0f}".format),
         "accuracy %": [f"{100 * r.accuracy:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in table.itertuples()],
         "same answers": [f"{int(equal)} of {n}" for equal, n in zip(table["equal"], table["n"], strict=True)]})
-
-
-def batch_verdict(table: pd.DataFrame) -> str:
-    """The fastest batch size and what it costs; Markdown."""
-    first, best = table.iloc[0], table.loc[table["tokens_per_second"].idxmax()]
-    same = ("every answer is the same at every batch size" if list(table["equal"]) == list(table["n"]) else
-            "some answers change with the batch size (half precision rounds differently in other shapes)")
-    return (f"**{first['task']}, n = {first['n']}:** batch {best['batch_size']} is the fastest, "
-            f"{best['tokens_per_second']:.0f} tokens/s against {first['tokens_per_second']:.0f} at batch "
-            f"{first['batch_size']} ({best['ratio']:.2f}x); an answer then takes {best['latency']:.2f} s instead of "
-            f"{first['latency']:.2f} s. Each size ran once, so run-to-run noise is not in these figures (axis `repeat` "
-            f"measures it). Accuracy at the fastest: {100 * best['accuracy']:.1f} % "
-            f"[{100 * best['low']:.1f}, {100 * best['high']:.1f}]; {same}.")
