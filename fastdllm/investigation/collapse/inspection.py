@@ -16,6 +16,7 @@ import torch
 
 from fastdllm.decode import Trace, denoise, generate
 from fastdllm.decode.revisions import Revision
+from fastdllm.display.claim import Decision, claim, verdict
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
 from fastdllm.lab.instrument.probe import ForwardObservation, Observed, observe
@@ -166,6 +167,36 @@ def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decodin
                      "first parting": "" if parting is None else str(parting.bad or parting.good or "the end"),
                      "differs in": ", ".join(name for name, count in counts.items() if count)})
     return pd.DataFrame(rows)
+
+
+@claim(holds="**{name} and `{revision}` give the same tokens in all {n} decodes.**",
+       fails="**{name} and `{revision}` part in {apart} of {n} decodes**, first at {where}, in {what}.",
+       unknown="**Nothing was decoded with both.**")
+def file_agrees(name: str, revision: str, table: pd.DataFrame) -> Decision:
+    """table: `side_by_side`."""
+    values = {"name": name, "revision": revision, "n": len(table)}
+    apart = table[~table["same tokens"].astype(bool)]
+    if len(apart):
+        values |= {"apart": len(apart), "where": apart["first parting"].iloc[0], "what": apart["differs in"].iloc[0]}
+    return (None if table.empty else apart.empty), values
+
+
+@claim(holds="Both also do the same work: no observable differs in any decode.",
+       fails="Their work differs in {apart} of {n} decodes, in {what}.",
+       unknown="Their work was not compared.")
+def file_does_the_same_work(table: pd.DataFrame) -> Decision:
+    """table: `side_by_side`: forwards, layer calls, what was served, block cache."""
+    apart = table[table["differs in"] != ""]
+    return (None if table.empty else apart.empty), {
+        "apart": len(apart), "n": len(table), "what": "; ".join(dict.fromkeys(apart["differs in"]))}
+
+
+def generation_file(file: GenerationFile, revision: str, table: pd.DataFrame, right: Sequence[bool]) -> str:
+    """15. A user's file beside a revision, and what it scores."""
+    return verdict([file_agrees(file.path.name, revision, table), file_does_the_same_work(table)],
+                   [f"With the file {sum(right)} of {len(right)} problems are solved. Its SHA-256 begins "
+                    f"{file.sha256[:12]}. Another file, revision or prompt can change this; more decodes make it "
+                    "surer."])
 
 
 def golden_cases(lm: LM, directory: Path, policy: str, most: int = 0) -> pd.DataFrame:
