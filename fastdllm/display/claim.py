@@ -58,8 +58,8 @@ def claim(*, holds: str, fails: str, unknown: str) -> Callable[[Callable[..., De
     return lambda decide: Claim(decide.__name__, decide, holds, fails, unknown)
 
 
-def verdict(claims: Iterable[Judged], details: Iterable[str] = ()) -> str:
-    """Markdown: the claims, one paragraph each, then the details behind a fold."""
+def verdict(claims: Iterable[Judged | str], details: Iterable[str] = ()) -> str:
+    """Markdown: the claims, one paragraph each, then the details behind a fold. Text is for plain measurements."""
     text = "\n\n".join(str(judged) for judged in claims)
     folded = "\n\n".join(part for part in details if part)
     return f"{text}\n\n<details><summary>Details</summary>\n\n{folded}\n\n</details>" if folded else text

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fastdllm.display import claim as claims
-from fastdllm.display.claim import Decision, Judged, claim
+from fastdllm.display.claim import Decision, claim
 from fastdllm.lab import records
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
@@ -96,6 +96,21 @@ def figure(record: Record, samples: pd.DataFrame) -> Figure:
     return drawn
 
 
+def figure_caption(record: Record, samples: pd.DataFrame) -> str:
+    """Under `figure`: the score, the commonest forward, and how long answers are."""
+    kind = max(record.nfe, key=lambda name: record.nfe[name])
+    return (f"Left: {record.headline.value:.1%} under the headline rule *{record.metric}*. Middle: most forwards are "
+            f"{kind} ones, {record.nfe[kind]} of {record.forwards}. Right: the median answer has "
+            f"{samples['tokens'].median():.0f} tokens; long wrong ones ran away.")
+
+
+def trace_caption(trace: pd.DataFrame, row: int = 0) -> str:
+    """Under `trace_figure`."""
+    one = trace[trace["row"] == row]["decision"]
+    return (f"A column is a forward, a line a layer; {(one == 'reuse').mean():.0%} of the {len(one)} wrapped calls of "
+            "this problem were reused, and a reused layer did not run.")
+
+
 def trace_summary(trace: pd.DataFrame) -> pd.DataFrame:
     """Layer calls by forward kind and decision; for reused ones the median number of changed positions."""
     counts = trace.pivot_table(index="kind", columns="decision", values="layer", aggfunc="size", fill_value=0)
@@ -169,10 +184,9 @@ def answers_ended(record: Record) -> Decision:
 def verdict(record: Record) -> str:
     """The answer (Markdown): accuracy with its interval, cost, whether reuse acted, and what would change it."""
     row, a = records.row(record), record.headline
-    score = Judged("score", None, (
-        f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval {a.low:.1%} "
-        f"to {a.high:.1%}) at {row['tokens_per_forward']:.2f} tokens a forward and {record.tokens_per_second:.0f} "
-        "tokens/s without loading and warm-up."))
+    score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
+             f"{a.low:.1%} to {a.high:.1%}) at {row['tokens_per_forward']:.2f} tokens a forward and "
+             f"{record.tokens_per_second:.0f} tokens/s without loading and warm-up.")
     return claims.verdict([score, reuse_acted(record), answers_ended(record)],
                           [f"Rule *{record.metric}*. More problems narrow the interval; a comparison with another "
                            "configuration needs the same problems (the report pairs them), and tokens/s compare on "

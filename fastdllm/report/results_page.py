@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from fastdllm import stats
+from fastdllm.display import claim as claims
 from fastdllm.display.tables import Html, as_text, interval_text
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
@@ -124,9 +125,10 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
 
 
 CAPTION = ("accuracy with 95 % Wilson interval; points lost (also in percent of k=1's right answers) and speed-up "
-           "against k=1 with 95 % intervals, paired over the same problems, of one run each: a second run's speed may differ by more; the verdict's intervals are "
-           "wider, they hold for all configurations together; NFE: forwards; seconds without loading and warm-up; "
-           "recompute, reuse and fallback count layer calls; as data in results.csv")
+           "against k=1 with 95 % intervals, paired over the same problems, of one run each: a second run's speed may "
+           "differ by more; the verdict's intervals are wider, they hold for all configurations together; NFE: "
+           "forwards; seconds without loading and warm-up; recompute, reuse and fallback count layer calls; as data in "
+           "results.csv")
 COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
          "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
@@ -149,6 +151,15 @@ def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
         one = " (one computation)" if len(rows) > 1 else ""
         lines.append(f"{row.task} {', '.join(rows['config'])}{one}: {difference}{relative}{p}")
     return lines[:most]
+
+
+def verdict_text(report: Report) -> str:
+    """The last cell of the report notebook: the answer, its rule behind the fold; Markdown."""
+    judged = report.verdict
+    return claims.verdict([f"**{judged.outcome}.** {report.answer}"],
+                          [f"Why: {judged.why}", f"Rule: {judged.rule}.",
+                           "More problems or repeats narrow the intervals; another model, threshold or batch size is "
+                           "another grid."])
 
 
 def summary_text(report: Report) -> str:

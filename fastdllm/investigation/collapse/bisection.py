@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pandas as pd
 from torch import nn
@@ -208,6 +209,16 @@ def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder]
                    None if tokens_by is None else {names[p]: (base[p], target[p]) for p in tokens_by},
                    parting, separates, search.tried, total, outcome,
                    table(search, {"good": first, "bad": second}, list(dict.fromkeys(ways)) if tabulate else []))
+
+
+def bisect_subsets(lm: LM, prompts: Sequence[list[int]], good: str, bad: str, decoding: Decoding, k: int,
+                   subsets: Sequence[str]) -> list[tuple[str, BisectionResult]]:
+    """Two revisions of our own loop, bisected for each subset of layers by itself: (subset, result)."""
+    results = []
+    for layers in subsets:
+        decoder = partial(row_decoder, lm, reuse=Reuse(k=k, layers=layers), decoding=decoding)
+        results.append((layers, bisect(decoder(good), decoder(bad), decoder, prompts, lm.network)))
+    return results
 
 
 def swap(combination: Combination, other: Combination, places: Sequence[int]) -> Combination:

@@ -61,7 +61,7 @@ def equal_tokens_score_differently(runs: pd.DataFrame) -> Decision:
 def second_run_repeats_the_first(runs: pd.DataFrame) -> Decision:
     """runs: as `log_runs`. Equal accuracies say something only where the outputs changed."""
     one, two = (runs[runs.name == name].set_index("config") for name in LOG.values())
-    both = one.join(two, rsuffix="_2", how="inner")
+    both = one.join(two[["accuracy", "tokens"]].add_suffix("_2"), how="inner")
     if both.empty or (both.tokens == both.tokens_2).all():
         return None, {}
     differ = int((both.accuracy != both.accuracy_2).sum())

@@ -88,7 +88,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     return drawn
 
 
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
+def as_text(rows: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     def interval(value: float, low: float, high: float) -> str:
         return f"{value:z.1f} [{low:.1f}, {high:.1f}]" if value == value else ""

@@ -120,7 +120,7 @@ def threshold_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def threshold_shown(table: pd.DataFrame) -> pd.DataFrame:
+def threshold_as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     lost = [f"{row.lost:z.1f} [{row.lost_low:.1f}, {row.lost_high:.1f}]" if row.lost == row.lost else "reference"
             for row in table.itertuples()] if "lost" in table else ["not measured"] * len(table)
@@ -179,7 +179,7 @@ def batch_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def batch_shown(table: pd.DataFrame) -> pd.DataFrame:
+def batch_as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     return pd.DataFrame({
         "batch size": table["batch_size"], "n": table["n"], "tokens/s": table["tokens_per_second"].map("{:.0f}".format),
