@@ -14,7 +14,7 @@ import pytest
 from report_support import every_claim, synthetic
 
 from fastdllm import prior_results
-from fastdllm.display.claim import Claim, RunLabel, claim, verdict, words_before_fold
+from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
 from fastdllm.investigation.collapse import (
     inspection,
     phase6,
@@ -82,10 +82,10 @@ def subsets(computations: int, differ: int = 0) -> pd.DataFrame:
     return pd.DataFrame([{"k": 2, "subsets": 3, "computations": computations, "n": 64, "answers that differ": differ}])
 
 
-def log(*runs: tuple[str, tuple[int, ...], tuple[float, ...]]) -> pd.DataFrame:
-    """Published rows of k=2 by run: token totals and accuracies of first, middle, last."""
-    return pd.DataFrame([{"name": name, "commit": "abc", "k": 2, "layers": layers, "config": f"k2_{layers}",
-                          "tokens": total, "accuracy": accuracy}
+def log(*runs: tuple[str, tuple[int, ...], tuple[float, ...]], first: str = "abc") -> pd.DataFrame:
+    """Published rows of k=2 by run: token totals and accuracies of first, middle, last; the commit of `first`."""
+    return pd.DataFrame([{"name": name, "commit": first if layers == "first" else "abc", "k": 2, "layers": layers,
+                          "config": f"k2_{layers}", "tokens": total, "accuracy": accuracy}
                          for name, tokens, accuracies in runs
                          for layers, total, accuracy in zip(("first", "middle", "last"), tokens, accuracies,
                                                             strict=True)],
@@ -250,6 +250,8 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
         (log((RUN_1, (18493,) * 3, UNLIKE), (RUN_2, (3572,) * 3, UNLIKE)),),
         (log((RUN_1, (18493,) * 3, UNLIKE), (RUN_2, (3572,) * 3, LIKE)),),
         (log((RUN_1, (3572,) * 3, UNLIKE), (RUN_2, (3572,) * 3, UNLIKE)),)),      # a true repeat says nothing
+    verdict_collapse.first_ran_on_another_commit: (
+        (log((RUN_1, (9,) * 3, UNLIKE), first="def"),), (log((RUN_1, (9,) * 3, UNLIKE)),), (log(),)),
     verdict_collapse.collapse_goes_with_foreign_outputs: (
         (stale(0.4, 0.0),), (stale(0.4, 0.4),), (stale(None, 0.0),)),
     verdict_collapse.january_is_uniform: ((january(972, 971, 973),), (january(1000, 900, 1000),), (january(972),)),
@@ -351,12 +353,23 @@ def test_label_of_records_names_model_task_n_and_machine(tmp_path) -> None:
     assert str(RunLabel.of(Results.of(grid).frame)) == "tiny, arithmetic, n = 20 problems, rule strict, cpu, 2026-11-21"
 
 
+def test_the_verdict_of_one_configuration_is_short_and_says_when_nothing_was_reused(tmp_path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
+    synthetic(grid)
+    one, two = Results.of(grid).records
+    assert "Nothing was to be reused" in cell_report.verdict(one)
+    assert "67% of the 7200 wrapped layer calls were reused" in cell_report.verdict(two)
+    idle = two.model_copy(update={"decisions": {"recompute": 7200, "reuse": 0}})
+    assert "nothing was reused" in cell_report.verdict(idle)
+    assert words_before_fold(cell_report.verdict(two)) <= MOST_WORDS
+
+
 # -- the log's own figures
 
 def test_the_log_contradicts_itself_in_run_2_at_both_k() -> None:
     text = str(verdict_collapse.equal_tokens_score_differently(verdict_collapse.log_runs()))
-    assert "k=2 3572 tokens 3 times, scored 70/10/10 %" in text
-    assert "k=3 3316 tokens 3 times, scored 60/0/0 %" in text
+    assert "k=2: 3572 tokens 3 times, right 70/10/10 %" in text
+    assert "k=3: 3316 tokens 3 times, right 60/0/0 %" in text
     assert "Run 2 as published" in text and "Run 1 as published" not in text
 
 
@@ -408,7 +421,7 @@ def test_the_verdict_begins_with_the_log_and_turns_with_the_records() -> None:
     assert "Here Run 1's code is not found worse" in other and "Run 2's code is worse" in other
     assert "Why stays open" in other
     for text in (usual, other):
-        assert words_before_fold(text) <= 120
+        assert words_before_fold(text) <= MOST_WORDS
 
 
 def test_two_sets_of_records_stand_in_one_verdict_the_first_at_its_head() -> None:

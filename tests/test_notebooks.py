@@ -64,14 +64,14 @@ def test_opens_with_its_question_and_defines_nothing(path):
     cells = json.loads(path.read_text())["cells"]
     opening = "".join(cells[0]["source"]).split("**Proof.**")[0]
     sentences = re.findall(r"[.?:](?:\s|$)", opening.split("\n", 1)[1])
-    assert "?" in opening or "Why" in opening or "verdict" in opening
+    assert "?" in opening or "hangs on" in opening, "no question"
     assert 2 <= len(sentences) <= 7
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 
 def test_a_made_up_verdict_is_not_taken_for_claims():
-    assert not says_one_of_its_claims("There is no collapse, and all is well with every number that was ever published.")
+    assert not says_one_of_its_claims("There is no collapse, and all is well with every published number.")
     assert says_one_of_its_claims("Every answer is the same at every batch size.")
 
 

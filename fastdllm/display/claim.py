@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-Decision = tuple[bool | None, Mapping[str, Any]]
+Decision = tuple[Any, Mapping[str, Any]]      # True or False (numpy's too) or None, and the numbers
 MOST_WORDS = 120      # of a verdict, before the fold
 
 

@@ -63,7 +63,7 @@ class Report:
     @classmethod
     def of(cls, results: Results) -> Report:
         """Raises ValueError if no configuration of the grid has a record yet."""
-        if not results.found:
+        if not results.recorded:
             raise ValueError(f"{results.grid.experiment}: no configuration has a record; allowed: a grid after "
                              "`fastdllm grid run` or `submit`")
         table = tables.grid_table(results)
@@ -75,7 +75,7 @@ def entry(report: Report) -> str:
     """Log entries in the form of the template, one per task."""
     results, parts = report.results, []
     date = max(record.date for record in results.records)[:10]
-    folders = [state.configuration.directory.parent.name for state, _ in results.found]
+    folders = [state.configuration.directory.parent.name for state, _ in results.recorded]
     for folder, rows in report.table.groupby(folders, sort=False):
         used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
         one = rows[rows["k"] == 1]

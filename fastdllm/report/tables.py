@@ -187,7 +187,7 @@ def published_table(batch: str, task: str, limit: int = 0, level: float = stats.
 def rules_table(results: Results) -> pd.DataFrame:
     """Accuracy with interval under every extraction rule, side by side; the headline rule is marked."""
     rows = []
-    for state, record in results.found:
+    for state, record in results.recorded:
         rows.append({"task": state.configuration.directory.parent.name, "config": state.configuration.name, **{
             rule + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
             for rule, a in record.accuracy.items()}, "n": record.n, "empty answers": record.empty})

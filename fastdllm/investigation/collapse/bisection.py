@@ -75,11 +75,11 @@ def compare(a: Observed, b: Observed) -> tuple[Divergence | None, dict[str, int]
     counts: dict[str, int] = dict.fromkeys(OBSERVABLES, 0)
     for group, (ours, theirs) in enumerate(zip(a.seen, b.seen, strict=True)):
         for index, (x, y) in enumerate(itertools.zip_longest(ours, theirs)):
-            found = differences(x, y)
-            for name in found:
+            differing = differences(x, y)
+            for name in differing:
                 counts[name] += 1
-            if found and first is None:
-                first = Divergence(group, index, found, x, y)
+            if differing and first is None:
+                first = Divergence(group, index, differing, x, y)
         ends = tuple(name for name, same in (("output tokens", a.tokens[group] == b.tokens[group]),
                                              ("outcome", a.outcome[group] == b.outcome[group])) if not same)
         for name in ends:

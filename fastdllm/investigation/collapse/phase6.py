@@ -1,7 +1,7 @@
 """Phase 6 of the log: what its notebooks compute. Records of params/phase6.yml, traces, and single looks inside."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fastdllm.settings import Decoding, Reuse
 
 COMPARED = ["k", "layers", "n", "lost", "gained", "points", "low", "high", "relative", "p"]      # of `compare`
 WAIT = 2.0      # seconds between looks at a configuration that another process runs
-NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1, collapsed)", "26d6179": "26d6179 (Run 2)",
+NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1)", "26d6179": "26d6179 (Run 2)",
          "26d6179+full_block_every_k=true": "26d6179 + full block every k",
          "26d6179+run_skipped=true": "26d6179 + skipped layers run"}
 

@@ -1,7 +1,7 @@
 """Subset invariance: whether output reuse depends on which layers are reused, on what notebook 06 measured."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def invariance(pairs: pd.DataFrame, logits: pd.DataFrame) -> str:
          residual_depends_on_the_subset(pairs)],
         [lines, "The premise is that stored outputs are refreshed in every full forward (`26d6179`, `fixed`): then "
                 "this is a theorem. Under `6c8822f` (wrappers bypassed in full forwards) the premise fails: tokens "
-                "differ by subset there, and that every subset collapsed is an observation (notebook 05), no theorem.",
+                "may differ by subset there, and which subsets collapse is an observation (notebook 05), no theorem.",
          "In half precision matrix products of other shapes may round differently (notebook 08)."])

@@ -1,7 +1,7 @@
 """A to D of the log's checklist: the suspects, each heard on what its notebook measured."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MORE = "More problems, or another checkpoint, may say otherwise."
 def list_differences(table: pd.DataFrame) -> str:
     """One line per comparison of `phase6.compare`: points, relative to the baseline, corrected p."""
     return "\n".join(
-        f"- k{row.k} {row.layers}: {stats.say_difference(row.points, row.low, row.high, int(row.n))}, "
-        f"{row.relative:+.0%} of the baseline's right answers, p = {row.p_holm:.2g} after Holm over {len(table)}"
-        for row in table.itertuples())
+        f"- k{row.k} {row.layers}: {stats.say_difference(row.points, row.low, row.high, int(row.n))}; "
+        f"{row.relative:+.0%} of the baseline's right answers; p = {row.p_holm:.2g} after Holm over {len(table)}"
+        for row in table.itertuples()) or "- nothing to compare"
 
 
 # -- A: does replace_position reach the layers?
@@ -81,7 +81,7 @@ def replace_position(slices: pd.DataFrame, golden: pd.DataFrame, frozen: pd.Data
 
 @claim(holds="**Periodic full-block forwards change the accuracy in {hit} of {m} comparisons** (most: k{k} {layers}, "
              "{points:+.1f} points).",
-       fails="**No difference found in any of {m} comparisons**; gains up to {most:.1f} points are not excluded.",
+       fails="**No difference found (0 of {m} comparisons)**; gains up to {most:.1f} points are not excluded.",
        unknown="**Nothing to compare: no configuration ran with and without them.**")
 def full_blocks_change_accuracy(table: pd.DataFrame) -> Decision:
     """table: `phase6.against`, with them against without."""

@@ -140,10 +140,10 @@ def batch_table(results: Results) -> pd.DataFrame:
     """
     one_task(results)
     table = results.frame.sort_values("batch_size").reset_index(drop=True)
-    found = {str(state.configuration.directory): record for state, record in results.found}
+    by_folder = {str(state.configuration.directory): record for state, record in results.recorded}
     texts: list[list[str]] = []
     for i, folder in enumerate(table["folder"]):
-        mine, notes = results.outcomes[folder], found[folder].notes
+        mine, notes = results.outcomes[folder], by_folder[folder].notes
         if mine is None:
             raise ValueError(f"{folder}: no samples are kept here; allowed: records with their samples")
         texts.append(list(records.samples(Path(folder))["output"]))
@@ -151,7 +151,7 @@ def batch_table(results: Results) -> pd.DataFrame:
         table.loc[i, "memory"] = notes.get("peak_memory_bytes", np.nan)
         table.loc[i, "equal"] = sum(a == b for a, b in zip(texts[i], texts[0], strict=True))
     table["ratio"] = table["tokens_per_second"] / table["tokens_per_second"].iloc[0]
-    table["memory_of"] = [found[folder].notes.get("peak_memory_of", "") for folder in table["folder"]]
+    table["memory_of"] = [by_folder[folder].notes.get("peak_memory_of", "") for folder in table["folder"]]
     return table
 
 
