@@ -10,6 +10,9 @@ The decorated function is the predicate: it returns True, False or None, and the
 verdict states anything that does not come out of one, so that the opposite can stand there too.
 """
 
+# pyright: reportArgumentType=false
+# (pandas' own annotations make every df[...] a union)
+
 from __future__ import annotations
 
 import re
