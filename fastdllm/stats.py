@@ -12,12 +12,15 @@ A test that finds nothing says how large a difference it could have missed; it n
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import (
@@ -71,30 +74,26 @@ def resamples(n: int, draws: int = 2000, seed: int = 0) -> np.ndarray:
     return counts.astype(np.float32) / n
 
 
-def percentile(values: np.ndarray, level: float = LEVEL) -> Interval:
-    """Percentile interval over bootstrap draws (the first axis)."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, *, level: float = LEVEL, draws: int = 2000, seed: int = 0,
-                     weights: np.ndarray | None = None) -> tuple[float, float, float]:
-    """Mean of b - a over the same problems with its percentile bootstrap interval (Efron 1979)."""
-    x, y = _same_length(a, b)
-    drawn = resamples(len(x), draws, seed) if weights is None else weights
-    return (float((y - x).mean()), *percentile(drawn @ (y - x), level))
+def percentile(values: np.ndarray, level: float | Sequence[float] = LEVEL) -> tuple[float, ...]:
+    """Percentile interval over bootstrap draws [draws] (Efron 1979): low, high; of several levels one after another."""
+    levels = [level] if isinstance(level, float | int) else level
+    ends = [end for one in levels for end in ((1 - one) / 2, (1 + one) / 2)]
+    return tuple(map(float, np.quantile(values, ends)))
 
 
 def ratio_bootstrap(tokens_a: ArrayLike, seconds_a: ArrayLike, tokens_b: ArrayLike, seconds_b: ArrayLike, *,
-                    level: float = LEVEL, draws: int = 2000, seed: int = 0,
-                    weights: np.ndarray | None = None) -> tuple[float, float, float]:
-    """Throughput of b over throughput of a, (sum tokens / sum seconds) each, problems drawn in pairs."""
+                    level: float | Sequence[float] = LEVEL, draws: int = 2000, seed: int = 0,
+                    weights: np.ndarray | None = None) -> tuple[float, ...]:
+    """Throughput of b over throughput of a, (sum tokens / sum seconds) each, problems drawn in pairs.
+
+    The ratio, then low and high at `level` (at each of several levels in turn).
+    """
     ta, tb = _same_length(tokens_a, tokens_b)
     sa, sb = _same_length(seconds_a, seconds_b)
     if min(sa.sum(), sb.sum(), ta.sum()) <= 0:
         raise ValueError("tokens and seconds; allowed: sums above 0")
     drawn = resamples(len(ta), draws, seed) if weights is None else weights
-    sums = drawn @ np.stack([ta, sa, tb, sb], axis=1)  # [draws, 4]
+    sums = np.maximum(drawn @ np.stack([ta, sa, tb, sb], axis=1), 1e-30)  # [draws, 4]
     ratio = (sums[:, 2] / sums[:, 3]) / (sums[:, 0] / sums[:, 1])
     return (float(tb.sum() / sb.sum() / (ta.sum() / sa.sum())), *percentile(ratio, level))
 
@@ -109,8 +108,16 @@ def compare_paired(a: ArrayLike, b: ArrayLike, *, level: float = LEVEL, draws: i
     """
     x, y = _same_length(a, b)
     lost, gained = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
-    _, low, high = paired_bootstrap([*x, 1, 0], [*y, 0, 1], level=level, draws=draws, seed=seed, weights=weights)
+    low, high = paired_bounds(x, y, level=level, draws=draws, seed=seed, weights=weights)
     return Paired(len(x), lost, gained, float((y - x).mean()), low, high, mcnemar(lost, gained))
+
+
+def paired_bounds(a: ArrayLike, b: ArrayLike, *, level: float | Sequence[float] = LEVEL, draws: int = 2000,
+                  seed: int = 0, weights: np.ndarray | None = None) -> tuple[float, ...]:
+    """Low and high of the mean of b - a as in `compare_paired`, at `level` (at each of several levels in turn)."""
+    x, y = _same_length(a, b)
+    drawn = resamples(len(x) + 2, draws, seed) if weights is None else weights
+    return percentile(drawn @ np.array([*(y - x), -1, 1], np.float32), level)
 
 
 def difference_unpaired(correct_a: int, n_a: int, correct_b: int, n_b: int, level: float = LEVEL) -> Interval:
@@ -145,44 +152,66 @@ def power(p_a: float, p_b: float, n: int, alpha: float = 0.05) -> float:
     return float(power_proportions_2indep(p_a - p_b, p_b, n, alpha=alpha).power)
 
 
+@lru_cache
+def _fisher_critical(n: int, alpha: float) -> list[tuple[int, int]]:
+    """For each number m = 0..2n of right answers in both groups: the counts (low, high) of the first group strictly
+    between which Fisher's exact test does not reject. Two-sided by likelihood, as in scipy.stats.fisher_exact.
+    """
+    bounds, log_factorial = [], special.gammaln(np.arange(1, 2 * n + 2))
+    choose = log_factorial[n] - log_factorial[:n + 1] - log_factorial[n::-1]     # log of n over x
+    for m in range(2 * n + 1):
+        x = np.arange(max(0, m - n), min(n, m) + 1)
+        logs = choose[x] + choose[m - x]                # hypergeometric, up to a factor
+        chance = np.exp(logs - logs.max())
+        chance /= chance.sum()
+        order = np.argsort(chance, kind="stable")
+        upto = np.searchsorted(chance[order], chance * (1 + 1e-7), side="right")
+        kept = x[np.cumsum(chance[order])[upto - 1] > alpha]      # p = sum of all tables that are no likelier
+        bounds.append((int(kept.min()) - 1, int(kept.max()) + 1))
+    return bounds
+
+
+@lru_cache
+def power_exact(p_a: float, p_b: float, n: int, alpha: float = 0.05) -> float:
+    """Exact power of Fisher's two-sided test of two independent proportions, n problems each.
+
+    The chance that the test rejects, summed over all pairs of counts. At n = 10 the normal approximation of `power`
+    is several points off, in either direction.
+    """
+    if n < 1 or not (0 <= p_a <= 1 and 0 <= p_b <= 1):
+        raise ValueError(f"p_a={p_a}, p_b={p_b}, n={n}; allowed: fractions from 0 to 1 and n from 1 up")
+    a, b = (stats.binom.pmf(np.arange(n + 1), n, p) for p in (p_a, p_b))
+    accepted = 0.0
+    for m, (low, high) in enumerate(_fisher_critical(n, alpha)):
+        x = np.arange(low + 1, high)
+        accepted += float(a[x] @ b[m - x])
+    return max(0.0, 1.0 - accepted)
+
+
+def nested_f(table: pd.DataFrame, reduced: str, full: str) -> tuple[float, float] | None:
+    """F test of two nested least-squares models (statsmodels formulas): p, and the share of the variance that the
+    reduced one leaves and the full one explains. None where the full one adds nothing or leaves no degree of freedom.
+    """
+    from statsmodels.formula.api import ols  # a second: only the audit of speeds needs it
+    from statsmodels.stats.anova import anova_lm
+    from statsmodels.tools.sm_exceptions import SingularMatrixWarning
+
+    with warnings.catch_warnings():     # nested categories are rank-deficient: the residuals, all we use, are unique
+        warnings.simplefilter("ignore", SingularMatrixWarning)
+        small, large = (ols(formula, table).fit() for formula in (reduced, full))
+    if large.df_resid < 1 or large.df_resid >= small.df_resid or small.ssr < 1e-12:
+        return None
+    if large.ssr < 1e-12 * small.ssr:       # a perfect fit: F has no finite value
+        return 0.0, 1.0
+    return float(anova_lm(small, large)["Pr(>F)"].iloc[1]), float(1 - large.ssr / small.ssr)
+
+
 @lru_cache      # the tables of a large grid ask the same again and again
 def n_needed(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Problems per configuration to tell two independent proportions apart with this power."""
     if p_a == p_b:
         raise ValueError(f"p_a=p_b={p_a}; allowed: two different proportions")
     return math.ceil(samplesize_proportions_2indep_onetail(p_a - p_b, p_b, power, alpha=alpha))
-
-
-def power_paired(lost: float, gained: float, n: int, alpha: float = 0.05, sides: int = 2) -> float:
-    """Exact power of the exact McNemar test: `lost`, `gained` are the true shares of discordant pairs of n.
-
-    Sums over the number of discordant pairs (binomial) the chance that the conditional test rejects.
-    """
-    discordant = lost + gained
-    if not 0 < discordant <= 1 or min(lost, gained) < 0:
-        raise ValueError(f"lost={lost}, gained={gained}; allowed: shares from 0 to 1 with a sum above 0")
-    share = max(lost, gained) / discordant
-    pairs = np.arange(1, n + 1)
-    upper = stats.binom.isf(alpha / sides, pairs, 0.5) + 1  # smallest count with P(X >= count) <= alpha / sides
-    rejects = stats.binom.sf(upper - 1, pairs, share)
-    if sides == 2:
-        rejects = rejects + stats.binom.cdf(pairs - upper, pairs, share)
-    return float(stats.binom.pmf(pairs, n, discordant) @ rejects)
-
-
-def n_needed_paired(lost: float, gained: float, power: float = 0.8, alpha: float = 0.05, most: int = 200_000) -> int:
-    """Smallest n (to within the test's saw-tooth) whose exact McNemar power reaches `power`."""
-    if lost == gained:
-        raise ValueError(f"lost=gained={lost}; allowed: two different shares")
-    low, high = 1, 16
-    while power_paired(lost, gained, high, alpha) < power:
-        low, high = high, high * 2
-        if high > most:
-            raise ValueError(f"lost={lost}, gained={gained}; allowed: a difference that {most} problems can show")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power_paired(lost, gained, middle, alpha) >= power else (middle, high)
-    return high
 
 
 @lru_cache
@@ -199,8 +228,10 @@ def say_difference(difference: float, low: float, high: float, n: int, unit: str
     if math.isnan(low) or math.isnan(high):
         return f"difference {difference:+.1f} {unit} at n = {n}; its interval is not measured"
     if low <= 0 <= high:
+        open_ends = (f"up to {high:.1f} {unit} either way are not excluded" if f"{-low:.1f}" == f"{high:.1f}" else
+                     f"{-low:.1f} {unit} down or {high:.1f} up are not excluded")
         return (f"no difference found at n = {n}: {difference:+.1f} {unit} (95 % interval {low:+.1f} to {high:+.1f}); "
-                f"up to {max(abs(low), abs(high)):.1f} {unit} either way are not excluded")
+                f"{open_ends}")
     return f"{difference:+.1f} {unit} (95 % interval {low:+.1f} to {high:+.1f}, n = {n})"
 
 

@@ -1,12 +1,16 @@
-"""Records with answers of our choosing, written as a run would write them: for tests and benchmarks of reports."""
+"""Records with answers of our choosing, as a run would write them, and all claims: for tests of reports."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Callable
 
 import numpy as np
 
+import fastdllm
+from fastdllm.display.claim import Claim
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
@@ -99,3 +103,11 @@ def _write(
             samples_sha256=atomic.sha256(text),
         ),
     )
+
+
+def every_claim() -> dict[str, Claim]:
+    """All claims of the package, by module and name."""
+    modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(fastdllm.__path__, "fastdllm.")
+               if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
+    return {f"{value.decide.__module__}.{value.name}": value for module in modules for value in vars(module).values()
+            if isinstance(value, Claim)}

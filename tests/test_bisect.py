@@ -17,7 +17,8 @@ from fastdllm.decode import executor, loop
 from fastdllm.decode.revisions import CHOICES
 from fastdllm.decode.row import Row
 from fastdllm.decode.sampling import choose
-from fastdllm.investigation.collapse.bisection import bisect, row_decoder
+from fastdllm.investigation.collapse import verdict_bisection
+from fastdllm.investigation.collapse.bisection import bisect, bisect_subsets, row_decoder
 from fastdllm.lab.instrument.generation_file import decoder, load
 from fastdllm.lab.instrument.probe import Run
 from fastdllm.model import network
@@ -72,7 +73,7 @@ def test_names_a_historical_fault(networks, seed, switch, value):
         verdict = find(lm, row_decoder(lm, f"fixed+{switch}={value}", REUSE, DECODING), prompt=prompt)
         if verdict.parting is not None:
             break
-    assert verdict.changes == {switch: (CHOICES[switch][0], value)}, str(verdict)
+    assert verdict.changes == {switch: (CHOICES[switch][0], value)}, verdict
     if switch in ("run_skipped", "first_subset"):      # faults 1 and 3 change no token
         assert "output tokens" not in verdict.separates
         assert "layer calls" in verdict.separates
@@ -124,8 +125,9 @@ def test_an_unknown_fault_is_none_of_the_switches(networks, monkeypatch, seed, f
     else:
         pytest.fail(f"{fault} changes no token of any prompt at any threshold")
     verdict = find(lm, bad, decoding, prompt=prompt)
-    assert verdict.changes is None, str(verdict)
-    assert str(verdict).startswith("None of the known switches (")
+    assert verdict.changes is None, verdict
+    told = verdict_bisection.known_switches_explain("x", verdict)
+    assert told.state is False and "none of the known switches does" in told.text
     assert verdict.tried > verdict.combinations     # all of them, for the bad decoder, and one for the good one
     assert verdict.parting is not None
     assert {"forwards", "input tokens", "output tokens"} & set(verdict.parting.observables)
@@ -159,7 +161,9 @@ def test_names_the_interaction_and_gives_a_table(networks):
     assert tokens(verdict.tokens_by) == output(bad, [PROMPT])
     for fewer in itertools.combinations(verdict.tokens_by, len(verdict.tokens_by) - 1):
         assert tokens(fewer) != output(bad, [PROMPT]), fewer
-    assert "interaction" in str(verdict)
+    told = verdict_bisection.tokens_have_a_cause("x", verdict)
+    idle = verdict_bisection.idle(verdict)
+    assert told.state is idle.empty, "an interaction is named where every candidate of the table reused something"
     assert len(verdict.table) == 10        # the two, and each with one of four taken from the other
     assert verdict.table["tokens of bad"].sum() >= 2        # the bad one itself, and it without fault 1
     assert not verdict.table["tokens of good"].all()
@@ -169,7 +173,23 @@ def test_nothing_separates_equal_decoders(networks):
     lm = networks[0]
     verdict = find(lm, row_decoder(lm, "fixed+trim_caches=false", REUSE, DECODING))
     assert verdict.parting is None
-    assert "No observable separates" in str(verdict)
+    told = verdict_bisection.known_switches_explain("x", verdict)
+    assert told.state is None and "no observable separates" in told.text
+
+
+def test_bypass_with_periodic_full_forwards_reuses_nothing_at_k_2_and_no_interaction_is_named(networks):
+    """Under bypass only small forwards store, and with a full forward on every second step each of them may reuse."""
+    decoding = Decoding(threshold=1.0, max_new_tokens=29, small_block=4)
+    for lm in networks:      # the first whose tokens need both switches
+        (_, result), = bisect_subsets(lm, [PROMPT], "8e18baac", "6c8822f", decoding, 2, ["first"])
+        if result.tokens_by and len(result.tokens_by) > 1:
+            break
+    else:
+        pytest.fail("no network needs both switches")
+    both = result.table[(result.table["full_block_every_k"].astype(bool)) & (result.table["on_full_block"] == "bypass")]
+    assert len(both) and (both[verdict_bisection.REUSED] == 0).all()
+    text = verdict_bisection.bisection([("first", result)])
+    assert "reuses nothing at this k" in text and "interaction of" not in text
 
 
 def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
@@ -201,6 +221,6 @@ def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):
     trimmed = untrimmed | {"trim_caches": True}
     verdict = bisect(lockstep(**trimmed), lockstep(**untrimmed), candidate, prompts, lm.network,
                      choices=choices, together=True)
-    assert verdict.changes == {"trim_caches": (True, False)}, str(verdict)
+    assert verdict.changes == {"trim_caches": (True, False)}, verdict
     assert "outcome" in verdict.separates
     assert "RuntimeError" in set(verdict.table.outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from report_support import synthetic
 
+from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab.config.grid import Grid
 from fastdllm.report import grid_report, results_page
 from fastdllm.report.audit.evidence import Finding
@@ -84,6 +86,10 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     assert "IPKernelApp" not in capfd.readouterr().err
     assert 'src="http' not in html
     assert "Traceback" not in html
+    cells = json.loads((grid.directory / "90_report.ipynb").read_text())["cells"]
+    verdict = "".join(cells[-1]["outputs"][0]["data"]["text/markdown"])
+    assert verdict.startswith("**undecided.** Not settled")
+    assert words_before_fold(verdict) <= MOST_WORDS
     assert {path.name for path in grid.directory.iterdir() if path.is_file()} == {
         "grid.json", "results.md", "results.csv", "log_entry.md", "90_report.ipynb", "90_report.html"}
 

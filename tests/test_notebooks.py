@@ -1,10 +1,15 @@
 """Every notebook runs with its small parameters in a real kernel and ends in a verdict."""
 
+import ast
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
+from report_support import every_claim
 
+from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab.jobs import notebooks, suite
 
 ROOT = Path(__file__).parent.parent
@@ -28,8 +33,46 @@ def test_smoke(entry, tmp_path, executed):
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
     assert not any(out.get("output_type") == "error" for cell in code for out in cell["outputs"])
-    last = json.dumps(code[-1]["outputs"])
-    assert len(last) > 80, "the last cell says nothing"
+    verdict = "".join("".join(out["data"].get("text/markdown", "")) for out in code[-1]["outputs"] if "data" in out)
+    assert says_one_of_its_claims(verdict), f"the last cell is not made of claims: {verdict}"
+    assert words_before_fold(verdict) <= MOST_WORDS, f"{words_before_fold(verdict)} words before the fold"
+    assert captions_of(code) == figures_of(code), "a figure without a sentence under it"
+
+
+def says_one_of_its_claims(text):
+    """Whether a text holds what some claim of the package says, with numbers in its places."""
+    texts = (part for claim in every_claim().values() for part in (claim.holds, claim.fails, claim.unknown))
+    patterns = (re.sub(r"\\\{.*?\\\}", ".+?", re.escape(part)) for part in texts if len(part) > 20)
+    return any(re.search(pattern, text, re.DOTALL) for pattern in patterns)
+
+
+def figures_of(code):
+    return sum("image/png" in out.get("data", {}) for cell in code for out in cell["outputs"])
+
+
+def captions_of(code):
+    """Figures that are followed by Markdown in their own cell."""
+    count = 0
+    for cell in code:
+        kinds = [set(out.get("data", {})) for out in cell["outputs"]]
+        count += sum("image/png" in one and "text/markdown" in two for one, two in itertools.pairwise(kinds))
+    return count
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_opens_with_its_question_and_defines_nothing(path):
+    cells = json.loads(path.read_text())["cells"]
+    opening = "".join(cells[0]["source"]).split("**Proof.**")[0]
+    sentences = re.findall(r"[.?:](?:\s|$)", opening.split("\n", 1)[1])
+    assert "?" in opening or "hangs on" in opening, "no question"
+    assert 2 <= len(sentences) <= 7
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+def test_a_made_up_verdict_is_not_taken_for_claims():
+    assert not says_one_of_its_claims("There is no collapse, and all is well with every published number.")
+    assert says_one_of_its_claims("Every answer is the same at every batch size.")
 
 
 def test_every_notebook_has_small_parameters():

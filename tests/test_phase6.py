@@ -1,5 +1,6 @@
 """What the phase 6 notebooks compute: slices, cache entries, logits, similarity, records, verdicts."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 import fastdllm
 from fastdllm import Decoding, Reuse
-from fastdllm.investigation.collapse import inspection, phase6, phase6_verdicts, similarity
+from fastdllm.investigation.collapse import inspection, phase6, similarity
 from fastdllm.lab.config.grid import Grid
+from fastdllm.settings import SUBSETS
 
 ROOT = Path(__file__).parent.parent
 DECODING = Decoding(threshold=1.0, max_new_tokens=32, mask_id=511, stop_ids=())
@@ -75,23 +77,24 @@ def test_similarity_of_unchanged_and_changed_positions(lm):
     assert table[~table.changed].output.median() > table[table.changed].output.median()
     first = table[table.lag == 1].groupby(["block", "step", "layer"]).changed.sum()
     assert (first == 1).all()      # at threshold 1.0 one token is unmasked a step
-    assert "median cosine" in similarity.verdict(table, 0.9)
+    changed = similarity.changes_are_where_tokens_changed(table, 0.9)
+    assert changed.state is not None and similarity.verdict(table, 0.9).index(str(changed)) > 0
 
 
 def test_results_come_from_records_and_are_run_once(tmp_path):
-    params, said = str(ROOT / "params" / "phase6.yml"), []
+    params, lines = str(ROOT / "params" / "phase6.yml"), []
     options = {"limit": 1, "ks": [1, 2], "subsets": ["middle"], "policies": ["output"], "output": str(tmp_path)}
-    found = phase6.results(params, ["26d6179"], log=said.append, **options)
-    assert sorted(found.frame.k) == [1, 2]
-    assert set(found.correct) == set(found.frame.config)
-    assert found.pick("26d6179", 2, "middle") != found.pick("26d6179", 1, "last")
+    results = phase6.results(params, ["26d6179"], log=lines.append, **options)
+    assert sorted(results.frame.k) == [1, 2]
+    assert set(results.correct) == set(results.frame.config)
+    assert results.pick("26d6179", 2, "middle") != results.pick("26d6179", 1, "last")
     with pytest.raises(ValueError, match="configuration: revision=fixed"):
-        found.pick("fixed", 2, "middle")
+        results.pick("fixed", 2, "middle")
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
-    again = phase6.results(params, ["26d6179"], log=said.append, **options)
+    again = phase6.results(params, ["26d6179"], log=lines.append, **options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")} == stamps
-    assert again.frame.accuracy.tolist() == found.frame.accuracy.tolist()
-    check = phase6.spot_check(fastdllm.load("tiny", device="cpu"), found, found.pick("26d6179", 2, "middle"), 1)
+    assert again.frame.accuracy.tolist() == results.frame.accuracy.tolist()
+    check = phase6.spot_check(fastdllm.load("tiny", device="cpu"), results, results.pick("26d6179", 2, "middle"), 1)
     assert check["same tokens"].all()
 
 
@@ -100,34 +103,33 @@ def made_up(right: dict[tuple[str, int, str], list[int]]) -> phase6.Phase6Result
              "correct": sum(v), "accuracy": np.mean(v), "low": 0.0, "high": 1.0, "tokens": 10, "nfe_full": 5, "nfe": 9}
             for (r, k, s), v in right.items()]
     return phase6.Phase6Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
-                                               zip(right, rows, strict=True)}, {})
+                                                     zip(right, rows, strict=True)}, {})
 
 
 def test_paired_tables_and_the_first_n():
     good, bad = [1] * 20, [0] * 15 + [1] * 5
-    found = made_up({("8e18baac", 2, s): good for s in ("first", "middle", "last")}
-                    | {("6c8822f", 2, s): bad for s in ("first", "middle", "last")}
-                    | {("26d6179", 2, s): good for s in ("first", "middle", "last")})
-    table = phase6.against(found, "8e18baac", "6c8822f")
-    assert table.points.tolist() == [-75.0] * 3
+    results = made_up({("8e18baac", 2, s): good for s in SUBSETS} | {("6c8822f", 2, s): bad for s in SUBSETS}
+                      | {("26d6179", 2, s): good for s in SUBSETS})
+    table = phase6.against(results, "8e18baac", "6c8822f")
+    assert table[["layers", "points", "relative"]].values.tolist() == [["first = middle = last", -75.0, -0.75]]
     assert (table.p_holm < 0.05).all()
-    assert phase6.across_subsets(found, "6c8822f")["answers that differ"].tolist() == [0]
-    few = found.first(10)
+    assert phase6.losses(results, "6c8822f").empty      # no k=1 ran
+    across = phase6.across_subsets(results, "6c8822f")
+    assert across[["computations", "answers that differ"]].values.tolist() == [[1, 0]]
+    few = results.first(10)
     assert few[few.revision == "6c8822f"].accuracy.tolist() == [0.0] * 3
-    stale = pd.DataFrame([{"revision": "6c8822f", "from another small block": 0.4, "from another block": 0.1},
-                          {"revision": "26d6179", "from another small block": 0.0, "from another block": 0.0}])
-    text = phase6_verdicts.phase6(found, stale)
-    assert "worse than January's in 3 of 3 configurations" in text
-    assert "Run 2's code (`26d6179`) is not found worse than January's in any of 3 configurations" in text
-    assert "50% of its reusing forwards" in text
-    assert "all 9 accuracies of feb16_run2 equal those of feb15_run1" in text
-    assert "power" in phase6_verdicts.old_code(found, 10)
+    assert phase6.accuracy_table(few).loc["6c8822f", "k2 last"].startswith("0% (0% to ")
 
 
-def test_power_table_needs_more_problems_for_less():
-    table = phase6.power_table(0.7, [0.1, 0.6], [10, 1000])
-    assert table["n for 80 %"].is_monotonic_increasing
-    assert table["n=10"].iloc[0] > 0.8 > table["n=10"].iloc[1]
+def test_subsets_are_compared_with_each_other_and_not_with_themselves(lm):
+    pairs, logits = inspection.subset_pairs(lm, IDS, [2], DECODING, "2-5,9-12,20-23")
+    assert (pairs.a != pairs.b).all()
+    contiguous = pairs[pairs.kind == "contiguous subsets"]
+    assert set(zip(contiguous.a, contiguous.b, strict=True)) == {
+        (f"output {a}", f"output {b}") for a, b in itertools.combinations(SUBSETS, 2)}
+    assert (contiguous.same == contiguous.n).all()      # the theorem
+    assert pairs.set_index("kind").loc["replay", "replayed"] > 0
+    assert logits[logits.kind == "contiguous subsets"].gap.max() == 0.0 < logits[logits.kind == "residual"].gap.max()
 
 
 def test_the_grid_covers_every_revision_of_the_log():

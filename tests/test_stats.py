@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
@@ -51,27 +52,43 @@ def test_power_of_two_proportions_reproduces_r_and_fleiss() -> None:
     assert stats.n_needed(0.60, 0.70) == 356
 
 
-def test_paired_power_reproduces_obrien() -> None:
-    # O'Brien 2002 as replicated in the G*Power manual (exact McNemar): odds ratio 0.25, 40 % discordant, n 50
-    assert stats.power_paired(0.32, 0.08, 50, sides=1) == pytest.approx(0.839343, abs=2e-5)
+def exact_by_enumeration(p_a: float, p_b: float, n: int) -> float:
+    counts = range(n + 1)
+    return sum(scipy_stats.binom.pmf(x, n, p_a) * scipy_stats.binom.pmf(y, n, p_b) for x in counts for y in counts
+               if scipy_stats.fisher_exact([[x, n - x], [y, n - y]])[1] <= 0.05)
 
 
-def test_paired_power_agrees_with_simulation_and_n_needed_reaches_it() -> None:
-    rng = np.random.default_rng(1)
-    draws = rng.multinomial(60, [0.20, 0.05, 0.75], size=4000)
-    simulated = np.mean([stats.mcnemar(int(a), int(b)) <= 0.05 for a, b, _ in draws])
-    assert stats.power_paired(0.20, 0.05, 60) == pytest.approx(simulated, abs=0.025)
-    n = stats.n_needed_paired(0.20, 0.05)
-    assert stats.power_paired(0.20, 0.05, n) >= 0.8 > stats.power_paired(0.20, 0.05, n - 1)
+@pytest.mark.parametrize(("p_a", "p_b", "n"), [(0.7, 0.1, 10), (0.7, 0.6, 10), (0.3, 0.9, 7), (0.5, 0.5, 12)])
+def test_exact_power_is_that_of_fishers_test(p_a: float, p_b: float, n: int) -> None:
+    assert stats.power_exact(p_a, p_b, n) == pytest.approx(exact_by_enumeration(p_a, p_b, n), abs=1e-9)
 
 
-def test_paired_bootstrap_agrees_with_scipy() -> None:
+def test_exact_power_grows_to_the_normal_approximation() -> None:
+    assert stats.power(0.7, 0.1, 10) - stats.power_exact(0.7, 0.1, 10) > 0.1      # why ten problems need the exact one
+    assert stats.power_exact(0.8, 0.7, 400) == pytest.approx(stats.power(0.8, 0.7, 400), abs=0.02)
+    with pytest.raises(ValueError, match="n=0; allowed"):
+        stats.power_exact(0.7, 0.1, 0)
+
+
+def test_nested_f_is_the_textbook_ratio_of_mean_squares() -> None:
+    # plant weights, one-way: Annette Dobson 1990, An Introduction to Generalized Linear Models, R's ?lm: F = 1.419
+    weights = [4.17, 5.58, 5.18, 6.11, 4.50, 4.61, 5.17, 4.53, 5.33, 5.14,
+               4.81, 4.17, 4.41, 3.59, 5.87, 3.83, 6.03, 4.89, 4.32, 4.69]
+    table = pd.DataFrame({"weight": weights, "group": ["control"] * 10 + ["treated"] * 10})
+    p, share = stats.nested_f(table, "weight ~ 1", "weight ~ C(group)")
+    assert p == pytest.approx(0.249, abs=5e-4)
+    assert share == pytest.approx(0.07308, abs=5e-5)      # R-squared there
+    assert stats.nested_f(table, "weight ~ C(group)", "weight ~ C(group)") is None
+
+
+def test_paired_bounds_agree_with_scipy() -> None:
     # Student's sleep data (Student 1908, Biometrika 6:1-25): mean difference 1.58
     a = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
     b = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
-    difference, low, high = stats.paired_bootstrap(a, b, draws=20_000)
-    reference = scipy_stats.bootstrap((b - a,), np.mean, method="percentile", n_resamples=20_000, rng=2)
-    assert difference == pytest.approx(1.58)
+    assert np.mean(b - a) == pytest.approx(1.58)
+    low, high = stats.paired_bounds(a, b, draws=20_000)
+    reference = scipy_stats.bootstrap((np.array([*(b - a), -1, 1]),), np.mean, method="percentile", n_resamples=20_000,
+                                      rng=2)
     assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.04)
 
 
@@ -109,11 +126,12 @@ def test_smallest_loss_inverts_power() -> None:
 
 def test_no_difference_found_is_never_no_difference() -> None:
     text = stats.say_difference(-1.0, -6.0, 4.0, 100)
-    assert "no difference found" in text and "not excluded" in text and "6.0 points" in text
+    assert "no difference found" in text and "6.0 points down or 4.0 up are not excluded" in text
+    assert "up to 5.0 points either way are not excluded" in stats.say_difference(0.0, -5.0, 5.0, 100)
     assert stats.say_difference(-8.0, -11.0, -5.0, 100).startswith("-8.0 points (95 %")
     assert "not measured" in stats.say_difference(-8.0, math.nan, math.nan, 100)
 
 
 def test_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="equally long"):
-        stats.paired_bootstrap([1, 0], [1])
+        stats.paired_bounds([1, 0], [1])

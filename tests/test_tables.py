@@ -40,11 +40,25 @@ def test_nine_rows_with_baseline_loss_and_speed(results: Results) -> None:
     assert row["speedup"] == pytest.approx(1.25)
     assert row["speed_low"] < 1.25 < row["speed_high"]
     assert row["speed_from"] == "problems"
-    assert row["p"] < row["p_holm"] < 0.05
+    assert row["p_holm"] < 0.05
+    assert row["lost_relative"] == pytest.approx(0.10 / 0.95)
     assert row["tokens_per_forward"] == pytest.approx(60 / 33)
     base = table.loc["k1_last"]
     assert base["lost"] == 0
     assert base["speed_from"] == "baseline"
+
+
+def test_subsets_that_are_one_computation_are_corrected_for_once(results: Results, tmp_path: Path) -> None:
+    table = tables.grid_table(results)
+    assert table[table["k"] > 1].groupby("k")["computation"].nunique().tolist() == [1, 1]
+    tested = table[table["k"] > 1].drop_duplicates("computation")
+    assert tested["p_holm"].max() == tested["p"].max()      # of two tests: the larger p stands, the smaller is doubled
+    assert tested["p_holm"].min() == pytest.approx(min(tested["p"].max(), 2 * tested["p"].min()))
+    apart = Grid(experiment="x", output=str(tmp_path), limit=100, axes=AXES)
+    synthetic(apart, lambda c: (0.95 - 0.05 * AXES["layers"].index(str(c.parameters.reuse.layers)), 0.02, 60)
+              if c.parameters.reuse.k > 1 else (0.95, 0.02, 60))
+    other = tables.grid_table(Results.of(apart))
+    assert other[other["k"] > 1].groupby("k")["computation"].nunique().tolist() == [3, 3]
 
 
 def test_paired_interval_is_wide_enough_for_few_discordant_pairs(tmp_path: Path) -> None:
@@ -77,7 +91,7 @@ def test_text_forms(results: Results) -> None:
     assert len(shown) == 9
     assert {"n", "accuracy %", "points lost", "speed-up", "tokens", "NFE", "NFE prefill", "NFE full", "NFE small",
             "NFE commit", "tokens / forward", "recompute", "reuse", "fallback", "seconds", "tokens/s"} <= set(shown)
-    assert list(shown)[:6] == ["config", "accuracy %", "n", "points lost", "speed-up", "tokens/s"]
+    assert list(shown)[:6] == ["config", "accuracy %", "n", "points lost", "of k=1's, %", "speed-up"]
     assert shown["points lost"].iloc[0] == "baseline"
     html = Html(shown, "a < b")._repr_html_()
     assert html.count("<tr") == 10
@@ -106,9 +120,9 @@ def test_rules_and_published_comparison(results: Results) -> None:
 
 
 def test_a_limited_score_never_stands_beside_a_full_one_without_its_n() -> None:
-    said = tables._comparison(0.31, 0.54, 0.616, "Efficient-Large-Model/Fast_dLLM_v2_7B", False, 70, 5000)
-    assert "70 of 5000 problems only" in said
-    assert tables._comparison(0.78, 0.82, 0.837, "tiny", True, 1319, 1319) == "another model: not comparable"
+    text = tables.comparison(0.31, 0.54, 0.616, "Efficient-Large-Model/Fast_dLLM_v2_7B", False, 70, 5000)
+    assert "70 of 5000 problems only" in text
+    assert tables.comparison(0.78, 0.82, 0.837, "tiny", True, 1319, 1319) == "another model: not comparable"
 
 
 def test_published_table_has_n_intervals_and_the_noise_of_its_baseline() -> None:

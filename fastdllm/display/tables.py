@@ -59,6 +59,8 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             "points lost": interval_text(row["lost"], row["lost_low"], row["lost_high"])
             if row["k"] > 1
             else "baseline",
+            "of k=1's, %": number(100 * row["lost_relative"])
+            if row["k"] > 1 and row.get("lost_relative", math.nan) == row.get("lost_relative", math.nan) else "",
             "speed-up": interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2),
             "tokens/s": f"{row['tokens_per_second']:.1f}",
             "tokens": whole(row["tokens"]),

@@ -14,6 +14,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from fastdllm.display import claim as claims
+from fastdllm.display.claim import Decision, claim
 from fastdllm.lab import records
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
@@ -72,8 +74,8 @@ def _column(values: dict[str, Any]) -> pd.DataFrame:
 def figure(record: Record, samples: pd.DataFrame) -> Figure:
     """Accuracy by rule, forwards by kind, length of right and wrong answers."""
     drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
-    for place, (rule, a) in enumerate(sorted(record.accuracy.items(), key=lambda item: item[0] != record.metric)):
-        left.errorbar(place, 100 * a.value, yerr=[[100 * (a.value - a.low)], [100 * (a.high - a.value)]], fmt="o",
+    for at, (rule, a) in enumerate(sorted(record.accuracy.items(), key=lambda item: item[0] != record.metric)):
+        left.errorbar(at, 100 * a.value, yerr=[[100 * (a.value - a.low)], [100 * (a.high - a.value)]], fmt="o",
                       color=RIGHT if rule == record.metric else "#888888", capsize=4)
     left.set(title="accuracy, 95 % interval", ylabel="%", ylim=(0, 103), xlim=(-0.5, len(record.accuracy) - 0.5))
     left.set_xticks(range(len(record.accuracy)), sorted(record.accuracy, key=lambda rule: rule != record.metric))
@@ -92,6 +94,21 @@ def figure(record: Record, samples: pd.DataFrame) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     plt.close(drawn)      # a notebook shows what is returned; it would show an open figure again
     return drawn
+
+
+def figure_caption(record: Record, samples: pd.DataFrame) -> str:
+    """Under `figure`: the score, the commonest forward, and how long answers are."""
+    kind = max(record.nfe, key=lambda name: record.nfe[name])
+    return (f"Left: {record.headline.value:.1%} under the headline rule *{record.metric}*. Middle: most forwards are "
+            f"{kind} ones, {record.nfe[kind]} of {record.forwards}. Right: the median answer has "
+            f"{samples['tokens'].median():.0f} tokens; long wrong ones ran away.")
+
+
+def trace_caption(trace: pd.DataFrame, row: int = 0) -> str:
+    """Under `trace_figure`."""
+    one = trace[trace["row"] == row]["decision"]
+    return (f"A column is a forward, a line a layer; {(one == 'reuse').mean():.0%} of the {len(one)} wrapped calls of "
+            "this problem were reused, and a reused layer did not run.")
 
 
 def trace_summary(trace: pd.DataFrame) -> pd.DataFrame:
@@ -144,15 +161,33 @@ def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
     return "\n".join(parts)
 
 
+@claim(holds="{share:.0%} of the {calls} wrapped layer calls were reused.",
+       fails="**Reuse was asked for (k={k}) and nothing was reused**: this is plain decoding under another name.",
+       unknown="Nothing was to be reused (k=1).")
+def reuse_acted(record: Record) -> Decision:
+    """Whether a configuration with k >= 2 reused anything."""
+    calls, reused, k = sum(record.decisions.values()), record.decisions.get("reuse", 0), record.parameters.reuse.k
+    if k == 1:
+        return None, {}
+    return reused + record.nfe.get("replay", 0) > 0, {"calls": calls, "share": reused / max(calls, 1), "k": k}
+
+
+@claim(holds="Every answer ended by itself.",
+       fails="{capped} of {n} answers ran into the length cap: they count as they stand.",
+       unknown="How the answers ended is not recorded.")
+def answers_ended(record: Record) -> Decision:
+    """Whether an answer was cut at `max_new_tokens`."""
+    capped = record.finish.get("length", 0)
+    return (capped == 0 if record.finish else None), {"capped": capped, "n": record.n}
+
+
 def verdict(record: Record) -> str:
-    """The answer in a paragraph (Markdown): accuracy with its interval, cost, and what would change it."""
+    """The answer (Markdown): accuracy with its interval, cost, whether reuse acted, and what would change it."""
     row, a = records.row(record), record.headline
-    calls = sum(record.decisions.values())
-    reused = (f"{record.decisions.get('reuse', 0) / calls:.0%} of the {calls} wrapped layer calls were reused."
-              if calls else "No layer was wrapped.")
-    shortfall = f" {record.finish['length']} answers ran into the length cap." if record.finish.get("length") else ""
-    return (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
-            f"{a.low:.1%} to {a.high:.1%}, rule *{record.metric}*) at {row['tokens_per_forward']:.2f} tokens a forward"
-            f" and {record.tokens_per_second:.0f} tokens/s without loading and warm-up. {reused}{shortfall} "
-            "More problems narrow the interval; a comparison with another configuration needs the same problems "
-            "(the report pairs them), and tokens/s compare on one machine only.")
+    score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
+             f"{a.low:.1%} to {a.high:.1%}) at {row['tokens_per_forward']:.2f} tokens a forward and "
+             f"{record.tokens_per_second:.0f} tokens/s without loading and warm-up.")
+    return claims.verdict([score, reuse_acted(record), answers_ended(record)],
+                          [f"Rule *{record.metric}*. More problems narrow the interval; a comparison with another "
+                           "configuration needs the same problems (the report pairs them), and tokens/s compare on "
+                           "one machine only."])

@@ -13,12 +13,14 @@ negligible is surely below 1.05x, catastrophic is surely above 20 points. "Surel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
 from fastdllm import stats
+from fastdllm.display.claim import Decision, claim
 from fastdllm.display.tables import interval_text
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import tables
@@ -63,7 +65,7 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
                f"loss < {criteria.points_lost} points, {sure}")
     reject = (f"every configuration with k > 1: speed-up < {criteria.negligible_speedup}x (negligible) or "
               f"loss > {criteria.catastrophic_loss} points (catastrophic), {sure}")
-    answer = _answer(reused, rows["is"].tolist(), criteria, bool(missing))
+    answer = str(goal_is_reached(reused, rows["is"].tolist(), criteria, bool(missing)))
     if (rows["is"] == "meets").any():
         named = ", ".join(f"{r['config']} ({r['why']})" for r in rows[rows["is"] == "meets"].to_dict("records"))
         return CriterionVerdict("confirmed", confirm, named, rows, answer)
@@ -87,26 +89,36 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
     )
 
 
-def _answer(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, missing: bool) -> str:
-    """One sentence for who reads nothing else: the fastest configuration that meets the goal, may, or misses it."""
+@claim(holds="Yes, {goal} is reached: the fastest that does, {figures}.",
+       fails="No configuration reaches {goal}: the fastest, {figures}.",
+       unknown="{why}")
+def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, missing: bool) -> Decision:
+    """One sentence for who reads nothing else: the fastest configuration that meets the goal, may, or misses it.
+
+    kinds: what each row of `reused` is (see `_one`); missing: some configuration has no complete record.
+    """
     goal = f"more than {criteria.speedup}x throughput at less than {criteria.points_lost} points of accuracy lost"
     if reused.empty:
-        return f"Not known yet: no reuse configuration has a complete record to hold against {goal}."
+        return None, {"why": f"Not known yet: no reuse configuration has a complete record to hold against {goal}."}
     sought = next((kind for kind in ("meets", "open") if kind in kinds), None)
     of_kind = reused[[kind == sought or sought is None for kind in kinds]]
     row = of_kind.sort_values("speedup", ascending=False).iloc[0]
+    relative = f", {row['lost_relative']:z.0%} of k=1's right answers" if row.get("lost_relative", math.nan) == row.get(
+        "lost_relative", math.nan) else ""
     figures = (
         f"{row['config']}, runs at {interval_text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times "
-        f"the tokens/s of k=1 and loses {interval_text(row['lost'], row['lost_low'], row['lost_high'])} points "
-        f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)"
+        f"the tokens/s of k=1 and loses {interval_text(row['lost'], row['lost_low'], row['lost_high'])} points"
+        f"{relative} (n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)"
     )
     if sought == "meets":
-        return f"Yes, {goal} is reached: the fastest that does, {figures}."
+        return True, {"goal": goal, "figures": figures}
     if sought == "open":
-        return f"Not settled whether any configuration reaches {goal}: the fastest that still may, {figures}."
+        return None, {"why": f"Not settled whether any configuration reaches {goal}: the fastest that still may, "
+                             f"{figures}."}
     if missing:
-        return f"Not settled, as some are not complete; of the others none reaches {goal}: the fastest, {figures}."
-    return f"No configuration reaches {goal}: the fastest, {figures}."
+        return None, {"why": f"Not settled, as some are not complete; of the others none reaches {goal}: the fastest, "
+                             f"{figures}."}
+    return False, {"goal": goal, "figures": figures}
 
 
 def _one(row: dict, criteria: Criteria) -> dict[str, str]:

@@ -160,6 +160,24 @@ def nodes_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def runs_caption(rows: pd.DataFrame) -> str:
+    """Under `runs_figure`: which tables have subsets at the same length of output and other scores."""
+    apart = []
+    for (batch, task, limit, k), part in rows[rows["k"] > 1].groupby(["batch", "task", "limit", "k"], sort=False):
+        if part["tokens"].notna().all() and part["tokens"].nunique() == 1 and part["accuracy"].nunique() > 1:
+            apart.append(f"{batch} {task}{f' limit {limit}' if limit else ''} k={k}")
+    return ("One point a configuration. Points above each other have equally long outputs and other scores: "
+            + (", ".join(apart) or "none here") + ".")
+
+
+def nodes_caption(rows: pd.DataFrame) -> str:
+    """Under `nodes_figure`: how far k=1, one computation, spreads over the nodes."""
+    one = rows[(rows["k"] == 1) & rows["tokens_per_s"].notna()].groupby(["batch", "task", "limit"])["tokens_per_s"]
+    spread = float((one.max() / one.min()).max()) if len(one) else 1.0
+    return ("Within a column only machine and layers differ; k=1 rows of one table, one computation, differ by "
+            f"up to {spread:.1f} times.")
+
+
 def _nothing(why: str) -> Figure:
     figure, axes = plt.subplots(figsize=(5, 0.6))
     axes.axis("off")

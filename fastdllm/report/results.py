@@ -53,35 +53,35 @@ class Results:
         return cls.of(Grid(**json.loads(path.read_text(encoding="utf-8"))))
 
     @cached_property
-    def found(self) -> list[tuple[status.ConfigurationState, Record]]:
+    def recorded(self) -> list[tuple[status.ConfigurationState, Record]]:
         return [(state, state.record) for state in self.states if state.record is not None]
 
     @property
     def records(self) -> list[Record]:
-        return [record for _, record in self.found]
+        return [record for _, record in self.recorded]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """`records.frame` with three more columns: state, key (the run's settings without reuse and repeat), folder."""
         table = records.frame(self.records)
-        table["state"] = [state.state for state, _ in self.found]
+        table["state"] = [state.state for state, _ in self.recorded]
         table["key"] = [baseline_key(record) for record in self.records]
         table["run"] = [run_key(record) for record in self.records]
-        table["folder"] = [str(state.configuration.directory) for state, _ in self.found]
+        table["folder"] = [str(state.configuration.directory) for state, _ in self.recorded]
         return table
 
     @cached_property
     def outcomes(self) -> dict[str, Outcomes | None]:
         """Answers by folder; None where no samples are kept. Cells that share a run share the arrays."""
         by_home: dict[Path, Outcomes | None] = {}
-        found: dict[str, Outcomes | None] = {}
-        for state, record in self.found:
+        outcomes: dict[str, Outcomes | None] = {}
+        for state, record in self.recorded:
             folder = state.configuration.directory
             home = folder if record.shared_from is None else folder.parent / record.shared_from
             if home not in by_home:
                 by_home[home] = read_outcomes(home / records.SAMPLES, record)
-            found[str(folder)] = by_home[home]
-        return found
+            outcomes[str(folder)] = by_home[home]
+        return outcomes
 
     @property
     def missing(self) -> list[status.ConfigurationState]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from fastdllm import stats
+from fastdllm.display import claim as claims
 from fastdllm.display.tables import Html, as_text, interval_text
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
@@ -61,7 +63,7 @@ class Report:
     @classmethod
     def of(cls, results: Results) -> Report:
         """Raises ValueError if no configuration of the grid has a record yet."""
-        if not results.found:
+        if not results.recorded:
             raise ValueError(f"{results.grid.experiment}: no configuration has a record; allowed: a grid after "
                              "`fastdllm grid run` or `submit`")
         table = tables.grid_table(results)
@@ -73,7 +75,7 @@ def entry(report: Report) -> str:
     """Log entries in the form of the template, one per task."""
     results, parts = report.results, []
     date = max(record.date for record in results.records)[:10]
-    folders = [state.configuration.directory.parent.name for state, _ in results.found]
+    folders = [state.configuration.directory.parent.name for state, _ in results.recorded]
     for folder, rows in report.table.groupby(folders, sort=False):
         used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
         one = rows[rows["k"] == 1]
@@ -122,10 +124,11 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
 
-CAPTION = ("accuracy with 95 % Wilson interval; points lost and speed-up against k=1 with 95 % intervals, paired over "
-           "the same problems, of one run each: a second run's speed may differ by more; the verdict's intervals are "
-           "wider, they hold for all configurations together; NFE: forwards; seconds without loading and warm-up; "
-           "recompute, reuse and fallback count layer calls; as data in results.csv")
+CAPTION = ("accuracy with 95 % Wilson interval; points lost (also in percent of k=1's right answers) and speed-up "
+           "against k=1 with 95 % intervals, paired over the same problems, of one run each: a second run's speed may "
+           "differ by more; the verdict's intervals are wider, they hold for all configurations together; NFE: "
+           "forwards; seconds without loading and warm-up; recompute, reuse and fallback count layer calls; as data in "
+           "results.csv")
 COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
          "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
@@ -137,13 +140,26 @@ COVERAGE = (
 
 
 def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
-    """One sentence per reuse configuration with McNemar's p, Holm-corrected over the grid."""
+    """One sentence per computation that reuses, with McNemar's p, Holm-corrected over the grid's computations."""
     lines = []
-    for row in table[(table["k"] > 1) & table["lost"].notna()].head(most).itertuples():
-        said = stats.say_difference(-row.lost, -row.lost_high, -row.lost_low, row.n)
+    reused = table[(table["k"] > 1) & table["lost"].notna()]
+    for _, rows in reused.groupby(["task", "computation"], sort=False):
+        row = next(rows.head(1).itertuples())
+        difference = stats.say_difference(-row.lost, -row.lost_high, -row.lost_low, row.n)
+        relative = "" if math.isnan(row.lost_relative) else f", {-row.lost_relative:+z.1%} of k=1's right answers"
         p = f"; McNemar p = {row.p:.2g}, Holm over the grid {row.p_holm:.2g}" if row.p == row.p else ""
-        lines.append(f"{row.task} {row.config}: {said}{p}")
-    return lines
+        one = " (one computation)" if len(rows) > 1 else ""
+        lines.append(f"{row.task} {', '.join(rows['config'])}{one}: {difference}{relative}{p}")
+    return lines[:most]
+
+
+def verdict_text(report: Report) -> str:
+    """The last cell of the report notebook: the answer, its rule behind the fold; Markdown."""
+    judged = report.verdict
+    return claims.verdict([f"**{judged.outcome}.** {report.answer}"],
+                          [f"Why: {judged.why}", f"Rule: {judged.rule}.",
+                           "More problems or repeats narrow the intervals; another model, threshold or batch size is "
+                           "another grid."])
 
 
 def summary_text(report: Report) -> str:
@@ -186,8 +202,8 @@ def _values(column: pd.Series) -> str:
     return "/".join(dict.fromkeys(str(value) for value in column if str(value)))
 
 
-def _list(rows: pd.DataFrame, said) -> str:
-    return ", ".join(f"{row.config} {said(row)}" for row in rows.itertuples())
+def _list(rows: pd.DataFrame, text) -> str:
+    return ", ".join(f"{row.config} {text(row)}" for row in rows.itertuples())
 
 
 def _speedup(row) -> str:

@@ -28,7 +28,8 @@ def grid_table(results: Results) -> pd.DataFrame:
 
     Both comparisons are paired over the same problems where the samples are kept. The interval of the speed-up comes
     from repeats where both sides have two or more, else from the problems (run-to-run noise is then not in it).
-    The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations.
+    The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
+    by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each computation once.
     """
     frame = results.frame
     if frame.empty:
@@ -58,10 +59,31 @@ def grid_table(results: Results) -> pd.DataFrame:
         else:
             row["speed_from"] = "not measured"
     table = pd.DataFrame(rows)
-    compared = table["p"].notna()
-    table["p_holm"] = math.nan
-    table.loc[compared, "p_holm"] = stats.holm(table.loc[compared, "p"])
+    table["lost_relative"] = [row["lost"] / 100 / base[row["key"]]["accuracy"]
+                              if row["key"] in base and base[row["key"]]["accuracy"] else math.nan for row in rows]
+    table["computation"] = computations(results, rows)
+    tested = table[table["p"].notna()].drop_duplicates("computation")
+    corrected = dict(zip(tested["computation"], stats.holm(tested["p"]), strict=True))
+    table["p_holm"] = [corrected.get(row["computation"], math.nan) if row["p"] == row["p"] else math.nan
+                       for row in table[["computation", "p"]].to_dict("records")]
     return table
+
+
+def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:
+    """A name for what each row computed, that of the first row with the same answers, tokens and forwards.
+
+    Subsets that are one computation are tested once: three copies of a number are one number. Where no samples are
+    kept, a row is a computation of its own unless it shares its run.
+    """
+    names: dict[Any, str] = {}
+    keys = []
+    for row in rows:
+        answers = results.outcomes[row["folder"]]
+        key = row["run"] if answers is None else (
+            row["key"], row["k"], row["policy"], answers.ids, answers.correct.tobytes(), answers.tokens.tobytes(),
+            *(row[f"nfe_{kind}"] for kind in KINDS))
+        keys.append(names.setdefault(key, row["config"]))
+    return keys
 
 
 @dataclass(frozen=True)
@@ -81,60 +103,55 @@ class ComparedPair:
                speeds: dict[str, dict[str, float]]) -> dict[str, Any]:
         """Points lost (positive: worse than k=1) and throughput over the baseline's, with both kinds of interval.
 
-        bounds [2, 2, levels] from the bootstrap: (loss, speed ratio), (low, high).
+        bounds [2, levels, 2] from the bootstrap: (loss, speed ratio), (low, high).
         """
         row, base = self.row, self.base
         ratio = row["tokens_per_second"] / base["tokens_per_second"] if base["tokens_per_second"] else math.nan
-        found: dict[str, Any] = {"lost": 100 * (base["accuracy"] - row["accuracy"]), "speedup": ratio,
-                                 "speed_from": "one run" if bounds is None else "problems"}
+        values: dict[str, Any] = {"lost": 100 * (base["accuracy"] - row["accuracy"]), "speedup": ratio,
+                                  "speed_from": "one run" if bounds is None else "problems"}
         if bounds is not None and self.mine is not None and self.theirs is not None:
             mine, theirs = self.mine.correct, self.theirs.correct
             lost, gained = ((theirs == 1) & (mine == 0)).sum(), ((theirs == 0) & (mine == 1)).sum()
-            found["p"] = stats.mcnemar(int(lost), int(gained))
+            values["p"] = stats.mcnemar(int(lost), int(gained))
         runs = [list(speeds[side["run"]].values()) for side in (base, row)]
         for at, (level, sure) in enumerate(zip(levels, ("", "sure_"), strict=True)):
             if bounds is not None:
-                (low, high), (slow, fast) = bounds[:, :, at]
+                (low, high), (slow, fast) = bounds[:, at]
             else:
                 low, high = (-100 * end for end in reversed(stats.difference_unpaired(
                     base["correct"], base["n"], row["correct"], row["n"], level)))
                 slow = fast = math.nan
             if min(map(len, runs)) >= 2:
-                found["speedup"], slow, fast = stats.repeats_ratio(*runs, level)
-                found["speed_from"] = f"{len(runs[1])} repeats"
+                values["speedup"], slow, fast = stats.repeats_ratio(*runs, level)
+                values["speed_from"] = f"{len(runs[1])} repeats"
             else:
                 # Rows of a batch overlap in time: single problems give the spread, the whole run gives the value.
                 slow, fast = ratio * slow, ratio * fast
-            found |= {f"{sure}lost_low": low, f"{sure}lost_high": high, f"{sure}speed_low": slow,
-                      f"{sure}speed_high": fast}
-        return found
+            values |= {f"{sure}lost_low": low, f"{sure}lost_high": high, f"{sure}speed_low": slow,
+                       f"{sure}speed_high": fast}
+        return values
 
 
 def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:
-    """Bootstrap bounds of all pairs, one matrix product per number of problems: [2, 2, levels] each.
+    """Bootstrap bounds of all pairs: [2, levels, 2] each, one matrix of draws per number of problems.
 
-    First the points lost (Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
+    First the points lost (with Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
     throughputs divided by its own value.
     """
-    sizes: dict[int, list[int]] = {}
+    bounds: dict[int, np.ndarray] = {}
+    weights: dict[int, np.ndarray] = {}
     for i, pair in pairs.items():
-        assert pair.mine is not None
-        sizes.setdefault(len(pair.mine.ids), []).append(i)
-    found: dict[int, np.ndarray] = {}
-    ends = [end for side in (-1, 1) for level in levels for end in [(1 + side * level) / 2]]
-    for n, members in sizes.items():
-        chosen = [pairs[i] for i in members]
-        lost = np.array([np.append(100 * (p.theirs.correct - p.mine.correct), (100, -100)) for p in chosen])
-        drawn = stats.resamples(n + 2, DRAWS) @ lost.T.astype(np.float32)  # [draws, pairs]
-        times = np.array([[p.mine.tokens, p.mine.seconds, p.theirs.tokens, p.theirs.seconds] for p in chosen])
-        sums = np.maximum(np.einsum("dn,pcn->cdp", stats.resamples(n, DRAWS), times, optimize=True), 1e-30)
-        whole = np.maximum(times.mean(axis=2), 1e-30)  # [pairs, 4]
-        ratio = (sums[0] / sums[1]) / (sums[2] / sums[3])
-        ratio /= (whole[:, 0] / whole[:, 1]) / (whole[:, 2] / whole[:, 3])
-        both = np.stack([np.quantile(values, ends, axis=0) for values in (drawn, ratio)])  # [2, ends, pairs]
-        for at, i in enumerate(members):
-            found[i] = both[:, :, at].reshape(2, 2, len(levels))
-    return found
+        assert pair.mine is not None and pair.theirs is not None
+        n = len(pair.mine.ids)
+        for size in (n, n + 2):
+            if size not in weights:
+                weights[size] = stats.resamples(size, DRAWS)
+        lost = 100 * np.array(stats.paired_bounds(pair.mine.correct, pair.theirs.correct, level=levels,
+                                                  weights=weights[n + 2]))
+        ratio, *ends = stats.ratio_bootstrap(pair.theirs.tokens, pair.theirs.seconds, pair.mine.tokens,
+                                             pair.mine.seconds, level=levels, weights=weights[n])
+        bounds[i] = np.array([lost, np.array(ends) / ratio]).reshape(2, len(levels), 2)
+    return bounds
 
 
 def published_table(batch: str, task: str, limit: int = 0, level: float = stats.LEVEL) -> pd.DataFrame:
@@ -170,7 +187,7 @@ def published_table(batch: str, task: str, limit: int = 0, level: float = stats.
 def rules_table(results: Results) -> pd.DataFrame:
     """Accuracy with interval under every extraction rule, side by side; the headline rule is marked."""
     rows = []
-    for state, record in results.found:
+    for state, record in results.recorded:
         rows.append({"task": state.configuration.directory.parent.name, "config": state.configuration.name, **{
             rule + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
             for rule, a in record.accuracy.items()}, "n": record.n, "empty answers": record.empty})
@@ -188,11 +205,12 @@ def against_published(results: Results) -> pd.DataFrame:
         rows.append({
             "task": row.task, "model": model, "measured at k=1": _percent(row.accuracy, row.low, row.high), "n": row.n,
             "published (7B, all problems)": f"{100 * score:.1f}" if score is not None else "none",
-            "comparison": _comparison(row.low, row.high, score, model, whole, int(row.n), full)})
+            "comparison": comparison(row.low, row.high, score, model, whole, int(row.n), full)})
     return pd.DataFrame(rows)
 
 
-def _comparison(low: float, high: float, score: float | None, model: str, whole: bool, n: int, full: float) -> str:
+def comparison(low: float, high: float, score: float | None, model: str, whole: bool, n: int, full: float) -> str:
+    """What a measured interval may say about a published score of the 7B (fractions; n of `full` problems)."""
     if score is None:
         return "no published score"
     if "7B" not in model:

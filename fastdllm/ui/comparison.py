@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fastdllm.decode.revisions import Revision
+from fastdllm.display import claim as claims
+from fastdllm.display.claim import Decision, claim
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
@@ -52,14 +54,30 @@ def partings(problems: Sequence[Problem], baseline: Sequence[Recording], suspect
     return pd.DataFrame(lines).astype({"first differing forward": "Int64"})
 
 
-def verdict(table: pd.DataFrame, baseline: str, suspect: str) -> str:
-    """One sentence in Markdown: on how many problems the two part (Wilson interval), where, and from what."""
+@claim(holds="**{suspect} leaves {baseline} on {parted} of {n} problems** (95 % interval {low:.0%} to {high:.0%}), "
+             "half of them by forward {where:.0f}; the text is another one on {texts}.",
+       fails="**{suspect} leaves {baseline} on 0 of {n} problems** (95 % interval {low:.0%} to {high:.0%}).",
+       unknown="**No problem was compared.**")
+def suspect_leaves(baseline: str, suspect: str, table: pd.DataFrame) -> Decision:
+    """table: `partings`."""
+    if table.empty:
+        return None, {}
     parted, n = int(table["first differing forward"].notna().sum()), len(table)
     low, high = wilson(parted, n)
-    where = table["first differing forward"].median()
+    return parted > 0, {"suspect": suspect, "baseline": baseline, "parted": parted, "n": n, "low": low, "high": high,
+                        "where": table["first differing forward"].median() if parted else 0,
+                        "texts": int((~table["same text"].astype(bool)).sum())}
+
+
+@claim(holds="{stale} of {reused} reused layer calls served another small block's output.",
+       fails="None of {reused} reused layer calls served another small block's output.",
+       unknown="The suspect reused nothing.")
+def suspect_serves_elsewhere(table: pd.DataFrame) -> Decision:
+    """table: `partings`."""
     reused, stale = int(table["layer calls reused"].sum()), int(table["from another small block"].sum())
-    first = f", half of them by forward {where:.0f}" if parted else ""
-    share = f" {stale} of {reused} reused layer calls served another small block's output." if reused else \
-        " The suspect reused nothing."
-    return (f"**{suspect} leaves {baseline} on {parted} of {n} problems** (95 % interval {100 * low:.0f}-"
-            f"{100 * high:.0f} %){first}; the text is another one on {int((~table['same text']).sum())}.{share}")
+    return (stale > 0 if reused else None), {"stale": stale, "reused": reused}
+
+
+def verdict(table: pd.DataFrame, baseline: str, suspect: str) -> str:
+    """On how many problems the two part, where, and from what; Markdown."""
+    return claims.verdict([suspect_leaves(baseline, suspect, table), suspect_serves_elsewhere(table)])

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pandas as pd
 
@@ -105,26 +106,6 @@ class BisectionResult:
     combinations: int
     outcome: str                                         # how the bad decoder ended: "ended", or what it raised
     table: pd.DataFrame = field(compare=False)           # one row per candidate that a reader may want to check
-
-    def __str__(self) -> str:
-        if self.parting is None:
-            return ("No observable separates the two decoders on these prompts"
-                    f"{'' if self.outcome == 'ended' else f', which both end in {self.outcome}'}.")
-        seen = f"They part at {self.parting}; over the whole run in {', '.join(self.separates)}."
-        if self.changes is None:
-            return (f"None of the known switches ({self.tried} of {self.combinations} combinations tried). {seen}")
-        text = f"{spell(self.changes)}. {seen}"
-        if "output tokens" not in self.separates:
-            return f"{text} No output token changes."
-        if self.tokens_by is not None and self.tokens_by != self.changes:
-            kind = "the interaction of" if len(self.tokens_by) > 1 else "the switch"
-            text += f" The tokens change by {kind} {spell(self.tokens_by)}."
-        return text
-
-
-def spell(changes: Mapping[str, tuple[object, object]]) -> str:
-    """`on_full_block: refresh -> bypass, ...`."""
-    return ", ".join(f"{switch}: {a} -> {b}" for switch, (a, b) in changes.items()) or "no switch"
 
 
 class Search:
@@ -247,6 +228,16 @@ def bisect(good: Decoder, bad: Decoder, candidate: Callable[[Revision], Decoder]
                    table(search, {"good": first, "bad": second}, list(dict.fromkeys(ways)) if tabulate else []))
 
 
+def bisect_subsets(lm: LM, prompts: Sequence[list[int]], good: str, bad: str, decoding: Decoding, k: int,
+                   subsets: Sequence[str]) -> list[tuple[str, BisectionResult]]:
+    """Two revisions of our own loop, bisected for each subset of layers by itself: (subset, result)."""
+    results = []
+    for layers in subsets:
+        decoder = partial(row_decoder, lm, reuse=Reuse(k=k, layers=layers), decoding=decoding)
+        results.append((layers, bisect(decoder(good), decoder(bad), decoder, prompts, lm.network)))
+    return results
+
+
 def swap(combination: Combination, other: Combination, switches: Sequence[int]) -> Combination:
     """`combination` with the values that `other` has for some switches (by index)."""
     return tuple(other[s] if s in switches else value for s, value in enumerate(combination))
@@ -264,12 +255,13 @@ def smallest(search: Search, base: Combination, target: Combination, changed: li
 
 
 def table(search: Search, targets: Mapping[str, Observed], combinations: Sequence[Combination]) -> pd.DataFrame:
-    """One row per candidate: its switches, and where it parts from each target and in what ("" is agreement)."""
+    """One row per candidate: its switches, what it reused, where it parts from each target, in what ("": agreement)."""
     rows = []
     for combination in combinations:
         run = search.run(combination)
         row = dict(zip(search.choices, combination, strict=True))
-        row |= {"outcome": ", ".join(sorted(set(run.outcome)))}
+        row |= {"outcome": ", ".join(sorted(set(run.outcome))),
+                "layer calls reused": sum(call.reused for seen in run.seen for one in seen for call in one.calls)}
         for name, target in targets.items():
             parting, counts = compare(target, run)
             row[f"parts from {name}"] = "" if parting is None else f"prompt {parting.group}, forward {parting.forward}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fastdllm.decode import Trace, denoise
+from fastdllm.decode import Trace, denoise, generate
 from fastdllm.decode.revisions import Revision
+from fastdllm.display.claim import Decision, claim, verdict
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
 from fastdllm.lab.instrument.probe import ForwardObservation, Observed, Run, observe
@@ -107,7 +109,39 @@ def reuse_logits(lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, revis
         rows.append({"forward": served.forward, "kind": served.kind, "served from": int(served.served_forward),
                      "gap": float(gap[1:].max()), "first": float(gap[0]),
                      "size": float(then.abs().max())})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["forward", "kind", "served from", "gap", "first", "size"])
+
+
+def subset_pairs(lm: LM, ids: Sequence[list[int]], ks: Sequence[int], decoding: Decoding,
+                 scattered: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Different configurations compared in pairs, and the logits of their reuse steps.
+
+    pairs: k, kind, a, b, n decodes, `same` of them token for token, forwards that ran and replayed ones of b. Kinds:
+    contiguous subsets, scattered layers and replay (policy output against it), residual (its subsets among
+    themselves). logits: `reuse_logits` of the first prompt with k, layers, policy, kind.
+    """
+    rows, logits = [], []
+    for k in ks:
+        runs = {(policy, layers): generate(lm, list(ids), decoding=decoding, batch_size=1,
+                                           reuse=Reuse(k=k, layers=layers, policy=policy))
+                for policy, layers in [*itertools.product(("output", "residual"), SUBSETS), ("output", scattered),
+                                       ("replay", "middle")]}
+        chosen = [(kind, (policy, a), (policy, b)) for kind, policy in (("contiguous subsets", "output"),
+                                                                       ("residual", "residual"))
+                  for a, b in itertools.combinations(SUBSETS, 2)]
+        chosen += [("scattered layers", ("output", "first"), ("output", scattered)),
+                   ("replay", ("output", "middle"), ("replay", "middle"))]
+        for kind, a, b in chosen:
+            counts = pd.DataFrame(runs[b].nfe).sum()
+            rows.append({"k": k, "kind": kind, "a": " ".join(a), "b": " ".join(b), "n": len(ids),
+                         "same": sum(x == y for x, y in zip(runs[a].tokens, runs[b].tokens, strict=True)),
+                         "forwards of b": int(counts.drop("replay").sum()), "replayed": int(counts["replay"])})
+        for policy, layers in runs:
+            if policy != "replay":
+                kind = {"residual": "residual"}.get(policy, "contiguous subsets" if layers in SUBSETS else "scattered")
+                logits.append(reuse_logits(lm, ids[0], decoding, Reuse(k=k, layers=layers, policy=policy))
+                              .assign(k=k, layers=layers, policy=policy, kind=kind))
+    return pd.DataFrame(rows), pd.concat(logits)
 
 
 def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse,
@@ -128,6 +162,36 @@ def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decodin
                      "first parting": "" if parting is None else str(parting.bad or parting.good or "the end"),
                      "differs in": ", ".join(name for name, count in counts.items() if count)})
     return pd.DataFrame(rows)
+
+
+@claim(holds="**{name} and `{revision}` give the same tokens in all {n} decodes.**",
+       fails="**{name} and `{revision}` part in {apart} of {n} decodes**, first at {where}, in {what}.",
+       unknown="**Nothing was decoded with both.**")
+def file_agrees(name: str, revision: str, table: pd.DataFrame) -> Decision:
+    """table: `side_by_side`."""
+    values = {"name": name, "revision": revision, "n": len(table)}
+    apart = table[~table["same tokens"].astype(bool)]
+    if len(apart):
+        values |= {"apart": len(apart), "where": apart["first parting"].iloc[0], "what": apart["differs in"].iloc[0]}
+    return (None if table.empty else apart.empty), values
+
+
+@claim(holds="Both also do the same work: no observable differs in any decode.",
+       fails="Their work differs in {apart} of {n} decodes, in {what}.",
+       unknown="Their work was not compared.")
+def file_does_the_same_work(table: pd.DataFrame) -> Decision:
+    """table: `side_by_side`: forwards, layer calls, what was served, block cache."""
+    apart = table[table["differs in"] != ""]
+    return (None if table.empty else apart.empty), {
+        "apart": len(apart), "n": len(table), "what": "; ".join(dict.fromkeys(apart["differs in"]))}
+
+
+def generation_file(file: GenerationFile, revision: str, table: pd.DataFrame, right: Sequence[bool]) -> str:
+    """15. A user's file beside a revision, and what it scores."""
+    return verdict([file_agrees(file.path.name, revision, table), file_does_the_same_work(table)],
+                   [f"With the file {sum(right)} of {len(right)} problems are solved. Its SHA-256 begins "
+                    f"{file.sha256[:12]}. Another file, revision or prompt can change this; more decodes make it "
+                    "surer."])
 
 
 def golden_cases(lm: LM, directory: Path, policy: str, most: int = 0) -> pd.DataFrame:

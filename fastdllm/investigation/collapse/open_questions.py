@@ -135,7 +135,7 @@ def subsets_published() -> pd.DataFrame:
                       "best": best["layers"], "worst": worst["layers"],
                       "middle is best": "yes" if middle["accuracy"] == best["accuracy"] else "no",
                       "best - worst, points": interval_text(best["accuracy"] - worst["accuracy"], low, high, scale=100),
-                      "fastest": part.loc[part["tokens_per_s"].idxmax(), "layers"]})
+                      "interval low": 100 * low, "fastest": part.loc[part["tokens_per_s"].idxmax(), "layers"]})
     return pd.DataFrame(table)
 
 
@@ -143,6 +143,7 @@ def untestable() -> pd.DataFrame:
     """Published claims and scores that nothing on the embedded checkpoint can test, with what is missing."""
     rows = prior_results.claims()
     rows = rows[rows["testable"].str.startswith(("no", "on ")) & rows["kind"].isin(["claim", "score", "score_1.5b"])]
-    said = [f"{r.subject}: {r.value} {r.unit}" if r.kind != "claim" else r.parameter for r in rows.itertuples()]
+    statements = [f"{r.subject}: {r.value} {r.unit}" if r.kind != "claim" else r.parameter for r in rows.itertuples()]
     missing = ["another model and its training" if value == "no" else f"a run {value}" for value in rows["testable"]]
-    return pd.DataFrame({"claim": said, "source": rows["source"], "what is missing": missing, "note": rows["note"]})
+    return pd.DataFrame({"claim": statements, "source": rows["source"], "what is missing": missing,
+                         "note": rows["note"]})

@@ -1,13 +1,15 @@
 """Phase 6 of the log: what its notebooks compute. Records of params/phase6.yml, traces, and single looks inside."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pandas as pd
 from fastdllm import stats, tasks
 from fastdllm.decode import Trace, generate, generate_rows
 from fastdllm.decode.revisions import Revision
-from fastdllm.lab import records
+from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.evaluation.evaluate import evaluate
@@ -25,8 +27,9 @@ from fastdllm.lab.records.locks import Locked
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
+COMPARED = ["k", "layers", "n", "lost", "gained", "points", "low", "high", "relative", "p"]      # of `compare`
 WAIT = 2.0      # seconds between looks at a configuration that another process runs
-NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1, collapsed)", "26d6179": "26d6179 (Run 2)",
+NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1)", "26d6179": "26d6179 (Run 2)",
          "26d6179+full_block_every_k=true": "26d6179 + full block every k",
          "26d6179+run_skipped=true": "26d6179 + skipped layers run"}
 
@@ -52,12 +55,36 @@ class Phase6Results:
     def pick(self, revision: str, k: int, layers: str, policy: str = "output") -> str:
         """The name of a configuration. For k=1 the layers don't matter."""
         frame = self.frame
-        found = frame[(frame.revision == revision) & (frame.k == k) & ((frame.layers == layers) | (frame.k == 1))
-                      & ((frame.policy == policy) | (frame.k == 1))]
-        if found.empty:
+        rows = frame[(frame.revision == revision) & (frame.k == k) & ((frame.layers == layers) | (frame.k == 1))
+                     & ((frame.policy == policy) | (frame.k == 1))]
+        if rows.empty:
             raise ValueError(f"configuration: revision={revision}, k={k}, layers={layers}, policy={policy}; allowed: "
                              f"{', '.join(frame.config)}")
-        return str(found.config.iloc[0])
+        return str(rows.config.iloc[0])
+
+    def reusing(self, revision: str, policy: str = "output") -> pd.DataFrame:
+        """The rows of one revision and policy with k >= 2."""
+        frame = self.frame
+        return frame[(frame.revision == revision) & (frame.policy == policy) & (frame.k > 1)]
+
+    @cached_property
+    def computation(self) -> dict[str, str]:
+        """What a configuration computed: equal for two that agree, problem by problem, in answer, tokens and forwards.
+
+        Three subsets that are one computation are one observation, and are tested once. Where no samples are kept,
+        the totals stand in for the tokens and forwards of each problem.
+        """
+        keys = {}
+        for row in self.frame.itertuples():
+            parts: list[object] = [int(row.k), row.policy, self.correct[row.config].tolist()]
+            configuration = self.configurations.get(row.config)
+            if configuration is None:
+                parts += [int(row.tokens), int(row.nfe)]
+            else:
+                samples = records.samples(configuration.directory)
+                parts += [samples["output"].tolist(), samples["tokens"].tolist(), samples["nfe"].tolist()]
+            keys[row.config] = atomic.sha256(atomic.canonical(parts))
+        return keys
 
 
 def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limit: int = 0, ks: Sequence[int] = (),
@@ -124,41 +151,58 @@ def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
         text=[f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})" for row in frame.itertuples()],
     )
     order = list(dict.fromkeys(table.sort_values(["k"], kind="stable").configuration))
-    return table.pivot(index="name", columns="cell", values="text").reindex(columns=order)
+    return table.pivot(index="name", columns="configuration", values="text").reindex(columns=order)
 
 
-def against(found: Phase6Results, revision: str, other: str, policy: str = "output") -> pd.DataFrame:
-    """Every k >= 2 configuration of `other` against the same one of `revision`, on the same problems; p after Holm."""
+def compare(results: Phase6Results, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Configurations in pairs (baseline, other), on the same problems; one row a pair of different computations.
+
+    points, low, high: accuracy of the other minus the baseline's; relative: the same as a share of the baseline's
+    accuracy; p_holm: exact McNemar, Holm over the rows. Subsets that are one computation share a row (`layers`).
+    """
+    frame, rows = results.frame.set_index("config"), {}
+    for baseline, other in pairs:
+        key = (results.computation[baseline], results.computation[other])
+        layers = str(frame.loc[other, "layers"])
+        if key in rows:
+            rows[key]["layers"] += f" = {layers}"
+            continue
+        pair = stats.compare_paired(results.correct[baseline], results.correct[other])
+        before = float(results.correct[baseline].mean())
+        rows[key] = {"k": int(frame.loc[other, "k"]), "layers": layers, "n": pair.n, "lost": pair.lost,
+                     "gained": pair.gained, "points": 100 * pair.difference, "low": 100 * pair.low,
+                     "high": 100 * pair.high, "relative": pair.difference / before if before else math.nan,
+                     "p": pair.p}
+    table = pd.DataFrame(rows.values(), columns=COMPARED)
+    return table.assign(p_holm=stats.holm(table["p"]))
+
+
+def against(results: Phase6Results, revision: str, other: str, policy: str = "output") -> pd.DataFrame:
+    """Every k >= 2 configuration of `other` against the same one of `revision`, as `compare` has it."""
+    have = set(results.frame[results.frame.revision == revision][["k", "layers"]].itertuples(index=False, name=None))
+    return compare(results, [(results.pick(revision, row.k, row.layers), row.config)
+                             for row in results.reusing(other, policy).itertuples() if (row.k, row.layers) in have])
+
+
+def losses(results: Phase6Results, revision: str) -> pd.DataFrame:
+    """Every k >= 2 configuration of a revision against its own k=1, as `compare` has it; empty without a k=1."""
+    frame = results.frame
+    baseline = frame[(frame.revision == revision) & (frame.k == 1)]
+    return compare(results, [(str(baseline.config.iloc[0]), row.config)
+                             for row in results.reusing(revision).itertuples()] if len(baseline) else [])
+
+
+def across_subsets(results: Phase6Results, revision: str) -> pd.DataFrame:
+    """Per k: do the subsets agree? Computations, problems answered differently, tokens, the largest gap in points."""
     rows = []
-    configurations = found.frame[(found.frame.revision == other) & (found.frame.k > 1) & (found.frame.policy == policy)]
-    for row in configurations.itertuples():
-        pair = stats.compare_paired(found.correct[found.pick(revision, row.k, row.layers)], found.correct[row.config])
-        rows.append({"k": row.k, "layers": row.layers, "n": pair.n, "lost": pair.lost, "gained": pair.gained,
-                     "points": 100 * pair.difference, "low": 100 * pair.low, "high": 100 * pair.high, "p": pair.p})
-    frame = pd.DataFrame(rows)
-    return frame.assign(p_holm=stats.holm(frame["p"])) if len(frame) else frame
-
-
-def across_subsets(found: Phase6Results, revision: str) -> pd.DataFrame:
-    """Per k: do the subsets agree? Problems answered differently, tokens, and the largest gap in points."""
-    rows = []
-    configurations = found.frame[
-        (found.frame.revision == revision) & (found.frame.policy == "output") & (found.frame.k > 1)
-    ]
-    for k, group in configurations.groupby("k"):
-        right = np.stack([found.correct[config] for config in group.config])
-        rows.append({"k": k, "subsets": len(group), "n": right.shape[1],
-                     "answers that differ": int((right != right[0]).any(0).sum()),
+    for k, group in results.reusing(revision).groupby("k"):
+        right = np.stack([results.correct[config] for config in group.config])
+        rows.append({"k": k, "subsets": len(group), "computations": len({results.computation[c] for c in group.config}),
+                     "n": right.shape[1], "answers that differ": int((right != right[0]).any(0).sum()),
                      "gap in points": 100 * float(right.mean(1).max() - right.mean(1).min()),
                      "tokens": ", ".join(map(str, group.tokens))})
-    return pd.DataFrame(rows)
-
-
-def power_table(good: float, bad: Iterable[float], ns: Sequence[int]) -> pd.DataFrame:
-    """Power to tell `good` from each of `bad` (fractions) with n problems each, and the n for 80 %."""
-    return pd.DataFrame([{"from": good, "to": p, "points": 100 * (p - good), **{f"n={n}": stats.power(good, p, n)
-                                                                               for n in ns},
-                          "n for 80 %": stats.n_needed(good, p)} for p in bad if p != good])
+    return pd.DataFrame(rows, columns=["k", "subsets", "computations", "n", "answers that differ", "gap in points",
+                                       "tokens"])
 
 
 def prompts(lm: LM, task: str, n: int, longest: int = 0) -> list[list[int]]:
@@ -167,8 +211,8 @@ def prompts(lm: LM, task: str, n: int, longest: int = 0) -> list[list[int]]:
         draw = np.random.default_rng(0)
         top = min(i for i in (lm.mask_id, *lm.stop_ids, lm.config.vocab_size) if i is not None)
         return [draw.integers(0, top, size=9 + 13 * i).tolist() for i in range(n)]
-    found = [lm.encode(problem.prompt) for problem in tasks.get(task).problems(n)]      # pyright: ignore
-    return [ids[:longest] if longest else ids for ids in found]
+    encoded = [lm.encode(problem.prompt) for problem in tasks.get(task).problems(n)]      # pyright: ignore
+    return [ids[:longest] if longest else ids for ids in encoded]
 
 
 def traced(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision,
@@ -208,9 +252,9 @@ def tokens_of(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse, re
     return generate(lm, ids, decoding=decoding, reuse=reuse, revision=revision, batch_size=batch_size).tokens
 
 
-def spot_check(lm: LM, found: Phase6Results, config: str, n: int) -> pd.DataFrame:
+def spot_check(lm: LM, results: Phase6Results, config: str, n: int) -> pd.DataFrame:
     """Decode the first n problems of a configuration again and compare with its record's tokens."""
-    configuration = found.configurations[config]
+    configuration = results.configurations[config]
     samples, record = records.samples(configuration.directory).head(n), records.read(configuration.directory)
     parameters = record.parameters
     every = tasks.get(parameters.task).problems(parameters.limit)[:n]

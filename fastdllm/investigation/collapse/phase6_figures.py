@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from fastdllm import stats
 from fastdllm.decode import Step
 from fastdllm.display.figures import COLORS, GREY, MARKERS, style
+from fastdllm.investigation.collapse.verdict_revisions import power
 from fastdllm.model.lm import LM
 
 DECISIONS = {"recompute": "#D5E8F5", "reuse": "#E69F00", "fallback": "#CC79A7", "bypass": "#EEEEEE"}
@@ -118,18 +118,18 @@ def served_figure(served: pd.DataFrame) -> Figure:
     Everything off the diagonal was computed for other positions.
     """
     names = list(dict.fromkeys(served["name"])) if "name" in served and len(served) else [""]
-    places = {name: _places(served[served["name"] == name] if name else served) for name in names}
-    labels = sorted({place for here, there in places.values() for place in (*here, *there)},
+    pairs = {name: _small_blocks(served[served["name"] == name] if name else served) for name in names}
+    labels = sorted({label for here, there in pairs.values() for label in (*here, *there)},
                     key=lambda text: tuple(map(int, text.split("."))))
     counts = {name: np.zeros((len(labels), len(labels))) for name in names}
-    for name, (here, there) in places.items():
+    for name, (here, there) in pairs.items():
         for a, b in zip(here, there, strict=True):
             counts[name][labels.index(b), labels.index(a)] += 1
     most = max((count.max(initial=1) for count in counts.values()), default=1)       # one scale for all panels
     figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names) + 0.8, 4.4), squeeze=False,
                                   layout="constrained")
     for axes, name in zip(panels[0], names, strict=True):
-        here, there = places[name]
+        here, there = pairs[name]
         if not here:
             axes.set_title("nothing was reused on these prompts", fontsize=9)
             continue
@@ -146,7 +146,7 @@ def served_figure(served: pd.DataFrame) -> Figure:
     return figure
 
 
-def _places(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _small_blocks(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
     """`block.small block` that each reusing forward stands at, and the one whose output it was served."""
     if rows.empty:
         return [], []
@@ -194,10 +194,10 @@ def cache_figure(differences: pd.DataFrame) -> Figure:
 
 
 def power_figure(pairs: Sequence[tuple[float, float, str]], ns: Sequence[int], marks: Sequence[int] = (10,)) -> Figure:
-    """Power against n for pairs of accuracies (good, bad, label); dotted lines at the n in `marks`."""
+    """Power of Fisher's test against n for pairs of accuracies (good, bad, label); dotted lines at `marks`."""
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for (good, bad, label), color in zip(pairs, list(COLORS.values()) * 3, strict=False):
-        axes.plot(ns, [100 * stats.power(good, bad, n) for n in ns], color=color, label=label)
+        axes.plot(ns, [100 * power(good, bad, n) for n in ns], color=color, label=label)
     for mark in marks:
         axes.axvline(mark, color=GREY, linestyle=":")
         axes.text(mark, 101, f"n = {mark}", fontsize=8, ha="center")

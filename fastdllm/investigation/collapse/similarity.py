@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdllm.decode import denoise
+from fastdllm.display import claim as claims
+from fastdllm.display.claim import Decision, claim
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding
 
@@ -42,10 +44,10 @@ def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Seque
                     out = torch.stack([o[0, part] for o in outputs]).float()             # [layers, b, hidden]
                     residual = out - torch.stack([i[0, part] for i in inputs]).float()
                     tokens = came[offset:offset + decoding.small_block]
-                    place = (step.block, step.small_block)
-                    history.append((out, residual, tokens, place))
+                    small_block = (step.block, step.small_block)
+                    history.append((out, residual, tokens, small_block))
                     for lag in lags:
-                        if len(history) > lag and history[-1 - lag][3] == place:
+                        if len(history) > lag and history[-1 - lag][3] == small_block:
                             then = history[-1 - lag]
                             rows.append(_rows(prompt, step, lag, history[-1], then, lm))
                     before = step.tokens
@@ -74,27 +76,48 @@ def _rows(prompt: int, step, lag: int, now, then, lm: LM) -> pd.DataFrame:
                          "changed": [changed[p] for p in position], "masked": [masked[p] for p in position]})
 
 
-def verdict(table: pd.DataFrame, bound: float) -> str:
-    """What the map says about reuse: medians by lag, the share above `bound`, and the positions that changed."""
+@claim(holds="**Most outputs are nearly what they were one step before: {share:.0%} reach a cosine of {bound} (median "
+             "{output:.3f}).**",
+       fails="**Most outputs are not what they were one step before: {share:.0%} reach a cosine of {bound} (median "
+             "{output:.3f}).**",
+       unknown="**Not measured: no small block took more than one step on these prompts.**")
+def outputs_stay_alike(table: pd.DataFrame, bound: float) -> Decision:
+    """table: `similarity`; the smallest lag."""
     if table.empty:
-        return "**Not measured**: no small block took more than one step on these prompts."
+        return None, {}
     one = table[table.lag == table.lag.min()]
-    layers = one.groupby("layer").output.median()
-    steps = one.groupby(["prompt", "block", "step"]).ngroups
-    lines = [f"**One step before, the median cosine of a layer's output is {one.output.median():.3f}, of its residual "
-             f"{one.residual.median():.3f}** ({len(one)} values of {steps} steps, {one.prompt.nunique()} prompts)."]
-    lines += [f"Lag {lag}: {(rows.output >= bound).mean():.0%} of outputs and {(rows.residual >= bound).mean():.0%} of "
-              f"residuals reach {bound}." for lag, rows in table.groupby("lag")]
-    if one.changed.any() and not one.changed.all():
-        moved, still = one[one.changed], one[~one.changed]
-        lines.append(f"Where the token changed, {(moved.output >= bound).mean():.0%} of the outputs reach it, "
-                     "elsewhere "
-                     f"{(still.output >= bound).mean():.0%}: what reuse loses is concentrated in the few positions "
-                     "that "
-                     "were just unmasked, so a policy that recomputes those (`token`) has more to keep than one that "
-                     "reuses whole layers.")
-    lines.append(f"The layers lie between {layers.min():.3f} (layer {layers.idxmin()}) and {layers.max():.3f} (layer "
-                 f"{layers.idxmax()}). A cosine is no accuracy: notebook 09 measures what reuse costs. *Other "
-                 "prompts, or "
-                 "a lower threshold (fewer steps, more changes in each), change these numbers.*")
-    return " ".join(lines)
+    share = (one.output >= bound).mean()
+    return share > 0.5, {"share": share, "bound": bound, "output": one.output.median()}
+
+
+@claim(holds="What changes is concentrated where a token changed: {moved:.0%} of the outputs reach {bound} there, "
+             "{still:.0%} elsewhere. A policy that recomputes those positions (`token`) has more to keep.",
+       fails="What changes is not concentrated where a token changed: {moved:.0%} of the outputs reach {bound} there, "
+             "{still:.0%} elsewhere.",
+       unknown="Whether it is the changed tokens can't be told: none changed, or all did.")
+def changes_are_where_tokens_changed(table: pd.DataFrame, bound: float) -> Decision:
+    """As above; concentrated is ten points of outputs or more."""
+    one = table[table.lag == table.lag.min()] if len(table) else table
+    if one.empty or one.changed.all() or not one.changed.any():
+        return None, {}
+    moved, still = ((one.output[mask] >= bound).mean() for mask in (one.changed, ~one.changed))
+    return still - moved > 0.1, {"moved": moved, "still": still, "bound": bound}
+
+
+def verdict(table: pd.DataFrame, bound: float) -> str:
+    """What the map says about reuse."""
+    details = []
+    if len(table):
+        one = table[table.lag == table.lag.min()]
+        layers = one.groupby("layer").output.median()
+        steps = one.groupby(["prompt", "block", "step"]).ngroups
+        details = [
+            f"{len(one)} values of {steps} steps, {one.prompt.nunique()} prompts; median cosine of the residual "
+            f"{one.residual.median():.3f}. The layers lie between {layers.min():.3f} (layer {layers.idxmin()}) and "
+            f"{layers.max():.3f} (layer {layers.idxmax()}).",
+            "\n".join(f"- Lag {lag}: {(rows.output >= bound).mean():.0%} of outputs and "
+                      f"{(rows.residual >= bound).mean():.0%} of residuals reach {bound}"
+                      for lag, rows in table.groupby("lag")),
+            "A cosine is no accuracy: notebook 09 measures what reuse costs. A lower threshold (fewer steps, more "
+            "changes in each) changes these numbers."]
+    return claims.verdict([outputs_stay_alike(table, bound), changes_are_where_tokens_changed(table, bound)], details)

@@ -36,12 +36,12 @@ def read(path: str) -> dict[str, Any]:
 def part(path: str, dtype: str) -> tuple[dict[str, Any], cost_model.Card]:
     """What was measured in one dtype, and the card with the bandwidth of that run. Raises ValueError for another."""
     report = read(path)
-    found = {each["dtype"].removeprefix("torch."): each for each in report["dtypes"]}
-    if dtype not in found:
-        raise ValueError(f"dtype={dtype!r}; allowed: {', '.join(found)}")
-    card = cost_model.Card(report["device"], found[dtype]["copy_bandwidth"], cost_model.H200.flops,
+    by_dtype = {each["dtype"].removeprefix("torch."): each for each in report["dtypes"]}
+    if dtype not in by_dtype:
+        raise ValueError(f"dtype={dtype!r}; allowed: {', '.join(by_dtype)}")
+    card = cost_model.Card(report["device"], by_dtype[dtype]["copy_bandwidth"], cost_model.H200.flops,
                            cost_model.H200.kernel_seconds, cost_model.H200.host_seconds)
-    return found[dtype], card
+    return by_dtype[dtype], card
 
 
 def forwards(path: str, dtype: str = "bfloat16") -> pd.DataFrame:

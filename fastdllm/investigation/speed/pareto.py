@@ -88,7 +88,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     return drawn
 
 
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
+def as_text(rows: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     def interval(value: float, low: float, high: float) -> str:
         return f"{value:z.1f} [{low:.1f}, {high:.1f}]" if value == value else ""
@@ -100,19 +100,3 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
         "predicted speed-up": rows["speedup"].map("{:.2f}x".format),
         "control": ["" if r.control != r.control else f"threshold {r.control:g}" for r in rows.itertuples()],
         "points won over it": [interval(r.gain, r.gain_low, r.gain_high) for r in rows.itertuples()]})
-
-
-def verdict(rows: pd.DataFrame, speed: float = 1.2, points: float = 5.0) -> str:
-    """Which policies meet the proposal's criterion, and which beat the plain threshold; Markdown."""
-    reuse = rows[rows["k"] > 1]
-    meets = reuse[(reuse["speedup"] > speed) & (reuse["lost_high"] < points)]
-    beats = reuse[reuse["gain_low"] > 0]
-    worse = reuse[reuse["gain_high"] < 0]
-
-    def names(part: pd.DataFrame) -> str:
-        return ", ".join(f"`{name}`" for name in part["config"]) or "none"
-    good = names(meets[meets["config"].isin(beats["config"])])
-    return (f"**n = {rows['n'].iloc[0]}.** More than {speed:g}x predicted with fewer than {points:g} points lost "
-            f"(95 % sure): {names(meets)}. Better than the best plain threshold at least as fast: {names(beats)}; "
-            f"worse: {names(worse)}; the others can't be told from it with so many problems. "
-            f"Worth having, by both: **{good}**. Speed is the cost model's, at the mix of forwards measured here.")

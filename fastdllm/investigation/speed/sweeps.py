@@ -1,4 +1,4 @@
-"""One axis at a time: what the threshold buys, and what the batch size buys. Tables, figures, verdicts."""
+"""One axis at a time: what the threshold buys, and what the batch size buys. Tables and figures."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false
@@ -120,7 +120,7 @@ def threshold_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def threshold_shown(table: pd.DataFrame) -> pd.DataFrame:
+def threshold_as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     lost = [f"{row.lost:z.1f} [{row.lost_low:.1f}, {row.lost_high:.1f}]" if row.lost == row.lost else "reference"
             for row in table.itertuples()] if "lost" in table else ["not measured"] * len(table)
@@ -132,22 +132,6 @@ def threshold_shown(table: pd.DataFrame) -> pd.DataFrame:
         "on the front": table["on_front"].map({True: "yes", False: ""})})
 
 
-def threshold_verdict(table: pd.DataFrame, points: float = 3.0) -> str:
-    """The most tokens per forward whose loss stays below `points` with 95 % confidence; Markdown."""
-    task, highest = table["task"].iloc[0], table.iloc[-1]
-    safe = table[table["lost_high"] < points] if "lost_high" in table else table.iloc[:0]
-    head = (f"**{task}, n = {highest['n']}:** at threshold {highest['threshold']:g} the accuracy is "
-            f"{100 * highest['accuracy']:.1f} % with {highest['tokens_per_forward']:.2f} tokens per forward. ")
-    if safe.empty:
-        return head + (f"No lower threshold is shown to lose fewer than {points:g} points (the intervals' upper ends "
-                       "are above that): keep the highest, or measure more problems.")
-    pick = safe.loc[safe["tokens_per_forward"].idxmax()]
-    gain = pick["tokens_per_forward"] / highest["tokens_per_forward"]
-    return head + (f"Threshold **{pick['threshold']:g}** gives {gain:.2f} times the tokens per forward "
-                   f"({pick['tokens_per_forward']:.2f}) and loses {pick['lost']:z.1f} points, 95 % interval "
-                   f"[{pick['lost_low']:.1f}, {pick['lost_high']:.1f}]: the fastest one that stays below {points:g}.")
-
-
 # -- batch size
 
 def batch_table(results: Results) -> pd.DataFrame:
@@ -156,10 +140,10 @@ def batch_table(results: Results) -> pd.DataFrame:
     """
     one_task(results)
     table = results.frame.sort_values("batch_size").reset_index(drop=True)
-    found = {str(state.configuration.directory): record for state, record in results.found}
+    by_folder = {str(state.configuration.directory): record for state, record in results.recorded}
     texts: list[list[str]] = []
     for i, folder in enumerate(table["folder"]):
-        mine, notes = results.outcomes[folder], found[folder].notes
+        mine, notes = results.outcomes[folder], by_folder[folder].notes
         if mine is None:
             raise ValueError(f"{folder}: no samples are kept here; allowed: records with their samples")
         texts.append(list(records.samples(Path(folder))["output"]))
@@ -167,7 +151,7 @@ def batch_table(results: Results) -> pd.DataFrame:
         table.loc[i, "memory"] = notes.get("peak_memory_bytes", np.nan)
         table.loc[i, "equal"] = sum(a == b for a, b in zip(texts[i], texts[0], strict=True))
     table["ratio"] = table["tokens_per_second"] / table["tokens_per_second"].iloc[0]
-    table["memory_of"] = [found[folder].notes.get("peak_memory_of", "") for folder in table["folder"]]
+    table["memory_of"] = [by_folder[folder].notes.get("peak_memory_of", "") for folder in table["folder"]]
     return table
 
 
@@ -195,7 +179,7 @@ def batch_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def batch_shown(table: pd.DataFrame) -> pd.DataFrame:
+def batch_as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
     return pd.DataFrame({
         "batch size": table["batch_size"], "n": table["n"], "tokens/s": table["tokens_per_second"].map("{:.0f}".format),
@@ -204,16 +188,3 @@ def batch_shown(table: pd.DataFrame) -> pd.DataFrame:
             "{:.2f}".format), "peak memory, MB": (table["memory"] / 1e6).map("{:.0f}".format),
         "accuracy %": [f"{100 * r.accuracy:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in table.itertuples()],
         "same answers": [f"{int(equal)} of {n}" for equal, n in zip(table["equal"], table["n"], strict=True)]})
-
-
-def batch_verdict(table: pd.DataFrame) -> str:
-    """The fastest batch size and what it costs; Markdown."""
-    first, best = table.iloc[0], table.loc[table["tokens_per_second"].idxmax()]
-    same = ("every answer is the same at every batch size" if list(table["equal"]) == list(table["n"]) else
-            "some answers change with the batch size (half precision rounds differently in other shapes)")
-    return (f"**{first['task']}, n = {first['n']}:** batch {best['batch_size']} is the fastest, "
-            f"{best['tokens_per_second']:.0f} tokens/s against {first['tokens_per_second']:.0f} at batch "
-            f"{first['batch_size']} ({best['ratio']:.2f}x); an answer then takes {best['latency']:.2f} s instead of "
-            f"{first['latency']:.2f} s. Each size ran once, so run-to-run noise is not in these figures (axis `repeat` "
-            f"measures it). Accuracy at the fastest: {100 * best['accuracy']:.1f} % "
-            f"[{100 * best['low']:.1f}, {100 * best['high']:.1f}]; {same}.")

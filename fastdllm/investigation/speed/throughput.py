@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 import fastdllm
-from fastdllm import Decoding, Reuse, prior_results, stats
+from fastdllm import Decoding, Reuse, prior_results
 from fastdllm.display.figures import COLORS, GREY, MARKERS, style
 from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.pareto import LAYERS, SHAPE_7B
@@ -110,69 +108,3 @@ def january_figure(table: pd.DataFrame) -> Figure:
     axis.legend(frameon=False, loc="lower left")
     style(axis).grid(axis="y", color="#dddddd", linewidth=0.7)
     return drawn
-
-
-def measured_runs(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any]) -> str:
-    """What was measured on the GPU; Markdown."""
-    one = forwards[(forwards["batch"] == 1) & (forwards["layers"] == 28)].groupby("kind")["share_of_copy"].mean()
-    batches = (forwards.loc[forwards["batch"] > 1, "predicted_ms"] / forwards.loc[forwards["batch"] > 1, "ms"] - 1)
-    ours = runs[(runs["executor"] == "fast") & (runs["k"] == 1)].set_index("batch")
-    plain = runs[(runs["network"] == "PlainNetwork") & (runs["k"] == 1)]
-    times = next(times for times in plain["ms_by_kind"] if times)
-    alike = plain.loc[plain["note"].notna(), "tokens_per_second"].iloc[0]
-    then, speed = loop["published"], ours["tokens_per_second"]
-    kinds = ("full", "small", "commit")
-    return (
-        f"**Time of a token.** On the {forwards.attrs['device']} a forward of the 7B shape at batch 1 runs at "
-        f"{one['full']:.0%} (full) and {one['small']:.0%} (small) of the copy bandwidth: it costs little more than "
-        f"reading the weights. One prompt at one token a forward makes {speed[1]:.0f} tokens/s, "
-        f"{ours.loc[1, 'ratio']:.1f} times the plain loop in the same run and "
-        f"{speed[1] / max(then['tokens_per_second']):.1f} times what the published loop made "
-        f"({then['tokens_per_second'][0]}-{then['tokens_per_second'][1]}). The two differ because an eager loop waits "
-        f"for its host: a full, small, commit forward took {', '.join(f'{times[kind]:.1f}' for kind in kinds)} ms in "
-        f"the plain loop here, {', '.join(str(then['ms_by_kind'][kind]) for kind in kinds)} in the published one on "
-        f"another host. At batch 32, rows moving by themselves make {speed[32]:.0f} tokens/s, "
-        f"{ours.loc[32, 'ratio']:.1f} times the plain loop, {speed[32] / alike:.1f} times where that one gets rows of "
-        f"like length together.\n\n"
-        f"**The cost model** gives the time of whole runs at batch 1, k = 1, 2, 3 and all policies, to within "
-        f"{runs['off'].abs().max():.1%}; two of its constants are fitted to this card. In batches of 32 it is "
-        f"{-batches.max():.0%} to {-batches.min():.0%} too fast: it knows neither attention nor what the products of "
-        "many rows lose.")
-
-
-def half_precision(table: pd.DataFrame) -> str:
-    """Accuracy by dtype; Markdown."""
-    if table.empty:
-        return "**Half precision** was not measured on a GPU: `python -m benchmarks.half_precision`."
-    said = ", ".join(f"{row.correct} in {row.dtype}" for row in table[table["threshold"] == 1.0].itertuples())
-    low, high = stats.wilson(int(table["correct"].min()), int(table["n"].iloc[0]))
-    return (f"**Half precision.** Of {table['n'].iloc[0]} held-out problems the embedded checkpoint solves, at "
-            f"threshold 1.0 on a GPU, {said}; the lowest of all settings lies in {low:.1%} to {high:.1%}.")
-
-
-def verdict(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], table: pd.DataFrame,
-            configurations: pd.DataFrame) -> str:
-    """What the figures say; Markdown."""
-    rows = table.set_index("run")
-
-    def speed(run: str) -> float:
-        return rows.loc[run, "h200_speed"] / rows.loc["k=1", "h200_speed"]
-
-    def forwards_per_token(run: str) -> float:
-        return rows.loc[run, ["full", "small"]].sum() / rows.loc[run, "tokens"]
-    same = configurations.loc[(configurations["k"] > 1) & configurations["ratio"].notna(), "ratio"]
-    first = configurations.loc[configurations["k"] == 1, "tokens_per_s"]
-    return (
-        f"{measured_runs(forwards, runs, loop)}\n\n"
-        f"{half_precision(prior_results.dtype_accuracy())}\n\n"
-        f"**Ceiling.** 12 of 28 layers are {1 - 1 / cost_model.ceiling(SHAPE_7B, 1.0):.1%} of a forward's bytes. At "
-        f"the mix measured here (n = {table.attrs['problems']}, threshold {table.attrs['threshold']:g}) the prediction "
-        f"is {speed('k=2 output'):.2f}x for k=2 and {speed('k=3 output'):.2f}x for k=3 with `output`, "
-        f"{speed('k=2 replay'):.2f}x and {speed('k=3 replay'):.2f}x with `replay`.\n\n"
-        f"**January.** On the same node k>1 ran at {same.min():.2f} to {same.max():.2f} times k=1's tokens/s. In that "
-        f"code the skipped layers ran all the same, so no time could be saved, and what the wrappers added is lost; "
-        f"the number of forwards hardly changed, here {forwards_per_token('k=2 of January'):.2f} per token at k=2 "
-        f"against {forwards_per_token('k=1 of January'):.2f} at k=1. Each k>1 stood on one node, and k=1's own three "
-        f"rows, the same computation, span {first.min():.1f} to {first.max():.1f} tokens/s: how much of the rest is "
-        "the node can't be told from nine runs."
-    )

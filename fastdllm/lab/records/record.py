@@ -213,7 +213,8 @@ def row(record: Record) -> dict[str, Any]:
     """One record as flat columns. `layers` is text; `nfe` counts all forwards, `tokens_per_forward` divides by it."""
     parameters, reuse, headline = record.parameters, record.parameters.reuse, record.headline
     return {
-        "experiment": record.experiment, "task": record.task, "config": record.config, "status": record.status,
+        "experiment": record.experiment, "model": record.checkpoint.name, "task": record.task, "config": record.config,
+        "status": record.status,
         "shared_from": record.shared_from, "k": reuse.k, "layers": layers_text(record),
         "policy": Path(reuse.policy).stem, "revision": parameters.revision, "engine": parameters.engine,
         "threshold": parameters.decoding.threshold, "batch_size": parameters.batch_size,
@@ -240,7 +241,7 @@ def layers_text(record: Record) -> str:
 
 
 def accuracy(correct: int, n: int) -> Accuracy:
-    """Share with a 95 % Wilson interval (scipy)."""
-    from scipy.stats import binomtest
-    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
-    return Accuracy(correct=correct, n=n, value=correct / n, low=float(interval.low), high=float(interval.high))
+    """Share with a 95 % Wilson interval."""
+    from fastdllm import stats  # a second of imports: only a run that is finished needs it
+    low, high = stats.wilson(correct, n)
+    return Accuracy(correct=correct, n=n, value=correct / n, low=low, high=high)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from fastdllm import stats
 from fastdllm.report.audit.evidence import STAMP, Evidence, Finding, Rule, names
 
 SPREAD = 1.25  # k=1 rows whose tokens/s differ by more than this factor are not repeats of one measurement
@@ -23,24 +23,9 @@ def node_effect(rows: pd.DataFrame) -> tuple[float, float] | None:
 
     Nested least-squares models of log tokens/s: k, against k and node (F test of the difference).
     """
-    speed = np.log(rows["tokens_per_s"].to_numpy(float))
-    by_k, rank_k = _left_over(rows[["k"]], speed)
-    both, rank = _left_over(rows[["k", "node"]], speed)
-    spare = len(rows) - rank
-    if rank == rank_k or spare < 1 or by_k < 1e-12:
-        return None
-    f = (by_k - both) / (rank - rank_k) / max(both / spare, 1e-300)
-    return float(stats.f.sf(f, rank - rank_k, spare)), float(1 - both / by_k)
-
-
-def _left_over(groups: pd.DataFrame, values: np.ndarray) -> tuple[float, int]:
-    """Residual sum of squares of `values` given the categories in `groups`, and the rank of their design."""
-    design = np.ones((len(groups), 1))
-    for name in groups:
-        codes, levels = pd.factorize(groups[name])
-        design = np.column_stack([design, codes[:, None] == np.arange(len(levels))])
-    fit, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    return float(((values - design @ fit) ** 2).sum()), int(rank)
+    table = pd.DataFrame({"speed": np.log(rows["tokens_per_s"].to_numpy(float)), "k": rows["k"].astype(str).to_numpy(),
+                          "node": rows["node"].astype(str).to_numpy()})
+    return stats.nested_f(table, "speed ~ C(k)", "speed ~ C(k) + C(node)")
 
 
 def throughput_follows_node(evidence: Evidence) -> Iterator[Finding]:

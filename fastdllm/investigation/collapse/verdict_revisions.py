@@ -1,0 +1,115 @@
+"""E of the log's checklist: what each revision does over the whole grid, and what ten problems can show of it."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+import pandas as pd
+
+from fastdllm import stats
+from fastdllm.display.claim import Decision, RunLabel, claim, verdict
+from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses
+from fastdllm.investigation.collapse.verdict_suspects import list_differences
+
+JANUARY, RUN_1, RUN_2 = "8e18baac", "6c8822f", "26d6179"
+ENOUGH = 0.8      # power that counts as "can show"
+EXACT = 200       # problems up to which power is exact; the normal approximation is good beyond
+
+
+@claim(holds="**{who} is worse than January's in {hit} of {m} comparisons** (most: k{k} {layers}, {points:+.1f} "
+             "points, {relative:+.0%} of the right answers).",
+       fails="**{who} is not found worse than January's (0 of {m} comparisons)**; losses up to {missed:.1f} points are "
+             "not excluded.",
+       unknown="**{who} can't be compared with January's: no configuration ran under both.**")
+def worse_than_january(who: str, table: pd.DataFrame) -> Decision:
+    """table: `phase6.against` January's code, one row a different computation."""
+    if table.empty:
+        return None, {"who": who}
+    hit, worst = table[(table.p_holm < 0.05) & (table.points < 0)], table.loc[table.points.idxmin()]
+    return len(hit) > 0, {"who": who, "hit": len(hit), "m": len(table), "k": worst.k, "layers": worst.layers,
+                          "points": worst.points, "relative": worst.relative,
+                          "missed": max(0.0, -float(table.low.min()))}
+
+
+@claim(holds="Every subset is hit, `first` too.",
+       fails="Not every subset is hit: not {spared}.",
+       unknown="Whether it spares a subset can't be told: none is hit, or not all three were run.")
+def hits_every_subset(table: pd.DataFrame) -> Decision:
+    """table: `phase6.against`; hit: significantly worse at some k."""
+    ran = {subset for layers in table.layers for subset in layers.split(" = ")}
+    rows = table[(table.p_holm < 0.05) & (table.points < 0)]
+    hit = {subset for layers in rows.layers for subset in layers.split(" = ")}
+    return (None if not hit or len(ran) < 3 else hit == ran), {"spared": ", ".join(sorted(ran - hit))}
+
+
+@claim(holds="{name}: at each k the subsets are one computation (same answers, tokens and forwards).",
+       fails="{name}: the subsets are {computations} computations at some k; up to {differ} of {n} answers differ.",
+       unknown="{name}: fewer than two subsets ran.")
+def subsets_are_one_computation(name: str, subsets: pd.DataFrame) -> Decision:
+    """subsets: `phase6.across_subsets`."""
+    if subsets.empty or subsets.subsets.max() < 2:
+        return None, {"name": name}
+    return (subsets.computations == 1).all(), {
+        "name": name, "computations": int(subsets.computations.max()), "n": int(subsets.n.max()),
+        "differ": int(subsets["answers that differ"].max())}
+
+
+def power(good: float, bad: float, n: int) -> float:
+    """Power to tell two accuracies apart, n problems each: Fisher's exact test, its normal approximation for many."""
+    return stats.power_exact(good, bad, n) if n <= EXACT else stats.power(good, bad, n)
+
+
+@claim(holds="n = {n} shows a fall from {good:.0%} to {bad:.0%} with power {power:.0%}.",
+       fails="n = {n} misses a fall from {good:.0%} to {bad:.0%} more often than once in five (power {power:.0%}; 80 % "
+             "from about n = {needed}).",
+       unknown="{good:.0%} against {bad:.0%} is no difference to be shown.")
+def shows(good: float, bad: float, n: int) -> Decision:
+    """Two accuracies as fractions of 1, and the problems of each."""
+    values = {"good": good, "bad": bad, "n": n}
+    if round(good, 3) == round(bad, 3):
+        return None, values
+    strength = power(good, bad, n)
+    return strength >= ENOUGH, values | {"power": strength, "needed": needed(good, bad)}
+
+
+def needed(good: float, bad: float) -> int:
+    """Problems from which on the power is 80 %, by the same rule as `power`."""
+    return next((n for n in range(2, EXACT + 1) if power(good, bad, n) >= ENOUGH), 0) or stats.n_needed(good, bad)
+
+
+@claim(holds="Spot check: all {n} decodes gave the record's tokens.",
+       fails="Spot check: {wrong} of {n} decodes gave other tokens than the record.",
+       unknown="Spot check: nothing was decoded again.")
+def records_are_reproduced(check: pd.DataFrame) -> Decision:
+    """check: `phase6.spot_check`."""
+    return (None if check.empty else check["same tokens"].all()), {
+        "n": len(check), "wrong": int((~check["same tokens"].astype(bool)).sum())}
+
+
+def mean_accuracies(results: Phase6Results) -> list[tuple[float, float, str]]:
+    """(good, bad, label) of falls whose power is of interest: here, the log's collapse, January's loss at k=3."""
+    here = [results.reusing(revision).accuracy.mean() for revision in (JANUARY, RUN_1)]
+    pairs = [(*here, f"here: {here[0]:.0%} against {here[1]:.0%}"), (0.7, 0.1, "log: 70 % against 10 %"),
+             (0.8044, 0.6717, "January: 80.4 % (k=1) against 67.2 % (k=3)")]
+    return [pair for pair in pairs if pair[0] == pair[0] and pair[1] == pair[1] and round(pair[0] - pair[1], 3)]
+
+
+def old_code(results: Phase6Results, small: int, check: pd.DataFrame) -> str:
+    """E. The three revisions against each other, and what `small` problems can show."""
+    run_1, run_2 = against(results, JANUARY, RUN_1), against(results, JANUARY, RUN_2)
+    low, high = stats.wilson(round(0.7 * small), small)
+    agree = [subsets_are_one_computation(f"`{revision}`", across_subsets(results, revision))
+             for revision in (JANUARY, RUN_1, RUN_2)]
+    powers = [shows(good, bad, small) for good, bad, _ in mean_accuracies(results)]
+    return verdict(
+        [worse_than_january("Run 1's code (`6c8822f`)", run_1), hits_every_subset(run_1),
+         worse_than_january("Run 2's code (`26d6179`)", run_2), powers[-2], records_are_reproduced(check)],
+        [f"{RunLabel.of(results.frame)}. Subsets that are one computation are compared, and corrected for, once.",
+         "\n".join(f"- {judged}" for judged in agree),
+         *(f"{NAMES[revision]} against January's:\n{list_differences(table)}"
+           for revision, table in ((RUN_1, run_1), (RUN_2, run_2)) if len(table)),
+         *(f"{NAMES[revision]} against its own k=1:\n{list_differences(table)}"
+           for revision in (JANUARY, RUN_1, RUN_2) if len(table := losses(results, revision))),
+         "Power of Fisher's exact test:\n" + "\n".join(f"- {judged}" for judged in powers)
+         + f"\n- At {small} problems 70 % has the interval {low:.0%} to {high:.0%}."])

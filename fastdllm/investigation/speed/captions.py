@@ -1,0 +1,58 @@
+"""The sentence under each figure of the speed notebooks: what to see, with the numbers of this figure."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import pandas as pd
+
+from fastdllm.investigation.speed import cost_model
+from fastdllm.investigation.speed.pareto import SHAPE_7B
+
+
+def front(rows: pd.DataFrame) -> str:
+    """Of `pareto.figure`."""
+    reuse = rows[rows["k"] > 1]
+    fastest = rows.loc[rows["speedup"].idxmax()]
+    above = int((reuse["gain"] > 0).sum())
+    return (f"Right is faster, up is more accurate; the grey line is no reuse at lower thresholds, what reuse has to "
+            f"beat. Fastest: `{fastest['config']}`, {fastest['speedup']:.2f}x; {above} of {len(reuse)} reuse "
+            "configurations lie above the best plain threshold as fast (whether by chance says the table).")
+
+
+def thresholds(table: pd.DataFrame) -> str:
+    """Of `sweeps.threshold_figure`."""
+    low, high = table.iloc[0], table.iloc[-1]
+    return (f"From threshold {high['threshold']:g} down to {low['threshold']:g} a forward yields "
+            f"{high['tokens_per_forward']:.2f} and then {low['tokens_per_forward']:.2f} tokens, and accuracy goes from "
+            f"{high['accuracy']:.1%} to {low['accuracy']:.1%}. Filled points are on the front: no other has both more.")
+
+
+def batches(table: pd.DataFrame) -> str:
+    """Of `sweeps.batch_figure`."""
+    first, last = table.iloc[0], table.iloc[-1]
+    return (f"From batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
+            f"{last['tokens_per_second']:.0f} tokens/s, {first['latency']:.2f} and {last['latency']:.2f} s an answer. "
+            "The dashed line is what rows would give if they cost nothing.")
+
+
+def roofline(forwards: pd.DataFrame) -> str:
+    """Of `gpu_measurements.roofline`."""
+    one = forwards[forwards["batch"] == 1]["share_of_copy"]
+    return (f"The grey roof is what the card can do; on its slope only bytes count. Forwards at batch 1 reach "
+            f"{one.min():.0%} to {one.max():.0%} of the bandwidth there.")
+
+
+def ceilings(mixes: pd.DataFrame) -> str:
+    """Of `throughput.ceilings`."""
+    return (f"If every forward skipped 12 of 28 layers, {cost_model.ceiling(SHAPE_7B, 1.0):.2f}x would be the most; at "
+            f"half of them {cost_model.ceiling(SHAPE_7B, 0.5):.2f}x. The largest share here is "
+            f"{mixes['reused_share'].max():.0%}. Dots below their line pay for forwards that other tokens need.")
+
+
+def january(configurations: pd.DataFrame) -> str:
+    """Of `throughput.january_figure`."""
+    one = configurations.loc[configurations["k"] == 1, "tokens_per_s"]
+    return (f"Compare within a node only: the three k=1 rows are one computation and span {one.min():.1f} to "
+            f"{one.max():.1f} tokens/s.")

@@ -1,0 +1,453 @@
+"""Every claim of every verdict comes out each way it can: on data that make it hold, fail, and leave it open.
+
+A claim without such data fails `test_every_claim_is_tried_in_every_way`: no verdict can be a constant.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_support import every_claim, synthetic
+
+from fastdllm import prior_results
+from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
+from fastdllm.investigation.collapse import (
+    inspection,
+    phase6,
+    similarity,
+    verdict_bisection,
+    verdict_collapse,
+    verdict_open_questions,
+    verdict_revisions,
+    verdict_subsets,
+    verdict_suspects,
+)
+from fastdllm.investigation.collapse.bisection import BisectionResult, Divergence
+from fastdllm.investigation.speed import verdicts as speed
+from fastdllm.lab.config.grid import Grid
+from fastdllm.lab.config.parameters import Criteria
+from fastdllm.report import audit_verdict, cell_report, criteria
+from fastdllm.report.audit.evidence import Evidence, Finding
+from fastdllm.report.results import Results
+from fastdllm.ui import comparison
+
+EMPTY = pd.DataFrame()
+
+
+def compared(*rows: tuple[int, str, float, float, float, float], n: int = 100) -> pd.DataFrame:
+    """A table as `phase6.compare` gives: k, layers, points, low, high, corrected p."""
+    return pd.DataFrame([{"k": k, "layers": layers, "n": n, "lost": round(max(0, -points)), "relative": points / 100,
+                          "gained": round(max(0, points)), "points": points, "low": low, "high": high, "p": p,
+                          "p_holm": p} for k, layers, points, low, high, p in rows],
+                        columns=[*phase6.COMPARED, "p_holm"])
+
+
+NO_LOSS = compared((2, "first = middle = last", 0.0, -2.0, 2.0, 1.0))
+COLLAPSED = compared((2, "first", -50.0, -60.0, -40.0, 1e-9), (2, "middle = last", -60.0, -70.0, -50.0, 1e-9))
+ONE_SPARED = compared((2, "first", 0.0, -2.0, 2.0, 1.0), (2, "middle = last", -60.0, -70.0, -50.0, 1e-9))
+NOT_COMPARED = compared()
+
+
+def slices(*right: bool) -> pd.DataFrame:
+    return pd.DataFrame({"right": list(right), "stored by": ["full"] * len(right)}, columns=["right", "stored by"])
+
+
+def reproduced(*right: bool) -> pd.DataFrame:
+    return pd.DataFrame({"reproduced": list(right)}, columns=["reproduced"])
+
+
+def cache(**positions: int) -> pd.DataFrame:
+    """Block-cache differences of layers 8 to 10; reused are 8 and 9."""
+    return pd.DataFrame([{"prompt": 0, "forward": 3, "layer": layer, "positions": positions.get(f"layer_{layer}", 0),
+                          "reused": layer < 10} for layer in (8, 9, 10)])
+
+
+def served(*elsewhere: bool) -> pd.DataFrame:
+    return pd.DataFrame({"other_small_block": list(elsewhere), "other_block": [False] * len(elsewhere)})
+
+
+def pairs(kind: str, same: int, n: int = 4) -> pd.DataFrame:
+    return pd.DataFrame([{"k": 2, "kind": kind, "a": "output first", "b": "output middle", "n": n, "same": same}])
+
+
+def logits(gap: float) -> pd.DataFrame:
+    return pd.DataFrame([{"kind": "contiguous subsets", "gap": gap, "size": 20.0}])
+
+
+def subsets(computations: int, differ: int = 0) -> pd.DataFrame:
+    return pd.DataFrame([{"k": 2, "subsets": 3, "computations": computations, "n": 64, "answers that differ": differ}])
+
+
+def log(*runs: tuple[str, tuple[int, ...], tuple[float, ...]], first: str = "abc") -> pd.DataFrame:
+    """Published rows of k=2 by run: token totals and accuracies of first, middle, last; the commit of `first`."""
+    return pd.DataFrame([{"name": name, "commit": first if layers == "first" else "abc", "k": 2, "layers": layers,
+                          "config": f"k2_{layers}", "tokens": total, "accuracy": accuracy}
+                         for name, tokens, accuracies in runs
+                         for layers, total, accuracy in zip(("first", "middle", "last"), tokens, accuracies,
+                                                            strict=True)],
+                        columns=["name", "commit", "k", "layers", "config", "tokens", "accuracy"])
+
+
+RUN_1, RUN_2 = verdict_collapse.LOG.values()
+LIKE, UNLIKE = (0.7, 0.7, 0.7), (0.7, 0.1, 0.1)
+
+
+def stale(bad: float | None, good: float | None) -> pd.DataFrame:
+    return pd.DataFrame([{"revision": revision, "from another small block": share, "from another block": share and 0.0}
+                         for revision, share in (("6c8822f", bad), ("26d6179", good))]).astype(
+                             {"from another small block": float, "from another block": float})
+
+
+def january(*correct: int) -> pd.DataFrame:
+    return pd.DataFrame([{"k": 2, "accuracy": c / 1319, "correct": c, "n": 1319} for c in correct],
+                        columns=["k", "accuracy", "correct", "n"])
+
+
+def bisected(changes: Any, tokens_by: Any, *reused: int, parted: bool = True) -> BisectionResult:
+    """A result; the rows of its table reuse so many calls each."""
+    table = pd.DataFrame([{"on_full_block": "bypass", "full_block_every_k": True, verdict_bisection.REUSED: count}
+                          for count in reused])
+    return BisectionResult(changes, tokens_by, Divergence(0, 3, ("output tokens",), None, None) if parted else None,
+                           ("output tokens",), 7, 96, "ended", table)
+
+
+BYPASS = {"on_full_block": ("refresh", "bypass")}
+BOTH = BYPASS | {"full_block_every_k": (True, False)}
+
+
+def similar(still: float, moved: float, changed: tuple[bool, ...] = (True, False, False, False)) -> pd.DataFrame:
+    return pd.DataFrame([{"lag": 1, "output": moved if flag else still, "changed": flag} for flag in changed])
+
+
+def side_by_side(*same: bool, work: str = "") -> pd.DataFrame:
+    return pd.DataFrame([{"same tokens": flag, "first parting": "" if flag else "forward 3",
+                          "differs in": work if flag else "output tokens"} for flag in same],
+                        columns=["same tokens", "first parting", "differs in"])
+
+
+def totals(dtype: str, differ: int) -> pd.DataFrame:
+    return pd.DataFrame([{"dtype": dtype, "n": 32, verdict_open_questions.APART[0]: differ,
+                          verdict_open_questions.APART[1]: 0}])
+
+
+def nodes(*rows: tuple[str, str]) -> pd.DataFrame:
+    return pd.DataFrame([{"config": config, "node": node, "tokens_per_s": 20.0} for config, node in rows],
+                        columns=["config", "node", "tokens_per_s"])
+
+
+def full_tables(*rows: tuple[str, float]) -> pd.DataFrame:
+    return pd.DataFrame([{"n": 1319, "middle is best": best, "interval low": low} for best, low in rows],
+                        columns=["n", "middle is best", "interval low"])
+
+
+def thresholds(lost: float | None, low: float = np.nan, high: float = np.nan) -> pd.DataFrame:
+    return pd.DataFrame([{"threshold": 0.5, "tokens_per_forward": 4.0, "accuracy": 0.9, "lost": lost, "lost_low": low,
+                          "lost_high": high},
+                         {"threshold": 1.0, "tokens_per_forward": 1.0, "accuracy": 0.95, "lost": np.nan,
+                          "lost_low": np.nan, "lost_high": np.nan}])
+
+
+def batches(*ratios: float, equal: int = 10) -> pd.DataFrame:
+    return pd.DataFrame([{"batch_size": 2 ** i, "tokens_per_second": 100.0 * ratio, "ratio": ratio, "latency": 1.0,
+                          "n": 10, "equal": equal if i else 10} for i, ratio in enumerate(ratios)])
+
+
+def front(speedup: float, lost_high: float, gain: tuple[float, float, float]) -> pd.DataFrame:
+    value, low, high = gain
+    return pd.DataFrame([{"config": "k1", "k": 1}, {"config": "k2_middle", "k": 2, "speedup": speedup,
+                                                    "lost_high": lost_high, "gain": value, "gain_low": low,
+                                                    "gain_high": high}])
+
+
+PLAIN = pd.DataFrame([{"config": "k1", "k": 1, "speedup": 1.0, "lost_high": 0.0, "gain": np.nan, "gain_low": np.nan,
+                       "gain_high": np.nan}])
+
+
+def gpu_forwards(share: float) -> pd.DataFrame:
+    table = pd.DataFrame([{"batch": 1, "layers": 28, "kind": kind, "share_of_copy": share}
+                          for kind in ("full", "small")])
+    table.attrs = {"device": "H200"}
+    return table
+
+
+def mixes(k2: float, k3: float) -> pd.DataFrame:
+    return pd.DataFrame({"run": ["k=1", "k=2 output", "k=3 output"], "h200_speed": [100.0, 100 * k2, 100 * k3]})
+
+
+def dtypes(**correct: int) -> pd.DataFrame:
+    return pd.DataFrame([{"dtype": dtype, "threshold": 1.0, "n": 500, "correct": count}
+                         for dtype, count in correct.items()])
+
+
+def same_node(*ratios: float) -> pd.DataFrame:
+    return pd.DataFrame([{"k": 2, "ratio": ratio} for ratio in ratios], columns=["k", "ratio"])
+
+
+def record(k: int, reused: int, finish: dict[str, int]) -> Any:
+    return SimpleNamespace(decisions={"recompute": 10, "reuse": reused}, nfe={"full": 5, "replay": 0}, n=10,
+                           parameters=SimpleNamespace(reuse=SimpleNamespace(k=k)), finish=finish)
+
+
+def evidence(rows: int) -> Evidence:
+    return Evidence.of([{"row": f"a/k1_{i}", "batch": "a", "task": "t", "config": "k1"} for i in range(rows)])
+
+
+def finding(level: Any) -> list[Finding]:
+    return [Finding("copied", level, ("a/k1_0",), "two rows are one", "certain")]
+
+
+def goal(speed: tuple[float, float, float], lost: tuple[float, float, float]) -> pd.DataFrame:
+    names = ("speedup", "speed_low", "speed_high", "lost", "lost_low", "lost_high")
+    return pd.DataFrame([{"config": "k2", "n": 200, "k": 2} | dict(zip(names, (*speed, *lost), strict=True))])
+
+
+def partings(at: int | None, reused: int, elsewhere: int = 0) -> pd.DataFrame:
+    return pd.DataFrame([{"first differing forward": at, "same text": at is None, "layer calls reused": reused,
+                          "from another small block": elsewhere}]).astype({"first differing forward": "Int64"})
+
+
+MET, MISSED, OPEN = (goal((1.3, 1.25, 1.35), (2.0, 1.0, 3.0)), goal((1.0, 0.9, 1.1), (2.0, 1.0, 3.0)),
+                     goal((1.3, 1.1, 1.5), (2.0, 1.0, 3.0)))
+GAP = {"published": 0.837, "measured": 0.804, "n": 1319, "low": 0.782, "high": 0.825, "p": 0.001}
+# claim: data that make it hold, data that make it fail, data that leave it open (arguments of the claim)
+CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
+    verdict_suspects.slices_are_right: ((slices(True, True),), (slices(True, False),), (slices(),)),
+    verdict_suspects.published_code_slices_alike: (
+        (reproduced(True), reproduced(False)), (reproduced(False), reproduced(False)), (reproduced(), reproduced())),
+    verdict_suspects.frozen_slice_hurts_alike: (
+        (compared((2, "first = middle", -9.0, -20.0, -1.0, 0.01)),), (ONE_SPARED,),
+        (compared((2, "middle", -9.0, -20.0, -1.0, 0.01)),)),
+    verdict_suspects.full_blocks_change_accuracy: ((COLLAPSED,), (NO_LOSS,), (NOT_COMPARED,)),
+    verdict_suspects.there_is_a_collapse: (
+        (COLLAPSED,), (NO_LOSS,), (compared((2, "first", -15.0, -40.0, 10.0, 0.5)),)),
+    verdict_suspects.skipped_layers_matter: (
+        ([True, False], cache(layer_8=2), NO_LOSS), ([True, True], cache(layer_8=2), NO_LOSS),
+        ([True], cache().assign(reused=False), NO_LOSS)),
+    verdict_suspects.only_the_first_reused_layer_differs: (
+        (cache(layer_8=2),), (cache(layer_8=2, layer_9=1),), (cache(),)),
+    verdict_suspects.serves_elsewhere: (("x", served(True, False)), ("x", served(False, False)), ("x", served())),
+    verdict_subsets.subsets_agree: (
+        (pairs("contiguous subsets", 4),), (pairs("contiguous subsets", 3),), (pairs("residual", 4),)),
+    verdict_subsets.logits_are_old: ((logits(0.0),), (logits(0.5),), (EMPTY,)),
+    verdict_subsets.replay_is_equivalent: ((pairs("replay", 4),), (pairs("replay", 0),), (pairs("residual", 4),)),
+    verdict_subsets.residual_depends_on_the_subset: (
+        (pairs("residual", 1),), (pairs("residual", 4),), (pairs("replay", 4),)),
+    verdict_revisions.worse_than_january: (("Run 1", COLLAPSED), ("Run 1", NO_LOSS), ("Run 1", NOT_COMPARED)),
+    verdict_revisions.hits_every_subset: ((COLLAPSED,), (ONE_SPARED,), (NO_LOSS,)),
+    verdict_revisions.subsets_are_one_computation: (
+        ("`x`", subsets(1)), ("`x`", subsets(3, 5)), ("`x`", subsets(1).iloc[:0])),
+    verdict_revisions.shows: ((0.9, 0.1, 10), (0.7, 0.1, 10), (0.7, 0.7, 10)),
+    verdict_revisions.records_are_reproduced: (
+        (pd.DataFrame({"same tokens": [True]}),), (pd.DataFrame({"same tokens": [True, False]}),),
+        (pd.DataFrame({"same tokens": []}),)),
+    verdict_collapse.equal_tokens_score_differently: (
+        (log((RUN_2, (3572,) * 3, UNLIKE)),), (log((RUN_2, (3572,) * 3, LIKE)),), (log(),)),
+    verdict_collapse.second_run_repeats_the_first: (
+        (log((RUN_1, (18493,) * 3, UNLIKE), (RUN_2, (3572,) * 3, UNLIKE)),),
+        (log((RUN_1, (18493,) * 3, UNLIKE), (RUN_2, (3572,) * 3, LIKE)),),
+        (log((RUN_1, (3572,) * 3, UNLIKE), (RUN_2, (3572,) * 3, UNLIKE)),)),      # a true repeat says nothing
+    verdict_collapse.first_ran_on_another_commit: (
+        (log((RUN_1, (9,) * 3, UNLIKE), first="def"),), (log((RUN_1, (9,) * 3, UNLIKE)),), (log(),)),
+    verdict_collapse.collapse_goes_with_foreign_outputs: (
+        (stale(0.4, 0.0),), (stale(0.4, 0.4),), (stale(None, 0.0),)),
+    verdict_collapse.january_is_uniform: ((january(972, 971, 973),), (january(1000, 900, 1000),), (january(972),)),
+    verdict_bisection.known_switches_explain: (
+        ("first", bisected(BYPASS, BYPASS)), ("first", bisected(None, None)),
+        ("first", bisected({}, {}, parted=False))),
+    verdict_bisection.tokens_have_a_cause: (
+        ("first", bisected(BYPASS, BYPASS)), ("first", bisected(BOTH, BOTH, 9, 0)), ("first", bisected(BOTH, None))),
+    verdict_bisection.one_cause_for_every_subset: (
+        ([("first", bisected(BYPASS, BYPASS)), ("last", bisected(BYPASS, BYPASS))],),
+        ([("first", bisected(BYPASS, BYPASS)), ("last", bisected(BOTH, BOTH))],), ([("first", bisected({}, {}))],)),
+    similarity.outputs_stay_alike: ((similar(0.99, 0.5), 0.95), (similar(0.5, 0.5), 0.95), (EMPTY, 0.95)),
+    similarity.changes_are_where_tokens_changed: (
+        (similar(0.99, 0.5), 0.95), (similar(0.99, 0.99), 0.95), (similar(0.99, 0.5, (False, False)), 0.95)),
+    inspection.file_agrees: (("f.py", "26d6179", side_by_side(True)), ("f.py", "26d6179", side_by_side(True, False)),
+                             ("f.py", "26d6179", side_by_side())),
+    inspection.file_does_the_same_work: (
+        (side_by_side(True),), (side_by_side(True, work="layer calls"),), (side_by_side(),)),
+    verdict_open_questions.published_score_is_missed: ((GAP,), (GAP | {"high": 0.85},), ({"n": 0},)),
+    verdict_open_questions.node_and_run_are_confounded: (
+        (nodes(("k1_first", "a"), ("k2_first", "b")),), (nodes(("k1_first", "a"), ("k2_first", "a")),), (nodes(),)),
+    verdict_open_questions.loading_is_left_out: tuple(
+        (pd.DataFrame({"of these in no throughput": values}, dtype=float),) for values in ([40, 50], [0.1, 50], [])),
+    verdict_open_questions.half_precision_is_enough: (
+        (totals("float16", 2),), (totals("float16", 0),), (totals("float32", 0),)),
+    verdict_open_questions.middle_is_best: (
+        (full_tables(("yes", 1.0)),), (full_tables(("yes", -1.0), ("no", -1.0)),), (full_tables(),)),
+    verdict_open_questions.claims_are_left: (
+        (pd.DataFrame({"claim": ["a"]}), pd.DataFrame({"claim": ["a"]})), (EMPTY, pd.DataFrame({"claim": ["a"]})),
+        (EMPTY, EMPTY)),
+    speed.several_tokens_a_forward: ((50, 20), (20, 20), (0, 0)),
+    speed.all_solved: (([True, True],), ([True, False],), ([],)),
+    speed.a_lower_threshold_is_safe: (
+        (thresholds(1.0, -1.0, 2.0), 3.0), (thresholds(1.0, -1.0, 4.0), 3.0), (thresholds(None), 3.0)),
+    speed.a_threshold_is_too_low: (
+        (thresholds(9.0, 5.0, 12.0), 3.0), (thresholds(1.0, -1.0, 2.0), 3.0), (thresholds(None), 3.0)),
+    speed.a_larger_batch_is_faster: ((batches(1.0, 1.8),), (batches(1.0, 0.9),), (batches(1.0),)),
+    speed.answers_do_not_depend_on_the_batch: (
+        (batches(1.0, 1.8),), (batches(1.0, 1.8, equal=9),), (batches(1.0),)),
+    speed.a_policy_is_worth_having: (
+        (front(1.5, 3.0, (4.0, 1.0, 7.0)), 1.2, 5.0), (front(1.5, 3.0, (0.0, -2.0, 2.0)), 1.2, 5.0), (PLAIN, 1.2, 5.0)),
+    speed.a_policy_meets_the_criterion: (
+        (front(1.5, 3.0, (0.0, -2.0, 2.0)), 1.2, 5.0), (front(1.1, 3.0, (0.0, -2.0, 2.0)), 1.2, 5.0),
+        (PLAIN, 1.2, 5.0)),
+    speed.the_threshold_tells_policies_apart: (
+        (front(1.5, 3.0, (-4.0, -7.0, -1.0)),), (front(1.5, 3.0, (0.0, -2.0, 2.0)),),
+        (front(1.5, 3.0, (np.nan, np.nan, np.nan)),)),
+    speed.bytes_explain_a_forward: ((gpu_forwards(0.8),), (gpu_forwards(0.2),), (gpu_forwards(0.8).iloc[:1],)),
+    speed.the_cost_model_holds: ((pd.DataFrame({"off": [0.05, np.nan]}),), (pd.DataFrame({"off": [-0.4]}),),
+                                 (pd.DataFrame({"off": [np.nan]}),)),
+    speed.reuse_can_reach_the_goal: ((mixes(1.1, 1.3), 1.2), (mixes(1.1, 1.15), 1.2), (mixes(1.1, 1.3).head(1), 1.2)),
+    speed.january_was_slower: ((same_node(0.8, 0.9),), (same_node(0.8, 1.1),), (same_node(),)),
+    speed.half_precision_is_free: (
+        (dtypes(float32=480, float16=478),), (dtypes(float32=480, float16=380),), (dtypes(float32=480),)),
+    cell_report.reuse_acted: ((record(2, 5, {}),), (record(2, 0, {}),), (record(1, 0, {}),)),
+    cell_report.answers_ended: (
+        (record(1, 0, {"stop": 10}),), (record(1, 0, {"stop": 8, "length": 2}),), (record(1, 0, {}),)),
+    audit_verdict.something_cannot_be: (
+        (evidence(2), finding("impossible")), (evidence(2), finding("note")), (evidence(0), [])),
+    audit_verdict.something_is_doubtful: (
+        (evidence(2), finding("doubtful")), (evidence(2), finding("note")), (evidence(0), [])),
+    criteria.goal_is_reached: ((MET, ["meets"], Criteria(), False), (MISSED, ["misses"], Criteria(), False),
+                               (OPEN, ["open"], Criteria(), False)),
+    comparison.suspect_leaves: (("a", "b", partings(4, 9)), ("a", "b", partings(None, 9)),
+                                ("a", "b", partings(None, 9).iloc[:0])),
+    comparison.suspect_serves_elsewhere: ((partings(4, 9, 3),), (partings(4, 9, 0),), (partings(None, 0),)),
+}
+
+
+def test_every_claim_is_tried_in_every_way() -> None:
+    claims = every_claim()
+    assert len(claims) > 50
+    assert {name for name, one in claims.items() if one not in CASES} == set(), "claims that no data decide here"
+
+
+@pytest.mark.parametrize("one", list(CASES), ids=lambda one: one.name)
+def test_claim_comes_out_as_the_data_say(one: Claim) -> None:
+    judged = [one(*data) for data in CASES[one]]
+    assert [each.state for each in judged] == [True, False, None]
+    assert len({each.text for each in judged}) == 3, "two states say the same"
+    assert "nan" not in " ".join(each.text.lower() for each in judged).replace("finan", "")
+
+
+def test_a_claim_reads_its_numbers_from_the_data() -> None:
+    @claim(holds="All {n} right.", fails="{wrong} of {n} wrong.", unknown="Nobody asked.")
+    def all_right(values: list[bool]):
+        return (all(values) if values else None), {"n": len(values), "wrong": values.count(False)}
+    assert [str(all_right(values)) for values in ([True, True], [True, False], [])] == [
+        "All 2 right.", "1 of 2 wrong.", "Nobody asked."]
+    text = verdict([all_right([True])], ["One more thing."])
+    assert text.startswith("All 1 right.\n\n<details>") and text.endswith("</details>")
+    assert words_before_fold(text) == 3
+    assert verdict([all_right([True])]) == "All 1 right."
+
+
+def test_label_of_records_names_model_task_n_and_machine(tmp_path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
+    synthetic(grid)
+    assert str(RunLabel.of(Results.of(grid).frame)) == "tiny, arithmetic, n = 20 problems, rule strict, cpu, 2026-11-21"
+
+
+def test_the_verdict_of_one_configuration_is_short_and_says_when_nothing_was_reused(tmp_path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
+    synthetic(grid)
+    one, two = Results.of(grid).records
+    assert "Nothing was to be reused" in cell_report.verdict(one)
+    assert "67% of the 7200 wrapped layer calls were reused" in cell_report.verdict(two)
+    idle = two.model_copy(update={"decisions": {"recompute": 7200, "reuse": 0}})
+    assert "nothing was reused" in cell_report.verdict(idle)
+    assert words_before_fold(cell_report.verdict(two)) <= MOST_WORDS
+
+
+# -- the log's own figures
+
+def test_the_log_contradicts_itself_in_run_2_at_both_k() -> None:
+    text = str(verdict_collapse.equal_tokens_score_differently(verdict_collapse.log_runs()))
+    assert "k=2: 3572 tokens 3 times, right 70/10/10 %" in text
+    assert "k=3: 3316 tokens 3 times, right 60/0/0 %" in text
+    assert "Run 2 as published" in text and "Run 1 as published" not in text
+
+
+def test_the_log_s_second_run_repeats_the_first_and_january_is_uniform() -> None:
+    assert verdict_collapse.second_run_repeats_the_first(verdict_collapse.log_runs()).state is True
+    assert verdict_collapse.january_is_uniform(verdict_collapse.january_rows()).state is True
+    assert len(prior_results.claims()) > 0
+
+
+def test_ten_problems_miss_the_log_s_own_collapse_once_in_three() -> None:
+    judged = verdict_revisions.shows(0.7, 0.1, 10)
+    assert judged.state is False
+    assert "power 67%" in judged.text
+
+
+# -- whole verdicts
+
+def made_up(right: dict[tuple[str, int, str], list[int]], tokens: int = 10) -> phase6.Phase6Results:
+    rows = [{"config": f"{r}-{k}-{s}", "name": r, "revision": r, "policy": "output", "k": k, "layers": s, "n": len(v),
+             "correct": sum(v), "accuracy": np.mean(v), "low": 0.0, "high": 1.0, "tokens": tokens, "nfe_full": 5,
+             "nfe": 9, "model": "tiny", "task": "t", "metric": "strict"} for (r, k, s), v in right.items()]
+    return phase6.Phase6Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
+                                                     zip(right, rows, strict=True)}, {})
+
+
+SUBSETS = ("first", "middle", "last")
+GOOD, BAD = [1] * 38 + [0] * 2, [0] * 30 + [1] * 10
+
+
+def three_codes(run_1: list[int], run_2: list[int]) -> phase6.Phase6Results:
+    return made_up({(revision, k, s): GOOD if k == 1 else answers
+                    for revision, answers in (("8e18baac", GOOD), ("6c8822f", run_1), ("26d6179", run_2))
+                    for k, names in ((1, ("first",)), (2, SUBSETS)) for s in names})
+
+
+def collapse_text(results: phase6.Phase6Results, shares: pd.DataFrame, published: pd.DataFrame | None = None) -> str:
+    return verdict_collapse.collapse([(RunLabel.of(results.frame), results)], shares,
+                                     verdict_collapse.log_runs() if published is None else published,
+                                     verdict_collapse.january_rows())
+
+
+def test_the_verdict_begins_with_the_log_and_turns_with_the_records() -> None:
+    usual = collapse_text(three_codes(BAD, GOOD), stale(0.4, 0.0))
+    assert usual.startswith("**The log's scores contradict themselves.**")
+    assert "Here Run 1's code is worse than January's in 1 of 1 comparisons" in usual
+    assert "Every subset is hit" in usual and "Run 2's code is not found worse" in usual
+    other = collapse_text(three_codes(GOOD, BAD), stale(0.0, 0.0), log((RUN_2, (3572,) * 3, LIKE)))
+    assert other.startswith("**The log's scores don't contradict themselves**")
+    assert "Here Run 1's code is not found worse" in other and "Run 2's code is worse" in other
+    assert "Why stays open" in other
+    for text in (usual, other):
+        assert words_before_fold(text) <= MOST_WORDS
+
+
+def test_two_sets_of_records_stand_in_one_verdict_the_first_at_its_head() -> None:
+    real, embedded = three_codes(BAD, GOOD), three_codes(GOOD, GOOD)
+    labels = RunLabel("smol", "gsm8k", "strict", 1319, device="H100"), RunLabel("tiny", "arithmetic", "strict", 64)
+    text = verdict_collapse.collapse([(labels[0], real), (labels[1], embedded)], stale(0.4, 0.0),
+                                     verdict_collapse.log_runs(), verdict_collapse.january_rows())
+    assert "Here Run 1's code is worse" in text.split("<details")[0]
+    assert text.index("smol, gsm8k, n = 1319 problems, rule strict, H100:") < text.index("tiny, arithmetic, n = 64")
+
+
+def test_a_bisection_does_not_name_an_interaction_that_rests_on_no_reuse() -> None:
+    told = str(verdict_bisection.tokens_have_a_cause("last", bisected(BOTH, BOTH, 9, 9)))
+    assert "interaction of on_full_block: refresh -> bypass, full_block_every_k" in told
+    silent = str(verdict_bisection.tokens_have_a_cause("last", bisected(BOTH, BOTH, 9, 0)))
+    assert "reuses nothing at this k" in silent and "interaction of" not in silent
+
+
+def test_losses_are_in_points_and_relative_and_one_computation_counts_once() -> None:
+    table = phase6.losses(three_codes(BAD, GOOD), "6c8822f")
+    assert table.layers.tolist() == ["first = middle = last"]
+    assert table.points.tolist() == [-70.0]
+    assert table.relative.tolist() == [pytest.approx(-28 / 38)]
+    assert table.p_holm.tolist() == table.p.tolist()
+    apart = three_codes(BAD, GOOD)
+    apart.frame.loc[apart.frame.config == "6c8822f-2-last", "tokens"] = 11      # other tokens: another computation
+    table = phase6.losses(apart, "6c8822f")
+    assert table.layers.tolist() == ["first = middle", "last"]
+    assert (table.p_holm == 2 * table.p).all()
