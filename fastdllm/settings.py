@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -140,3 +140,27 @@ class Reuse(Settings):
         if not chosen or min(chosen) < 0 or max(chosen) >= layer_count:
             raise ValueError(f"Reuse.layers={self.layers!r}; allowed: layer indices from 0 to {layer_count - 1}")
         return chosen
+
+
+class Execution(Settings):
+    """How a run is executed. Only `seed` is meant to change the tokens, and at temperature > 0 only."""
+
+    seed: int = Field(default=0, ge=0, description="each row draws from (seed, its number) at temperature > 0")
+    batch_size: int | None = Field(default=None, ge=1, description="rows denoised together; None: all at once")
+    threads: int = Field(default=1, ge=1, description="the batch is dealt to so many; on a CPU, fast executor only")
+    executor: Literal["auto", "eager", "fast"] = Field(
+        default="auto", description="eager: the reference, layer by layer; fast: the same tokens from captured graphs; "
+                                    "auto: fast wherever it can do what is asked")
+
+    def given(self, keywords: ExecutionKeywords) -> Execution:
+        """These settings with single fields replaced by keywords of a call. Raises ValueError for an unknown one."""
+        return Execution(**{**self.model_dump(exclude_unset=True), **keywords}) if keywords else self
+
+
+class ExecutionKeywords(TypedDict, total=False):
+    """The fields of `Execution` as keywords of a call: `generate(lm, prompts, batch_size=8)`."""
+
+    seed: int
+    batch_size: int | None
+    threads: int
+    executor: str

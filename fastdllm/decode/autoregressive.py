@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import torch
 
@@ -21,7 +22,7 @@ from fastdllm.decode.step import DECISIONS, KINDS, RowResult
 from fastdllm.model.cache import Cache
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
-from fastdllm.settings import Decoding
+from fastdllm.settings import Decoding, Execution, ExecutionKeywords
 
 
 def causal(network: Network) -> Network:
@@ -76,17 +77,18 @@ class _Rules:
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(),
-                  batch_size: int | None = None, numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
-    """Rows as they finish, `batch_size` at a time; the next prompt takes a free slot.
+                  execution: Execution = Execution(), numbers: Sequence[int] | None = None,
+                  **keywords: Unpack[ExecutionKeywords]) -> Iterator[RowResult]:
+    """Rows as they finish, `execution.batch_size` at a time; the next prompt takes a free slot.
 
-    Of `decoding`, max_new_tokens, stop_ids and stop_strings count. `numbers` are the rows' own numbers (None:
+    Of `decoding`, max_new_tokens, stop_ids and stop_strings count; of `execution` (or its fields as keywords), the
+    batch size. `numbers` are the rows' own numbers (None:
     0, 1, 2 ...). Raises ValueError for bad input before any work (temperature > 0 among it), NonFiniteLogits
     during it.
     """
     if decoding.temperature > 0:
         raise ValueError(f"Decoding.temperature={decoding.temperature} with engine autoregressive; allowed: 0 (greedy)")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; allowed: 1 or more")
+    batch_size = execution.given(keywords).batch_size
     if not prompts:
         raise ValueError("prompts=[]; allowed: at least one prompt")
     ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]

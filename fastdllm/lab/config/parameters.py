@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from fastdllm.errors import field_message, message
-from fastdllm.settings import Decoding, Reuse, Settings
+from fastdllm.settings import Decoding, Execution, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
 DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "top_p",
@@ -91,6 +91,11 @@ class Parameters(Settings):
         """Which of `OF_TASK` the run has values of its own for."""
         set_here = self.decoding.model_dump(include=set(OF_TASK), exclude_unset=True)
         return [name for name, value in set_here.items() if value]
+
+    @property
+    def execution(self) -> Execution:
+        """How the run is executed: as many rows at once as it says, its seed, one thread, the executor that fits."""
+        return Execution(seed=self.seed, batch_size=self.batch_size)
 
     def key(self) -> str:
         """Two runs with the same key are the same computation: without reuse, what would be reused is no matter."""

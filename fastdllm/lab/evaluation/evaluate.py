@@ -169,11 +169,10 @@ def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], n
     if parameters.engine == "autoregressive":
         from fastdllm.decode import autoregressive
         return autoregressive.generate_rows(lm, prompts, decoding=parameters.decoding,
-                                            batch_size=parameters.batch_size, numbers=numbers)
+                                            execution=parameters.execution, numbers=numbers)
     from fastdllm.decode import generate_rows
     return generate_rows(lm, prompts, decoding=parameters.decoding, reuse=parameters.reuse,
-                         revision=parameters.revision, seed=parameters.seed, batch_size=parameters.batch_size,
-                         numbers=numbers)
+                         execution=parameters.execution, revision=parameters.revision, numbers=numbers)
 
 
 def warm_up(lm: Any, parameters: Parameters, task: Task, problems: list[Problem],
