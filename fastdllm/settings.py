@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypedDict
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from fastdllm.errors import SettingsError
 
@@ -27,12 +38,31 @@ class Settings(BaseModel):
             lines.append(f"    {name}{default}" + (f"  ({field.description})" if field.description else ""))
         cls.__doc__ = "\n".join(lines)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_in_disguise(cls, value: Any, info: ValidationInfo) -> Any:
+        """`k: true` is not 1, and "010" is neither 8 nor 10: only a number is one."""
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if kinds & {int, float} and any(type(item) in (bool, str) and type(item) not in kinds for item in items):
+            raise PydanticCustomError("float_type" if float in kinds else "int_type", "not a number")
+        return value
+
     def __init__(self, **values: Any) -> None:
         """Raises ValueError (`SettingsError`) for an unknown field or a value that can't be."""
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError(type(self), error) from error
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of: `int | None` and `tuple[int, ...]` hold int."""
+    if inner := get_args(annotation):
+        for part in inner:
+            yield from _kinds(part)
+    else:
+        yield annotation
 
 
 class Decoding(Settings):

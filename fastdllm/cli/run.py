@@ -64,7 +64,7 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
     from fastdllm.lab.jobs import doctor, runner
     from fastdllm.lab.jobs import plan as plans
     from fastdllm.lab.jobs import status as states
-    file = yaml_file.read(Path(what)) if what else yaml_file.YamlFile(Path("options"), {}, {})
+    file = yaml_file.read(Path(what)) if what else yaml_file.of_options()
     grid = single.grid_of({**file.set(changes).values, **given}, experiment, trace)
     configurations = grid.configurations()
     reuse = configurations[0].parameters.reuse
@@ -87,7 +87,7 @@ def _configuration(what: str | None, given: dict[str, object], changes: list[str
 def _changed(what: str | None, changes: list[str]) -> dict[str, object]:
     """Flat parameters of a file (or of nothing) with --set applied."""
     from fastdllm.lab.config import yaml_file
-    file = yaml_file.read(Path(what)) if what else yaml_file.YamlFile(Path("options"), {}, {})
+    file = yaml_file.read(Path(what)) if what else yaml_file.of_options()
     return file.set(changes).values
 
 

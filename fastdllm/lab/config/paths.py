@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastdllm.lab.atomic import sha256
 from fastdllm.settings import POLICIES
 
 
@@ -43,6 +44,19 @@ def root() -> Path:
 def short(path: Path) -> str:
     """A path as seen from the project: what is written for others names no machine's folders."""
     return str(path.relative_to(root())) if path.is_relative_to(root()) else path.name
+
+
+def short_name(path: str) -> str:
+    """A path's last part, and behind it six digits of the whole, so that a/x and b/x have names of their own.
+
+    A path inside the project counts from there: the name is the same on every machine. Names without a folder, like
+    that of an embedded checkpoint, stay as they are.
+    """
+    if "/" not in path:
+        return path
+    place = Path(path).expanduser()
+    whole = str(place.resolve().relative_to(root())) if place.resolve().is_relative_to(root()) else path
+    return f"{place.stem if place.suffix == '.py' else place.name}-{sha256(whole)[:6]}"
 
 
 def executed() -> Path:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.lab import atomic
+from fastdllm.lab.config import yaml_file
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Slurm
 from fastdllm.lab.config.paths import root
@@ -119,7 +119,7 @@ def submit(plan: SubmissionPlan) -> Submission:
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
         values = as_submitted.model_dump(mode="json", exclude_defaults=True)
-        atomic.write(params, yaml.safe_dump(values, sort_keys=False))
+        atomic.write(params, yaml_file.dump(values))
     atomic.write(script, plan.script)
     job = slurm.submit(script)
     note = Submission(name=plan.name, job=job, submitted=datetime.now(UTC).isoformat(timespec="seconds"),
