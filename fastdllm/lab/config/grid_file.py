@@ -1,4 +1,4 @@
-"""Reading grid files: found, validated value by value, with errors that name file, line, key and value."""
+"""Reading grid files: looked up, validated value by value, with errors that name file, line, key and value."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
                 raise ValueError(f"task={value!r}; allowed: {', '.join(tasks.names())}")
             if name == "revision" and value != "fixed":
                 from fastdllm.decode.revisions import get
-                get(value)
+                get(str(value))
         except ValueError as error:
             raise ValueError(with_location(file.where(key), str(error))) from error
 

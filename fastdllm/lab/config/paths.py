@@ -25,9 +25,9 @@ def policy_path(policy: str, folder: Path | None = None) -> str:
     """
     if policy in POLICIES:
         return policy
-    for place in (Path(expand(policy)), *([folder / policy] if folder else []), root() / policy):
-        if policy.endswith(".py") and place.is_file():
-            return str(place.resolve())
+    for file in (Path(expand(policy)), *([folder / policy] if folder else []), root() / policy):
+        if policy.endswith(".py") and file.is_file():
+            return str(file.resolve())
     missing = ": no such file" if policy.endswith(".py") else ""
     raise ValueError(f"policy={policy!r}{missing}; allowed: {', '.join(POLICIES)}, or a Python file")
 
@@ -54,9 +54,9 @@ def short_name(path: str) -> str:
     """
     if "/" not in path:
         return path
-    place = Path(path).expanduser()
-    whole = str(place.resolve().relative_to(root())) if place.resolve().is_relative_to(root()) else path
-    return f"{place.stem if place.suffix == '.py' else place.name}-{sha256(whole)[:6]}"
+    file = Path(path).expanduser()
+    whole = str(file.resolve().relative_to(root())) if file.resolve().is_relative_to(root()) else path
+    return f"{file.stem if file.suffix == '.py' else file.name}-{sha256(whole)[:6]}"
 
 
 def executed() -> Path:

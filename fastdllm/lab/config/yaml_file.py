@@ -178,11 +178,10 @@ def _lines(node: Node | None, key: Key) -> Iterator[int]:
     """The line of each part of a key, from the outside in, as far as the file holds them."""
     for part in key:
         if isinstance(node, MappingNode):
-            found = next(((name, value) for name, value in node.value if name.value == part), None)
-            if found is None:
+            name, node = next((pair for pair in node.value if pair[0].value == part), (None, None))
+            if name is None:
                 return
-            yield found[0].start_mark.line + 1
-            node = found[1]
+            yield name.start_mark.line + 1
         elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             yield node.start_mark.line + 1      # pyright: ignore[reportOptionalMemberAccess]
