@@ -138,12 +138,12 @@ def test_checks_are_tagged_and_only_what_may_be_paid_for_is_asked(tmp_path, monk
 @no_gpu
 def test_a_plan_is_refused_for_what_its_own_runs_would_fail_for(tmp_path):
     assert plan_of(tmp_path, device="cpu").preflight() is None
-    with pytest.raises(ValueError, match="device: cuda: torch .* finds no GPU.*\nnothing was started"):
+    with pytest.raises(ValueError, match=r"device: cuda: torch .* finds no GPU.*\nnothing was started"):
         plan_of(tmp_path, device="cuda", dtype="float32").preflight()
     assert plan_of(tmp_path, device="cuda", dtype="float32").preflight(preflight.SUBMITTED) is None
-    with pytest.raises(ValueError, match="no.jsonl does not exist"):
+    with pytest.raises(ValueError, match=r"no\.jsonl does not exist"):
         plan_of(tmp_path, device="cpu", data=str(tmp_path / "no.jsonl")).preflight(preflight.SUBMITTED)
-    with pytest.raises(ValueError, match="notebook: .*no_such.ipynb"):
+    with pytest.raises(ValueError, match=r"notebook: .*no_such\.ipynb"):
         plan_of(tmp_path, device="cpu", notebook="no_such.ipynb").preflight(preflight.SUBMITTED)
     complete = plans.RunPlan(plan_of(tmp_path, device="cuda").grid)
     assert complete.preflight() is None, "nothing runs, so nothing is asked"

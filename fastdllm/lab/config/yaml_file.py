@@ -125,12 +125,12 @@ def dump(values: dict[str, Any]) -> str:
 def _load(text: str) -> tuple[Any, Node | None]:
     """Values and nodes of a YAML text. Raises ValueError: `line N: what is wrong`."""
     try:
-        yaml = YAML(typ="safe", pure=True)
-        yaml.Constructor = Constructor
-        node = yaml.compose(text)
+        reader = YAML(typ="safe", pure=True)
+        reader.Constructor = Constructor
+        node = reader.compose(text)
         for key, part, inside in _nodes(node, (), (), set()):
             _check(key, part, inside)
-        return yaml.load(text), node
+        return reader.load(text), node
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = (error.problem or error.context or "").splitlines()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class PreparedRun:
     """
 
     configuration: Configuration
-    record: RecordOptions = RecordOptions()
+    record: RecordOptions = field(default_factory=RecordOptions)
     author: str = ""
     force: bool = False
     generation: GenerationFile | None = None
