@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ def prepare(flat: dict[str, Any]) -> PreparedRun:
     parameters.
     """
     values = {name: value for name, value in flat.items() if name not in WHERE}
-    own = grid_of(values, flat["experiment"]).configurations()[0]
-    directory = Path(flat["directory"]) if flat["directory"] else own.directory
-    configuration = Configuration(flat["experiment"], flat["config"] or own.name, Parameters.of(**values), directory)
+    if flat["directory"] and flat["config"]:
+        configuration = Configuration(flat["experiment"], flat["config"], Parameters.of(**values),
+                                      Path(flat["directory"]))
+    else:
+        [own] = grid_of(values, flat["experiment"]).configurations()
+        configuration = replace(own, name=flat["config"] or own.name,
+                                directory=Path(flat["directory"]) if flat["directory"] else own.directory)
     return PreparedRun(configuration, RecordOptions(trace=flat["trace"], token_ids=flat["token_ids"]),
                        flat["author"], flat["force"])
 
