@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypedDict, get_args, runtime_checkable
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from fastdllm.errors import SettingsError
 
@@ -31,9 +41,15 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _as_plain_value(cls, value: Any) -> Any:
-        """Numbers of numpy, arrays, tensors and ranges are taken as Python's own, a path as text."""
-        return plain_value(value)
+    def _plain_and_no_number_in_disguise(cls, value: Any, info: ValidationInfo) -> Any:
+        """Numbers of numpy, arrays, tensors and ranges are taken as Python's own, a path as text; `k: true` is not 1,
+        and "010" is neither 8 nor 10: only a number is one."""
+        value = plain_value(value)
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if kinds & {int, float} and any(type(item) in (bool, str) and type(item) not in kinds for item in items):
+            raise PydanticCustomError("float_type" if float in kinds else "int_type", "not a number")
+        return value
 
     def __init__(self, **values: Any) -> None:
         """Raises ValueError (`SettingsError`) for an unknown field or a value that can't be."""
@@ -69,6 +85,13 @@ def whole_number(value: Any) -> Any:
 
 
 TokenId = Annotated[int, BeforeValidator(whole_number)]
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of: `int | None` and `tuple[int, ...]` hold int."""
+    if inner := get_args(annotation):
+        for part in inner:
+            yield from _kinds(part)
+    else:
+        yield annotation
 
 
 class Decoding(Settings):
@@ -176,3 +199,27 @@ class Reuse(Settings):
         if not chosen or min(chosen) < 0 or max(chosen) >= layer_count:
             raise ValueError(f"Reuse.layers={self.layers!r}; allowed: layer indices from 0 to {layer_count - 1}")
         return chosen
+
+
+class Execution(Settings):
+    """How a run is executed. Only `seed` is meant to change the tokens, and at temperature > 0 only."""
+
+    seed: int = Field(default=0, ge=0, description="each row draws from (seed, its number) at temperature > 0")
+    batch_size: int | None = Field(default=None, ge=1, description="rows denoised together; None: all at once")
+    threads: int = Field(default=1, ge=1, description="the batch is dealt to so many; on a CPU, fast executor only")
+    executor: Literal["auto", "eager", "fast"] = Field(
+        default="auto", description="eager: the reference, layer by layer; fast: the same tokens from captured graphs; "
+                                    "auto: fast wherever it can do what is asked")
+
+    def given(self, keywords: ExecutionKeywords) -> Execution:
+        """These settings with single fields replaced by keywords of a call. Raises ValueError for an unknown one."""
+        return Execution(**{**self.model_dump(exclude_unset=True), **keywords}) if keywords else self
+
+
+class ExecutionKeywords(TypedDict, total=False):
+    """The fields of `Execution` as keywords of a call: `generate(lm, prompts, batch_size=8)`."""
+
+    seed: int
+    batch_size: int | None
+    threads: int
+    executor: str

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastdllm
-from fastdllm import Decoding, Reuse
+from fastdllm import Decoding, Execution, Reuse
 from fastdllm.model.errors import NonFiniteLogits
 
 HERE = {"mask_id": 511}
@@ -183,9 +183,23 @@ def test_empty_text_is_refused(tiny):
         fastdllm.generate(tiny, ["  "])
 
 
-def test_wrong_batch_size(golden):
-    with pytest.raises(ValueError, match=r"batch_size=0.*1 or more"):
-        fastdllm.generate(golden, [[1]], decoding=Decoding(**HERE), batch_size=0)
+@pytest.mark.parametrize(("keyword", "value", "allowed"), [
+    ("batch_size", 0, "1 or more"), ("threads", 0, "1 or more"), ("seed", -1, "0 or more"),
+    ("executor", "quick", "auto, eager or fast"), ("batchsize", 4, "seed, batch_size, threads, executor")])
+def test_wrong_execution_is_refused_as_settings_and_as_a_keyword(golden, keyword, value, allowed):
+    with pytest.raises(ValueError, match=rf"Execution.{keyword}={value!r}; .*{allowed}"):
+        Execution(**{keyword: value})
+    with pytest.raises(ValueError, match=rf"Execution.{keyword}={value!r}; .*{allowed}"):
+        fastdllm.generate(golden, [[1]], decoding=Decoding(**HERE), **{keyword: value})
+
+
+def test_keywords_of_a_call_replace_single_fields_of_its_execution(golden):
+    def tokens(**how):
+        decoding = Decoding(max_new_tokens=16, temperature=1.0, **HERE)
+        return fastdllm.generate(golden, [[1, 2, 3], [4, 5]], decoding=decoding, **how).tokens
+
+    assert tokens(execution=Execution(seed=3)) == tokens(seed=3) != tokens(seed=4)
+    assert tokens(execution=Execution(seed=4, batch_size=1), seed=3) == tokens(seed=3)
 
 
 @pytest.mark.parametrize("reuse", [Reuse(), Reuse(k=2, layers="middle")])

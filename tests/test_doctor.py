@@ -7,13 +7,16 @@ import os
 import stat
 from pathlib import Path
 
+import lab_support
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from fastdllm.cli import app
+from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.jobs import doctor
+from fastdllm.lab.jobs import plan as plans
+from fastdllm.lab.jobs import preflight
 
 GOLDEN = Path(__file__).parent / "golden"
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -32,7 +35,7 @@ def test_a_fit_machine():
     assert text.rstrip().endswith("fit for this run")
 
 
-def test_quick_says_little_and_needs_no_network():
+def test_offline_says_little_and_needs_no_network():
     assert ask("--model", str(GOLDEN), "--device", "cpu", "--offline") == (0, "fit for this run\n")
 
 
@@ -56,7 +59,7 @@ def test_tasks_that_do_not_run_are_said_and_not_asked_for():
 def test_a_missing_package_is_named(monkeypatch):
     real = importlib.metadata.requires("fastdllm")
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: [*real, "surely-not-there>=1", "torch>=99"])
-    check = doctor.packages()
+    check = preflight.packages()
     assert check.ok is False
     assert "missing: surely-not-there" in check.text
     assert f"torch {importlib.metadata.version('torch')} (needs >=99)" in check.text
@@ -74,23 +77,23 @@ def test_a_missing_checkpoint(tmp_path):
 
 
 def test_a_hub_checkpoint_that_is_not_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "reachable", lambda host="": False)
-    check = doctor.checkpoint("nobody/nothing-of-this-name", None)
+    monkeypatch.setattr(preflight, "reachable", lambda host="": False)
+    check = preflight.checkpoint("nobody/nothing-of-this-name", None)
     assert check.ok is False
     assert "fetch it first on a node with network" in check.text
 
 
 def test_data_that_can_not_be_had(tmp_path):
     assert ask("params/demo.yml", "--model", str(GOLDEN), "--task", "gsm8k")[0] != 0, "the grid has no such task"
-    check = doctor.task(Parameters(task="arithmetic", data=str(tmp_path / "no.jsonl")))
+    check = preflight.task(Parameters(task="arithmetic", data=str(tmp_path / "no.jsonl")))
     assert check.ok is False
     assert "no.jsonl does not exist" in check.text
 
 
 def test_a_full_or_read_only_disk(tmp_path, monkeypatch):
-    assert doctor.disk(tmp_path / "not" / "yet" / "there").ok
-    monkeypatch.setattr(doctor, "DISK", 1 << 60)
-    assert doctor.disk(tmp_path).ok is False
+    assert preflight.disk(tmp_path / "not" / "yet" / "there").ok
+    monkeypatch.setattr(preflight, "DISK", 1 << 60)
+    assert preflight.disk(tmp_path).ok is False
 
 
 @pytest.mark.parametrize(("cuda", "said"), [("12.2", "too old for CUDA 13.0"), ("13.1", "which fits")])
@@ -99,13 +102,62 @@ def test_the_driver_against_torch_s_cuda(tmp_path, monkeypatch, cuda, said):
     tool.write_text(f"#!/bin/sh\necho '| NVIDIA-SMI 535.1   Driver Version: 535.104.05   CUDA Version: {cuda}     |'\n")
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    text = doctor.driver("13.0")
+    text = preflight.driver("13.0")
     assert "driver 535.104.05" in text
     assert said in text
-    assert "built for the CPU" in doctor.driver(None)
+    assert "built for the CPU" in preflight.driver(None)
 
 
-def test_slurm_is_worth_knowing_and_not_needed():
-    check = doctor.scheduler()
-    assert check.ok is not False
-    assert check.text
+@pytest.mark.parametrize(("sinfo", "ok", "said"), [
+    (None, None, "not here: grids run on this machine"), ("exit 1", None, "no cluster answers"),
+    ("echo 'slurm 24.05'", True, "slurm 24.05; nodes: slurm 24.05")])
+def test_slurm_is_worth_knowing_and_not_needed(tmp_path, monkeypatch, sinfo, ok, said):
+    for name in ("sbatch", "sinfo") if sinfo else ():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{sinfo}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin" if sinfo else str(tmp_path))
+    check = preflight.scheduler()
+    assert check.ok is ok and said in check.text
+
+
+def plan_of(tmp_path, **values):
+    return plans.plan(grid_file.load(lab_support.params(tmp_path / "g.yml", GOLDEN, **values)))
+
+
+def test_checks_are_tagged_and_only_what_may_be_paid_for_is_asked(tmp_path, monkeypatch):
+    """Submitting asks files and versions; a start asks the node; nobody but the doctor loads the problems."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    plan = plan_of(tmp_path, device="cpu")
+    asked = {costs: {(check.name, check.cost) for check in plan.checks(costs)}
+             for costs in (preflight.SUBMITTED, preflight.ON_THE_NODE, preflight.STARTED, preflight.EVERYTHING)}
+    instant = {(name, "instant") for name in ("notebook", "packages", "disk", "checkpoint")}
+    node = instant | {(name, "node") for name in ("device", "dtype", "kernel")}
+    assert list(asked.values()) == [instant, node, node, node | {("task", "data")}]
+
+
+@no_gpu
+def test_a_plan_is_refused_for_what_its_own_runs_would_fail_for(tmp_path):
+    assert plan_of(tmp_path, device="cpu").preflight() is None
+    with pytest.raises(ValueError, match=r"device: cuda: torch .* finds no GPU.*\nnothing was started"):
+        plan_of(tmp_path, device="cuda", dtype="float32").preflight()
+    assert plan_of(tmp_path, device="cuda", dtype="float32").preflight(preflight.SUBMITTED) is None
+    with pytest.raises(ValueError, match=r"no\.jsonl does not exist"):
+        plan_of(tmp_path, device="cpu", data=str(tmp_path / "no.jsonl")).preflight(preflight.SUBMITTED)
+    with pytest.raises(ValueError, match=r"notebook: .*no_such\.ipynb"):
+        plan_of(tmp_path, device="cpu", notebook="no_such.ipynb").preflight(preflight.SUBMITTED)
+    complete = plans.RunPlan(plan_of(tmp_path, device="cuda").grid)
+    assert complete.preflight() is None, "nothing runs, so nothing is asked"
+
+
+@no_gpu
+@pytest.mark.parametrize("command", [("grid", "run"), ("grid", "submit")])
+def test_dry_runs_say_what_would_be_refused(tmp_path, command):
+    path = lab_support.params(tmp_path / "g.yml", GOLDEN, device="cuda", dtype="float32",
+                              data=str(tmp_path / "no.jsonl"))
+    done = CliRunner().invoke(app, [*command, str(path), "--dry-run"])
+    assert done.exit_code == 0 and "would be refused: data: " in done.stderr
+    assert ("would be refused: device" in done.stderr) == (command[1] == "run")
+    assert not (tmp_path / "executed").exists()
+    refused = CliRunner().invoke(app, [*command, str(path)])
+    assert refused.exit_code == 1 and "no.jsonl does not exist" in str(refused.exception)
+    assert not (tmp_path / "executed").exists(), "something was started"

@@ -10,7 +10,8 @@ import lab_support
 
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
-from fastdllm.lab.jobs import notebooks, runner, status, worker
+from fastdllm.lab.jobs import notebooks, status, worker
+from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.records.identity import PACKAGE, CurrentFingerprints
 
 DIES_AT_THE_RENAME = """
@@ -32,12 +33,12 @@ def test_killed_while_the_notebook_is_saved(tmp_path):
     model = lab_support.checkpoint(tmp_path / "random")
     grid = grid_file.load(lab_support.params(tmp_path / "g.yml", model, axes={}, configs=[{"k": 2, "layers": "middle"}],
                                             limit=1))
-    [configuration], current = grid.configurations(), CurrentFingerprints()
+    [configuration], current, plan = grid.configurations(), CurrentFingerprints(), plans.plan(grid)
     notebook = notebooks.find(grid.notebook)
     job = worker.Work(
         str(notebook),
         str(configuration.directory / notebook.name),
-        runner.parameters(grid, configuration, False),
+        plan.parameters(plan.run[0]),
         str(tmp_path),
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}

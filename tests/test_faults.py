@@ -17,6 +17,7 @@ import pytest
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.evaluation import evaluate
+from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
@@ -42,13 +43,7 @@ def work(configuration, said):
     import torch
     torch.set_num_threads(1)
     try:
-        record = evaluate.evaluate(
-            configuration.parameters,
-            configuration.directory,
-            experiment="g",
-            config=configuration.name,
-            log=lambda text: None,
-        )
+        record = evaluate.evaluate(PreparedRun(configuration), log=lambda text: None)
         said.put(("record", record.identity))
     except (locks.Locked, OSError, ValueError) as error:
         said.put((type(error).__name__, str(error)))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import fastdllm
-from fastdllm import Decoding, Reuse
+from fastdllm import Decoding, Execution, Reuse
 from fastdllm.decode.fast import Fast, runs
 from fastdllm.decode.generate import build, generate_rows
 from fastdllm.decode.loop import Engine
@@ -43,7 +43,7 @@ def prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
 def decode(lm: LM, executor: str, ids: list[list[int]], reuse: Reuse, revision: str, batch: int,
            decoding: Decoding = DECODING):
     """All steps, row by row, and each row's tokens, NFE and decisions."""
-    plan, _ = build(lm, ids, decoding, reuse, revision, 0, batch, None)
+    plan, _ = build(lm, ids, decoding, reuse, revision, Execution(batch_size=batch), None)
     engine = Engine(lm, plan.rules, decoding, reuse, len(plan.slots), 160, executor=executor)
     steps = [(s.row, s.kind, s.block, s.tokens, s.unmasked) for s in engine.steps(iter(enumerate(ids)))]
     return (sorted(steps, key=lambda step: step[0]),
@@ -117,7 +117,7 @@ def test_the_fast_executor_s_cache_read_plainly():
     """Whatever order it keeps a head in: what a diagnosis reads is what the reference wrote."""
     lm, (ids,), caches = fastdllm.load(GOLDEN, device="cpu"), prompts((70,)), []
     for executor in ("fast", "eager"):
-        plan, _ = build(lm, [ids], DECODING, Reuse(), "fixed", 0, 1, None)
+        plan, _ = build(lm, [ids], DECODING, Reuse(), "fixed", Execution(batch_size=1), None)
         engine = Engine(lm, plan.rules, DECODING, Reuse(), 1, 128, executor=executor)
         for _ in engine.steps(iter([(0, ids)])):
             pass
@@ -203,7 +203,7 @@ def test_captured_confidence_is_close_in_half_precision(dtype: torch.dtype):
     lm, ids = random_lm(dtype), prompts((70,))
     first = []
     for executor in ("fast", "eager"):
-        engine, _ = build(lm, ids, DECODING, Reuse(), "fixed", 0, 1, None)
+        engine, _ = build(lm, ids, DECODING, Reuse(), "fixed", Execution(batch_size=1), None)
         engine = Engine(lm, engine.rules, DECODING, Reuse(), 1, 160, executor=executor)
         first.append(next(s for s in engine.steps(iter(enumerate(ids))) if s.kind == "full"))
     a, b = (torch.tensor(step.confidence).nan_to_num(0) for step in first)

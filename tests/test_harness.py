@@ -15,8 +15,10 @@ from lm_eval.api.instance import Instance
 
 from fastdllm import Decoding, Reuse, tasks
 from fastdllm.lab import records
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.evaluation.evaluate import evaluate as evaluate_cell
+from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.tasks import harness
 
 DATA = Path(__file__).parent / "data/tasks"
@@ -174,7 +176,7 @@ def configuration(directory: Path, task: str, data: str, **settings) -> records.
     decoding = Decoding(**{**SHORT, **settings.pop("decoding", {})})
     parameters = Parameters(task=task, data=str(DATA / data), limit=2, device="cpu", batch_size=4, decoding=decoding,
                             **{"shots": 0, **settings})
-    return evaluate_cell(parameters, directory, experiment="test", config="cell", log=lambda line: None)
+    return evaluate_cell(PreparedRun(Configuration("test", "cell", parameters, directory)), log=lambda line: None)
 
 
 def test_a_reuse_cell_of_gsm8k(tmp_path):

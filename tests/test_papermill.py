@@ -57,10 +57,10 @@ def test_every_shipped_notebook_declares_its_parameters():
 
 def test_cell_notebook_takes_the_parameters_of_a_run():
     from fastdllm.lab.config import grid_file
-    from fastdllm.lab.jobs import runner
-    grid = grid_file.load("demo")
-    for cell in grid.configurations():
-        notebooks.check(notebooks.find(grid.notebook), runner.parameters(grid, cell, False))
+    from fastdllm.lab.jobs.plan import PlannedRun, RunPlan
+    plan = RunPlan(grid_file.load("demo"))
+    for configuration in plan.grid.configurations():
+        notebooks.check(notebooks.find(plan.grid.notebook), plan.parameters(PlannedRun(configuration, "pending")))
 
 
 def test_output_is_whole_or_absent_and_the_failing_cell_is_named(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import fastdllm
-from fastdllm import Decoding, Reuse, Trace
+from fastdllm import Decoding, Execution, Reuse, Trace
 from fastdllm.decode.generate import build
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,8 +29,8 @@ def events(lm, case):
                         stop_ids=() if case["stop_token"] == 9999 else (case["stop_token"],))
     reuse = Reuse(k=case["k"], layers=case["subset"])
     trace = Trace() if case["k"] > 1 else None
-    engine, ids = build(lm, DATA["prompts"][case["prompt"]]["rows"], decoding, reuse, VARIANTS[case["variant"]], 0,
-                        None, trace)
+    engine, ids = build(lm, DATA["prompts"][case["prompt"]]["rows"], decoding, reuse, VARIANTS[case["variant"]],
+                        Execution(), trace)
     steps = list(engine.steps(iter(enumerate(ids))))
     calls = {}
     for row in trace.frame().itertuples() if trace else ():

@@ -131,8 +131,8 @@ def test_no_machine_paths_and_no_unsafe_yaml():
             text = (ROOT / name).read_text(errors="replace")
             assert not re.search(places, text), f"{name} holds a path of a machine"
             if name.endswith(".py") and name != "tests/test_project.py":
-                for call in re.findall(r"yaml\.load\(.*", text):      # a loader named Loader is imported as a safe one
-                    assert "Loader=Loader" in call and "import SafeLoader as Loader" in text, name
+                assert "yaml.load(" not in text, name
+                assert all('typ="safe"' in call for call in re.findall(r"YAML\(.*", text)), name
                 assert "trust_remote_code=True" not in text or name == REMOTE, name
 
 

@@ -24,8 +24,9 @@ def grid(tmp_path):
     return grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL))
 
 
-def names(configurations):
-    return [configuration.name for configuration in configurations]
+def planned(plan):
+    """(name, names that share its run) of what a plan runs."""
+    return [(each.configuration.name, [other.name for other in each.shared_with]) for each in plan.run]
 
 
 def looks(grid, current=None, **jobs):
@@ -59,7 +60,7 @@ def test_a_changed_parameter_makes_a_cell_stale_and_says_which(tmp_path):
         lab_support.synthetic(configuration, current)
     assert status.all_complete(status.states(grid.configurations(), current))
     changed = grid_file.load(path, ["decoding.threshold=0.5", "seed=3"])
-    assert looks(changed, current)["k2_first"].detail == "changed: decoding.threshold 0.9 -> 0.5, seed 0 -> 3"
+    assert looks(changed, current)["k2_first"].detail == "changed: seed 0 -> 3, decoding.threshold 0.9 -> 0.5"
     before, current.code = current.code, "another"
     assert looks(grid, current)["k2_first"].detail == f"changed: code {before[:8]} -> another"
 
@@ -85,9 +86,7 @@ def test_running_queued_and_ended_jobs(grid):
     ):
         state = looks(grid, queue={configuration.path: job})["k2_first"]
         assert (state.state, "7_2" in state.detail) == (wanted, True)
-    assert not plans.plan(
-        [configuration], grid.configurations(), queue={configuration.path: SlurmJob(7, 2, "PENDING")}
-    ).run
+    assert not plans.plan(grid, [configuration], queue={configuration.path: SlurmJob(7, 2, "PENDING")}).run
 
 
 def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
@@ -95,22 +94,19 @@ def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
         CurrentFingerprints(),
         {configuration.name: configuration for configuration in grid.configurations()},
     )
-    first = plans.plan(list(configurations.values()), grid.configurations(), current=current)
-    assert names(configuration for configuration, _, _ in first.run) == ["k1_first", "k2_first", "k2_middle"]
-    assert [(a.name, b.name) for a, b in first.share] == [("k1_first", "k1_middle")]
+    first = plans.plan(grid, current=current)
+    assert planned(first) == [("k1_first", ["k1_middle"]), ("k2_first", []), ("k2_middle", [])] and not first.copy
     lab_support.synthetic(configurations["k1_first"], current)
-    second = plans.plan(
-        [configurations["k1_middle"], configurations["k2_first"]], grid.configurations(), current=current
-    )
-    assert names(configuration for configuration, _, _ in second.run) == ["k2_first"]
-    assert [(a.name, b.name) for a, b in second.share] == [("k1_first", "k1_middle")]
-    runner.share_complete(second)
+    second = plans.plan(grid, [configurations["k1_middle"], configurations["k2_first"]], current=current)
+    assert planned(second) == [("k2_first", [])]
+    assert [(a.name, b.name) for a, b in second.copy] == [("k1_first", "k1_middle")]
+    runner.copy_complete(second)
     assert records.read(configurations["k1_middle"].directory).shared_from == "k1_first"
     assert looks(grid, current)["k1_middle"].state == "complete"
-    forced = plans.plan(list(configurations.values()), grid.configurations(), ["k1_first"], current)
-    assert [(configuration.name, again) for configuration, _, again in forced.run] == [
+    forced = plans.plan(grid, force=["k1_first"], current=current)
+    assert [(each.configuration.name, each.forced) for each in forced.run] == [
         ("k1_first", True), ("k2_first", False), ("k2_middle", False)]
-    assert [(a.name, b.name) for a, b in forced.share] == [("k1_first", "k1_middle")]
+    assert planned(forced)[0] == ("k1_first", ["k1_middle"])
 
 
 def test_select_refuses_unknown_names(grid):
@@ -128,17 +124,15 @@ def test_imported_results_are_never_complete(grid):
     )
     state = status.state_of(configuration, current)
     assert (state.state, state.detail) == ("imported", "from results/00_baseline")
-    assert names(
-        configuration for configuration, _, _ in plans.plan([configuration], grid.configurations(), current=current).run
-    ) == ["k1_first"]
+    assert planned(plans.plan(grid, [configuration], current=current)) == [("k1_first", [])]
 
 
 def test_not_applicable_cells_do_not_run_and_do_not_count(tmp_path):
     path = lab_support.params(tmp_path / "g.yml", MODEL, axes={"k": [1, 2], "layers": ["first"],
                                                              "block_cache": [True, False]})
     grid, current = grid_file.load(path), CurrentFingerprints()
-    plan = plans.plan(grid.configurations(), grid.configurations(), current=current)
-    assert names(configuration for configuration, _, _ in plan.run) == [
+    plan = plans.plan(grid, current=current)
+    assert [name for name, _ in planned(plan)] == [
         "k1_first_block_cache",
         "k1_first_no_block_cache",
         "k2_first_block_cache",

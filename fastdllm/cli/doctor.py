@@ -23,12 +23,12 @@ def doctor(
 ) -> None:
     """Check device, dtype, versions, driver, Slurm, hub login, checkpoint and data. Status 0: a run would start."""
     import os
+    from itertools import chain
 
     from fastdllm.lab.config.parameters import Parameters
     from fastdllm.lab.config.paths import root
-    from fastdllm.lab.jobs import doctor as lab
-    from fastdllm.lab.jobs import plan as plans
-    if not offline and not lab.reachable():
+    from fastdllm.lab.jobs import plan, preflight
+    if not offline and not preflight.reachable():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")       # before the hub's library is imported: no minutes of retries
     options = {"task": task, "model": model, "device": device, "dtype": dtype}
     given = {name: value for name, value in options.items() if value is not None}
@@ -38,22 +38,21 @@ def doctor(
         from fastdllm.lab.config import grid_file
         grid = grid_file.load(params)
         os.environ.update(grid.caches)
-        configurations = plans.select(grid.configurations(), task)
-        runs = list({configuration.parameters.key(): Parameters.of(**{**configuration.parameters.flat(), **given})
-                     for configuration in configurations if not configuration.not_applicable}.values())
+        configurations = plan.select(grid.configurations(), task)
+        runs = [Parameters.of(**{**same[0].parameters.flat(), **given}) for same in plan.computations(configurations)]
         output = grid.directory
-        for name in sorted({configuration.task for configuration in configurations} - {run.task for run in runs}):
-            reason = next(
-                configuration.not_applicable for configuration in configurations if configuration.task == name
-            )
-            typer.echo(f"– task        {name} does not run: {reason}")
+        idle = {configuration.task: configuration.not_applicable for configuration in reversed(configurations)}
+        for name in sorted(set(idle) - {run.task for run in runs}):
+            typer.echo(f"– task        {name} does not run: {idle[name]}")
         if not runs:
             raise typer.Exit(1)
-    checks = []
-    for check in lab.examine(runs, output, offline=offline):
-        checks.append(check)
+    checks = (preflight.preflight(runs, output, preflight.ON_THE_NODE) if offline
+              else chain(preflight.machine(), preflight.preflight(runs, output)))
+    good = True
+    for check in checks:
+        good &= check.ok is not False
         if not offline or check.ok is False:
             typer.echo(str(check))
-    if not lab.healthy(checks):
+    if not good:
         raise typer.Exit(1)
     typer.echo("fit for this run")

@@ -10,6 +10,8 @@ from fastdllm.cli import options
 
 if TYPE_CHECKING:
     from fastdllm.lab.config.grid import Configuration, Grid
+    from fastdllm.lab.jobs.plan import RunPlan
+    from fastdllm.lab.jobs.preflight import Cost
     from fastdllm.lab.jobs.slurm import SlurmJob
 
 app = typer.Typer(
@@ -79,6 +81,26 @@ def queue(grid: Grid) -> dict[str, SlurmJob]:
     return cell_jobs(grid.directory)
 
 
+def planned(params: str | None, names: list[str] | None, task: str | None, limit: int | None, config: list[str] | None,
+            changes: list[str] | None, force: bool, force_config: list[str] | None) -> tuple[RunPlan,
+                                                                                             list[Configuration]]:
+    """The plan of `run` and `submit`, and the configurations that were asked for."""
+    from fastdllm.lab.jobs import plan as plans
+    params, over = forced(params, names, force, force_config)
+    grid, configurations = read(params, task, limit, config, changes)
+    if not isinstance(over, bool):
+        plans.select(configurations, None, over)      # an unknown name is an error
+    return plans.plan(grid, configurations, over, queue=queue(grid)), configurations
+
+
+def preview(plan: RunPlan, text: str, costs: frozenset[Cost]) -> None:
+    """What `--dry-run` prints: the text, and on stderr what would be refused before anything starts."""
+    typer.echo(text)
+    for check in plan.checks(costs):
+        if check.ok is False:
+            typer.echo(f"would be refused: {check.name}: {check.text}", err=True)
+
+
 @app.command(cls=options.GridCommand)
 def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
@@ -89,17 +111,11 @@ def status(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
     from fastdllm.lab.records.identity import CurrentFingerprints
     grid, configurations = read(params, task, limit, config, changes)
     current = CurrentFingerprints()
-    found = states.states(configurations, current, queue(grid))
-    typer.echo(
-        states.text(
-            found,
-            [
-                states.state_of(configuration, current)
-                for configuration in external_code.configurations(configurations, config or ())
-            ],
-        )
-    )
-    if not states.all_complete(found):
+    ours = states.states(configurations, current, queue(grid))
+    others = [states.state_of(configuration, current)
+              for configuration in external_code.configurations(configurations, config or ())]
+    typer.echo(states.text(ours, others))
+    if not states.all_complete(ours):
         raise typer.Exit(1)
 
 
@@ -110,27 +126,17 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
         force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
         jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Run what is missing on this machine; partial configurations go on at the next unsolved problem."""
-    from fastdllm.lab.jobs import doctor, runner
-    from fastdllm.lab.jobs import plan as plans
+    from fastdllm.lab.jobs import preflight, runner
     from fastdllm.lab.jobs import status as states
-    params, over = forced(params, names, force, force_config)
-    grid, configurations = read(params, task, limit, config, changes)
-    if not isinstance(over, bool):
-        plans.select(configurations, None, over)      # an unknown name is an error
+    plan, configurations = planned(params, names, task, limit, config, changes, force, force_config)
     if dry_run:
-        typer.echo(plans.plan(configurations, grid.configurations(), over, queue=queue(grid)).text())
+        preview(plan, plan.text(), preflight.STARTED)
         return
-    waiting = queue(grid)
-    if to_run := [
-        configuration.parameters
-        for configuration, _, _ in plans.plan(configurations, grid.configurations(), over, queue=waiting).run
-    ]:
-        doctor.refuse(to_run, grid.directory)
-    good = runner.run(grid, configurations, over, jobs, queue=waiting)
-    found = states.states(configurations, jobs=queue(grid))
-    typer.echo(states.text(found))
-    typer.echo(f"records: {grid.directory}")
-    if not (good and states.all_complete(found)):
+    good = runner.run(plan, jobs)
+    after = states.states(configurations, jobs=queue(plan.grid))
+    typer.echo(states.text(after))
+    typer.echo(f"records: {plan.grid.directory}")
+    if not (good and states.all_complete(after)):
         raise typer.Exit(1)
 
 
@@ -143,23 +149,20 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
                                                 "job that depends on it.")] = False,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
-    from fastdllm.lab.jobs import plan as plans
-    from fastdllm.lab.jobs import runner, submission
-    params, over = forced(params, names, force, force_config)
-    grid, configurations = read(params, task, limit, config, changes)
-    plan = plans.plan(configurations, grid.configurations(), over, queue=queue(grid))
+    from fastdllm.lab.jobs import preflight, runner, submission
+    plan, _ = planned(params, names, task, limit, config, changes, force, force_config)
     for state in plan.busy:
         typer.echo(f"left alone: {state.configuration.path} ({state.state}: {state.detail})")
+    if dry_run and plan.run:
+        preview(plan, submission.plan_grid(plan, report=report).text, preflight.SUBMITTED)
+        return
+    plan.preflight(preflight.SUBMITTED)
     if not dry_run:
-        runner.share_complete(plan)
+        runner.copy_complete(plan)
     if not plan.run:
         typer.echo("nothing to submit: everything is complete or under way")
         return
-    prepared = submission.plan_grid(grid, plan, report=report)
-    if dry_run:
-        typer.echo(prepared.text)
-        return
-    note = submission.submit(prepared)
+    note = submission.submit(submission.plan_grid(plan, report=report))
     typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: fastdllm grid status {params or ''}")
 
 

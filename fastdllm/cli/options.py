@@ -13,10 +13,10 @@ class RunCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises ValueError for an option that is a parameter of a run, under its usual name."""
         known = {option for parameter in self.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        for place, word in enumerate(args):
+        for index, word in enumerate(args):
             option, equals, value = word.partition("=")
             if option.startswith("--") and option not in known:
-                following = args[place + 1] if place + 1 < len(args) and not args[place + 1].startswith("-") else "..."
+                following = args[index + 1] if index + 1 < len(args) and not args[index + 1].startswith("-") else "..."
                 self.refuse(option, option.removeprefix("--").replace("-", "_"), value if equals else following)
         return super().parse_args(ctx, args)
 

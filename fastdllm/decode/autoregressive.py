@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 from fastdllm.decode.generate import rows_of
 from fastdllm.decode.loop import Engine
@@ -19,7 +20,7 @@ from fastdllm.decode.rules import Rules, check_prompt, positions_needed, stops
 from fastdllm.decode.step import RowResult
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import Decoding, Execution, ExecutionKeywords, Reuse
 
 NEVER = -1      # a mask id that no token is
 
@@ -47,15 +48,15 @@ def resolve(lm: LM, decoding: Decoding) -> Rules:
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(),
-                  batch_size: int | None = None, numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
-    """Rows as they finish, `batch_size` at a time; the next prompt takes a free slot.
+                  execution: Execution = Execution(), numbers: Sequence[int] | None = None,
+                  **keywords: Unpack[ExecutionKeywords]) -> Iterator[RowResult]:
+    """Rows as they finish, `execution.batch_size` at a time; the next prompt takes a free slot.
 
-    `numbers` are the rows' own numbers (None: 0, 1, 2 ...). Raises ValueError for bad input before any work,
-    NonFiniteLogits during it.
+    Of `execution` (or its fields as keywords) the batch size counts. `numbers` are the rows' own numbers (None:
+    0, 1, 2 ...). Raises ValueError for bad input before any work, NonFiniteLogits during it.
     """
     rules = resolve(lm, decoding)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; allowed: 1 or more")
+    batch_size = execution.given(keywords).batch_size
     prompts = prompt_list(prompts)
     ids = [token_ids(lm, index, prompt) for index, prompt in enumerate(prompts)]
     for index, prompt in enumerate(ids):

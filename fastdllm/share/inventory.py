@@ -95,7 +95,7 @@ def configuration_states(
 def _place(path: Path) -> Parameters:
     """Parameters that say no more than where a damaged record lies."""
     task, _, limit = path.parent.parent.name.partition("_limit_")
-    return Parameters.of(task=task, limit=int(limit) if limit.isdigit() else 0)
+    return Parameters.of(task=task, limit=int(limit) if limit.isdigit() and int(limit) else None)
 
 
 def notebook_runs(directory: Path) -> list[Executed]:

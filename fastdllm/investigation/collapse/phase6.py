@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,14 +20,12 @@ from fastdllm.decode.revisions import Revision
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration
-from fastdllm.lab.evaluation.evaluate import evaluate
-from fastdllm.lab.jobs import runner
-from fastdllm.lab.records.locks import Locked
+from fastdllm.lab.evaluation.missing import run_missing
+from fastdllm.lab.jobs.plan import computations
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
 COMPARED = ["k", "layers", "n", "lost", "gained", "points", "low", "high", "relative", "p"]      # of `compare`
-WAIT = 2.0      # seconds between looks at a configuration that another process runs
 NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1)", "26d6179": "26d6179 (Run 2)",
          "26d6179+full_block_every_k=true": "26d6179 + full block every k",
          "26d6179+run_skipped=true": "26d6179 + skipped layers run"}
@@ -96,20 +93,17 @@ def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limi
     """
     changes = [f"{name}={value}" for name, value in (("model", model), ("limit", limit), ("output", output)) if value]
     grid = grid_file.load(params, changes)
-    found: dict[str, list[Configuration]] = {}
+    chosen = []
     for configuration in grid.configurations():
         reuse = configuration.parameters.reuse
         if ((not revisions or configuration.parameters.revision in revisions) and (not ks or reuse.k in ks)
                 and (not subsets or reuse.layers in subsets or reuse.k == 1)
                 and (not policies or Path(reuse.policy).stem in policies or reuse.k == 1)):
-            found.setdefault(configuration.parameters.key(), []).append(configuration)
+            chosen.append(configuration)
+    run_missing(grid, chosen, log=log)
     rows, correct, configurations = [], {}, {}
-    for first, *others in found.values():
-        record = _record(first, grid.record.trace, log)
-        for other in others:
-            if not (other.directory / records.SUMMARY).exists():
-                runner.share(first, other)
-        samples = records.samples(first.directory)
+    for first, *_ in computations(chosen):
+        record, samples = records.read(first.directory), records.samples(first.directory)
         rows.append(record)
         correct[first.name] = np.array([row[record.metric] for row in samples["correct"]], int)
         configurations[first.name] = first
@@ -117,26 +111,6 @@ def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limi
     frame["config"] = list(correct)
     frame["name"] = [name(row.revision, row.policy) for row in frame.itertuples()]
     return Phase6Results(frame, correct, configurations)
-
-
-def _record(configuration: Configuration, trace: int, log: Callable[[str], None]) -> records.Record:
-    while True:
-        try:
-            began = time.perf_counter()
-            record = evaluate(
-                configuration.parameters,
-                configuration.directory,
-                experiment=configuration.experiment,
-                config=configuration.name,
-                trace=trace,
-                log=lambda _: None,
-            )
-        except Locked:
-            time.sleep(WAIT)
-            continue
-        if (seconds := time.perf_counter() - began) > 1:
-            log(f"{configuration.name}: ran {record.n} problems in {seconds:.0f} s")
-        return record
 
 
 def name(revision: str, policy: str) -> str:

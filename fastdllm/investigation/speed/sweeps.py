@@ -18,9 +18,7 @@ from fastdllm.display.figures import GREY, style
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
-from fastdllm.lab.evaluation.evaluate import evaluate
-from fastdllm.lab.jobs import plan as plans
-from fastdllm.lab.jobs import runner
+from fastdllm.lab.evaluation.missing import run_missing
 from fastdllm.report.results import Results
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -30,31 +28,10 @@ def complete(params: str, apart: bool = False, **changes: object) -> Results:
     """The results of a params file, what is missing run first: here, or `apart`, each in a process of its own
     (which its peak memory is then that of). `changes`: keys as for --set, "__" for the dot.
 
-    Raises RuntimeError naming the place if one fails or another process is at it, ValueError for a wrong value.
+    Raises RuntimeError naming the directory if one fails, ValueError for a wrong value.
     """
     grid = grid_file.load(params, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()])
-    configurations = grid.configurations()
-    if apart:
-        if not runner.run(grid, configurations):
-            raise RuntimeError(f"a configuration of {grid.experiment} failed; see {grid.directory}")
-        return Results.of(grid)
-    to_do = plans.plan(configurations, configurations)
-    if to_do.busy:
-        raise RuntimeError(f"{to_do.busy[0].configuration.path} is {to_do.busy[0].state}; see {grid.directory}")
-    for configuration, _, _ in to_do.run:
-        record = evaluate(
-            configuration.parameters,
-            configuration.directory,
-            experiment=configuration.experiment,
-            config=configuration.name,
-            author=grid.author,
-            log=lambda line: None,
-        )
-        print(
-            f"{configuration.path}: {record.headline.value:.1%} of {record.n}, {record.tokens_per_second:.0f} tokens/s"
-        )
-    for source, target in to_do.share:
-        runner.share(source, target)
+    run_missing(grid, apart=apart)
     return Results.of(grid)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,20 @@ from pydantic import Field, field_validator
 
 from fastdllm.errors import message
 from fastdllm.lab import atomic
-from fastdllm.lab.config.parameters import SECTION, Criteria, Parameters, RecordOptions, Slurm
-from fastdllm.lab.config.paths import expand, root
-from fastdllm.settings import Settings
+from fastdllm.lab.config.computation import generative, repeated, runs_code
+from fastdllm.lab.config.parameters import (
+    OF_TASK,
+    SECTION,
+    SECTIONS,
+    Criteria,
+    Parameters,
+    RecordOptions,
+    RunFields,
+    Slurm,
+    path_of,
+)
+from fastdllm.lab.config.paths import expand, root, short_name
+from fastdllm.lab.config.yaml_file import set_path
 
 AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", "small_block", "block_cache",
         "full_forwards", "similarity", "temperature", "max_new_tokens", "dtype", "engine", "prompt", "seed", "repeat")
@@ -48,29 +60,19 @@ class Configuration:
         return f"{self.directory.parent.name}/{self.name}"
 
 
-class Grid(Settings):
-    """A params file. `axes` are crossed; every entry of `configs` (listed configurations) meets every combination."""
+class Grid(RunFields):
+    """A params file: what one run needs, and which of it varies.
+
+    `axes` are crossed; every entry of `configs` (listed configurations) meets every combination. `decoding` and
+    `reuse` hold what the file gives; they are checked with what an axis adds to them.
+    """
 
     experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, _ . -")
     author: str = ""
     hypothesis: str = ""
     criteria: Criteria = Criteria()
     notebook: str = "10_cell.ipynb"
-    model: str = "tiny"
-    model_revision: str | None = None
-    engine: str = "diffusion"
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = 32
-    task: str = "arithmetic"
-    limit: int | None = None
     data: str | dict[str, str] | None = None
-    prompt: str = "own"
-    shots: int | None = None
-    multiturn: bool = True
-    allow_code_execution: bool = False
-    revision: str = "fixed"
-    seed: int = 0
     decoding: dict[str, Any] = Field(default_factory=dict)
     reuse: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
@@ -120,9 +122,12 @@ class Grid(Settings):
         return self.directory
 
     def configurations(self) -> list[Configuration]:
-        """All configurations, in order of the axes. Raises ValueError for values that make no sense or meet twice."""
-        found: dict[str, Configuration] = {}
-        home = self.directory
+        """All configurations, in order of the axes.
+
+        Raises ValueError for values that make no sense, and for two configurations of one name. Of those that are
+        the same computation (computation.py) the first one runs, the others say so as not applicable.
+        """
+        made: dict[str, Configuration] = {}
         varying = {axis for axis, values in self.axes.items() if len(values) > 1 or axis in ("k", "layers")}
         varying |= {axis for config in self.configs for axis in config}
         for config in self.configs or [{}]:
@@ -130,32 +135,42 @@ class Grid(Settings):
                 raise ValueError(f"configs: {', '.join(sorted(both))} is an axis too; allowed: one place for each")
             for combination in itertools.product(*self.axes.values()):
                 values = config | dict(zip(self.axes, combination, strict=True))
-                configuration = self._cell(values, varying, home)
-                if configuration.path in found:
+                configuration = self._configuration(values, varying)
+                if configuration.path in made:
                     raise ValueError(
                         f"configs: {values} meets {configuration.path} again; allowed: each configuration once"
                     )
-                found[configuration.path] = configuration
-        return list(found.values())
+                made[configuration.path] = configuration
+        reasons = repeated({path: configuration.parameters for path, configuration in made.items()
+                            if configuration.not_applicable is None})
+        return [replace(configuration, not_applicable=reasons.get(path, configuration.not_applicable))
+                for path, configuration in made.items()]
 
-    def _cell(self, values: dict[str, Any], varying: set[str], home: Path) -> Configuration:
-        base = {name: self.__dict__[name] for name in Parameters.model_fields if name in Grid.model_fields}
-        base |= {"decoding": dict(self.decoding), "reuse": dict(self.reuse)}
+    def _configuration(self, values: dict[str, Any], varying: set[str]) -> Configuration:
+        """The grid's own values with these parameters set in them."""
+        base = {name: self.__dict__[name] for name in RunFields.model_fields}
+        base |= {section: dict(self.__dict__[section]) for section in SECTIONS}
         for axis, value in values.items():
-            section = SECTION.get(axis)
-            (base[section] if section else base)[axis] = value
-        if isinstance(self.data, dict):
-            base["data"] = self.data.get(base["task"])
-        base["data"] = expand(base["data"]) if base["data"] else None
-        base["model"] = expand(base["model"])
-        name = cell_name(base, varying) + (f"_{self.suffix}" if self.suffix else "")
+            set_path(base, path_of(axis), value)
+        data = self.data.get(base["task"]) if isinstance(self.data, dict) else self.data
+        base |= {"data": expand(data) if data else None, "model": expand(base["model"])}
+        for name in [name for name in OF_TASK if base["decoding"].get(name, "given") is None]:
+            del base["decoding"][name]
+        name = configuration_name(base, varying, self._policy_names()) + (f"_{self.suffix}" if self.suffix else "")
         reason = _not_applicable(base)
         try:
             parameters = Parameters(**(base if reason is None else base | {"reuse": {}}))
         except ValueError as error:
             raise ValueError(f"configuration {name}: {message(error)}") from error
         folder = parameters.task + (f"_limit_{parameters.limit}" if parameters.limit else "")
-        return Configuration(self.experiment, name, parameters, home / folder / name, reason)
+        return Configuration(self.experiment, name, parameters, self.directory / folder / name, reason)
+
+    def _policy_names(self) -> dict[str, str]:
+        """How policies are called in names: a file by its stem, two files of one stem by their paths besides."""
+        policies = [*self.axes.get("policy", ()), *(config["policy"] for config in self.configs if "policy" in config)]
+        paths = {str(policy) for policy in policies}
+        stems = Counter(Path(path).stem for path in paths)
+        return {path: Path(path).stem if stems[Path(path).stem] == 1 else short_name(path) for path in paths}
 
 
 def _not_applicable(values: dict[str, Any]) -> str | None:
@@ -173,17 +188,7 @@ def _not_applicable(values: dict[str, Any]) -> str | None:
     return None
 
 
-def generative(task: str) -> bool:
-    """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
-    return task not in ("mmlu", "gpqa_main_n_shot")
-
-
-def runs_code(task: str) -> bool:
-    """Whether scoring a task runs the model's code."""
-    return task in ("humaneval", "mbpp")
-
-
-def cell_name(values: dict[str, Any], varying: set[str]) -> str:
+def configuration_name(values: dict[str, Any], varying: set[str], policies: dict[str, str]) -> str:
     """`k2_middle`, and behind it what else varies in the grid: `k2_middle_token_t0.7`."""
     reuse, parts = values["reuse"], [f"k{values['reuse'].get('k', 1)}"]
     if reuse.get("layers") is not None and (reuse.get("k", 1) > 1 or "layers" in varying):
@@ -196,7 +201,7 @@ def cell_name(values: dict[str, Any], varying: set[str]) -> str:
             if value is None:
                 continue
             if axis == "policy":
-                value = Path(str(value)).stem
+                value = policies[str(value)]
             if isinstance(value, bool):
                 parts.append(axis if value else f"no_{axis}")
             else:

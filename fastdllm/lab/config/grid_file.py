@@ -1,4 +1,4 @@
-"""Reading grid files: found, validated value by value, with errors that name file, line, key and value."""
+"""Reading grid files: looked up, validated value by value, with errors that name file, line, key and value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastdllm import tasks
 from fastdllm.errors import SettingsError, with_location
 from fastdllm.lab.config import geometry, yaml_file
 from fastdllm.lab.config.grid import AXES, Grid
-from fastdllm.lab.config.parameters import SECTION, Slurm, check
+from fastdllm.lab.config.parameters import OF_TASK, SECTION, SECTIONS, Slurm, check
 from fastdllm.lab.config.paths import expand, policy_path, root
 
 DEFAULT = "layer_reuse"
@@ -50,12 +50,8 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
 def _nearer(values: dict[str, Any]) -> str:
     """Where a key that stands at the top belongs, if it has a place at all."""
     lost = [name for name in values if name in SECTION and name not in Grid.model_fields]
-    places = (
-        f"{SECTION[name]}.{name} for all configurations"
-        + (f", axes.{name} (a list) to cross it" if name in AXES else "")
-        for name in lost
-    )
-    return "".join(f"\n{name}: allowed as {place}" for name, place in zip(lost, places, strict=True))
+    return "".join(f"\n{name}: allowed as {SECTION[name]}.{name} for all configurations"
+                   + (f", axes.{name} (a list) to cross it" if name in AXES else "") for name in lost)
 
 
 def _with_profile(file: yaml_file.YamlFile, slurm: dict[str, Any]) -> dict[str, Any]:
@@ -82,22 +78,23 @@ def slurm_profile(name: str) -> Slurm:
 
 
 def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
-    """Every single value, so that an error can name its line."""
-    places: list[tuple[yaml_file.Key, str, Any]] = [
-        ((name,), name, grid.__dict__[name]) for name in ("engine", "device", "dtype", "batch_size", "limit", "prompt",
-                                                          "shots", "revision", "seed", "task")]
-    for section in ("decoding", "reuse"):
+    """Every single value that an axis or a section holds, so that an error can name its line."""
+    values: list[tuple[yaml_file.Key, str, Any]] = [(("revision",), "revision", grid.revision),
+                                                    (("task",), "task", grid.task)]
+    for section in SECTIONS:
         for name, value in grid.__dict__[section].items():
             if SECTION.get(name) != section:
                 allowed = ", ".join(key for key, where in SECTION.items() if where == section)
                 raise ValueError(f"{file.where((section, name))}: {value!r}; unknown key; allowed: {allowed}")
-            places.append(((section, name), name, value))
-    for axis, values in grid.axes.items():
-        places += [(("axes", axis, i), axis, value) for i, value in enumerate(values)]
+            values.append(((section, name), name, value))
+    for axis, each in grid.axes.items():
+        values += [(("axes", axis, i), axis, value) for i, value in enumerate(each)]
     for i, config in enumerate(grid.configs):
-        places += [(("configs", i, axis), axis, value) for axis, value in config.items()]
+        values += [(("configs", i, axis), axis, value) for axis, value in config.items()]
     shape = geometry.of(grid.model, grid.model_revision)
-    for key, name, value in places:
+    for key, name, value in values:
+        if value is None and name in OF_TASK:      # the task's own
+            continue
         try:
             check(name, value)
             geometry.check(shape, name, value, grid.decoding.get("block_size"))
@@ -105,7 +102,7 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
                 raise ValueError(f"task={value!r}; allowed: {', '.join(tasks.names())}")
             if name == "revision" and value != "fixed":
                 from fastdllm.decode.revisions import get
-                get(value)
+                get(str(value))
         except ValueError as error:
             raise ValueError(with_location(file.where(key), str(error))) from error
 

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from fastdllm.errors import field_message, message
-from fastdllm.settings import Decoding, Reuse, Settings
+from fastdllm.errors import SettingsError, message
+from fastdllm.lab.config.yaml_file import set_path
+from fastdllm.settings import Decoding, Execution, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
-DECODING = ("threshold", "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "top_p",
-            "mask_id", "stop_ids", "stop_strings")
+SECTIONS: dict[str, type[Settings]] = {"decoding": Decoding, "reuse": Reuse}
+SECTION = {name: section for section, settings in SECTIONS.items() for name in settings.model_fields}
 OF_TASK = ("max_new_tokens", "stop_strings")      # where they are not given, the task has its own
-REUSE = ("k", "layers", "policy", "full_forwards", "similarity")
-SECTION = {**dict.fromkeys(DECODING, "decoding"), **dict.fromkeys(REUSE, "reuse")}
+
+
+def path_of(name: str) -> tuple[str, ...]:
+    """Where a parameter stands in a configuration: `k` at ("reuse", "k"), `task` at ("task",)."""
+    return (SECTION[name], name) if name in SECTION else (name,)
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Flat parameters in the shape that a params file has; what the task decides and is None is left out."""
+    values: dict[str, Any] = {}
+    for name, value in flat.items():
+        if value is not None or name not in OF_TASK:
+            set_path(values, path_of(name), value)
+    return values
 
 
 def _of_tasks(name: str) -> str | None:
     return TaskOptions.model_fields[name].description
 
 
-class Parameters(Settings):
-    """One run, resolved or not: "auto" is still allowed here, and the task's own `max_new_tokens` may be missing."""
+class RunFields(Settings):
+    """What a run needs besides its sections `decoding` and `reuse`: common to one run and to a grid of them."""
 
     model: str = Field(default="tiny", min_length=1, description="tiny, a checkpoint directory, or a hub id")
     model_revision: str | None = None
@@ -32,16 +45,21 @@ class Parameters(Settings):
     batch_size: int = Field(default=32, ge=1, description="rows that are denoised together, at least 1")
     task: str = "arithmetic"
     limit: int | None = Field(default=None, ge=1, description="problems per subtask, at least 1; none: all")
-    data: str | None = Field(default=None, description="a local data file of the task")
     prompt: str = Field(default="own", pattern="^(own|boxed)$", description=_of_tasks("prompt"))
     shots: int | None = Field(default=None, ge=0, description=_of_tasks("shots"))
     multiturn: bool = Field(default=True, description=_of_tasks("multiturn"))
     allow_code_execution: bool = Field(default=False, description=_of_tasks("allow_code_execution"))
-    decoding: Decoding = Decoding()
-    reuse: Reuse = Reuse()
     revision: str = Field(default="fixed", description="of the historical code, as in fastdllm.decode.revisions")
     seed: int = Field(default=0, ge=0, description="a whole number from 0 up")
     repeat: int = Field(default=0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")
+
+
+class Parameters(RunFields):
+    """One run, resolved or not: "auto" is still allowed here, and the task's own `max_new_tokens` may be missing."""
+
+    data: str | None = Field(default=None, description="a local data file of the task")
+    decoding: Decoding = Decoding()
+    reuse: Reuse = Reuse()
 
     @model_validator(mode="after")
     def _reuse_can_act(self) -> Parameters:
@@ -57,51 +75,38 @@ class Parameters(Settings):
     def of(cls, **flat: Any) -> Parameters:
         """From flat values, as a notebook's parameters cell holds them; unknown names are refused.
 
-        "" and 0 stand for None where only None and other values are allowed (a notebook's parameters are typed);
-        without `max_new_tokens` or `stop_strings` the task's own hold.
+        None means what it means in a params file: of `limit` all problems, of `max_new_tokens` and `stop_strings` the
+        task's own, of the others what their description says. [] is an empty list: no stop strings, no stop ids.
         """
-        values: dict[str, Any] = {"decoding": {}, "reuse": {}}
-        for name, value in flat.items():
-            if value in EMPTY.get(name, ()):
-                value = None
-            section = SECTION.get(name)
-            (values[section] if section else values)[name] = value
-        for name in OF_TASK:
-            if not values["decoding"].get(name, True):
-                del values["decoding"][name]
         try:
-            return cls(**values)
+            return cls(**nested(flat))
         except ValueError as error:
             raise ValueError(message(error)) from error
 
     def flat(self) -> dict[str, Any]:
         """The values a notebook's parameters cell takes: the inverse of `of`."""
         dumped = self.model_dump(mode="json")
-        flat = {name: value for name, value in dumped.items() if name not in ("decoding", "reuse")}
-        flat |= {name: dumped["decoding"][name] for name in DECODING} | {name: dumped["reuse"][name] for name in REUSE}
-        if "max_new_tokens" not in self.given:
-            flat["max_new_tokens"] = None
-        flat = {name: EMPTY[name][0] if value is None and name in EMPTY else value for name, value in flat.items()}
+        flat = {name: value for name, value in dumped.items() if name not in SECTIONS}
+        flat |= {name: dumped[section][name] for name, section in SECTION.items()}
+        flat |= {name: None for name in OF_TASK if name not in self.given}
         layers = flat["layers"]
         flat["layers"] = ",".join(map(str, layers)) if isinstance(layers, list) else layers
         return flat
 
     @property
     def given(self) -> list[str]:
-        """Which of `OF_TASK` the run has values of its own for."""
-        set_here = self.decoding.model_dump(include=set(OF_TASK), exclude_unset=True)
-        return [name for name, value in set_here.items() if value]
+        """Which of `OF_TASK` the run has values of its own for; an empty list of stop strings is one."""
+        return [name for name in OF_TASK if name in self.decoding.model_fields_set]
+
+    @property
+    def execution(self) -> Execution:
+        """How the run is executed: as many rows at once as it says, its seed, one thread, the executor that fits."""
+        return Execution(seed=self.seed, batch_size=self.batch_size)
 
     def key(self) -> str:
         """Two runs with the same key are the same computation: without reuse, what would be reused is no matter."""
         reuse = self.reuse if self.reuse.active else Reuse()
         return f"{self.given} {self.model_copy(update={'reuse': reuse}).model_dump_json()}"
-
-
-# What a flat, typed parameter holds where the value is None.
-EMPTY: dict[str, tuple[Any, ...]] = {
-    "model_revision": ("",), "limit": (0,), "data": ("",), "shots": (-1,), "layers": ("",), "block_size": (0,),
-    "max_new_tokens": (0,), "mask_id": (-1,), "stop_ids": ((), [])}
 
 
 class Criteria(Settings):
@@ -141,25 +146,18 @@ class Slurm(Settings):
     setup: tuple[str, ...] = Field(default=(), description="shell lines run before the configuration")
     mail_user: str | None = None
 
+    @field_validator("time", mode="before")
+    @classmethod
+    def _minutes(cls, time: Any) -> Any:
+        return str(time) if type(time) is int else time
 
-def check(field: str, value: Any) -> None:
-    """Check one value of an axis by itself. Raises ValueError: `field=value; allowed: ...`."""
-    section = SECTION.get(field)
-    model: type[Settings] = {"decoding": Decoding, "reuse": Reuse, None: Parameters}[section]
-    info = model.model_fields[field]
-    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-    adapter = TypeAdapter(kind)
+
+def check(name: str, value: Any) -> None:
+    """Check one value by itself, whatever it would need besides. Raises ValueError: `name=value; allowed: ...`."""
+    model = SECTIONS[SECTION[name]] if name in SECTION else Parameters
     try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        inner = first.get("ctx", {}).get("error")
-        raise ValueError(str(inner) if inner else field_message(field, first, info.description)) from error
-
-
-
-
-
-
-
-
+        model(**{name: value})
+    except SettingsError as error:
+        for key, text in error.problems:
+            if key:
+                raise ValueError(text) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastdllm.lab.atomic import sha256
 from fastdllm.settings import POLICIES
 
 
@@ -24,9 +25,9 @@ def policy_path(policy: str, folder: Path | None = None) -> str:
     """
     if policy in POLICIES:
         return policy
-    for place in (Path(expand(policy)), *([folder / policy] if folder else []), root() / policy):
-        if policy.endswith(".py") and place.is_file():
-            return str(place.resolve())
+    for file in (Path(expand(policy)), *([folder / policy] if folder else []), root() / policy):
+        if policy.endswith(".py") and file.is_file():
+            return str(file.resolve())
     missing = ": no such file" if policy.endswith(".py") else ""
     raise ValueError(f"policy={policy!r}{missing}; allowed: {', '.join(POLICIES)}, or a Python file")
 
@@ -43,6 +44,19 @@ def root() -> Path:
 def short(path: Path) -> str:
     """A path as seen from the project: what is written for others names no machine's folders."""
     return str(path.relative_to(root())) if path.is_relative_to(root()) else path.name
+
+
+def short_name(path: str) -> str:
+    """A path's last part, and behind it six digits of the whole, so that a/x and b/x have names of their own.
+
+    A path inside the project counts from there: the name is the same on every machine. Names without a folder, like
+    that of an embedded checkpoint, stay as they are.
+    """
+    if "/" not in path:
+        return path
+    file = Path(path).expanduser()
+    whole = str(file.resolve().relative_to(root())) if file.resolve().is_relative_to(root()) else path
+    return f"{file.stem if file.suffix == '.py' else file.name}-{sha256(whole)[:6]}"
 
 
 def executed() -> Path:

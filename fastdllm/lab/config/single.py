@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from fastdllm import tasks
-from fastdllm.errors import message
+from fastdllm.errors import message, with_location
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.grid import AXES, Grid
-from fastdllm.lab.config.parameters import SECTION, Parameters, RecordOptions
-from fastdllm.lab.config.paths import policy_path
+from fastdllm.lab.config.parameters import OF_TASK, SECTION, Parameters, RecordOptions, check, path_of
+from fastdllm.lab.config.paths import policy_path, short_name
 
 
 def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
@@ -19,36 +18,46 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
 
     Raises ValueError for an unknown name or a wrong value.
     """
-    unknown = set(flat) - set(SECTION) - set(Parameters.model_fields)
-    if unknown:
-        allowed = sorted((set(Parameters.model_fields) | set(SECTION)) - {"decoding", "reuse"})
-        raise ValueError(f"{', '.join(sorted(unknown))}: unknown; allowed: {', '.join(allowed)}")
-    if isinstance(flat.get("policy"), str):
+    names = list(Parameters().flat())
+    if unknown := sorted(set(flat) - set(names)):
+        raise ValueError(f"{', '.join(unknown)}: unknown; allowed: {', '.join(sorted(names))}")
+    for name, value in flat.items():
+        try:
+            if value is not None or name not in OF_TASK:
+                check(name, value)
+        except ValueError as error:
+            raise ValueError(with_location(".".join(map(str, path_of(name))), str(error))) from error
+    if "policy" in flat:
         flat = {**flat, "policy": policy_path(flat["policy"])}
-    parameters, default = geometry.fits(Parameters.of(**flat)), Parameters().flat()
+    parameters = geometry.fits(Parameters.of(**flat))
     if parameters.task not in tasks.names():
         raise ValueError(f"task={parameters.task!r}; allowed: {', '.join(tasks.names())}")
     from fastdllm.decode.revisions import get
     get(parameters.revision)
-    values = {section: parameters.__dict__[section].model_dump(exclude_unset=True) for section in ("decoding", "reuse")}
-    top = {name: value for name, value in parameters.model_dump().items()
-           if name in Grid.model_fields and name not in values}
-    now = parameters.flat()
-    named = {axis for axis in AXES if now[axis] != default[axis] or axis in ("k", "layers")} - {"task", "limit"}
-    config: dict[str, Any] = {"repeat": parameters.repeat}
-    for axis in named:
-        section = SECTION.get(axis)
-        config[axis] = values[section].pop(axis, now[axis]) if section else top.get(axis, now[axis])
-    config = {axis: value for axis, value in config.items() if value not in (None, "") and (axis != "repeat" or value)}
+    values = parameters.model_dump(exclude_unset=True)
+    config, suffix = _named(parameters)
+    for name in config:
+        section = SECTION.get(name)
+        (values.get(section, {}) if section else values).pop(name, None)
     try:
-        return Grid(experiment=experiment, **top, **values, configs=[config], record=RecordOptions(trace=trace),
-                    suffix=_rest(now, default))
+        return Grid(experiment=experiment, **values, configs=[config], record=RecordOptions(trace=trace), suffix=suffix)
     except ValueError as error:
         raise ValueError(message(error)) from error
 
 
-def _rest(now: dict[str, Any], default: dict[str, Any]) -> str:
-    """What is not the default and has no place in the name: `model-7B_shots-4`, of a path its last part."""
-    other = [name for name in now if now[name] != default[name] and name not in (*AXES, "limit")]
-    parts = (f"{name}-{Path(str(now[name])).name}" for name in other)
-    return "_".join(re.sub(r"[^A-Za-z0-9_.+-]+", "-", part) for part in parts)
+def _named(parameters: Parameters) -> tuple[dict[str, Any], str]:
+    """What is not the default: what a grid's names tell, and the rest as text: `model-golden-1f0c2a_shots-4`."""
+    now, default = parameters.flat(), Parameters().flat()
+    different = [name for name in now if now[name] != default[name] and name not in ("task", "limit")]
+    rest = [name for name in different if name not in AXES or (name == "policy" and now[name].endswith(".py"))]
+    given = {name: parameters.__dict__[section].__dict__[name] if (section := SECTION.get(name)) else now[name]
+             for name in ("k", "layers", *different) if name not in rest}
+    parts = (re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{name}-{_text(now[name])}") for name in rest)
+    return {name: value for name, value in given.items() if value is not None}, "_".join(parts)
+
+
+def _text(value: Any) -> str:
+    """A value in a directory's name."""
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    return short_name(value) if isinstance(value, str) else str(value)

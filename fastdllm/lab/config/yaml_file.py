@@ -1,39 +1,50 @@
-"""YAML files whose errors name file, key, value and line."""
+"""YAML files (1.2, read by ruamel.yaml's safe loader) whose errors name file, line, key and value."""
 
 from __future__ import annotations
 
 import copy
+import io
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from fastdllm.errors import Key, SettingsError, with_location
 
-try:
-    from yaml import CSafeLoader as Loader  # the safe loader, in C where PyYAML was built with it
-except ImportError:
-    from yaml import SafeLoader as Loader
+TEXT, WHOLE, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")      # eight for YAML 1.1, ten for 1.2, and nobody knows who wrote it
+
+
+class Constructor(SafeConstructor):
+    """The safe one, but a date is text, as in YAML 1.2's core schema."""
+
+
+Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
 
 @dataclass(frozen=True)
 class YamlFile:
-    """Values of a YAML file and the line of every key. `overrides` are keys that `--set` changed."""
+    """Values of a YAML file and, as `node`, where they stand. `overrides` are keys that `--set` changed."""
 
     path: Path
     values: dict[str, Any]
-    lines: dict[Key, int]
+    node: Node | None = None
     overrides: frozenset[Key] = field(default_factory=frozenset)
 
     def where(self, key: Key) -> str:
         """`file, line N, key` of the innermost part of `key` that the file holds; `--set key` where that changed it."""
-        for size in range(len(key), 0, -1):
-            if key[:size] in self.overrides:
-                return f"--set {'.'.join(map(str, key))}"
-        for size in range(len(key), 0, -1):
-            if key[:size] in self.lines:
-                return f"{self.path}, line {self.lines[key[:size]]}, {'.'.join(map(str, key))}"
-        return f"{self.path}, {'.'.join(map(str, key))}" if key else str(self.path)
+        name = ".".join(map(str, key))
+        if any(key[:size] in self.overrides for size in range(1, len(key) + 1)):
+            return f"--set {name}"
+        lines = list(_lines(self.node, key))
+        return f"{self.path}{f', line {lines[-1]}' if key and lines else ''}{f', {name}' if key else ''}"
 
     def set(self, assignments: list[str]) -> YamlFile:
         """The file with `key=value` changes (dotted keys, YAML values). Raises ValueError for another form."""
@@ -44,17 +55,12 @@ class YamlFile:
             if not equals or not all(key):
                 raise ValueError(f"--set {assignment!r}; allowed: key=value, like decoding.threshold=0.8, axes.k=[1,2]")
             try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(f"--set {assignment!r}: not a YAML value ({error})") from error
-            place = values
-            for part in key[:-1]:
-                place = place.setdefault(part, {})
-                if not isinstance(place, dict):
-                    raise ValueError(f"--set {assignment!r}: {part} holds {place!r}; allowed: a key of a section")
-            place[key[-1]] = value
+                value = _load(text)[0]
+                set_path(values, key, value)
+            except ValueError as error:
+                raise ValueError(f"--set {assignment!r}: {error}") from error
             overrides.add(key)
-        return YamlFile(self.path, values, self.lines, frozenset(overrides))
+        return YamlFile(self.path, values, self.node, frozenset(overrides))
 
     def explain(self, error: SettingsError) -> str:
         """One line per problem: file, line, key, value, what is allowed."""
@@ -62,35 +68,122 @@ class YamlFile:
 
 
 def read(path: str | Path) -> YamlFile:
-    """Read a YAML mapping. Raises ValueError for a missing file, bad YAML, a key given twice, or another top level."""
+    """Read a YAML mapping.
+
+    Raises ValueError that names file and line for a missing file, another encoding than UTF-8, bad YAML, a key given
+    twice, a key that is no text, a value that holds itself, a number with a leading zero, or another top level.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; allowed: a YAML file")
-    text = path.read_text(encoding="utf-8")
-    lines: dict[Key, int] = {}
+    data = path.read_bytes()
     try:
-        root = yaml.compose(text, Loader=Loader)
-        if root is not None:
-            _walk(path, root, (), lines)
-        values = yaml.load(text, Loader=Loader)      # a safe loader
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ValueError(f"{path}, line {line}: not valid YAML ({error.problem})") from error
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[:error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: byte {data[error.start]:#x} is not UTF-8; "
+                         "allowed: a file saved as UTF-8") from error
+    try:
+        values, node = _load(text)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: {type(values).__name__}; allowed: a mapping of keys to values")
-    return YamlFile(path, values, lines)
+        what = "empty" if values is None else f"a {type(values).__name__}"
+        line = node.start_mark.line + 1 if node else 1
+        raise ValueError(f"{path}, line {line}: {what}; allowed: a mapping of keys to values")
+    return YamlFile(path, values, node)
 
 
-def _walk(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) -> None:
-    lines[key] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
+def of_options(flag: str = "options") -> YamlFile:
+    """No file: where all values come from a command's options and from `--set`."""
+    return YamlFile(Path(flag), {})
+
+
+def set_path(values: dict[str, Any], key: Sequence[str], value: Any) -> None:
+    """Set one value of nested mappings in place: `("decoding", "threshold")`. Missing sections are made.
+
+    Raises ValueError if a part of the key but its last holds something else than a section.
+    """
+    *sections, last = key
+    for part in sections:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{part} holds {inner!r}; allowed: a key of a section")
+        values = inner
+    values[last] = value
+
+
+def dump(values: dict[str, Any]) -> str:
+    """Values as YAML text that `read` reads back as they are."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False     # pyright: ignore
+    text = io.StringIO()
+    yaml.dump(values, text)
+    return text.getvalue()
+
+
+def _load(text: str) -> tuple[Any, Node | None]:
+    """Values and nodes of a YAML text. Raises ValueError: `line N: what is wrong`."""
+    try:
+        reader = YAML(typ="safe", pure=True)
+        reader.Constructor = Constructor
+        node = reader.compose(text)
+        for key, part, inside in _nodes(node, (), (), set()):
+            _check(key, part, inside)
+        return reader.load(text), node
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problem = (error.problem or error.context or "").splitlines()
+        raise ValueError(f"line {line}: not valid YAML ({problem[0] if problem else 'unknown'})") from error
+    except ReaderError as error:
+        line = text[:error.position].count("\n") + 1
+        raise ValueError(f"line {line}: not valid YAML (the control character U+{error.character:04X})") from error
+    except RecursionError as error:
+        raise ValueError("line 1: not valid YAML (nested too deeply)") from error
+
+
+def _nodes(node: Node | None, key: Key, inside: tuple[Node, ...],
+           seen: set[int]) -> Iterator[tuple[Key, Node, tuple[Node, ...]]]:
+    """Every node once, with its key and the nodes that it lies in; one that lies in itself is not entered again."""
+    if node is None:
+        return
+    yield key, node, inside
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, MappingNode):
         for name, value in node.value:
-            inner = (*key, name.value)
-            if inner in lines:
-                raise ValueError(f"{path}, line {name.start_mark.line + 1}, {'.'.join(map(str, inner))}: "
-                                 f"given twice (first in line {lines[inner]})")
-            _walk(path, value, inner, lines)
-            lines[inner] = name.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
+            yield from _nodes(name, key, (*inside, node), seen)
+            yield from _nodes(value, (*key, str(name.value)), (*inside, node), seen)
+    elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
-            _walk(path, value, (*key, index), lines)
+            yield from _nodes(value, (*key, index), (*inside, node), seen)
+
+
+def _check(key: Key, node: Node, inside: tuple[Node, ...]) -> None:
+    """What is YAML, and no parameter file. Raises ValueError with line and key."""
+    here = f"line {node.start_mark.line + 1}, {'.'.join(map(str, key))}"
+    if any(node is outer for outer in inside):
+        raise ValueError(f"{here}: an anchor that holds itself; allowed: values that end")
+    if isinstance(node, ScalarNode) and node.tag == WHOLE and LEADING_ZERO.fullmatch(node.value):
+        raise ValueError(f"{here}={node.value}; allowed: a number without a leading zero, or text in quotes")
+    if isinstance(node, MappingNode):
+        for name, _ in node.value:
+            if not isinstance(name, ScalarNode) or name.tag not in (TEXT, MERGE):
+                what = name.value if isinstance(name, ScalarNode) else f"a {name.id}"
+                raise ValueError(f"line {name.start_mark.line + 1}: the key is {what}; allowed: keys that are text")
+
+
+def _lines(node: Node | None, key: Key) -> Iterator[int]:
+    """The line of each part of a key, from the outside in, as far as the file holds them."""
+    for part in key:
+        if isinstance(node, MappingNode):
+            name, node = next((pair for pair in node.value if pair[0].value == part), (None, None))
+            if name is None:
+                return
+            yield name.start_mark.line + 1
+        elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            yield node.start_mark.line + 1      # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            return

@@ -1,4 +1,4 @@
-"""One run, from prompts to its record. This is what the configuration's notebook calls."""
+"""One run, from prompts to its record: `evaluate` reads from top to bottom, and the rest in the order it is called."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.evaluation import summary
+from fastdllm.lab.evaluation.prepare import PreparedRun, ResolvedRun, resolve
 from fastdllm.lab.records import journal
-from fastdllm.lab.records.external_code import NOTE, ExternalCode
-from fastdllm.lab.records.identity import CurrentFingerprints, identity, payload, policy_hash
+from fastdllm.lab.records.external_code import NOTE
+from fastdllm.lab.records.journal import Journal
 from fastdllm.lab.records.locks import lock
 from fastdllm.lab.records.record import Record
 from fastdllm.tasks import Problem, Task
@@ -28,164 +29,137 @@ WARM_UP_TOKENS = 64      # two blocks: every kind of forward runs once before th
 REPORT_SECONDS = 5.0
 
 
-@dataclass
-class Clock:
-    """Seconds without loading and warm-up; what is not decoding is not counted."""
-
-    load: float = 0.0
-    warm_up: float = 0.0
-
-
-def evaluate(parameters: Parameters, directory: Path, *, experiment: str = "interactive", config: str = "",
-             author: str = "", trace: int = 0, token_ids: bool = True, force: bool = False,
-             generation: GenerationFile | None = None, log: Callable[[str], None] = print) -> Record:
+def evaluate(prepared: PreparedRun, log: Callable[[str], None] = print) -> Record:
     """Run what is missing of one configuration and return its record.
 
-    A record whose identity is today's is returned as it is; finished samples of an interrupted run are kept and
-    the rest is run. `trace` problems are decoded once more with a trace, untimed. `force` starts over; the last
-    good record stays until the new one is whole.
-
-    Raises ValueError before the model is loaded for parameters, data or a checkpoint that can't be had; Locked if
-    another process works on the configuration; ValueError if k > 1 and no problem reused anything.
+    A record whose identity is today's is returned as it is; finished samples of an interrupted run are kept and the
+    rest is run. Raises ValueError before the model is loaded for parameters, data or a checkpoint that can't be had;
+    Locked if another process works on the configuration; ValueError if k > 1 and no problem reused anything.
     """
-    directory = Path(directory)
-    current = CurrentFingerprints()
-    task = current.task(parameters)
-    refuse(parameters, task)
-    resolved = current.resolve(parameters)
-    problems, dataset = current.problems(parameters)
-    checkpoint = current.checkpoint(parameters)
-    ran = external_code_of(generation, parameters)
-    policy = policy_hash(resolved.reuse) if ran is None else ran.policy()
-    own = identity(payload(resolved, checkpoint, dataset, current.code, policy, current.torch))
-    if not force and (found := complete(directory, own)):
-        log(f"complete already: identity {own[:12]}, {found.n} problems")
-        return found
-    with lock(directory / ".samples.lock", wait=5.0):
-        if not force and (found := complete(directory, own)):      # another process finished it while we waited
-            return found
-        if force:
-            journal.path_of(directory, own).unlink(missing_ok=True)
-        keep_policy_file(resolved, directory)
-        if ran:
-            ran.keep(directory)
-        else:
-            (directory / NOTE).unlink(missing_ok=True)
-        run = journal.begin(directory, own, resolved, len(problems))
-        clock = Clock()
-        lm = None
-        if len(run.done) < len(problems) or trace:
-            if run.done:
-                log(f"resuming at problem {len(run.done) + 1} of {len(problems)}")
-            lm = load(resolved, parameters.device, checkpoint.fingerprint, clock)
-            generation = generation.on(lm) if generation else None
-            with threads_for(lm):
-                solve(lm, resolved, task, problems, run, clock, token_ids, log, generation)
-        notes = summary.peak_memory(resolved.device) if lm is not None else {}
-        notes |= write_trace(lm, resolved, problems[:trace], run, directory, generation) if trace else {}
-        record = summary.summarise(
-            run, resolved, task, dataset, own, experiment=experiment, config=config or "run", author=author,
-            checkpoint=checkpoint, code=summary.code(current.code, policy), environment=summary.environment(resolved),
-            load_seconds=clock.load, warmup_seconds=clock.warm_up, notes=notes)
-        return finish(directory, run, record)
+    run = resolve(prepared)
+    if record := complete(run):
+        log(f"complete already: identity {run.identity[:12]}, {record.n} problems")
+        return record
+    with lock(prepared.directory / ".samples.lock", wait=5.0):
+        if record := complete(run):      # another process finished it while we waited
+            return record
+        done = schedule(run, log)
+        loaded = load(run) if len(done.done) < len(run.problems) or prepared.record.trace else None
+        if loaded is not None:
+            solve(run, loaded, done, log)
+        return postprocess(run, loaded, done)
 
 
-def refuse(parameters: Parameters, task: Task) -> None:
-    """Reuse that can't act is refused before it runs (docs/decoding.md); Parameters refuses the rest."""
-    if parameters.reuse.active and not task.generative:
-        raise ValueError(f"reuse.k={parameters.reuse.k} on {task.name}, which is scored by likelihood in one forward: "
-                         "nothing to reuse; allowed: k=1, or a generative task")
-
-
-def external_code_of(generation: GenerationFile | None, parameters: Parameters) -> ExternalCode | None:
-    """The note on code that is not ours."""
-    if generation is None:
-        return None
-    return ExternalCode(file=str(generation.path), own_code=generation.own_code, parameters=parameters)
-
-
-def complete(directory: Path, own: str) -> Record | None:
-    """The record, if it is this run's and whole."""
-    if not (directory / records.SUMMARY).exists() or journal.path_of(directory, own).exists():
+def complete(run: ResolvedRun) -> Record | None:
+    """The record, if it is this run's and whole, and if the run is not to start over."""
+    directory = run.prepared.directory
+    unfinished = journal.path_of(directory, run.identity).exists() or not (directory / records.SUMMARY).exists()
+    if run.prepared.force or unfinished:
         return None
     record = records.read(directory)
-    return record if record.identity == own and record.status == "complete" else None
+    return record if record.identity == run.identity and record.status == "complete" else None
 
 
-def keep_policy_file(parameters: Parameters, directory: Path) -> None:
-    """A policy's own file is copied beside the record, under its name."""
-    if parameters.reuse.active and parameters.reuse.policy.endswith(".py"):
-        source = Path(parameters.reuse.policy)
-        atomic.write(directory / source.name, source.read_bytes())
+# -- schedule
+
+def schedule(run: ResolvedRun, log: Callable[[str], None]) -> Journal:
+    """The journal of the run: what is solved already. Code that is not the package's is copied beside it."""
+    directory, reuse = run.prepared.directory, run.parameters.reuse
+    if run.prepared.force:
+        journal.path_of(directory, run.identity).unlink(missing_ok=True)
+    if reuse.active and reuse.policy.endswith(".py"):
+        atomic.write(directory / Path(reuse.policy).name, Path(reuse.policy).read_bytes())
+    if run.external:
+        run.external.keep(directory)
+    else:
+        (directory / NOTE).unlink(missing_ok=True)
+    done = journal.begin(directory, run.identity, run.parameters, len(run.problems))
+    if done.done:
+        log(f"resuming at problem {len(done.done) + 1} of {len(run.problems)}")
+    return done
 
 
-def load(parameters: Parameters, device: str, fingerprint: str, clock: Clock) -> Any:
+# -- run
+
+@dataclass
+class Loaded:
+    """The model in memory, the generation file on it, and seconds that are not decoding and so are not counted."""
+
+    lm: LM
+    generation: GenerationFile | None = None
+    load_seconds: float = 0.0
+    warmup_seconds: float = 0.0
+
+
+def load(run: ResolvedRun) -> Loaded:
     """The model of a run. Raises ValueError if its files changed since the identity was taken."""
     from fastdllm.model.lm import load as load_model
-    lm = load_model(parameters.model, revision=parameters.model_revision, device=device, dtype=parameters.dtype)
-    if lm.fingerprint != fingerprint:
-        raise ValueError(f"model: {parameters.model} changed while it was being loaded; allowed: a checkpoint at rest")
-    clock.load = lm.load_seconds
-    return lm
+    given, generation = run.prepared.parameters, run.prepared.generation
+    lm = load_model(given.model, revision=given.model_revision, device=given.device, dtype=run.parameters.dtype)
+    if lm.fingerprint != run.checkpoint.fingerprint:
+        raise ValueError(f"model: {given.model} changed while it was being loaded; allowed: a checkpoint at rest")
+    return Loaded(lm, generation.on(lm) if generation else None, lm.load_seconds)
 
 
-def solve(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], run: journal.Journal, clock: Clock,
-          token_ids: bool, log: Callable[[str], None], generation: GenerationFile | None = None) -> None:
+def solve(run: ResolvedRun, loaded: Loaded, done: Journal, log: Callable[[str], None]) -> None:
     """Decode and score the problems that are left, each on disk as soon as it is finished."""
-    left = [index for index in range(len(problems)) if index not in run.done]
+    left = [index for index in range(len(run.problems)) if index not in done.done]
     if not left:
         return
-    batch = parameters.batch_size if parameters.device == "cuda" else 2      # a GPU's graphs know one batch size
-    clock.warm_up = warm_up(lm, parameters, task, [problems[index] for index in left[:batch]], generation)
-    reported = began = time.perf_counter()
-    base, session, correct = run.seconds, run.sessions, sum(s["correct"][task.metric] for s in run.done.values())
-    elapsed, results = 0.0, rows(lm, parameters, task, [problems[index] for index in left], left, generation)
-    while True:
-        began = time.perf_counter()
-        result = next(results, None)
-        elapsed += time.perf_counter() - began
-        if result is None:
-            break
-        sample = scored(result, problems[result.row], task, lm, token_ids, parameters.decoding.stop_strings)
-        run.add({**sample, "session": session, "elapsed": base + elapsed})
-        correct += sample["correct"][task.metric]
-        if time.perf_counter() - reported > REPORT_SECONDS or len(run.done) == len(problems):
-            reported = time.perf_counter()
-            tokens = sum(s["tokens"] for s in run.done.values())
-            log(f"{len(run.done)} of {len(problems)} problems, {correct} correct, {tokens / run.seconds:.0f} tokens/s")
+    with threads_for(loaded.lm):
+        loaded.warmup_seconds = warm_up(run, loaded, left)
+        elapsed, base, session, reported = 0.0, done.seconds, done.sessions, time.perf_counter()
+        results = rows(run, loaded, run.parameters, left)
+        while True:
+            began = time.perf_counter()
+            result = next(results, None)
+            elapsed += time.perf_counter() - began
+            if result is None:
+                break
+            sample = scored(result, run.problems[result.row], run.task, loaded.lm, run.prepared.record.token_ids,
+                            run.parameters.decoding.stop_strings)
+            done.add({**sample, "session": session, "elapsed": base + elapsed})
+            if time.perf_counter() - reported > REPORT_SECONDS or len(done.done) == len(run.problems):
+                reported = time.perf_counter()
+                log(progress(run, done))
 
 
-def rows(lm: Any, parameters: Parameters, task: Task, problems: list[Problem], numbers: list[int],
-         generation: GenerationFile | None = None) -> Iterator[Any]:
-    """RowResults as they finish; which loop runs depends on the task, the engine and the user's generation file."""
-    if generation is not None and task.generative:
-        from fastdllm.lab.instrument import generation_file
-        return generation_file.generate_rows(lm, [problem.prompt for problem in problems], file=generation,
-                                             decoding=parameters.decoding, reuse=parameters.reuse, numbers=numbers)
-    if not task.generative:
-        from fastdllm.tasks.likelihood import score_rows
-        return score_rows(lm, problems, batch_size=parameters.batch_size, engine=parameters.engine, numbers=numbers)
-    prompts = [problem.prompt for problem in problems]
-    if parameters.engine == "autoregressive":
-        from fastdllm.decode import autoregressive
-        return autoregressive.generate_rows(lm, prompts, decoding=parameters.decoding,
-                                            batch_size=parameters.batch_size, numbers=numbers)
-    from fastdllm.decode import generate_rows
-    return generate_rows(lm, prompts, decoding=parameters.decoding, reuse=parameters.reuse,
-                         revision=parameters.revision, seed=parameters.seed, batch_size=parameters.batch_size,
-                         numbers=numbers)
+def progress(run: ResolvedRun, done: Journal) -> str:
+    """How far a run is, in a line of its log."""
+    samples = done.done.values()
+    tokens, correct = sum(each["tokens"] for each in samples), sum(each["correct"][run.task.metric] for each in samples)
+    return f"{len(samples)} of {len(run.problems)} problems, {correct} correct, {tokens / done.seconds:.0f} tokens/s"
 
 
-def warm_up(lm: Any, parameters: Parameters, task: Task, problems: list[Problem],
-            generation: GenerationFile | None = None) -> float:
-    """Two blocks of some problems, thrown away: seconds."""
-    began = time.perf_counter()
-    short = min(WARM_UP_TOKENS, parameters.decoding.max_new_tokens)
-    shortened = parameters.model_copy(update={
-        "decoding": parameters.decoding.model_copy(update={"max_new_tokens": short})})
-    for _ in rows(lm, shortened, task, problems, list(range(len(problems))), generation):
+def warm_up(run: ResolvedRun, loaded: Loaded, left: list[int]) -> float:
+    """Two blocks of the first problems, thrown away: seconds."""
+    began, decoding = time.perf_counter(), run.parameters.decoding
+    count = run.parameters.batch_size if run.parameters.device == "cuda" else 2     # a GPU's graphs know one batch size
+    short = decoding.model_copy(update={"max_new_tokens": min(WARM_UP_TOKENS, decoding.max_new_tokens)})
+    for _ in rows(run, loaded, run.parameters.model_copy(update={"decoding": short}), left[:count]):
         pass
     return time.perf_counter() - began
+
+
+def rows(run: ResolvedRun, loaded: Loaded, parameters: Parameters, numbers: list[int]) -> Iterator[Any]:
+    """RowResults of these problems as they finish; which loop runs depends on the task, the engine and the user's
+    generation file."""
+    lm, problems = loaded.lm, [run.problems[number] for number in numbers]
+    if not run.task.generative:
+        from fastdllm.tasks.likelihood import score_rows
+        return score_rows(lm, problems, batch_size=parameters.batch_size, engine=parameters.engine, numbers=numbers)
+    prompts, decoding, reuse = [problem.prompt for problem in problems], parameters.decoding, parameters.reuse
+    if loaded.generation is not None:
+        from fastdllm.lab.instrument import generation_file
+        return generation_file.generate_rows(lm, prompts, file=loaded.generation, decoding=decoding, reuse=reuse,
+                                             numbers=numbers)
+    if parameters.engine == "autoregressive":
+        from fastdllm.decode import autoregressive
+        return autoregressive.generate_rows(lm, prompts, decoding=decoding, execution=parameters.execution,
+                                            numbers=numbers)
+    from fastdllm.decode import generate_rows
+    return generate_rows(lm, prompts, decoding=decoding, reuse=reuse, execution=parameters.execution,
+                         revision=parameters.revision, numbers=numbers)
 
 
 def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
@@ -206,41 +180,6 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
     return sample | ({"token_ids": list(result.tokens)} if token_ids else {})
 
 
-def write_trace(lm: Any, parameters: Parameters, problems: list[Problem], run: journal.Journal,
-                directory: Path, generation: GenerationFile | None = None) -> dict[str, Any]:
-    """Decode some problems again with a trace; notes how many gave the tokens of the timed run."""
-    if not problems or parameters.engine != "diffusion" or parameters.reuse.layers is None:
-        return {}
-    if generation is not None:
-        from fastdllm.lab.instrument import generation_file
-        prompts, outputs = zip(*((problem.prompt, run.done[row]["output"]) for row, problem in enumerate(problems)),
-                               strict=True)
-        same = generation_file.write_trace(lm, generation, prompts, parameters.decoding, parameters.reuse,
-                                           list(outputs), directory / records.TRACE)
-        return {"traced": len(problems), "traced_same_output": same}
-    from fastdllm.lab.records.steps import STEPS, Recorder
-    recorder = Recorder(lm, [problem.prompt for problem in problems], parameters.decoding, parameters.reuse,
-                        parameters.revision, parameters.seed)
-    for _ in recorder:
-        pass
-    same = sum(result.text == run.done[row]["output"] for row, result in recorder.results.items())
-    part = directory / (records.TRACE + ".part")
-    recorder.trace.write(part)
-    atomic.move(part, directory / records.TRACE)
-    recorder.write(directory / STEPS)
-    return {"traced": len(problems), "traced_same_output": same}
-
-
-def finish(directory: Path, run: journal.Journal, record: Record) -> Record:
-    """Samples, then the record, then the unfinished samples go: a crash in between leaves it unfinished."""
-    text = "".join(atomic.canonical(sample) + "\n" for sample in run.samples())
-    atomic.write(directory / records.SAMPLES, text)
-    record = records.write(directory, record.model_copy(update={"samples_sha256": atomic.sha256(text)}))
-    for leftover in directory.glob("partial-*.jsonl"):
-        leftover.unlink()
-    return record
-
-
 @contextmanager
 def threads_for(lm: LM) -> Iterator[None]:
     """One torch thread for a small network on a CPU: its operations are too short to be shared by two cores."""
@@ -248,3 +187,57 @@ def threads_for(lm: LM) -> Iterator[None]:
     from fastdllm.model import cpu
     with torch_threads(1) if cpu.usable(lm.network) else nullcontext():
         yield
+
+
+# -- postprocess
+
+def postprocess(run: ResolvedRun, loaded: Loaded | None, done: Journal) -> Record:
+    """The record of the samples in the journal, written; the journal goes.
+
+    Raises ValueError if k > 1 and no problem reused anything.
+    """
+    prepared, configuration = run.prepared, run.prepared.configuration
+    notes: dict[str, Any] = {}
+    if loaded is not None:
+        notes |= summary.peak_memory(run.parameters.device) | write_trace(run, loaded, done)
+    record = summary.summarise(
+        done, run.parameters, run.task, run.dataset, run.identity, experiment=configuration.experiment,
+        config=configuration.name, author=prepared.author, checkpoint=run.checkpoint,
+        code=summary.code(run.code, run.policy), environment=summary.environment(run.parameters),
+        load_seconds=loaded.load_seconds if loaded else 0.0, warmup_seconds=loaded.warmup_seconds if loaded else 0.0,
+        notes=notes)
+    return finish(prepared.directory, done, record)
+
+
+def write_trace(run: ResolvedRun, loaded: Loaded, done: Journal) -> dict[str, Any]:
+    """Decode some problems again with a trace; notes how many gave the tokens of the timed run."""
+    parameters, directory = run.parameters, run.prepared.directory
+    problems = run.problems[:run.prepared.record.trace]
+    if not problems or parameters.engine != "diffusion" or parameters.reuse.layers is None:
+        return {}
+    prompts, outputs = [each.prompt for each in problems], [done.done[row]["output"] for row in range(len(problems))]
+    if loaded.generation is not None:
+        from fastdllm.lab.instrument import generation_file
+        same = generation_file.write_trace(loaded.lm, loaded.generation, prompts, parameters.decoding, parameters.reuse,
+                                           outputs, directory / records.TRACE)
+        return {"traced": len(problems), "traced_same_output": same}
+    from fastdllm.lab.records.steps import STEPS, Recorder
+    recorder = Recorder(loaded.lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed)
+    for _ in recorder:
+        pass
+    part = directory / (records.TRACE + ".part")
+    recorder.trace.write(part)
+    atomic.move(part, directory / records.TRACE)
+    recorder.write(directory / STEPS)
+    same = sum(result.text == outputs[row] for row, result in recorder.results.items())
+    return {"traced": len(problems), "traced_same_output": same}
+
+
+def finish(directory: Path, done: Journal, record: Record) -> Record:
+    """Samples, then the record, then the unfinished samples go: a crash in between leaves it unfinished."""
+    text = "".join(atomic.canonical(sample) + "\n" for sample in done.samples())
+    atomic.write(directory / records.SAMPLES, text)
+    record = records.write(directory, record.model_copy(update={"samples_sha256": atomic.sha256(text)}))
+    for leftover in directory.glob("partial-*.jsonl"):
+        leftover.unlink()
+    return record

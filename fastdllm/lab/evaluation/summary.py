@@ -65,7 +65,7 @@ def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset
         load_seconds=load_seconds, warmup_seconds=warmup_seconds, tokens=tokens,
         tokens_per_second=tokens / run.seconds if run.seconds else 0.0, nfe=total(samples, "nfe"),
         decisions=total(samples, "decisions"), n=len(samples), metric=task.metric,
-        accuracy={rule: accuracy(sum(found), len(found)) for rule, found in scores.items()},
+        accuracy={rule: accuracy(sum(correct), len(correct)) for rule, correct in scores.items()},
         subtasks=dict(Counter(sample["subtask"] for sample in samples if sample["subtask"])),
         empty=len(empty),
         finish={**dict.fromkeys(FINISHES, 0), **Counter(sample["finish"] for sample in samples)},

@@ -100,7 +100,7 @@ def run_notebook(notebook: Path, parameters: dict[str, Any], directory: Path, fo
 def read_parameters(notebook: Path, params: str | None, changes: list[str]) -> dict[str, Any]:
     """A notebook's parameters from a file and `key=value` changes. Raises ValueError naming file and line."""
     path = Path(expand(params)) if params else None
-    file = (yaml_file.read(path) if path else yaml_file.YamlFile(Path("--set"), {}, {})).set(changes)
+    file = (yaml_file.read(path) if path else yaml_file.of_options("--set")).set(changes)
     known = notebooks.declared(notebook)
     for name in file.values:
         if name not in known:

@@ -30,11 +30,12 @@ class NotebookFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Declared:
-    """A parameter as the notebook's parameters cell declares it."""
+    """A parameter as the notebook's parameters cell declares it; `x: int | None` may also be None."""
 
     name: str
     type: str
     default: Any
+    optional: bool = False
 
 
 def find(name: str | Path) -> Path:
@@ -58,7 +59,7 @@ def declared(notebook: Path) -> dict[str, Declared]:
     tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if not tagged:
         raise ValueError(f"{notebook}: no cell is tagged 'parameters'")
-    found = {}
+    parameters: dict[str, Declared] = {}
     for statement in ast.parse("".join(tagged[0]["source"])).body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
             name, kind, value = statement.target.id, ast.unparse(statement.annotation), statement.value
@@ -72,8 +73,9 @@ def declared(notebook: Path) -> dict[str, Declared]:
         except ValueError as error:
             raise ValueError(f"{notebook}: parameter {name} = {ast.unparse(value)}; "
                              "allowed: a literal value") from error
-        found[name] = Declared(name, kind.split("[")[0] or type(default).__name__, default)
-    return found
+        plain, _, none = kind.partition(" | ")
+        parameters[name] = Declared(name, plain.split("[")[0] or type(default).__name__, default, none == "None")
+    return parameters
 
 
 def check(notebook: Path, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -82,12 +84,14 @@ def check(notebook: Path, parameters: dict[str, Any]) -> dict[str, Any]:
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(f"{notebook.name}: parameter {name}={value!r} is unknown; allowed: {', '.join(known)}")
+        if value is None and known[name].optional:
+            continue
         kinds = TYPES.get(known[name].type)
         if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
             raise ValueError(f"{notebook.name}: parameter {name}={value!r}; allowed: {known[name].type}, "
                              f"like {known[name].default!r}")
-    return {name: float(value) if known[name].type == "float" else list(value) if isinstance(value, tuple) else value
-            for name, value in parameters.items()}
+    return {name: float(value) if known[name].type == "float" and value is not None
+            else list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
 
 
 def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path | None = None) -> None:

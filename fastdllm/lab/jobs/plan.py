@@ -1,33 +1,74 @@
-"""Which configurations run, which take over a record, which are left alone."""
+"""The one plan of `run`, `grid run` and `grid submit`: made once, judged once, then carried out as it stands.
+
+`select` says which configurations are meant, `plan` what becomes of each computation, `RunPlan.preflight` whether it
+can be done here. `runner.run` starts the plan's runs on this machine, `submission.plan_grid` hands them to Slurm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastdllm.lab import records
-from fastdllm.lab.config.grid import Configuration
-from fastdllm.lab.jobs import status
+from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.jobs import preflight, status
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A configuration that runs: why, whether from the start (`forced`), and whose record it also becomes."""
+
+    configuration: Configuration
+    reason: str
+    forced: bool = False
+    shared_with: tuple[Configuration, ...] = ()
+
+
 @dataclass
 class RunPlan:
-    """What `run` would do: configurations to run (with the reason), names that share a run, what is left alone."""
+    """What happens to a grid's configurations: those that run, records that are copied, what is left alone.
 
-    run: list[tuple[Configuration, str, bool]] = field(default_factory=list)      # configuration, reason, forced
-    share: list[tuple[Configuration, Configuration]] = field(default_factory=list)         # (from, to)
+    `copy` holds (from, to): the first is complete, and the second is the same computation under another name.
+    """
+
+    grid: Grid
+    run: list[PlannedRun] = field(default_factory=list)
+    copy: list[tuple[Configuration, Configuration]] = field(default_factory=list)
     busy: list[ConfigurationState] = field(default_factory=list)
+
+    def parameters(self, planned: PlannedRun) -> dict[str, Any]:
+        """What the notebook of a run gets."""
+        configuration, grid = planned.configuration, self.grid
+        return {**configuration.parameters.flat(), "experiment": configuration.experiment,
+                "config": configuration.name, "author": grid.author, "directory": str(configuration.directory),
+                "trace": grid.record.trace, "token_ids": grid.record.token_ids, "force": planned.forced}
+
+    def checks(self, costs: frozenset[preflight.Cost]) -> Iterator[preflight.Check]:
+        """What its runs need, as far as the costs may be paid; nothing if nothing runs."""
+        if self.run:
+            yield preflight.notebook(self.grid.notebook, map(self.parameters, self.run))
+            yield from preflight.preflight([planned.configuration.parameters for planned in self.run],
+                                           self.grid.directory, costs)
+
+    def preflight(self, costs: frozenset[preflight.Cost] = preflight.STARTED) -> None:
+        """Raise ValueError for what its runs would fail for, each in its own time, before any of them starts."""
+        wrong = [f"{check.name}: {check.text}" for check in self.checks(costs) if check.ok is False]
+        if wrong:
+            raise ValueError("\n".join([*wrong, "nothing was started; fastdllm doctor checks again"]))
 
     def text(self) -> str:
         """What `--dry-run` prints."""
-        lines = [
-            f"would run    {configuration.path} ({reason}) -> {configuration.directory}"
-            for configuration, reason, _ in self.run
-        ]
-        lines += [f"would share  {to.path} <- {source.name} (the same computation)" for source, to in self.share]
+        lines = []
+        for planned in self.run:
+            lines.append(f"would run    {planned.configuration.path} ({planned.reason}) -> "
+                         f"{planned.configuration.directory}")
+            lines += [f"would share  {to.path} <- {planned.configuration.name} (the same computation)"
+                      for to in planned.shared_with]
+        lines += [f"would share  {to.path} <- {source.name} (the same computation)" for source, to in self.copy]
         lines += [f"leaves alone {state.configuration.path} ({state.state}: {state.detail})" for state in self.busy]
         return "\n".join(lines) or "nothing to do: everything is complete"
 
@@ -47,66 +88,56 @@ def select(
             and (not wanted or configuration.name in wanted or configuration.path in wanted)]
 
 
-def plan(
-    chosen: list[Configuration],
-    every: list[Configuration],
-    force: bool | Iterable[str] = False,
-    current: CurrentFingerprints | None = None,
-    queue: Mapping[str, SlurmJob] | None = None,
-) -> RunPlan:
-    """Decide for each computation whether it runs, is taken over from another name, or is left alone.
+def plan(grid: Grid, chosen: list[Configuration] | None = None, force: bool | Iterable[str] = False,
+         current: CurrentFingerprints | None = None, queue: Mapping[str, SlurmJob] | None = None) -> RunPlan:
+    """Decide for each computation of the grid whether it runs, is copied from another name, or is left alone.
 
-    `every` are all configurations of the grid: one that is complete serves the others that are the same computation.
-    `queue` says which configurations wait or run in Slurm.
+    `chosen` are the configurations that were asked for (None: all); one that is complete serves the others that are
+    the same computation, chosen or not. `force` names what starts over (True: all that is chosen). `queue` says which
+    configurations wait or run in Slurm.
     """
-    current = current or CurrentFingerprints()
+    every, result = grid.configurations(), RunPlan(grid)
+    chosen, current, queue = every if chosen is None else chosen, current or CurrentFingerprints(), queue or {}
+    wanted = {configuration.path for configuration in chosen}
     forced = {configuration.path for configuration in chosen if force is True
               or (not isinstance(force, bool) and {configuration.name, configuration.path} & set(force))}
-    groups: dict[str, list[Configuration]] = {}
-    for configuration in every:
-        if not configuration.not_applicable:
-            groups.setdefault(f"{configuration.directory.parent} {configuration.parameters.key()}", []).append(
-                configuration
-            )
-    wanted, result = {configuration.path for configuration in chosen}, RunPlan()
-    for members in groups.values():
+    for members in computations(every):
         asked = [configuration for configuration in members if configuration.path in wanted]
         if not asked:
             continue
-        looks = {
-            configuration.path: status.state_of(configuration, current, (queue or {}).get(configuration.path))
-            for configuration in members
-        }
-        if busy := [
-            looks[configuration.path]
-            for configuration in members
-            if looks[configuration.path].state in ("running", "queued")
-        ]:
+        states = {configuration.path: status.state_of(configuration, current, queue.get(configuration.path))
+                  for configuration in members}
+        if busy := [state for state in states.values() if state.state in ("running", "queued")]:
             result.busy += busy
             continue
-        force_this = any(configuration.path in forced for configuration in asked)
-        missing = [configuration for configuration in asked if looks[configuration.path].state != "complete"]
-        source = next(
-            (configuration for configuration in members if looks[configuration.path].state == "complete"), None
-        )
-        if force_this or (missing and source is None):
-            candidates = [configuration for configuration in asked if configuration.path in forced] or missing
-            source = next(
-                (configuration for configuration in candidates if looks[configuration.path].state == "partial"),
-                candidates[0],
-            )
-            look = looks[source.path]
-            reason = "forced" if force_this else f"{look.state}{': ' + look.detail if look.detail else ''}"
-            result.run.append((source, reason, force_this))
-            missing = [
-                configuration
-                for configuration in members
-                if configuration is not source and (configuration in asked or follows(configuration, source))
-            ]
-        result.share += [
-            (source, configuration) for configuration in missing if source is not None and configuration is not source
-        ]
+        again = [configuration for configuration in asked if configuration.path in forced]
+        missing = [configuration for configuration in asked if states[configuration.path].state != "complete"]
+        complete = next((each for each in members if states[each.path].state == "complete"), None)
+        if again or (missing and complete is None):
+            result.run.append(_planned(members, asked, again, again or missing, states))
+        elif complete is not None:
+            result.copy += [(complete, configuration) for configuration in missing]
     return result
+
+
+def _planned(members: list[Configuration], asked: list[Configuration], again: list[Configuration],
+             candidates: list[Configuration], states: Mapping[str, ConfigurationState]) -> PlannedRun:
+    """Which of the names of one computation runs: one that has begun, else the first."""
+    chosen = next((each for each in candidates if states[each.path].state == "partial"), candidates[0])
+    state = states[chosen.path]
+    reason = "forced" if again else f"{state.state}{': ' + state.detail if state.detail else ''}"
+    shared_with = tuple(each for each in members if each is not chosen and (each in asked or follows(each, chosen)))
+    return PlannedRun(chosen, reason, bool(again), shared_with)
+
+
+def computations(configurations: Iterable[Configuration]) -> list[list[Configuration]]:
+    """The configurations that run, those that are the same computation together."""
+    groups: dict[str, list[Configuration]] = {}
+    for configuration in configurations:
+        if not configuration.not_applicable:
+            key = f"{configuration.directory.parent} {configuration.parameters.key()}"
+            groups.setdefault(key, []).append(configuration)
+    return list(groups.values())
 
 
 def follows(configuration: Configuration, source: Configuration) -> bool:

@@ -1,4 +1,4 @@
-"""The smart runner: only what is missing, each computation once, as many at once as the machine holds."""
+"""Carries out a plan on this machine: a process for each run, as many at once as the machine holds."""
 
 from __future__ import annotations
 
@@ -6,46 +6,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from fastdllm.lab import records
-from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import notebooks, status
 from fastdllm.lab.jobs.machine import default_jobs, gpu_count, threads
-from fastdllm.lab.jobs.plan import RunPlan, plan
+from fastdllm.lab.jobs.plan import PlannedRun, RunPlan
 from fastdllm.lab.jobs.progress import RunProgress
-from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.jobs.worker import DONE, LOCKED, Work
 from fastdllm.lab.records import journal, locks
-from fastdllm.lab.records.identity import PACKAGE, CurrentFingerprints
+from fastdllm.lab.records.identity import PACKAGE
 
 POLL = 0.2     # seconds
-
-
-
-
-
-
-
-
-
-
-def parameters(grid: Grid, configuration: Configuration, force: bool) -> dict[str, Any]:
-    """What the configuration's notebook gets."""
-    return {
-        **configuration.parameters.flat(),
-        "experiment": configuration.experiment,
-        "config": configuration.name,
-        "author": grid.author,
-        "directory": str(configuration.directory),
-        "trace": grid.record.trace,
-        "token_ids": grid.record.token_ids,
-        "force": force,
-    }
 
 
 def share(source: Configuration, target: Configuration) -> None:
@@ -59,9 +35,9 @@ def share(source: Configuration, target: Configuration) -> None:
 
 @dataclass
 class Running:
-    """A worker at work on a configuration."""
+    """A worker at work on a planned run."""
 
-    configuration: Configuration
+    planned: PlannedRun
     process: subprocess.Popen[str]
     log: IO[str]
     slot: int
@@ -84,74 +60,71 @@ def start(job: Work, log: Path, jobs: int, slot: int = 0, caches: dict[str, str]
     return process, handle
 
 
-def run(grid: Grid, chosen: list[Configuration], force: bool | Iterable[str] = False, jobs: int | None = None,
-        show: RunProgress | None = None, queue: Mapping[str, SlurmJob] | None = None) -> bool:
-    """Run what is missing; True if all that was asked for is complete at the end.
+def run(plan: RunPlan, jobs: int | None = None, show: RunProgress | None = None) -> bool:
+    """Carry out a plan on this machine, each run in a process of its own; True if all of it is complete at the end.
 
-    Raises ValueError before anything starts if the notebook doesn't take the parameters.
+    Raises ValueError before anything starts for what the plan's runs would all fail for (RunPlan.preflight).
     """
-    every, current, show = grid.configurations(), CurrentFingerprints(), show or RunProgress()
-    to_do = plan(chosen, every, force, current, queue)
-    notebook = notebooks.find(grid.notebook)
-    for configuration, _, forced in to_do.run:
-        notebooks.check(notebook, parameters(grid, configuration, forced))
-    jobs = jobs or grid.jobs or default_jobs(grid.device, len(to_do.run))
-    for state in to_do.busy:
+    plan.preflight()
+    show = show or RunProgress()
+    notebook, jobs = notebooks.find(plan.grid.notebook), jobs or plan.grid.jobs or default_jobs(plan.grid.device,
+                                                                                               len(plan.run))
+    for state in plan.busy:
         show.print_line(f"{state.configuration.path}: left alone, {state.state} ({state.detail})")
-    good, waiting, running = not to_do.busy, list(to_do.run), []
+    copy_complete(plan)
+    good, waiting, running = not plan.busy, list(plan.run), []
     try:
         show.start()
         while waiting or running:
             while waiting and len(running) < jobs:
-                configuration, reason, forced = waiting.pop(0)
+                planned = waiting.pop(0)
                 slot = min(set(range(jobs)) - {other.slot for other in running})
-                work = Work(
-                    str(notebook),
-                    str(configuration.directory / notebook.name),
-                    parameters(grid, configuration, forced),
-                    str(root()),
-                )
-                process, log = start(work, configuration.directory / records.LOG, jobs, slot, grid.caches)
-                running.append(Running(configuration, process, log, slot))
-                show.begin(configuration.path, reason, configuration.directory / records.LOG)
+                running.append(begin(plan, planned, notebook, jobs, slot, show))
             time.sleep(POLL)
             for one in list(running):
-                counts = [journal.progress(path) for path in one.configuration.directory.glob("partial-*.jsonl")]
-                show.update(one.configuration.path, *max(counts, default=(0, 0)))
+                directory = one.planned.configuration.directory
+                counts = [journal.progress(path) for path in directory.glob("partial-*.jsonl")]
+                show.update(one.planned.configuration.path, *max(counts, default=(0, 0)))
                 if one.process.poll() is not None:
                     running.remove(one)
-                    good &= end(one, to_do, show)
+                    good &= end(one, show)
     finally:
         show.stop()
         for one in running:
             one.process.kill()      # its kernel goes with it; finished samples are on disk
             one.process.wait()
-    share_complete(to_do)
     return good
 
 
-def share_complete(to_do: RunPlan) -> None:
+def copy_complete(plan: RunPlan) -> None:
     """Serve the names whose computation was complete before, under another name."""
-    for source, target in to_do.share:
-        if source not in [configuration for configuration, _, _ in to_do.run]:
-            share(source, target)
+    for source, target in plan.copy:
+        share(source, target)
 
 
-def end(one: Running, to_do: RunPlan, show: RunProgress) -> bool:
+def begin(plan: RunPlan, planned: PlannedRun, notebook: Path, jobs: int, slot: int, show: RunProgress) -> Running:
+    """Start the worker of one run."""
+    directory = planned.configuration.directory
+    job = Work(str(notebook), str(directory / notebook.name), plan.parameters(planned), str(root()))
+    process, log = start(job, directory / records.LOG, jobs, slot, plan.grid.caches)
+    show.begin(planned.configuration.path, planned.reason, directory / records.LOG)
+    return Running(planned, process, log, slot)
+
+
+def end(one: Running, show: RunProgress) -> bool:
     """A worker has ended: say how, and serve the names that share its run."""
     one.log.close()
     assert one.process.stdin is not None
     one.process.stdin.close()
-    code = one.process.returncode
+    configuration, code = one.planned.configuration, one.process.returncode
     if code != DONE:
-        last = last_line(one.configuration.directory / records.LOG)
-        show.end(one.configuration.path, "left alone" if code == LOCKED else "failed", last)
+        last = last_line(configuration.directory / records.LOG)
+        show.end(configuration.path, "left alone" if code == LOCKED else "failed", last)
         return False
-    record = records.read(one.configuration.directory)
-    for source, target in to_do.share:
-        if source is one.configuration:
-            share(source, target)
-    show.end(one.configuration.path, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
+    record = records.read(configuration.directory)
+    for target in one.planned.shared_with:
+        share(configuration, target)
+    show.end(configuration.path, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
              f"{record.forwards}, {record.tokens / max(record.forwards, 1):.2f} tokens per forward, "
              f"{record.seconds:.1f} s")
     return True

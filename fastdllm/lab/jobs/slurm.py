@@ -81,12 +81,12 @@ def jobs(ids: Iterable[int]) -> dict[tuple[int, int | None], SlurmJob]:
     wanted = sorted(set(ids))
     if not wanted or not available():
         return {}
-    found = {(job.id, job.task): job for job in [*_accounted(wanted), *_queued(wanted)]}    # the queue knows best
-    if missing := [job for job in wanted if not any(known == job for known, _ in found)]:
-        found |= {(job.id, job.task): job for job in _shown(missing)}
-    elif partly := {job.id for job in found.values() if not job.over}:    # tasks that have left the queue
-        found = {(job.id, job.task): job for job in _shown(sorted(partly))} | found
-    return found
+    known = {(job.id, job.task): job for job in [*_accounted(wanted), *_queued(wanted)]}    # the queue knows best
+    if missing := [job for job in wanted if not any(number == job for number, _ in known)]:
+        known |= {(job.id, job.task): job for job in _shown(missing)}
+    elif partly := {job.id for job in known.values() if not job.over}:    # tasks that have left the queue
+        known = {(job.id, job.task): job for job in _shown(sorted(partly))} | known
+    return known
 
 
 def names(ids: Iterable[int]) -> dict[int, str]:
@@ -113,11 +113,11 @@ def _squeue(ids: list[int], form: str) -> list[str]:
 
 
 def _queued(ids: list[int]) -> list[SlurmJob]:
-    found = []
+    listed = []
     for line in _squeue(ids, "%F|%K|%T|%N|%M|%r"):
         number, task, state, node, elapsed, reason = line.split("|", 5)
-        found.append(SlurmJob(int(number), _index(task), state, node, elapsed, _value(reason)))
-    return found
+        listed.append(SlurmJob(int(number), _index(task), state, node, elapsed, _value(reason)))
+    return listed
 
 
 def _accounted(ids: list[int]) -> list[SlurmJob]:
@@ -129,20 +129,20 @@ def _accounted(ids: list[int]) -> list[SlurmJob]:
                    "JobID,State,NodeList,Elapsed,Reason,ExitCode")
     except SlurmError:
         return []      # "accounting storage is disabled": scontrol is asked instead
-    found = []
+    listed = []
     for line in text.splitlines():
         name, state, node, elapsed, reason, code = line.split("|")
         number, _, task = name.partition("_")
         if number.isdigit() and "[" not in task:
-            found.append(
+            listed.append(
                 SlurmJob(int(number), _index(task), state.split()[0], _value(node), elapsed, _value(reason), code)
             )
-    return found
+    return listed
 
 
 def _shown(ids: list[int]) -> list[SlurmJob]:
     """From `scontrol show job`, one line a job."""
-    found = []
+    listed = []
     for job in ids:
         try:
             text = ask("scontrol", "--oneliner", "show", "job", str(job))
@@ -155,10 +155,10 @@ def _shown(ids: list[int]) -> list[SlurmJob]:
             task = _index(fields.get("ArrayTaskId", ""))
             if "ArrayTaskId" in fields and task is None:
                 continue                        # "3-8": the part of the array that has not begun; squeue has it
-            found.append(SlurmJob(int(fields.get("ArrayJobId", fields["JobId"])), task, fields["JobState"],
+            listed.append(SlurmJob(int(fields.get("ArrayJobId", fields["JobId"])), task, fields["JobState"],
                              _value(fields.get("NodeList", "")), fields.get("RunTime", ""),
                              _value(fields.get("Reason", "")), fields.get("ExitCode", "")))
-    return found
+    return listed
 
 
 def _index(text: str) -> int | None:

@@ -52,14 +52,14 @@ def states(
     """
     current, jobs = current or CurrentFingerprints(), jobs or {}
     first: dict[str, Configuration] = {}
-    found = []
+    result = []
     for configuration in configurations:
         owner = first.setdefault(f"{configuration.directory.parent} {configuration.parameters.key()}", configuration)
         state = state_of(configuration, current, jobs.get(configuration.path))
-        found.append(
+        result.append(
             state if owner is configuration or configuration.not_applicable else replace(state, shared_with=owner.name)
         )
-    return found
+    return result
 
 
 def state_of(
@@ -173,11 +173,11 @@ def _last_error(path: Path) -> str:
         return "unknown (failed.json is damaged)"
 
 
-def text(found: list[ConfigurationState], others: list[ConfigurationState] | None = None) -> str:
+def text(states: list[ConfigurationState], others: list[ConfigurationState] | None = None) -> str:
     """The page that `grid status` prints, ending in `Completed: 2 / 9`; `others` are shown and not counted."""
     rule, lines = "=" * 77, []
     group = ""
-    for state in found:
+    for state in states:
         configuration = state.configuration
         if configuration.directory.parent.name != group:
             group = configuration.directory.parent.name
@@ -186,12 +186,12 @@ def text(found: list[ConfigurationState], others: list[ConfigurationState] | Non
     if others:
         lines += [rule, "Runs of code that is not ours (not counted):", rule]
         lines += [state.line() for state in others]
-    applicable = [state for state in found if state.state != "not applicable"]
+    applicable = [state for state in states if state.state != "not applicable"]
     done = sum(state.state == "complete" for state in applicable)
     return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])
 
 
-def all_complete(found: list[ConfigurationState]) -> bool:
+def all_complete(states: list[ConfigurationState]) -> bool:
     """Whether every applicable configuration is complete (False if none applies)."""
-    states = [state.state for state in found if state.state != "not applicable"]
-    return bool(states) and all(state == "complete" for state in states)
+    applicable = [state.state for state in states if state.state != "not applicable"]
+    return bool(applicable) and all(state == "complete" for state in applicable)

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.lab import atomic
+from fastdllm.lab.config import yaml_file
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Slurm
 from fastdllm.lab.config.paths import root
-from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.jobs import slurm
+from fastdllm.lab.jobs.plan import RunPlan
 from fastdllm.settings import Settings
 from fastdllm.version import __version__
 
@@ -80,20 +80,20 @@ class SubmissionPlan:
         return "\n".join(parts)
 
 
-def plan_grid(grid: Grid, todo: plans.RunPlan, *, report: bool = False) -> SubmissionPlan:
-    """A grid's array: one task for each computation, which also serves the configurations that share it.
+def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
+    """A plan's array: one task for each run, which also serves the configurations that share it.
 
     Raises ValueError if there is nothing to submit.
     """
-    if not todo.run:
+    grid = plan.grid
+    if not plan.run:
         raise ValueError(
             f"{grid.experiment}: nothing to submit; allowed: a grid with configurations that are neither complete "
             "nor in the queue"
         )
     folder, name = grid.directory / FOLDER, new_name(grid.experiment)
     params = folder / f"{name}.yml"
-    tasks = tuple(_task(params, [configuration, *(to for source, to in todo.share if source is configuration)], forced)
-                  for configuration, _, forced in todo.run)
+    tasks = tuple(_task(params, [planned.configuration, *planned.shared_with], planned.forced) for planned in plan.run)
     title = f"{grid.experiment}: {len(tasks)} runs for {sum(len(task.configurations) for task in tasks)} configurations"
     script = render(name, tasks, grid.slurm, folder, ("doctor", str(params), "--offline"), grid.caches, title)
     if not report:
@@ -119,7 +119,7 @@ def submit(plan: SubmissionPlan) -> Submission:
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
         values = as_submitted.model_dump(mode="json", exclude_defaults=True)
-        atomic.write(params, yaml.safe_dump(values, sort_keys=False))
+        atomic.write(params, yaml_file.dump(values))
     atomic.write(script, plan.script)
     job = slurm.submit(script)
     note = Submission(name=plan.name, job=job, submitted=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,9 +135,9 @@ def submit(plan: SubmissionPlan) -> Submission:
 
 def submissions(directory: Path) -> list[Submission]:
     """What was submitted from an experiment's directory, the oldest first."""
-    found = [Submission(**json.loads(path.read_text(encoding="utf-8")))
+    notes = [Submission(**json.loads(path.read_text(encoding="utf-8")))
              for path in sorted((directory / FOLDER).glob("*.json"))]
-    return sorted(found, key=lambda note: (note.submitted, note.job))
+    return sorted(notes, key=lambda note: (note.submitted, note.job))
 
 
 def cell_jobs(directory: Path) -> dict[str, slurm.SlurmJob]:
@@ -145,11 +145,8 @@ def cell_jobs(directory: Path) -> dict[str, slurm.SlurmJob]:
     latest = {configuration: (note.job, index) for note in submissions(directory)
               for index, configurations in enumerate(note.tasks) for configuration in configurations}
     known = slurm.jobs(job for job, _ in latest.values())
-    found = {
-        configuration: known.get((job, index)) or known.get((job, None))
-        for configuration, (job, index) in latest.items()
-    }
-    return {configuration: job for configuration, job in found.items() if job is not None}
+    jobs = {path: known.get((job, index)) or known.get((job, None)) for path, (job, index) in latest.items()}
+    return {path: job for path, job in jobs.items() if job is not None}
 
 
 def cancel(directory: Path, configurations: set[str] | None = None) -> list[str]:

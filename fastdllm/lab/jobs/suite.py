@@ -11,6 +11,7 @@ from typing import Any
 from fastdllm.lab.config import grid_file, yaml_file
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import notebook_run, notebooks, runner
+from fastdllm.lab.jobs.plan import plan
 
 EXPERIMENT = "notebooks"
 RUN_BY_GRIDS = ("10_cell", "90_report")      # these get their parameters from a grid
@@ -33,12 +34,12 @@ def own_parameters(notebook: Path, size: str) -> dict[str, Any]:
 
 def entries(smoke: bool = False, only: str = "") -> list[Entry]:
     """The notebooks in reading order. Raises ValueError if `only` names none of them."""
-    found = [path for path in sorted((root() / "notebooks").glob("*.ipynb"))
+    paths = [path for path in sorted((root() / "notebooks").glob("*.ipynb"))
              if path.stem not in RUN_BY_GRIDS and only in path.stem]
-    if not found:
+    if not paths:
         raise ValueError(f"--only {only!r}: no such notebook; allowed: part of a name in notebooks/")
     result = []
-    for path in found:
+    for path in paths:
         declared = notebooks.declared(path)
         grid = declared["params"].default if "params" in declared else ""
         result.append(Entry(path, own_parameters(path, "smoke" if smoke else "full"), grid))
@@ -55,7 +56,7 @@ def run(smoke: bool = False, only: str = "", jobs: int = 2, force: bool = False)
     for name in dict.fromkeys(entry.grid for entry in chosen if entry.grid and not smoke):
         grid = grid_file.load(name)
         print(f"grid {name}: {len(grid.configurations())} configurations", flush=True)
-        good &= runner.run(grid, grid.configurations(), jobs=grid.jobs or jobs)
+        good &= runner.run(plan(grid), grid.jobs or jobs)
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(lambda entry: notebook_run.run_notebook(
             entry.path, entry.parameters,

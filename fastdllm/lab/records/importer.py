@@ -102,8 +102,8 @@ def record(values: dict[str, Any], experiment: str, folder: str, config: str, so
         correct=0, n=0, value=value, low=0.0, high=1.0)
     seconds, tokens = float(values.get("seconds") or 0.0), _whole(values.get("tokens")) or 0
     parameters = Parameters.of(
-        model=str(values.get("model") or UNKNOWN), task=task, limit=size or 0, k=k, layers=str(layers or ""),
-        revision=str(values.get("commit") or UNKNOWN),
+        model=str(values.get("model") or UNKNOWN), task=task, limit=size or None, k=k,
+        layers=str(layers) if layers else None, revision=str(values.get("commit") or UNKNOWN),
         **({"threshold": float(values["threshold"])} if "threshold" in values else {}))
     return Record(
         schema=records.SCHEMA, identity=f"imported-{atomic.file_sha256(source)}", status="imported",

@@ -20,7 +20,7 @@ from fastdllm.decode.rules import resolve
 from fastdllm.decode.step import KINDS, RowResult, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import Decoding, Execution, Reuse
 
 STEPS = "steps.parquet"
 NFE = (*KINDS, "replay")
@@ -49,8 +49,8 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self.trace = Trace(distance=self.distance)
-        self.engine, self.ids = build(self.lm, self.prompts, self.decoding, self.reuse, self.revision, self.seed, 1,
-                                      self.trace)
+        self.engine, self.ids = build(self.lm, self.prompts, self.decoding, self.reuse, self.revision,
+                                      Execution(seed=self.seed, batch_size=1), self.trace)
 
     def __iter__(self) -> Iterator[Step]:
         for step in self.engine.steps(iter(enumerate(self.ids))):

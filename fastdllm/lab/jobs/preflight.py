@@ -1,32 +1,44 @@
-"""Is this machine fit for a run? Every check is a sentence, and a failing one says what to do.
+"""Checks before work: every one is a sentence, tagged by what it costs, and a failing one says what to do.
 
-The prologue of every Slurm job asks with `offline=True`: seconds, no network, no data, no weights read.
+    cost       what it asks                                      who asks it
+    instant    files and versions: the same on every node        everybody, `grid submit` nothing else
+    node       the device, the kernel, the hub's local cache     the node that runs: `run`, `grid run`, a job's prologue
+    network    the hub, for a checkpoint that is not here        `run`, `grid run`
+    data       loads the problems of every task                  `fastdllm doctor`
+
+No weights are read. A plan (plan.py) is judged by `RunPlan.preflight`; `fastdllm doctor` prints all there is to know.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.jobs import slurm
+from fastdllm.lab.jobs import notebooks, slurm
 from fastdllm.model import files as checkpoints
 
 HUB = "huggingface.co"
 REACH = 3.0                  # seconds to wait for the hub
 DISK = 1 << 30               # bytes that should be free where results go
 MARKS = {True: "✓", False: "✗", None: "–"}
+
+Cost = Literal["instant", "node", "network", "data"]
+SUBMITTED: frozenset[Cost] = frozenset({"instant"})
+ON_THE_NODE: frozenset[Cost] = frozenset({"instant", "node"})
+STARTED: frozenset[Cost] = frozenset({"instant", "node", "network"})
+EVERYTHING: frozenset[Cost] = frozenset({"instant", "node", "network", "data"})
 
 
 @dataclass(frozen=True)
@@ -36,50 +48,67 @@ class Check:
     name: str
     ok: bool | None
     text: str
+    cost: Cost = "instant"
 
     def __str__(self) -> str:
         return f"{MARKS[self.ok]} {self.name:<11} {self.text}"
 
 
-def examine(runs: list[Parameters], output: Path, *, offline: bool = False) -> Iterator[Check]:
-    """All checks for these runs, one by one, the cheap ones first."""
-    yield Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")
+def preflight(runs: list[Parameters], output: Path, costs: frozenset[Cost] = EVERYTHING) -> Iterator[Check]:
+    """What these runs need, one by one, the cheap ones first; only what may be paid for is asked."""
+    online = "network" in costs
+    steps: dict[Cost, Callable[[], Iterator[Check]]] = {
+        "instant": lambda: _instant(runs, output), "node": lambda: _node(runs, online), "data": lambda: _data(runs)}
+    for cost, step in steps.items():
+        if cost in costs:
+            yield from (replace(check, cost=cost) for check in step())
+
+
+def _instant(runs: list[Parameters], output: Path) -> Iterator[Check]:
     yield packages()
-    if importlib.util.find_spec("torch") is not None:
-        for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
-            yield from compute(device, dtype, offline)
-    for model, revision in sorted({(run.model, run.model_revision or "") for run in runs}):
-        yield checkpoint(model, revision or None, offline)
     yield disk(output)
+    for model, revision in _models(runs):
+        if not _on_hub(model):
+            yield checkpoint(model, revision)
     for path in sorted({run.data for run in runs if run.data}):
         yield Check("data", Path(path).exists(), f"{path} {'is there' if Path(path).exists() else 'does not exist'}")
-    if offline:
-        return
+
+
+def _node(runs: list[Parameters], online: bool) -> Iterator[Check]:
+    for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
+        yield from compute(device, dtype)
+    for model, revision in _models(runs):
+        if _on_hub(model):
+            yield checkpoint(model, revision, online)
     yield kernel()
+
+
+def _data(runs: list[Parameters]) -> Iterator[Check]:
+    for run in {(run.task, run.data): run for run in runs}.values():
+        yield task(run)
+
+
+def _models(runs: list[Parameters]) -> list[tuple[str, str | None]]:
+    return [(model, revision or None) for model, revision in
+            sorted({(run.model, run.model_revision or "") for run in runs})]
+
+
+def machine() -> Iterator[Check]:
+    """What is worth knowing of this machine, whatever runs on it: seconds, and the hub is asked."""
+    yield Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")
     yield scheduler()
     yield login()
-    seen: set[tuple[str, str | None]] = set()
-    for run in runs:
-        if (run.task, run.data) not in seen:
-            seen.add((run.task, run.data))
-            yield task(run)
 
 
-def healthy(checks: list[Check]) -> bool:
-    """Whether nothing that is needed fails."""
-    return all(check.ok is not False for check in checks)
-
-
-def refuse(runs: list[Parameters], output: Path) -> None:
-    """Raise ValueError for what every run would fail for, each in its own time: packages, device, checkpoint, disk."""
-    checks = [packages()]
-    for device, dtype in sorted({(run.device, run.dtype) for run in runs}):
-        checks += compute(device, dtype, offline=True)
-    checks += [checkpoint(model, revision or None)
-               for model, revision in sorted({(run.model, run.model_revision or "") for run in runs})]
-    wrong = [f"{check.name}: {check.text}" for check in (*checks, disk(output)) if check.ok is False]
-    if wrong:
-        raise ValueError("\n".join([*wrong, "nothing was started; fastdllm doctor checks again"]))
+def notebook(name: str, parameters: Iterable[dict[str, Any]]) -> Check:
+    """The notebook is there and takes the parameters of every run."""
+    try:
+        path = notebooks.find(name)
+        for values in parameters:
+            notebooks.check(path, values)
+    except ValueError as error:
+        return Check("notebook", False, str(error))
+    return Check("notebook", True, f"{path.name} takes the parameters of every run")
 
 
 def packages() -> Check:
@@ -108,11 +137,11 @@ def packages() -> Check:
     return Check("packages", True, f"all {count} are there: {named}")
 
 
-def compute(device: str, dtype: str, offline: bool = False) -> Iterator[Check]:
+def compute(device: str, dtype: str) -> Iterator[Check]:
     """The device exists and knows the dtype; what is wrong with the driver if it doesn't."""
-    plain_cpu = device == "cpu" or (device == "auto" and importlib.metadata.version("torch").endswith("+cpu"))
-    if plain_cpu and offline:
-        yield Check("device", True, f"cpu, {len(os.sched_getaffinity(0))} cores")
+    if device == "cpu" or (device == "auto" and importlib.metadata.version("torch").endswith("+cpu")):
+        yield Check("device", True, f"cpu, {len(os.sched_getaffinity(0))} cores")      # no need to import torch
+        yield Check("dtype", True, "float32" if dtype == "auto" else dtype)
         return
     import torch
 
@@ -147,24 +176,29 @@ def driver(built_for: str | None) -> str:
     if shutil.which("nvidia-smi") is None:
         return f"no NVIDIA driver here (torch is built for CUDA {built_for}): ask for a GPU (slurm.gres: gpu:1)"
     done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=False)
-    found = dict(zip(("driver", "cuda"), _after(done.stdout, "Driver Version:", "CUDA Version:"), strict=True))
-    if done.returncode or not found["cuda"]:
+    version, cuda = _after(done.stdout, "Driver Version:", "CUDA Version:")
+    if done.returncode or not cuda:
         said = " ".join((done.stderr or done.stdout).split())[:80]
         return f"nvidia-smi fails ({said}): was a GPU allotted to this job?"
-    major, ours = int(found["cuda"].split(".")[0]), int(built_for.split(".")[0])
+    major, ours = int(cuda.split(".")[0]), int(built_for.split(".")[0])
     fits = "which fits" if major >= ours else f"too old for CUDA {built_for}: update it, or install an older CUDA build"
-    return f"driver {found['driver']} (up to CUDA {found['cuda']}), {fits}"
+    return f"driver {version} (up to CUDA {cuda}), {fits}"
 
 
 def _after(text: str, *labels: str) -> list[str]:
     return [text.partition(label)[2].split()[0].strip("|") if label in text else "" for label in labels]
 
 
-def checkpoint(model: str, revision: str | None, offline: bool = False) -> Check:
-    """The checkpoint is on this machine and all of it but the weights loads (or, not offline, it is on the hub)."""
+def _on_hub(model: str) -> bool:
+    """Whether a checkpoint is named by a hub id, so that its files lie in the hub's cache if they are here."""
+    return checkpoints.local(model) is None and model.count("/") == 1
+
+
+def checkpoint(model: str, revision: str | None, online: bool = True) -> Check:
+    """The checkpoint is on this machine and all of it but the weights loads (or, online, it is on the hub)."""
     from fastdllm.model.lm import check
     try:
-        if checkpoints.local(model) is not None or model.count("/") != 1:
+        if not _on_hub(model):
             path = checkpoints.find(model, revision)
         else:
             from huggingface_hub import snapshot_download
@@ -172,10 +206,10 @@ def checkpoint(model: str, revision: str | None, offline: bool = False) -> Check
             try:
                 path = Path(snapshot_download(model, revision=revision, local_files_only=True))
             except LocalEntryNotFoundError:
-                if offline or not reachable():
+                if not online or not reachable():
                     return Check("checkpoint", False, f"{model} is not in the local cache and the hub can't be "
                                  "reached: fetch it first on a node with network (HF_HOME on a shared disk)")
-                return _on_hub(model, revision)
+                return _at_hub(model, revision)
         size = sum(file.stat().st_size for file in checkpoints.weight_files(path))
         check(path)
     except ValueError as error:
@@ -183,7 +217,7 @@ def checkpoint(model: str, revision: str | None, offline: bool = False) -> Check
     return Check("checkpoint", True, f"{model}: {size / 2**20:.0f} MiB of weights")
 
 
-def _on_hub(model: str, revision: str | None) -> Check:
+def _at_hub(model: str, revision: str | None) -> Check:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
     try:
@@ -195,12 +229,12 @@ def _on_hub(model: str, revision: str | None) -> Check:
 
 def disk(output: Path) -> Check:
     """Results can be written, and there is room."""
-    place = next(path for path in (output, *output.resolve().parents) if path.is_dir())
-    if not os.access(place, os.W_OK):
-        return Check("disk", False, f"{place} can't be written: set output: in the params file")
-    free = shutil.disk_usage(place).free
+    existing = next(path for path in (output, *output.resolve().parents) if path.is_dir())
+    if not os.access(existing, os.W_OK):
+        return Check("disk", False, f"{existing} can't be written: set output: in the params file")
+    free = shutil.disk_usage(existing).free
     return Check("disk", free > DISK, f"{free / 2**30:.0f} GiB free where results go" +
-                 ("" if free > DISK else f" ({place}): at least 1 GiB is wanted"))
+                 ("" if free > DISK else f" ({existing}): at least 1 GiB is wanted"))
 
 
 def kernel() -> Check:

@@ -1,0 +1,47 @@
+"""`fastdllm run --generation-file FILE.py --allow-code`: the user's own loop under our tasks, records and traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+
+def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat: dict[str, Any], experiment: str,
+                        trace: int, force: bool, dry_run: bool) -> bool:
+    """Evaluate a configuration with the file in the loop's place, one problem at a time, as it was used.
+
+    Raises ValueError for options that don't go together, and whatever the file raises.
+    """
+    from dataclasses import replace
+
+    from fastdllm.lab.config import single
+    from fastdllm.lab.config.parameters import RecordOptions
+    from fastdllm.lab.evaluation.evaluate import evaluate
+    from fastdllm.lab.evaluation.prepare import PreparedRun
+    from fastdllm.lab.instrument import generation_file
+    from fastdllm.lab.jobs import status
+    from fastdllm.lab.records import external_code, locks
+    if path is None:
+        raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
+    if own_code and trace:
+        raise ValueError(f"--trace {trace} with --own-code: the layers are not ours; allowed: --trace 0")
+    [planned] = single.grid_of({**flat, "batch_size": 1}, experiment).configurations()
+    file = generation_file.load(path, allow_code, own_code)
+    name = f"{planned.name}_{file.path.stem}" + ("_own_code" if own_code else "")
+    configuration = replace(planned, name=name, directory=planned.directory.with_name(name))
+    if dry_run:
+        typer.echo(f"would run    {file.path} (SHA-256 {file.sha256[:12]}) -> {configuration.directory}")
+        return True
+    status.clear(configuration.directory)
+    run = PreparedRun(configuration, RecordOptions(trace=trace), force=force, generation=file)
+    try:
+        record = evaluate(run, log=typer.echo)
+    except locks.Locked:
+        raise
+    except Exception as error:      # the file may raise anything
+        if external_code.read(configuration.directory):
+            status.fail(configuration.directory, f"{type(error).__name__}: {error}")
+        raise
+    typer.echo(f"{record.score()}, NFE {record.forwards} {record.nfe}\nrecord: {configuration.directory}")
+    return True
