@@ -29,7 +29,6 @@ ELSEWHERE = {
     "make": "test_make_targets_of_the_pages_exist; CI calls make test, which calls make setup",
     "sbatch": "tests/test_slurm_jupyterlab.py submits the script to a Slurm of its own",
     "cat jupyterlab-": "what that script wrote",
-    "lm_eval --model fastdllm ": "tests/test_harness.py: the same model, through the harness, on problems at hand",
     "git clone ": "a network", ".venv/bin/python -m pip install ": "a network", "export HF_HOME=": "no command",
     ".venv/bin/hf download ": "test_the_download_command_takes_its_patterns", "srun --gres=": "a cluster",
     ". .venv/bin/activate": "no command", '.venv/bin/python -c "import torch;': "a GPU"}
@@ -125,7 +124,7 @@ def test_commands_that_need_more_are_spelled_right(command):
 
     from fastdllm.cli import app
     words = command[command.index("fastdllm ") + len("fastdllm "):].split()
-    subcommand = words[:2] if words[0] == "grid" else words[:1]
+    subcommand = words[:2] if words[0] in ("grid", "lm-eval") else words[:1]
     shown = CliRunner().invoke(app, [*subcommand, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     assert shown.exit_code == 0, shown.output
     for option in (word.split("=")[0] for word in words if word.startswith("-")):
