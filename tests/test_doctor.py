@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from lab_support import invoke
 
-from fastdllm.cli import app
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs import doctor
 
@@ -20,8 +19,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU he
 
 
 def ask(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["doctor", *arguments])
-    return done.exit_code, done.output
+    return invoke("doctor", *arguments)
 
 
 def test_a_fit_machine():
@@ -105,7 +103,13 @@ def test_the_driver_against_torch_s_cuda(tmp_path, monkeypatch, cuda, said):
     assert "built for the CPU" in doctor.driver(None)
 
 
-def test_slurm_is_worth_knowing_and_not_needed():
+@pytest.mark.parametrize(("answer", "ok", "says"), [
+    (None, None, "not here: grids run on this machine"), ("exit 1", None, "no cluster answers"),
+    ('if [ "$1" = --version ]; then echo slurm 23.02; else echo "3 idle"; fi', True, "slurm 23.02; nodes: 3 idle")])
+def test_slurm_is_named_where_it_answers_and_no_fault_where_it_does_not(tmp_path, monkeypatch, answer, ok, says):
+    for name in ("sbatch", "sinfo") if answer else ():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     check = doctor.scheduler()
-    assert check.ok is not False
-    assert check.text
+    assert check.ok is ok and says in check.text

@@ -10,10 +10,9 @@ from urllib.parse import unquote
 
 import pytest
 from browser import CHROMIUM, DRIVER, FLAGS, contrast
+from lab_support import command
 from share_support import leaking
-from typer.testing import CliRunner
 
-from fastdllm.cli import app
 from fastdllm.share import gallery
 
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER),
@@ -219,9 +218,8 @@ def test_a_zip_too_large_for_a_mailbox_is_refused(site, monkeypatch):
 
 def test_the_command(site, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
-    done = CliRunner().invoke(app, ["gallery", "small", "--output", str(tmp_path / "site"), "--zip"])
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "site.zip").exists() and "small: 4 cells, " in done.output
+    printed = command("gallery", "small", "--output", tmp_path / "site", "--zip")
+    assert (tmp_path / "site.zip").exists() and "small: 4 cells, " in printed
     text = (tmp_path / "site" / "index.html").read_text()
     assert "Reuse costs nothing." in text and "run here" in text and "same run as k1_first" in text
     assert "3 of 4 cells complete" in text
