@@ -19,7 +19,7 @@ import pytest
 from fastdllm.model.files import PATTERNS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
                    re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"(not run|status (?P<status>\d+)): \w")

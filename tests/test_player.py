@@ -370,8 +370,8 @@ def test_panel_names_fields_of_errors_within_a_run():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_panel_takes_block_sizes_and_policy_files(project):
-    (project / "mine.py").write_text("from fastdllm.decode.policies import Residual\n\nclass Policy(Residual):\n"
-                                     "    pass\n")
+    (project / "mine.py").write_text("from fastdllm.decode.policies import ResidualPolicy\n\n"
+                                     "class Policy(ResidualPolicy):\n    pass\n")
     (project / "broken.py").write_text("nothing_of_that_name\n")
     made = Panel("tiny", max_new_tokens=32)
     made.controls.policy.value, made.controls.block.value = "mine.py", 16
