@@ -55,7 +55,7 @@ def test_subsets_that_are_one_computation_are_corrected_for_once(results: Result
     assert tested["p_holm"].max() == tested["p"].max()      # of two tests: the larger p stands, the smaller is doubled
     assert tested["p_holm"].min() == pytest.approx(min(tested["p"].max(), 2 * tested["p"].min()))
     apart = Grid(experiment="x", output=str(tmp_path), limit=100, axes=AXES)
-    synthetic(apart, lambda c: (0.95 - 0.05 * AXES["layers"].index(str(c.parameters.reuse.layers)), 0.02, 60)
+    fill(apart, lambda c: (0.95 - 0.05 * AXES["layers"].index(str(c.parameters.reuse.layers)), 0.02, 60)
               if c.parameters.reuse.k > 1 else (0.95, 0.02, 60))
     other = tables.grid_table(Results.of(apart))
     assert other[other["k"] > 1].groupby("k")["computation"].nunique().tolist() == [3, 3]
