@@ -16,7 +16,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from report_support import synthetic
+from report_support import fill
 
 from fastdllm.lab.config.grid import Grid
 from fastdllm.report import results_page
@@ -31,7 +31,7 @@ def main(configurations: int = 1000) -> None:
             "threshold": [round(0.3 + 0.7 * i / (configurations // 20), 4) for i in range(configurations // 20)]}}
         grid = Grid(**values)
         began = time.perf_counter()
-        synthetic(grid, filler=" text" * 60)
+        fill(grid, filler=" text" * 60)
         print(
             f"records written     {time.perf_counter() - began:6.2f} s   {len(grid.configurations())} records of 50"
         )

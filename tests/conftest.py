@@ -60,6 +60,12 @@ def golden():
 
 
 @pytest.fixture(scope="session")
+def lm(golden):
+    """A checkpoint where any will do: the golden one."""
+    return golden
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """The embedded, trained checkpoint."""
     return fastdllm.load("tiny", device="cpu")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
+from typer.testing import CliRunner
 
+from fastdllm.cli import app
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.evaluation import evaluate, summary
 from fastdllm.lab.records import journal
@@ -15,7 +19,9 @@ from fastdllm.lab.records.record import Code, Record
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.tokenizer import save_tokenizer, train_tokenizer
 
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+DATE = "2026-11-21T03:00:00+00:00"       # of every record that is made here
 
 
 def checkpoint(directory: Path) -> Path:
@@ -38,40 +44,57 @@ def params(path: Path, model: Path, **changes: object) -> Path:
     return path
 
 
-def synthetic(
-    configuration: Configuration,
-    current: CurrentFingerprints,
-    correct: int = 3,
-    sessions: int = 1,
-    seconds: float = 2.0,
-) -> Record:
+def computing_notebook(path: Path) -> Path:
+    """The configuration's notebook without its figures."""
+    notebook = json.loads((ROOT / "notebooks" / "10_cell.ipynb").read_text())
+    cells = {cell["metadata"].get("name"): cell for cell in notebook["cells"]}
+    lines = [line for line in "".join(cells["run"]["source"]).splitlines(True)
+             if "display" not in line and "fastdllm.report" not in line]
+    notebook["cells"] = [cells["parameters"], cells["run"] | {"source": lines}]
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+def synthetic(configuration: Configuration, current: CurrentFingerprints, correct: int = 3, sessions: int = 1,
+              seconds: float = 2.0) -> Record:
     """A complete record, samples included, of a configuration that never ran; its identity is today's."""
+    problems, _ = current.problems(configuration.parameters)
+    reuse = configuration.parameters.reuse.active
+    rows = [{"id": problem.id, "output": "#### 1", "extracted": {"strict": "1"}, "correct": {"strict": index < correct},
+             "tokens": 10 + index, "nfe": {"prefill": 1, "full": 4, "small": 6, "commit": 1, "replay": 0},
+             "decisions": {"recompute": 80, "reuse": 40 if reuse else 0, "fallback": 0, "bypass": 0},
+             "seconds": 0.1} for index, problem in enumerate(problems)]
+    return write_record(configuration, current, rows, sessions, seconds)
+
+
+def write_record(configuration: Configuration, current: CurrentFingerprints, rows: list[dict[str, Any]],
+                 sessions: int = 1, seconds: float = 2.0) -> Record:
+    """These samples and the record made of them, in the configuration's directory, as a run would leave them."""
     directory, parameters = configuration.directory, current.resolve(configuration.parameters)
-    problems, dataset = current.problems(configuration.parameters)
+    _, dataset = current.problems(configuration.parameters)
     own = identity(current.payload(configuration.parameters))
-    reuse = parameters.reuse.active
-    run = journal.begin(directory, own, parameters, len(problems))
-    for index, problem in enumerate(problems):
-        run.add({"id": problem.id, "index": index, "subtask": "", "prompt_hash": "0", "output": "#### 1",
-                 "extracted": {"strict": "1"}, "correct": {"strict": index < correct}, "tokens": 10 + index,
-                 "nfe": {"prefill": 1, "full": 4, "small": 6, "commit": 1, "replay": 0},
-                 "decisions": {"recompute": 80, "reuse": 40 if reuse else 0, "fallback": 0, "bypass": 0},
-                 "finish": "stop", "reused_nothing": False, "seconds": 0.1, "session": sessions,
-                 "elapsed": seconds * (index + 1) / len(problems)})
+    run = journal.begin(directory, own, parameters, len(rows))
+    for index, row in enumerate(rows):
+        run.add({"index": index, "subtask": "", "prompt_hash": "0", "finish": "stop", "reused_nothing": False,
+                 "session": sessions, "elapsed": seconds * (index + 1) / len(rows), **row})
     record = summary.summarise(
-        run,
-        parameters,
-        current.task(parameters),
-        dataset,
-        own,
-        experiment=configuration.experiment,
-        config=configuration.name,
-        author="",
-        checkpoint=current.checkpoint(parameters),
-        code=Code(version="0", hash=current.code),
-        environment=summary.environment(parameters),
-        load_seconds=0.0,
-        warmup_seconds=0.0,
-        notes={},
-    )
-    return evaluate.finish(directory, run, record)
+        run, parameters, current.task(parameters), dataset, own, experiment=configuration.experiment,
+        config=configuration.name, author="", checkpoint=current.checkpoint(parameters),
+        code=Code(version="0", hash=current.code), environment=summary.environment(parameters), load_seconds=0.0,
+        warmup_seconds=0.0, notes={})
+    return evaluate.finish(directory, run, record.model_copy(update={"date": DATE}))
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    """Exit status and output of `fastdllm ARGUMENTS`, run in this process. An error that the program would turn into
+    one sentence on stderr stands at the end."""
+    done = CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    error = done.exception if done.exception and not isinstance(done.exception, SystemExit) else ""
+    return done.exit_code, f"{done.output}{error}"
+
+
+def command(*arguments: object, code: int = 0) -> str:
+    """What `fastdllm ARGUMENTS` prints; `code` is the exit status that it must have."""
+    status, text = invoke(*arguments)
+    assert status == code, text
+    return text

@@ -9,9 +9,7 @@ from pathlib import Path
 import lab_support
 import nbformat
 import pytest
-from typer.testing import CliRunner
 
-from fastdllm.cli import app
 from fastdllm.lab.jobs import notebook_run, notebooks
 
 REPO = Path(__file__).parents[1]
@@ -45,8 +43,7 @@ def project(directory: Path) -> Path:
         patch.chdir(directory)
         for name, value in {**SECRETS, "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
-        done = CliRunner().invoke(app, ["grid", "run", "small"])
-        assert "Completed: 3 / 4" in done.output, done.output
+        assert "Completed: 3 / 4" in lab_support.command("grid", "run", "small", code=1)
         path = notebook(directory / "notebooks" / "widgets.ipynb",
                         "import ipywidgets\nipywidgets.IntSlider(value=size, description='steps')",
                         "import anywidget\nclass Word(anywidget.AnyWidget):\n"

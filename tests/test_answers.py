@@ -7,8 +7,11 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import lm_eval
 import pytest
 import yaml
+from lm_eval.api.instance import Instance
+from lm_eval.filters import build_filter_ensemble
 
 from fastdllm.tasks import answers, numbers
 
@@ -42,15 +45,20 @@ def test_the_values_of_the_table():
     assert len(rows) > 60 and wrong == []
 
 
-def test_the_harness_filters_on_the_table():
-    import lm_eval
-    config = Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml"
-    filters = answers.harness_filters(yaml.safe_load(config.read_text())["filter_list"])
-    assert set(filters) == {"strict-match", "flexible-extract"}
-    for rule, name in (("harness_strict", "strict-match"), ("harness_flexible", "flexible-extract")):
-        wrong = [(output, want, found) for output, want in extractions(rule)
-                 if (found := filters[name](output)) != want]
-        assert wrong == []
+@pytest.mark.parametrize(("rule", "name"), [
+    ("harness_strict", "strict-match"), ("harness_flexible", "flexible-extract")])
+def test_the_harness_s_own_filters_take_what_the_table_says(rule: str, name: str):
+    """So that a difference between its rates and ours is known before a table shows one."""
+    config = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml").read_text())
+    [steps] = [entry["filter"] for entry in config["filter_list"] if entry["name"] == name]
+    ensemble = build_filter_ensemble(name, [
+        [step["function"], {key: value for key, value in step.items() if key != "function"} or None] for step in steps])
+    outputs, wanted = zip(*extractions(rule), strict=True)
+    instances = [Instance("generate_until", {}, ("", {}), 0) for _ in outputs]
+    for instance, output in zip(instances, outputs, strict=True):
+        instance.resps = [output]
+    ensemble.apply(instances)
+    assert [instance.filtered_resps[name] for instance in instances] == list(wanted)
 
 
 @pytest.mark.parametrize(("text", "value"), [

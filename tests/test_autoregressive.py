@@ -19,11 +19,6 @@ LENGTHS = (1, 5, 32, 33)
 
 
 @pytest.fixture(scope="module")
-def lm(golden):
-    return golden
-
-
-@pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
     draw = random.Random(0)
     return [[draw.randrange(500) for _ in range(length)] for length in LENGTHS]

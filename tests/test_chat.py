@@ -4,7 +4,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pexpect
@@ -21,28 +20,23 @@ QUESTION = "Tom has 3 apples. He buys 4 more and gives 2 away. How many apples d
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return fastdllm.load("tiny", device="cpu")
-
-
 def ask(chat, text=QUESTION):
     return list(chat.ask(text))
 
 
-def test_first_answer_is_generate_s(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=64))
+def test_first_answer_is_generate_s(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=64))
     steps = ask(chat)
-    out = fastdllm.generate(lm, [QUESTION], decoding=Decoding(max_new_tokens=64))
+    out = fastdllm.generate(tiny, [QUESTION], decoding=Decoding(max_new_tokens=64))
     assert steps[-1].text == out.texts[0]
     assert steps[-1].nfe == out.nfe[0]
-    assert out.tokens[0][-1] in lm.stop_ids and steps[-1].tokens == len(out.tokens[0]) - 1      # a stop is not shown
+    assert out.tokens[0][-1] in tiny.stop_ids and steps[-1].tokens == len(out.tokens[0]) - 1      # a stop is not shown
     assert chat.ending() == ""
     assert [message["role"] for message in chat.messages] == ["user", "assistant"]
 
 
-def test_blocks_stream_as_they_commit(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=96, stop_ids=()))
+def test_blocks_stream_as_they_commit(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=96, stop_ids=()))
     before = ""
     for progress in chat.ask(QUESTION):
         if progress.text != before:
@@ -51,49 +45,50 @@ def test_blocks_stream_as_they_commit(lm):
     assert chat.result.finish == "length" and before == chat.result.text
 
 
-def test_second_turn_uses_the_prefix_and_gives_the_same_tokens(lm):
+def test_second_turn_uses_the_prefix_and_gives_the_same_tokens(tiny):
     """The kept prefix changes what is computed, not what is answered."""
     decoding = Decoding(max_new_tokens=48)
-    chat = Conversation(lm, decoding)
+    chat = Conversation(tiny, decoding)
     ask(chat)
+    before = [*chat.ids, *chat.result.tokens]
     steps = ask(chat, "And how many if he eats one?")
     assert steps[-1].kept >= 32 and steps[-1].kept % 32 == 0
-    assert chat.ids[:steps[-1].kept] == chat._said[:steps[-1].kept]
-    out = fastdllm.generate(lm, [chat.ids], decoding=decoding)
+    assert chat.ids[:steps[-1].kept] == before[:steps[-1].kept]
+    out = fastdllm.generate(tiny, [chat.ids], decoding=decoding)
     assert out.tokens[0] == chat.result.tokens
-    assert lm.decode(chat.ids).count("And how many if he eats one?") == 1
+    assert tiny.decode(chat.ids).count("And how many if he eats one?") == 1
 
 
-def test_tokens_are_those_of_the_text(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=96, stop_ids=()))       # padding stands behind the answer
+def test_tokens_are_those_of_the_text(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=96, stop_ids=()))       # padding stands behind the answer
     last = ask(chat)[-1]
-    assert last.tokens == len(lm.tokenizer.encode(last.text, add_special_tokens=False)) < len(chat.result.tokens)
+    assert last.tokens == len(tiny.tokenizer.encode(last.text, add_special_tokens=False)) < len(chat.result.tokens)
     assert chat.ending() == "cut off: max_new_tokens=96 is reached"
     stopped = list(chat.ask(QUESTION, lambda: len(chat.steps) >= 3))
     assert stopped[-1].text == "" and stopped[-1].tokens == 0 and chat.ending() == "stopped"
 
 
-def test_stopping_an_answer_keeps_the_conversation_usable(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=96, stop_ids=()))
+def test_stopping_an_answer_keeps_the_conversation_usable(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=96, stop_ids=()))
     seen = list(chat.ask(QUESTION, lambda: len(chat.steps) >= 4))
     assert len(seen) == 4 and chat.result is None
     assert chat.messages[-1]["role"] == "assistant"
     chat.decoding = Decoding(max_new_tokens=32)
     assert ask(chat)[-1].tokens > 0
     chat.clear()
-    assert ask(chat)[-1].text == fastdllm.generate(lm, [QUESTION], decoding=Decoding(max_new_tokens=32)).texts[0]
+    assert ask(chat)[-1].text == fastdllm.generate(tiny, [QUESTION], decoding=Decoding(max_new_tokens=32)).texts[0]
 
 
-def test_dropped_generator_frees_the_slot(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=64))
+def test_dropped_generator_frees_the_slot(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=64))
     answer = chat.ask(QUESTION)
     next(answer)
     answer.close()
     assert ask(chat)[-1].tokens > 0
 
 
-def test_bad_messages_are_refused_and_forgotten(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=32))
+def test_bad_messages_are_refused_and_forgotten(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=32))
     with pytest.raises(ValueError, match="message: empty"):
         ask(chat, "  ")
     with pytest.raises(ValueError, match="max_position_embeddings=2048"):
@@ -109,13 +104,13 @@ def test_bad_messages_are_refused_and_forgotten(lm):
         Conversation(fastdllm.load(ROOT / "tests" / "golden"), Decoding(mask_id=511))
 
 
-def test_a_question_alone_is_the_first_one_for_the_model(lm):
-    chat = Conversation(lm, Decoding(max_new_tokens=32))
+def test_a_question_alone_is_the_first_one_for_the_model(tiny):
+    chat = Conversation(tiny, Decoding(max_new_tokens=32))
     ask(chat, "Zoe has 75 stamps.")
     answer = list(chat.ask(QUESTION, alone=True))[-1]
-    assert answer.text == fastdllm.generate(lm, [QUESTION], decoding=Decoding(max_new_tokens=32)).texts[0]
+    assert answer.text == fastdllm.generate(tiny, [QUESTION], decoding=Decoding(max_new_tokens=32)).texts[0]
     assert chat.earlier[0]["content"] == "Zoe has 75 stamps." and len(chat.messages) == 2
-    assert "75 stamps" not in lm.decode(chat.ids)
+    assert "75 stamps" not in tiny.decode(chat.ids)
     chat.clear()
     assert chat.earlier == chat.messages == chat.steps == []
 
@@ -127,8 +122,8 @@ def test_half_a_character_waits():
     assert stream.new("caf\u00e9 au\ufffd", last=True) == "\ufffd"
 
 
-def test_notebook_room_answers_and_shows(lm):
-    room = ChatPage(lm, max_new_tokens=48, k=2)
+def test_notebook_room_answers_and_shows(tiny):
+    room = ChatPage(tiny, max_new_tokens=48, k=2)
     room.message.submit(QUESTION)
     room.wait(120)
     said = room.conversation.messages[-1]["content"]
@@ -144,8 +139,8 @@ def test_notebook_room_answers_and_shows(lm):
     assert "message: empty" in room.status.node.value
 
 
-def test_notebook_room_keeps_on_the_page_what_the_model_forgets(lm):
-    room = ChatPage(lm, max_new_tokens=32)
+def test_notebook_room_keeps_on_the_page_what_the_model_forgets(tiny):
+    room = ChatPage(tiny, max_new_tokens=32)
     room.alone.value = True
     for text in ("Zoe has 75 stamps.", QUESTION):
         room.message.submit(text)
@@ -163,9 +158,9 @@ def test_notebook_room_keeps_on_the_page_what_the_model_forgets(lm):
         == [QUESTION, "And one more?"]
 
 
-def test_notebook_room_takes_a_message_or_leaves_it(lm):
+def test_notebook_room_takes_a_message_or_leaves_it(tiny):
     """`taken` is what empties the field: only what is answered does."""
-    room = ChatPage(lm, max_new_tokens=32, k=2)
+    room = ChatPage(tiny, max_new_tokens=32, k=2)
     for spoil, says in ((lambda: setattr(room.controls.layers, "value", "outer"), "layers=&#x27;outer&#x27;"),
                         (lambda: setattr(room.controls.revision, "value", "8e1"), "revision=&#x27;8e1&#x27;")):
         spoil()
@@ -183,10 +178,10 @@ def test_notebook_room_takes_a_message_or_leaves_it(lm):
     assert room.message.taken == 4 and "too early" not in room.talk.value and not room.empty.disabled
 
 
-def test_live_pictures_leave_the_reader_where_they_are(lm, monkeypatch):
+def test_live_pictures_leave_the_reader_where_they_are(tiny, monkeypatch):
     """A new answer opens at its last forward; who then goes back is not pulled on."""
     monkeypatch.setattr(chat_page, "REFRESH", 0.02)      # the small model is quick
-    room = ChatPage(lm, max_new_tokens=96, threshold=1.0)
+    room = ChatPage(tiny, max_new_tokens=96, threshold=1.0)
     steps = []
 
     def read(_):
@@ -366,10 +361,9 @@ def test_app_does_not_print_an_address_that_leads_elsewhere():
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        began = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "fastdllm", "app", f"--port={port}"], cwd=ROOT, text=True,
                               capture_output=True, check=False, timeout=60)
-    assert done.returncode == 1 and done.stdout == "" and time.monotonic() - began < 20
+    assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"fastdllm: port={port} is taken; allowed: a free port, --port N\n"
 
 

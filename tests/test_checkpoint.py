@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fastdllm
-from fastdllm.lab.jobs import doctor
+from fastdllm.lab.jobs import preflight
 from fastdllm.model.checkpoint import Undrawn, load_network, save, tensor_locations
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.files import EMBEDDED, PATTERNS, READ, find, fingerprint
@@ -270,9 +270,9 @@ def test_a_chat_template_that_is_missing_or_fails_names_the_directory(copy):
 def test_the_doctor_says_fit_only_of_what_loads(copy, name, content):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(EMBEDDED / "tiny" / file, copy)
-    assert doctor.checkpoint(str(copy), None).ok
+    assert preflight.checkpoint(str(copy), None).ok
     (copy / name).write_text(content)
-    found = doctor.checkpoint(str(copy), None)
+    found = preflight.checkpoint(str(copy), None)
     assert found.ok is False and str(copy) in found.text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_support import every_claim, synthetic
+from report_support import every_claim, fill
 
 from fastdllm import prior_results
 from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
@@ -349,13 +349,13 @@ def test_a_claim_reads_its_numbers_from_the_data() -> None:
 
 def test_label_of_records_names_model_task_n_and_machine(tmp_path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
-    synthetic(grid)
+    fill(grid)
     assert str(RunLabel.of(Results.of(grid).frame)) == "tiny, arithmetic, n = 20 problems, rule strict, cpu, 2026-11-21"
 
 
 def test_the_verdict_of_one_configuration_is_short_and_says_when_nothing_was_reused(tmp_path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
-    synthetic(grid)
+    fill(grid)
     one, two = Results.of(grid).records
     assert "Nothing was to be reused" in cell_report.verdict(one)
     assert "67% of the 7200 wrapped layer calls were reused" in cell_report.verdict(two)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_support import synthetic
+from report_support import fill
 
 from fastdllm import stats
 from fastdllm.lab.config.grid import Configuration, Grid
@@ -77,7 +77,7 @@ def slow(configuration: Configuration) -> tuple[float, float, int]:
 @pytest.mark.parametrize(("behave", "outcome"), [(fast, "confirmed"), (slow, "rejected")])
 def test_on_a_grid_of_records(tmp_path: Path, behave: Any, outcome: str) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=300, axes={"k": [1, 2], "layers": ["first", "last"]})
-    synthetic(grid, behave)
+    fill(grid, behave)
     assert criteria.judge(Results.of(grid)).outcome == outcome
 
 

@@ -13,12 +13,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import lab_support
 import pytest
 
 from fastdllm.model.files import PATTERNS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
                    re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"(not run|status (?P<status>\d+)): \w")
@@ -29,7 +30,6 @@ ELSEWHERE = {
     "make": "test_make_targets_of_the_pages_exist; CI calls make test, which calls make setup",
     "sbatch": "tests/test_slurm_jupyterlab.py submits the script to a Slurm of its own",
     "cat jupyterlab-": "what that script wrote",
-    "lm_eval --model fastdllm ": "tests/test_harness.py: the same model, through the harness, on problems at hand",
     "git clone ": "a network", ".venv/bin/python -m pip install ": "a network", "export HF_HOME=": "no command",
     ".venv/bin/hf download ": "test_the_download_command_takes_its_patterns", "srun --gres=": "a cluster",
     ". .venv/bin/activate": "no command", '.venv/bin/python -c "import torch;': "a GPU"}
@@ -121,15 +121,11 @@ def test_commands_run(page, command, status, project):
 @pytest.mark.parametrize("command", not_run(), ids=lambda value: str(value)[:60])
 def test_commands_that_need_more_are_spelled_right(command):
     """Subcommand and options exist, by the program's own --help."""
-    from typer.testing import CliRunner
-
-    from fastdllm.cli import app
     words = command[command.index("fastdllm ") + len("fastdllm "):].split()
-    subcommand = words[:2] if words[0] == "grid" else words[:1]
-    shown = CliRunner().invoke(app, [*subcommand, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
-    assert shown.exit_code == 0, shown.output
+    subcommand = words[:2] if words[0] in ("grid", "lm-eval") else words[:1]
+    shown = lab_support.command(*subcommand, "--help")
     for option in (word.split("=")[0] for word in words if word.startswith("-")):
-        assert option in shown.output, f"{command}: {option}"
+        assert option in shown, f"{command}: {option}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

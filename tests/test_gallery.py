@@ -10,10 +10,9 @@ from urllib.parse import unquote
 
 import pytest
 from browser import CHROMIUM, DRIVER, FLAGS, contrast
+from lab_support import command
 from share_support import leaking
-from typer.testing import CliRunner
 
-from fastdllm.cli import app
 from fastdllm.share import gallery
 
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER),
@@ -115,12 +114,12 @@ def test_the_index_sorts_and_filters(site, driver):
 
 
 @needs_browser
-def test_the_index_leads_to_an_experiment_s_cells(site, driver):
+def test_the_index_leads_to_an_experiment_s_configurations(site, driver):
     from selenium.webdriver.common.by import By
     open_page(driver, site.index)
     link = driver.find_element(By.CSS_SELECTOR, 'a.of[data-experiment="small"]')
-    assert link.text == "4 cells" and "3 complete" in link.find_element(By.XPATH, "..").text
-    driver.find_element(By.ID, "text").send_keys("no such cell")
+    assert link.text == "4 configurations" and "3 complete" in link.find_element(By.XPATH, "..").text
+    driver.find_element(By.ID, "text").send_keys("no such configuration")
     assert driver.find_element(By.ID, "shown").text.startswith("0 of ")
     link.click()
     assert driver.find_element(By.ID, "shown").text.startswith("4 of ")
@@ -219,12 +218,11 @@ def test_a_zip_too_large_for_a_mailbox_is_refused(site, monkeypatch):
 
 def test_the_command(site, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
-    done = CliRunner().invoke(app, ["gallery", "small", "--output", str(tmp_path / "site"), "--zip"])
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "site.zip").exists() and "small: 4 cells, " in done.output
+    printed = command("gallery", "small", "--output", tmp_path / "site", "--zip")
+    assert (tmp_path / "site.zip").exists() and "small: 4 configurations, " in printed
     text = (tmp_path / "site" / "index.html").read_text()
     assert "Reuse costs nothing." in text and "run here" in text and "same run as k1_first" in text
-    assert "3 of 4 cells complete" in text
+    assert "3 of 4 configurations complete" in text
     assert not (tmp_path / "site" / "assets" / "embed-amd.js").exists(), "no widgets, no 3.6 MB"
     with pytest.raises(ValueError, match=r"allowed: .*small"):
         gallery.build(["nope"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab_support import command
 from safetensors.torch import save_file
 
 import fastdllm
@@ -27,11 +28,6 @@ SINGLE = [c for c in DATA["cases"] if c["k"] > 1 and len(DATA["prompts"][c["prom
 CASES = [next(c for c in SINGLE if c["variant"] == variant) for variant in SWITCHES]
 CASES.append(next(c for c in DATA["cases"] if c["variant"] == "run2" and c["prompt"] == "b3a"))
 PROMPT = DATA["prompts"]["p40"]["rows"][0]
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return fastdllm.load(HERE / "golden", device="cpu")
 
 
 @pytest.fixture
@@ -211,67 +207,58 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(*words):
-    from typer.testing import CliRunner
-
-    from fastdllm.cli import app
-    return CliRunner().invoke(app, [*words], env={"COLUMNS": "300"})
-
-
-def run_file(*words, file="old.py"):
+def run_file(*words, file="old.py", code=0):
     return command("run", "--k", "2", "--layers", "middle", "--limit", "1", "--set", "max_new_tokens=32",
-                   "--experiment", "byo", "--generation-file", file, *words)
+                   "--experiment", "byo", "--generation-file", file, *words, code=code)
 
 
 def test_the_command_writes_a_record_with_the_files_hash(project):
     """--generation-file on the embedded checkpoint: the same task, record, trace and status; only with --allow-code."""
     from fastdllm.lab import records
     from fastdllm.lab.records.identity import identity, payload_of
-    assert "--allow-code" in str(run_file("--trace", "1").exception)
-    done = run_file("--trace", "1", "--allow-code", "--force")
-    assert done.exit_code == 0, done.output
+    assert "--allow-code" in run_file("--trace", "1", code=1)
+    run_file("--trace", "1", "--allow-code", "--force")
     [directory] = [path.parent for path in (project / "executed").rglob("summary.json")]
     record = records.read(directory)
     assert record.code.policy.startswith(f"generation file {files.load(STANDIN, allow_code=True).sha256}, instrument ")
     assert record.identity == identity(payload_of(record))
     assert record.notes["traced_same_output"] == 1
     assert (directory / records.TRACE).exists()
-    assert "complete already" in run_file("--allow-code").output
-    shown = command("grid", "status", "byo")
-    assert "✗ k2_middle (pending)" in shown.output and "Completed: 0 / 1" in shown.output      # our own loop: not yet
-    assert "✓ k2_middle_b1_max32_old\n" in shown.output
+    assert "complete already" in run_file("--allow-code")
+    shown = command("grid", "status", "byo", code=1)
+    assert "✗ k2_middle (pending)" in shown and "Completed: 0 / 1" in shown      # our own loop: not yet
+    assert "✓ k2_middle_b1_max32_old\n" in shown
     file = project / "old.py"
     file.write_text(file.read_text() + "\n# changed\n")
     assert re.search(r"✗ k2_middle_b1_max32_old \(stale; changed: generation file [0-9a-f]{8} -> [0-9a-f]{8}\)",
-                     command("grid", "status", "byo").output)
+                     command("grid", "status", "byo", code=1))
     file.unlink()      # the copy beside the record is what ran
-    assert "✓ k2_middle_b1_max32_old\n" in command("grid", "status", "byo").output
+    assert "✓ k2_middle_b1_max32_old\n" in command("grid", "status", "byo", code=1)
 
 
 def test_a_file_that_raises_marks_its_cell_failed(project):
     (project / "bad.py").write_text("def batch_sample(self, **values):\n    raise RuntimeError('no such op')\n")
-    assert isinstance(run_file("--allow-code", file="bad.py").exception, RuntimeError)
-    assert "✗ k2_middle_b1_max32_bad (failed; RuntimeError: no such op)" in command("grid", "status", "byo").output
+    assert "no such op" in run_file("--allow-code", file="bad.py", code=1)
+    assert "✗ k2_middle_b1_max32_bad (failed; RuntimeError: no such op)" in command("grid", "status", "byo", code=1)
 
 
 def test_own_code_from_the_command(project):
     """The checkpoint's modelling code, which enters the identity, gives what our network gives with the same file."""
     from fastdllm.lab import records
     own = ("--allow-code", "--own-code")
-    assert "--allow-code" in str(run_file("--own-code", "--model", "theirs").exception)
-    assert "the layers are not ours" in str(run_file(*own, "--model", "theirs", "--trace", "1").exception)
-    assert "has no modelling code" in str(run_file(*own).exception)
-    done = run_file(*own, "--model", "theirs")
-    assert done.exit_code == 0, (done.output, done.exception)
+    assert "--allow-code" in run_file("--own-code", "--model", "theirs", code=1)
+    assert "the layers are not ours" in run_file(*own, "--model", "theirs", "--trace", "1", code=1)
+    assert "has no modelling code" in run_file(*own, code=1)
+    run_file(*own, "--model", "theirs")
     place, name = project / "executed" / "byo" / "arithmetic_limit_1", "k2_middle_b1_max32_model-theirs_old"
     record = records.read(place / f"{name}_own_code")
     assert record.code.policy.startswith("generation file ") and ", modelling code " in record.code.policy
     assert record.nfe["full"] == 0 and record.decisions["reuse"] == 0      # seen from outside, it has none
-    assert f"✓ {name}_own_code\n" in command("grid", "status", "byo").output
-    assert run_file("--allow-code", "--model", "theirs").exit_code == 0
+    assert f"✓ {name}_own_code\n" in command("grid", "status", "byo", code=1)
+    run_file("--allow-code", "--model", "theirs")
     ours = records.samples(place / name)
     assert list(records.samples(place / f"{name}_own_code").token_ids) == list(ours.token_ids)
     code = project / "theirs" / "modeling_standin.py"
     code.write_text(code.read_text() + "\n# changed\n")
-    shown = command("grid", "status", "byo").output
+    shown = command("grid", "status", "byo", code=1)
     assert re.search(rf"✗ {name}_own_code \(stale; changed: modelling code [0-9a-f]{{8}} -> [0-9a-f]{{8}}\)", shown)

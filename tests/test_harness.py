@@ -7,19 +7,24 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
 
+import datasets
+import lm_eval.tasks
 import pytest
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
 
 from fastdllm import Decoding, Reuse, tasks
+from fastdllm.cli import main
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.evaluation.evaluate import evaluate as evaluate_cell
+from fastdllm.lab.evaluation.evaluate import evaluate as run_configuration
 from fastdllm.lab.evaluation.prepare import PreparedRun
-from fastdllm.tasks import harness
+from fastdllm.tasks import harness, registration
 
 DATA = Path(__file__).parent / "data/tasks"
 SHARED = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared"))
@@ -50,9 +55,9 @@ def chat(model, *questions: str) -> list[str]:
     ("gpqa_main_n_shot", "gpqa.jsonl", {"acc,none", "acc_norm,none"}, {"gpqa_main_n_shot": 2}),
     ("ifeval", "ifeval.jsonl", {f"{level}_level_{way}_acc,none" for level in ("prompt", "inst")
                                 for way in ("strict", "loose")}, {"ifeval": 2})])
-def test_benchmarks_run_and_a_grid_cell_scores_the_same(model, name, data, metrics, counts):
+def test_benchmarks_run_and_a_grid_configuration_scores_the_same(model, name, data, metrics, counts):
     results = harness.evaluate(model, name, data=DATA / data, limit=2, shots=0)
-    assert {task: found["effective"] for task, found in results["n-samples"].items()} == counts
+    assert {task: samples["effective"] for task, samples in results["n-samples"].items()} == counts
     for values in results["results"].values():
         assert {key for key in values if "," in key and "stderr" not in key} == metrics
     task = tasks.get(name, shots=0)
@@ -70,24 +75,15 @@ def test_benchmarks_run_and_a_grid_cell_scores_the_same(model, name, data, metri
         scores = task.score(problem, output)
         ours.update({rule: sum(score.parts) if score.parts else score.correct for rule, score in scores.items()})
     theirs = Counter()
-    for found in results["samples"].values():
-        for sample in found:
+    for samples in results["samples"].values():
+        for sample in samples:
             theirs.update({f"{metric},{sample['filter']}": sum(sample[metric]) if isinstance(sample[metric], list)
                            else sample[metric] for metric in sample["metrics"]})
     assert {metric: ours[metric] for metric in metrics} == {metric: theirs[metric] for metric in metrics}
 
 
-def test_the_model_is_found_by_name_after_installation(tmp_path):
-    """In a process that imports nothing of ours: torch calls the entry point."""
-    assert [point.value for point in entry_points(group="torch.backends", name="fastdllm")] == [
-        "fastdllm.tasks.registration:register"]
-    code = ("from lm_eval.evaluator import simple_evaluate\n"
-            "from lm_eval.tasks import TaskManager\n"
-            "manager = TaskManager(include_path='.', include_defaults=False)\n"
-            "found = simple_evaluate(model='fastdllm', model_args='pretrained=tiny,k=2,layers=middle,threshold=0.9,"
-            "max_new_tokens=32', tasks=['sums'], device='cpu', apply_chat_template=True, task_manager=manager,"
-            "bootstrap_iters=0)\n"
-            "import json; print(json.dumps([found['config']['reuse'], found['config']['nfe'], found['n-samples']]))\n")
+def test_the_harness_s_own_command_runs_our_model(tmp_path, monkeypatch, capsys):
+    """`fastdllm lm-eval` with options of the harness's; the model's settings stand in what the harness writes."""
     (tmp_path / "sums.yaml").write_text(f"""
 task: sums
 dataset_path: json
@@ -99,13 +95,46 @@ doc_to_target: "{{{{answer}}}}"
 generation_kwargs: {{until: ["Question:"]}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """)
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, env=environment, text=True,
-                          capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    reuse, nfe, counts = json.loads(done.stdout.splitlines()[-1])
-    assert (reuse["k"], reuse["layers"]) == (2, "middle")
-    assert nfe["small"] > 0 and counts["sums"]["effective"] == 4
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # Ours alone: to read the thousands of tasks that the harness ships takes it half a minute.
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+    monkeypatch.setattr(sys, "argv", [
+        "fastdllm", "lm-eval", "--model", "fastdllm", "--model_args",
+        "pretrained=tiny,k=2,layers=middle,threshold=0.9,max_new_tokens=32", "-t", "sums", "--include_path",
+        str(tmp_path), "--device", "cpu", "--apply_chat_template", "-L", "3", "-o", str(tmp_path / "results"), "-s"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and "|sums " in capsys.readouterr().out
+    [written] = (tmp_path / "results").rglob("results_*.json")
+    results = json.loads(written.read_text())
+    assert (results["config"]["reuse"]["k"], results["config"]["reuse"]["layers"]) == (2, "middle")
+    assert results["config"]["nfe"]["small"] > 0 and results["n-samples"]["sums"] == {"original": 4, "effective": 3}
+    assert len(next((tmp_path / "results").rglob("samples_sums_*.jsonl")).read_text().splitlines()) == 3
+
+
+def test_the_command_answers_with_the_harness_s_own_help_and_errors(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fastdllm", "lm-eval", "run", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and "--num_fewshot" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["fastdllm", "lm-eval", "run", "--zork"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "--zork" in capsys.readouterr().err
+
+
+def test_registering_twice_leaves_one_model_of_that_name():
+    registration.register()
+    registration.register()
+    assert get_model("fastdllm") is harness.FastDLLM
+
+
+def test_torch_alone_imports_neither_the_harness_nor_this_package(tmp_path):
+    """Installing this package changes no other program: it adds to no group of entry points but the scripts."""
+    assert {point.group for point in distribution("fastdllm").entry_points} == {"console_scripts"}
+    code = "import sys, torch; print(sorted({name.split('.')[0] for name in sys.modules} & {'lm_eval', 'fastdllm'}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # -- the model's own methods
@@ -176,12 +205,13 @@ def configuration(directory: Path, task: str, data: str, **settings) -> records.
     decoding = Decoding(**{**SHORT, **settings.pop("decoding", {})})
     parameters = Parameters(task=task, data=str(DATA / data), limit=2, device="cpu", batch_size=4, decoding=decoding,
                             **{"shots": 0, **settings})
-    return evaluate_cell(PreparedRun(Configuration("test", "cell", parameters, directory)), log=lambda line: None)
+    prepared = PreparedRun(Configuration("test", "configuration", parameters, directory))
+    return run_configuration(prepared, log=lambda line: None)
 
 
-def test_a_reuse_cell_of_gsm8k(tmp_path):
+def test_a_reuse_configuration_of_gsm8k(tmp_path):
     record = configuration(tmp_path, "gsm8k", "gsm8k", prompt="boxed", decoding={"threshold": 1.0},
-                  reuse=Reuse(k=2, layers="middle"))
+                           reuse=Reuse(k=2, layers="middle"))
     assert (record.n, record.metric) == (2, "exact_match,flexible-extract")
     assert set(record.accuracy) == {"exact_match,strict-match", "exact_match,flexible-extract", "strict", "flexible",
                                     "boxed"}
@@ -199,7 +229,7 @@ def test_an_empty_answer_names_the_string_that_cut_it(tmp_path, monkeypatch):
     assert sum(record.notes["empty_by"].values()) == 2 and set(record.notes["empty_by"]) <= set(first)
 
 
-def test_a_likelihood_cell_counts_tokens_and_time(tmp_path):
+def test_a_likelihood_configuration_counts_tokens_and_time(tmp_path):
     record = configuration(tmp_path, "mmlu", "mmlu")
     assert record.subtasks == {"mmlu_astronomy": 2, "mmlu_high_school_computer_science": 2}
     assert record.n == 4 and record.tokens == 16 and record.nfe["prefill"] == 16
@@ -223,7 +253,7 @@ def test_the_autoregressive_engine_makes_the_same_record(tmp_path):
 
 def test_missing_data_is_said_before_the_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
-        evaluate_cell(Parameters(task="gsm8k", data=str(tmp_path / "none.jsonl"), model="tiny"), tmp_path)
+        run_configuration(Parameters(task="gsm8k", data=str(tmp_path / "none.jsonl"), model="tiny"), tmp_path)
     assert not list(tmp_path.glob("*.json*"))
 
 

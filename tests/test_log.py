@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_support import synthetic
+from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab.config.grid import Grid
@@ -21,7 +21,7 @@ from fastdllm.report.results import Results
 def grid(tmp_path: Path) -> Grid:
     grid = Grid(experiment="x", output=str(tmp_path), limit=40, hypothesis="Reuse pays.", author="A. Author",
                 axes={"k": [1, 2, 3], "layers": ["first", "middle", "last"]})
-    synthetic(grid, only=lambda configuration: configuration.name != "k3_last")
+    fill(grid, only=lambda configuration: configuration.name != "k3_last")
     return grid
 
 

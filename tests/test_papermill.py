@@ -1,8 +1,6 @@
 """papermill with care: parameters are checked first, output is whole or absent, the failing cell is named."""
 
 import json
-import subprocess
-import sys
 
 import nbformat
 import pytest
@@ -28,6 +26,13 @@ def test_parameters_are_read_without_running_anything(tmp_path):
         notebooks.declared(notebook(tmp_path / "m.ipynb", parameters="x: int = open('/etc/passwd')"))
 
 
+def test_a_parameter_with_an_equals_sign_in_its_value_or_comment_is_read(tmp_path):
+    """papermill's own inspection leaves it out."""
+    lines = 'revision: str = "fixed+run_skipped=true"\nk: int = 2  # step % k != 0\n'
+    names = notebooks.declared(notebook(tmp_path / "n.ipynb", parameters=lines))
+    assert {name: each.default for name, each in names.items()} == {"revision": "fixed+run_skipped=true", "k": 2}
+
+
 @pytest.mark.parametrize(("values", "message"), [
     ({"w": 1}, "w=1 is unknown; allowed: x, y, z, on"), ({"x": 1.5}, "x=1.5; allowed: int"),
     ({"x": True}, "x=True; allowed: int"), ({"z": 3}, "z=3; allowed: str"), ({"on": 1}, "on=1; allowed: bool"),
@@ -37,14 +42,6 @@ def test_wrong_parameters_are_refused_before_anything_starts(tmp_path, values, m
     with pytest.raises(ValueError, match=message):
         notebooks.execute(path, tmp_path / "out" / "n.ipynb", values)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_module_can_be_left_out_of_imports_and_is_found_again():
-    code = ("import sys\nfrom fastdllm.lab.jobs import notebooks\nwith notebooks.without('colorsys'):\n    try:\n"
-            "        import colorsys\n    except ImportError:\n        print('left out')\nimport colorsys\n"
-            "with notebooks.without('colorsys'):\n    import colorsys\nassert sys.modules['colorsys'] is colorsys")
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "left out\n"
 
 
 def test_every_shipped_notebook_declares_its_parameters():

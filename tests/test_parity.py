@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import fastdllm
 from fastdllm import Decoding, Execution, Reuse, Trace
 from fastdllm.decode.generate import build
 
@@ -15,11 +14,6 @@ VARIANTS = {"upstream": "upstream", "run2": "26d6179", "run1C": "6c8822f", "old"
             "two_tier": "26d6179+cache_source=full"}
 SINGLE = [case for case in DATA["cases"] if len(DATA["prompts"][case["prompt"]]["rows"]) == 1]
 PAD = 509
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return fastdllm.load(GOLDEN, device="cpu")
 
 
 def events(lm, case):

@@ -19,11 +19,6 @@ FROZEN = str(ROOT / "notebooks" / "policies" / "frozen_slice.py")
 IDS = [list(range(100, 140))]
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return fastdllm.load(ROOT / "tests" / "golden", device="cpu")
-
-
 def test_slices_are_right_and_a_frozen_slice_is_not(lm):
     right = inspection.slices(inspection.look(lm, IDS, DECODING, Reuse(k=3, layers="middle"), "26d6179"), 8)
     assert right.right.all()

@@ -1,12 +1,11 @@
 """The player: what appears where and when, runs on disk, the widget's payload, the static strip, the panel."""
 
 import json
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import lab_support
 import numpy as np
 import pytest
 import yaml
@@ -24,11 +23,6 @@ from fastdllm.ui.panel import DEAD, OWN, Panel
 GOLDEN = "tests/golden"
 PROMPT = [5, 6, 7, 8] * 10
 DECODING = Decoding(max_new_tokens=48, mask_id=511, threshold=0.9)
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return fastdllm.load(GOLDEN, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +190,8 @@ def test_strip_colours_the_stop_by_its_role(lm, carried):
     assert seen.any() and (by_confidence[seen, -1] >= 0).all()
 
 
-def test_long_trace_is_quick(middle, capsys):
-    """5 000 forwards: what Python does before the first paint takes well under a second."""
+def test_a_recording_of_5000_forwards_is_shown_whole(middle):
+    """What reaches the browser grows with the forwards, not with their square (benchmarks time it)."""
     import pandas as pd
     copies = -(-5000 // len(middle.steps))
     steps = pd.concat([middle.steps.assign(start=middle.steps["start"] + 64 * i) for i in range(copies)],
@@ -206,13 +200,10 @@ def test_long_trace_is_quick(middle, capsys):
     trace = pd.concat([middle.trace.assign(forward=middle.trace["forward"] + i * len(middle.steps))
                        for i in range(copies)], ignore_index=True).query("forward < 5000")
     run = recording.Recording("long", steps, trace, {**middle.meta, "results": {}})
-    began = time.perf_counter()
-    made = fastdllm.explore(run)
-    seconds = time.perf_counter() - began
-    assert len(made.runs[0]["kinds"]) == 5000
-    with capsys.disabled():
-        print(f"\n5000 forwards: payload in {seconds:.2f} s", end=" ")
-    assert seconds < 3          # 0.5 s on an idle core; the tests share theirs
+    long, short = fastdllm.explore(run), fastdllm.explore(middle)
+    assert len(long.runs[0]["kinds"]) == 5000
+    size, base = (len(json.dumps(made.runs[0], default=len)) for made in (long, short))
+    assert size < 2 * base * copies
 
 
 @pytest.fixture
@@ -220,12 +211,12 @@ def project(tmp_path, monkeypatch):
     """A project of its own for what the panel saves."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "params").mkdir()
-    shutil.copy("notebooks/10_cell.ipynb", tmp_path / "notebooks")
+    lab_support.computing_notebook(tmp_path / "notebooks" / "10_cell.ipynb")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def message(panel):
+def said_by(panel):
     """What the panel's status line says, as text."""
     return panel.status.node.value.replace("&#x27;", "'")
 
@@ -269,7 +260,7 @@ def test_panel_saves_what_it_ran(project, own):
     made.wait(120)
     made.name.value = "mine"
     path = made.save()
-    assert ("means nothing" in message(made)) == ("means nothing" in path.read_text()) == own
+    assert ("means nothing" in said_by(made)) == ("means nothing" in path.read_text()) == own
     row = json.loads((project / "params" / "mine.jsonl").read_text())
     assert row["question"] == made.prompt.value and bool(row["target"]) == (not own)
     done = subprocess.run([sys.executable, "-m", "fastdllm", "run", "params/mine.yml"], capture_output=True, text=True)
@@ -283,30 +274,28 @@ def test_panel_overwrites_nothing_and_refuses_what_it_cannot_save(lm, project):
     made = Panel("tiny")
     made.name.value = "mine"
     (project / "params" / "mine.jsonl").write_text("other")
-    assert made.save() is None and "params/mine.jsonl exists" in message(made)
+    assert made.save() is None and "params/mine.jsonl exists" in said_by(made)
     made.name.value = "../mine"
-    assert made.save() is None and "save as: '../mine'; allowed: letters" in message(made)
+    assert made.save() is None and "save as: '../mine'; allowed: letters" in said_by(made)
     ids = Panel(lm, prompt="5 6 7", max_new_tokens=8)
-    assert ids.save() is None and "has no tokenizer" in message(ids)
+    assert ids.save() is None and "has no tokenizer" in said_by(ids)
     assert sorted(path.name for path in (project / "params").iterdir()) == ["mine.jsonl"]
 
 
 def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
-    """Without network: said at once, soon over, and no text of another task is left."""
+    """Without network: said at once, and no text of another task is left."""
     monkeypatch.setattr(problem, "reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(project / "empty"))
     made = Panel("tiny")
     assert made.prompt.value
-    began = time.perf_counter()
     made.task.value = "gsm8k"
-    assert time.perf_counter() - began < 1 and made.prompt.value == ""
+    assert made.prompt.value == ""
     assert made.halt.disabled is False and made.task.disabled
     made.wait(60)
-    assert time.perf_counter() - began < 20, "no retries of the hub"
-    assert "Error" in message(made) and "gsm8k" in message(made) and "machine with network" in message(made)
+    assert "Error" in said_by(made) and "gsm8k" in said_by(made) and "machine with network" in said_by(made)
     assert made.task.value == "gsm8k" and made.prompt.value == "" and not made.task.disabled
     made.start()
-    assert "prompt: empty; allowed: some text" in message(made)
+    assert "prompt: empty; allowed: some text" in said_by(made)
     made.prompt.value = "What is 2 + 2?"
     assert made.task.value == OWN
     with pytest.raises(ValueError, match="problem: 1000 of arithmetic; allowed: 0 to 999"):
@@ -321,7 +310,7 @@ def test_panel_refuses_a_benchmarks_problem_by_name(project, monkeypatch):
     made.task.value = "gsm8k"
     made.wait(10)
     assert made.prompt.value == "What is 2 + 2?"
-    assert made.save() is None and "task: gsm8k: " in message(made) and f"allowed: {OWN!r}" in message(made)
+    assert made.save() is None and "task: gsm8k: " in said_by(made) and f"allowed: {OWN!r}" in said_by(made)
     assert not list((project / "params").iterdir())
 
 
@@ -366,7 +355,7 @@ def test_panel_names_fields_as_they_are_labelled(field, value, message):
     controls["small_block"].value = 16
     {**controls, "index": made.index}[field].value = value
     made.start()
-    assert message in message(made) and made.run is None and not made.job.running
+    assert message in said_by(made) and made.run is None and not made.job.running
     assert {**controls, "index": made.index}[field].value == value, "nothing is changed in silence"
 
 
@@ -374,15 +363,15 @@ def test_panel_names_fields_of_errors_within_a_run():
     made = Panel("tiny", layers="20-40")
     made.start()
     made.wait(60)
-    assert "</b> <b>layers='20-40'; allowed: layer indices from 0 to 27" in message(made)
+    assert "</b> <b>layers='20-40'; allowed: layer indices from 0 to 27" in said_by(made)
     assert form.labelled(ValueError("prompts[0]: 9 tokens + max_new_tokens=8 need 17")) == \
         "prompt: 9 tokens + new tokens=8 need 17"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_panel_takes_block_sizes_and_policy_files(project):
-    (project / "mine.py").write_text("from fastdllm.decode.policies import Residual\n\nclass Policy(Residual):\n"
-                                     "    pass\n")
+    (project / "mine.py").write_text("from fastdllm.decode.policies import ResidualPolicy\n\n"
+                                     "class Policy(ResidualPolicy):\n    pass\n")
     (project / "broken.py").write_text("nothing_of_that_name\n")
     made = Panel("tiny", max_new_tokens=32)
     made.controls.policy.value, made.controls.block.value = "mine.py", 16
@@ -394,7 +383,7 @@ def test_panel_takes_block_sizes_and_policy_files(project):
     made.controls.policy.value = "broken.py"
     made.start()
     made.wait(60)
-    assert "NameError: name 'nothing_of_that_name' is not defined" in message(made) and not made.go.disabled
+    assert "NameError: name 'nothing_of_that_name' is not defined" in said_by(made) and not made.go.disabled
 
 
 def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from tools import architecture
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -38,6 +41,21 @@ def test_lock_is_inside_the_ranges_and_complete():
         assert Version(locked[name]) in requirement.specifier, f"{name} {locked[name]} is outside {requirement}"
     assert locked["torch"] == "2.13.0"
     assert not any("+" in version for version in locked.values()), "a local version tag would exclude other builds"
+
+
+# Programs that are run or that others load, and never imported: JupyterLab and the kernel that it starts.
+APPLICATIONS = {"jupyterlab", "ipykernel"}
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
+    elsewhere = {"fastdllm", "tools", "triton", *sys.stdlib_module_names}      # triton comes with torch's CUDA build
+    used = {name.split(".")[0] for path in SOURCES for name, _ in imports(path)} - elsewhere
+    distributions = {re.sub(r"[-_.]+", "-", each).lower() for name in used for each in packages_distributions()[name]}
+    declared = {re.sub(r"[-_.]+", "-", Requirement(text).name).lower()
+                for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]}
+    assert distributions <= declared, distributions - declared
+    needed = {re.sub(r"[-_.]+", "-", Requirement(text).name).lower() for text in PROJECT["dependencies"]}
+    assert needed - distributions <= APPLICATIONS, needed - distributions - APPLICATIONS
 
 
 def test_environment_yml_is_valid_and_agrees():
@@ -116,6 +134,38 @@ def test_no_file_imports_itself_by_way_of_others():
         targets = {name if name in known else name.rpartition(".")[0] for name, _ in imports(path)}
         graph[own] = {target for target in targets if target in known and target not in ("fastdllm", own)}
     TopologicalSorter(graph).prepare()      # raises CycleError
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports():
+    """python -m tools.architecture draws it anew."""
+    assert (ROOT / architecture.PICTURE).read_text() == architecture.svg(architecture.graph(ROOT / "fastdllm"))
+
+
+def test_the_picture_has_a_line_for_an_import_and_none_for_what_follows(tmp_path):
+    for name, line in {"report/a": "from fastdllm import lab", "lab/records/b": "from fastdllm.tasks import get",
+                       "report/c": "import fastdllm.lab.records.b\nfrom fastdllm.tasks.base import Task"}.items():
+        path = tmp_path / f"fastdllm/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(line + "\n")
+    edges = architecture.graph(tmp_path / "fastdllm")
+    assert edges == {("report", "lab.records"), ("report", "tasks"), ("lab.records", "tasks")}
+    assert architecture.reduced(edges) == {("report", "lab.records"), ("lab.records", "tasks")}
+    with pytest.raises(ValueError, match="tasks imports report, which stands above it"):
+        architecture.svg({("tasks", "report")})
+
+
+def test_the_pages_for_those_who_carry_on_name_files_that_are_there():
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        paths = re.findall(r"`((?:fastdllm|tools|params|lab|cli|decode)/[\w/]+(?:\.\w+|/))`", (ROOT / page).read_text())
+        assert paths
+        for path in paths:
+            assert (ROOT / path).exists() or (ROOT / "fastdllm" / path).exists(), f"{page}: {path}"
+
+
+def test_a_commit_is_checked_by_the_programs_that_are_locked():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    programs = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks}
+    assert programs == {"ruff", "nbstripout"} <= set(pins())
 
 
 def test_nothing_is_unpickled():

@@ -5,9 +5,7 @@ import json
 
 import lab_support
 import pytest
-from typer.testing import CliRunner
 
-from fastdllm.cli import app
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import notebooks, runner, status
@@ -140,25 +138,19 @@ def test_not_applicable_cells_do_not_run_and_do_not_count(tmp_path):
     assert status.text(status.states(grid.configurations(), current)).splitlines()[-2] == "Completed: 0 / 3"
 
 
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(each) for each in arguments])
-    assert result.exit_code == code, result.output + str(result.exception)
-    return result.output
-
-
 def test_grid_from_nothing_to_complete(tmp_path, monkeypatch):
     """The commands, papermill and all, on random weights: two runs for three names."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model = lab_support.checkpoint(tmp_path / "model")
     path = lab_support.params(tmp_path / "g.yml", model, limit=2, jobs=2, record={"trace": 1}, axes={}, configs=[
         {"k": 1, "layers": "first"}, {"k": 1, "layers": "middle"}, {"k": 2, "layers": "middle"}])
-    assert "Completed: 0 / 3" in call("grid", "status", path, code=1)
-    assert call("grid", "run", path, "--dry-run").count("would run") == 2
+    assert "Completed: 0 / 3" in lab_support.command("grid", "status", path, code=1)
+    assert lab_support.command("grid", "run", path, "--dry-run").count("would run") == 2
     assert not (tmp_path / "executed").exists()
-    output = call("grid", "run", path)
+    output = lab_support.command("grid", "run", path)
     assert "Completed: 3 / 3" in output
     assert output.count("log: ") == 2
-    assert "Completed: 3 / 3" in call("grid", "status", path)
+    assert "Completed: 3 / 3" in lab_support.command("grid", "status", path)
     folder = tmp_path / "executed" / "g" / "arithmetic_limit_2"
     record = records.read(folder / "k2_middle")
     assert record.decisions["reuse"] > 0
@@ -168,11 +160,11 @@ def test_grid_from_nothing_to_complete(tmp_path, monkeypatch):
     assert record.identity in (folder / "k2_middle" / "10_cell.ipynb").read_text()      # it shows whose it is
     assert record.identity != records.read(folder / "k1_first").identity
     assert records.read(folder / "k1_middle").shared_from == "k1_first"
-    assert "nothing to do" in call("grid", "run", path, "--dry-run")
-    assert "finished in" in call("grid", "logs", path, "k1_middle")
-    changed = call("grid", "status", path, "--set", "decoding.threshold=0.5", code=1)
+    assert "nothing to do" in lab_support.command("grid", "run", path, "--dry-run")
+    assert "finished in" in lab_support.command("grid", "logs", path, "k1_middle")
+    changed = lab_support.command("grid", "status", path, "--set", "decoding.threshold=0.5", code=1)
     assert "stale; changed: decoding.threshold 0.9 -> 0.5" in changed
-    assert call("grid", "run", path, "--dry-run", "--force", "k2_middle").count("would run") == 1
+    assert lab_support.command("grid", "run", path, "--dry-run", "--force", "k2_middle").count("would run") == 1
 
 
 def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
@@ -183,7 +175,7 @@ def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
     (tmp_path / "own.ipynb").write_text(json.dumps(source))
     path = lab_support.params(tmp_path / "g.yml", MODEL, notebook=str(tmp_path / "own.ipynb"), axes={},
                               configs=[{"k": 2, "layers": "first"}])
-    output = call("grid", "run", path, code=1)
+    output = lab_support.command("grid", "run", path, code=1)
     assert (
         "✗ arithmetic_limit_4/k2_first: failed (ZeroDivisionError: division by zero [in cell boom])" in output
     )
@@ -197,15 +189,15 @@ def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
     )  # a record alone does not undo a failure
     source["cells"][1]["source"] = "1"
     (tmp_path / "own.ipynb").write_text(json.dumps(source))
-    assert "Completed: 1 / 1" in call("grid", "run", path)
+    assert "Completed: 1 / 1" in lab_support.command("grid", "run", path)
     assert not (directory / "own.failed.ipynb").exists()
 
 
 def test_help_shows_examples():
     for arguments in ((), ("grid",), ("run",)):
-        output = call(*arguments, "--help")
+        output = lab_support.command(*arguments, "--help")
         assert "fastdllm" in output
-    assert "--dry-run" in call("grid", "run", "--help")
+    assert "--dry-run" in lab_support.command("grid", "run", "--help")
 
 
 def test_cell_is_hashable_and_frozen(grid):

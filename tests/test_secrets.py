@@ -8,10 +8,9 @@ import socket
 import zipfile
 
 import pytest
+from lab_support import command
 from share_support import SECRETS, leaking
-from typer.testing import CliRunner
 
-from fastdllm.cli import app
 from fastdllm.share import gallery, publish, redact
 
 
@@ -49,11 +48,10 @@ def test_runs_leave_no_secret(project):
 
 
 def test_a_script_holds_no_secret(project):
-    done = CliRunner().invoke(app, ["grid", "submit", "small", "--dry-run", "--dependency", "--force"])
-    assert done.exit_code == 0, done.output
-    assert "#SBATCH --array=0-2%" in done.output
-    assert "--export" not in done.output
-    assert not [name for name, secret in SECRETS.items() if name in done.output or secret in done.output]
+    text = command("grid", "submit", "small", "--dry-run", "--dependency", "--force")
+    assert "#SBATCH --array=0-2%" in text
+    assert "--export" not in text
+    assert not [name for name, secret in SECRETS.items() if name in text or secret in text]
 
 
 def test_what_is_shared_holds_no_secret_even_if_a_notebook_printed_it(project):
@@ -79,6 +77,6 @@ def test_a_token_of_no_known_name_is_known_by_its_form(project):
 
 
 def test_the_doctor_keeps_the_token_to_itself(project):
-    done = CliRunner().invoke(app, ["doctor", "--model", str(project / "model"), "--task", "arithmetic"])
-    assert "a token is set (HF_TOKEN)" in done.output
-    assert not [secret for secret in SECRETS.values() if secret in done.output]
+    text = command("doctor", "--model", project / "model", "--task", "arithmetic")
+    assert "a token is set (HF_TOKEN)" in text
+    assert not [secret for secret in SECRETS.values() if secret in text]

@@ -5,7 +5,6 @@ The configurations run a notebook that has the parameters of notebooks/10_cell.i
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from dataclasses import dataclass
@@ -15,12 +14,9 @@ import lab_support
 import pytest
 from share_support import SECRETS, notebook
 from slurm import cluster
-from typer.testing import CliRunner
 
-from fastdllm.cli import app
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
-from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import slurm, submission
 from fastdllm.lab.jobs import status as states
 from fastdllm.lab.jobs.status import ConfigurationState
@@ -32,20 +28,9 @@ PATIENCE = 400.0      # seconds that a loaded machine may take for the whole sto
 
 def fastdllm(*arguments: str, ok: bool = True) -> str:
     """Run a command as a user would; its output."""
-    done = CliRunner().invoke(app, list(arguments))
-    assert (done.exit_code == 0) is ok, done.output
-    return done.output
-
-
-def computing_notebook(path: Path) -> Path:
-    """The configuration's notebook without its figures."""
-    notebook = json.loads((root() / "notebooks" / "10_cell.ipynb").read_text())
-    cells = {cell["metadata"].get("name"): cell for cell in notebook["cells"]}
-    lines = [line for line in "".join(cells["run"]["source"]).splitlines(True)
-             if "display" not in line and "fastdllm.report" not in line]
-    notebook["cells"] = [cells["parameters"], cells["run"] | {"source": lines}]
-    path.write_text(json.dumps(notebook))
-    return path
+    code, text = lab_support.invoke(*arguments)
+    assert (code == 0) is ok, text
+    return text
 
 
 @dataclass
@@ -90,7 +75,7 @@ class Story:
 def story(tmp_path_factory):
     directory = tmp_path_factory.mktemp("grids")
     model = lab_support.checkpoint(directory / "model")
-    computing = computing_notebook(directory / "configuration.ipynb")
+    computing = lab_support.computing_notebook(directory / "configuration.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
     nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 1}

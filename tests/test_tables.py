@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_support import synthetic
+from report_support import fill
 
 from fastdllm.display.tables import MOST, Html, as_text, number
 from fastdllm.lab.config.grid import Configuration, Grid
@@ -25,7 +25,7 @@ def collapse(configuration: Configuration) -> tuple[float, float, int]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     grid = Grid(experiment="x", output=str(tmp_path_factory.mktemp("x")), limit=100, axes=AXES)
-    synthetic(grid, collapse)
+    fill(grid, collapse)
     return Results.of(grid)
 
 
@@ -55,7 +55,7 @@ def test_subsets_that_are_one_computation_are_corrected_for_once(results: Result
     assert tested["p_holm"].max() == tested["p"].max()      # of two tests: the larger p stands, the smaller is doubled
     assert tested["p_holm"].min() == pytest.approx(min(tested["p"].max(), 2 * tested["p"].min()))
     apart = Grid(experiment="x", output=str(tmp_path), limit=100, axes=AXES)
-    synthetic(apart, lambda c: (0.95 - 0.05 * AXES["layers"].index(str(c.parameters.reuse.layers)), 0.02, 60)
+    fill(apart, lambda c: (0.95 - 0.05 * AXES["layers"].index(str(c.parameters.reuse.layers)), 0.02, 60)
               if c.parameters.reuse.k > 1 else (0.95, 0.02, 60))
     other = tables.grid_table(Results.of(apart))
     assert other[other["k"] > 1].groupby("k")["computation"].nunique().tolist() == [3, 3]
@@ -63,7 +63,7 @@ def test_subsets_that_are_one_computation_are_corrected_for_once(results: Result
 
 def test_paired_interval_is_wide_enough_for_few_discordant_pairs(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=100, axes={"k": [1, 2], "layers": ["first"]})
-    synthetic(grid, lambda configuration: (0.95 if configuration.parameters.reuse.k == 1 else 0.93, 0.02, 60))
+    fill(grid, lambda configuration: (0.95 if configuration.parameters.reuse.k == 1 else 0.93, 0.02, 60))
     row = tables.grid_table(Results.of(grid)).set_index("config").loc["k2_first"]
     assert row["p"] == 0.5  # two lost, none gained
     assert row["lost_low"] < 0 < row["lost_high"]
@@ -72,7 +72,7 @@ def test_paired_interval_is_wide_enough_for_few_discordant_pairs(tmp_path: Path)
 def test_repeats_give_the_interval_of_the_speed_up(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=20,
                 axes={"k": [1, 2], "layers": ["first"], "repeat": [0, 1, 2]})
-    synthetic(
+    fill(
         grid,
         lambda configuration: (
             0.9,
@@ -138,7 +138,7 @@ def test_published_table_has_n_intervals_and_the_noise_of_its_baseline() -> None
 
 def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=50, axes={"k": [1, 2], "layers": ["first"]})
-    synthetic(grid, collapse)
+    fill(grid, collapse)
     for path in tmp_path.rglob("samples.jsonl"):
         path.unlink()
     row = tables.grid_table(Results.of(grid)).set_index("config").loc["k2_first"]
@@ -149,7 +149,7 @@ def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
 
 def test_changed_samples_are_refused(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
-    synthetic(grid)
+    fill(grid)
     path = next(tmp_path.rglob("samples.jsonl"))
     path.write_text(path.read_text().replace("true", "false"))
     with pytest.raises(ValueError, match="not the samples"):

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, grid, options, run, share, suite, train, webapp
+from fastdllm.cli import audit, chat, doctor, grid, lm_eval, options, run, share, suite, train, webapp
 from fastdllm.model.errors import DecodingError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.add_typer(grid.app, name="grid")
 app.command("run", cls=options.RunCommand, epilog=run.EXAMPLES)(run.run)
 app.command("notebooks", epilog=suite.EXAMPLES)(suite.notebooks)
 app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
+app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
 app.command("train", epilog=train.EXAMPLES)(train.train)

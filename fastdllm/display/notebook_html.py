@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
-from html import escape
 from pathlib import Path
 
-from fastdllm.lab import atomic
-from fastdllm.lab.jobs import notebooks
+from bs4 import BeautifulSoup
 
-NO_TEXT = "No description has been provided for this image"    # nbconvert's, which leaves the figure's own text out
+from fastdllm.lab import atomic
+
+TEMPLATES = Path(__file__).parent / "templates"     # `report` there extends nbconvert's `lab`
+ELSEWHERE = ("http:", "https:", "//")                 # how the address of another host begins
 
 
 def export(notebook: Path, hide_code: bool = False) -> Path:
@@ -22,12 +21,17 @@ def export(notebook: Path, hide_code: bool = False) -> Path:
 
 def to_html(notebook: Path, hide_code: bool = False) -> str:
     """A notebook as a page that loads nothing from elsewhere."""
-    with notebooks.without("rfc3987_syntax"):
-        from nbconvert import HTMLExporter
-    exporter = HTMLExporter(template_name="lab", exclude_input=hide_code, mathjax_url="", require_js_url="")
+    from nbconvert import HTMLExporter
+    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)], exclude_input=hide_code)
     body, _ = exporter.from_filename(str(notebook))
-    body = re.sub(r'<script src="">\s*</script>', "", body)     # the blanked addresses above
-    outputs = [output for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-               for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    texts = iter(output["metadata"].get("image/png", {}).get("alt", "figure") for output in outputs)
-    return re.sub(f'alt="{NO_TEXT}"', lambda _: f'alt="{escape(next(texts))}"', body)
+    return without_foreign(body)[0]
+
+
+def without_foreign(body: str) -> tuple[str, int]:
+    """A page without the scripts and style sheets of other hosts, where there may be no network; and how many."""
+    soup = BeautifulSoup(body, "html.parser")
+    foreign = [element for element in soup.select("script[src], link[href]")
+               if str(element.get("src") or element.get("href")).strip().lower().startswith(ELSEWHERE)]
+    for element in foreign:
+        element.decompose()
+    return (str(soup) if foreign else body), len(foreign)

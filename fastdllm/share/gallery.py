@@ -1,6 +1,6 @@
 """`fastdllm gallery`: executed/ as one static site that opens from the file system.
 
-An index table over experiments and cells, every executed notebook as a page, downloads of notebook and record.
+An index table over experiments and configurations, every executed notebook as a page, downloads of notebook and record.
 Nothing is loaded from elsewhere. Hosts, users, paths and secrets are left out unless told otherwise.
 """
 
@@ -84,27 +84,28 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     Raises ValueError for an unknown experiment, or if there is nothing to show.
     """
     folder = folder or executed()
-    places = _places(folder)
-    if unknown := [name for name in names or [] if name not in places]:
-        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(places) or 'none: nothing has run'}")
+    folders = _places(folder)
+    if unknown := [name for name in names or [] if name not in folders]:
+        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(folders) or 'none: nothing has run'}")
     current, shown = CurrentFingerprints(), []
-    for name in names or list(places):
+    for name in names or list(folders):
         grid = inventory.grid_of(name)
-        shown.append((name, grid, inventory.configuration_states(places[name], current, grid),
-                      inventory.notebook_runs(places[name])))
+        shown.append((name, grid, inventory.configuration_states(folders[name], current, grid),
+                      inventory.notebook_runs(folders[name])))
     if not any(cells or runs for _, _, cells, runs in shown):
         raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
     nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
     draft = SiteDraft(_redactor(folder, nodes) if redact else None)
     cells, sections = [], []
     for name, grid, states, runs in shown:
-        shipped = places[name].parent.name == inventory.PUBLISHED
-        log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} cells, {len(runs)} notebooks")
-        own = [_cell(draft, name, state) for state in states]
+        shipped = folders[name].parent.name == inventory.PUBLISHED
+        log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} configurations, "
+            f"{len(runs)} notebooks")
+        own = [_configuration(draft, name, state) for state in states]
         notebooks = []
         for run in runs:
-            place = Path("notebooks") / name / run.path.parent.relative_to(places[name])
-            page, notebook = draft.notebook(run.path, place, f"{name}: {run.name}")
+            page_path = Path("notebooks") / name / run.path.parent.relative_to(folders[name])
+            page, notebook = draft.notebook(run.path, page_path, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
         sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "",
@@ -168,32 +169,35 @@ def _places(folder: Path) -> dict[str, Path]:
         name: folder / name for name in inventory.names(folder)}
 
 
-def _cell(draft: SiteDraft, experiment: str, state: ConfigurationState) -> dict[str, Any]:
+def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState) -> dict[str, Any]:
     """One row of the index; adds the cell's pages and downloads."""
-    cell, reuse = state.configuration, state.configuration.parameters.reuse
+    configuration, reuse = state.configuration, state.configuration.parameters.reuse
     record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
     row = records.row(record) if record else None
-    place = Path("cells") / experiment / cell.directory.parent.name / cell.directory.name
-    found: dict[str, Any] = {
+    page_path = Path("cells") / experiment / configuration.directory.parent.name / configuration.directory.name
+    entry: dict[str, Any] = {
         "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment,
-        "task": cell.directory.parent.name, "config": cell.name, "k": reuse.k, "row": row, "page": "", "notebook": "",
-        "record": "", "traceback": "", "layers": row["layers"] if row else "", "policy": row["policy"] if row else "",
-        "revision": cell.parameters.revision, "node": row["node"] if row else ""}
+        "task": configuration.directory.parent.name, "config": configuration.name, "k": reuse.k, "row": row,
+        "page": "", "notebook": "", "record": "", "traceback": "",
+        "layers": row["layers"] if row else "", "policy": row["policy"] if row else "",
+        "revision": configuration.parameters.revision, "node": row["node"] if row else ""}
     if state.shared_with:
-        found["detail"] = "; ".join(filter(None, [found["detail"], f"same run as {state.shared_with}"]))
+        entry["detail"] = "; ".join(filter(None, [entry["detail"], f"same run as {state.shared_with}"]))
     if record:
         content = {**record.content(), "checksum": record.checksum}
-        found["record"] = draft.add(place / records.SUMMARY, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        entry["record"] = draft.add(page_path / records.SUMMARY,
+                                    json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     facts = _facts(state, row)
-    title = f"{experiment}: {cell.path}"
-    for path in bundle.executed_notebooks(cell.directory):
-        found["page"], found["notebook"] = draft.notebook(path, place, title, facts, records.SUMMARY if record else "")
-    if record and record.shared_from and not found["page"]:      # the page of the run that it shares
-        for path in bundle.executed_notebooks(cell.directory.with_name(record.shared_from)):
-            found["page"] = (place.with_name(record.shared_from) / path.name).with_suffix(".html").as_posix()
-    for path in sorted(cell.directory.glob("*.failed.ipynb")):
-        found["traceback"], _ = draft.notebook(path, place, f"{title} (failed)", facts)
-    return found
+    title = f"{experiment}: {configuration.path}"
+    for path in bundle.executed_notebooks(configuration.directory):
+        entry["page"], entry["notebook"] = draft.notebook(path, page_path, title, facts,
+                                                           records.SUMMARY if record else "")
+    if record and record.shared_from and not entry["page"]:      # the page of the run that it shares
+        for path in bundle.executed_notebooks(configuration.directory.with_name(record.shared_from)):
+            entry["page"] = (page_path.with_name(record.shared_from) / path.name).with_suffix(".html").as_posix()
+    for path in sorted(configuration.directory.glob("*.failed.ipynb")):
+        entry["traceback"], _ = draft.notebook(path, page_path, f"{title} (failed)", facts)
+    return entry
 
 
 def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -70,15 +70,15 @@ def configuration_states(
         else []
     )
     known = {state.configuration.directory.resolve() for state in planned}
-    found = []
+    others = []
     for path in sorted(directory.glob(f"*/*/{records.SUMMARY}")):
         if path.parent.resolve() in known:
             continue
         try:
             record = records.read(path.parent)
         except ValueError as error:
-            configuration = Configuration(directory.name, path.parent.name, _place(path), path.parent)
-            found.append(ConfigurationState(configuration, "failed", str(error)))
+            configuration = Configuration(directory.name, path.parent.name, _parameters_of(path), path.parent)
+            others.append(ConfigurationState(configuration, "failed", str(error)))
             continue
         configuration = Configuration(directory.name, record.config, record.parameters, path.parent)
         state = (
@@ -87,12 +87,12 @@ def configuration_states(
             else status.state_of(configuration, current)
         )
         outside = f"not a configuration of {directory.name}.yml" if planned else ""
-        found.append(replace(state, shared_with=record.shared_from,
+        others.append(replace(state, shared_with=record.shared_from,
                              detail="; ".join(filter(None, [state.detail, outside]))))
-    return planned + found
+    return planned + others
 
 
-def _place(path: Path) -> Parameters:
+def _parameters_of(path: Path) -> Parameters:
     """Parameters that say no more than where a damaged record lies."""
     task, _, limit = path.parent.parent.name.partition("_limit_")
     return Parameters.of(task=task, limit=int(limit) if limit.isdigit() and int(limit) else None)
@@ -100,14 +100,14 @@ def _place(path: Path) -> Parameters:
 
 def notebook_runs(directory: Path) -> list[Executed]:
     """Every executed notebook of the directory that is not a configuration's, with what speaks against it."""
-    found = []
+    runs = []
     for path in sorted(directory.rglob("*.ipynb")):
         if ".part" in path.name or path.name.endswith(".failed.ipynb") or (path.parent / records.SUMMARY).exists():
             continue
         name = str(path.relative_to(directory).with_suffix(""))
         note = path.parent / notebook_run.RECORD
         if not note.exists():
-            found.append(Executed(path, name))
+            runs.append(Executed(path, name))
             continue
         run = notebook_run.NotebookRun(**json.loads(note.read_text(encoding="utf-8")))
         try:
@@ -115,5 +115,5 @@ def notebook_runs(directory: Path) -> list[Executed]:
             problem = "" if now == run.identity else "stale: the notebook, its parameters or the code changed"
         except ValueError as error:
             problem = f"cannot be checked: {error}"
-        found.append(Executed(path, name, problem, run.date))
-    return found
+        runs.append(Executed(path, name, problem, run.date))
+    return runs

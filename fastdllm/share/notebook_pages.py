@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,20 +14,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
+from fastdllm.display.notebook_html import without_foreign
+
 STATIC = Path(__file__).parent / "static"
 STATE = "application/vnd.jupyter.widget-state+json"
-# What outputs would load from the network, where there may be none: scripts and style sheets of other hosts.
-FOREIGN = re.compile(r"<script\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//[^>]*>\s*</script>|"
-                     r"<link\b[^>]*\bhref\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.IGNORECASE)
-# What nbconvert writes before a widget, for a jQuery that is not here.
-JQUERY = re.compile(r"<script[^>]*>\s*var element = \$\('#[\w-]+'\);\s*</script>")
+TEMPLATES = Path(__file__).parent / "templates"     # `gallery` there extends nbconvert's `classic`
 
 
 class Writer:
     """Turns notebooks into pages and knows which assets they need. `notes` say what was left out."""
 
     def __init__(self) -> None:
-        self.exporter = HTMLExporter(template_name="basic", mathjax_url="", require_js_url="")
+        self.exporter = HTMLExporter(template_name="gallery", extra_template_basedirs=[str(TEMPLATES)])
         self.templates = Environment(loader=PackageLoader("fastdllm.share", "static"), autoescape=True,
                                      undefined=StrictUndefined)
         self.widgets = False
@@ -39,7 +36,7 @@ class Writer:
         """HTML of a notebook (parsed JSON); `up` leads to the site's root."""
         node = nbformat.reads(json.dumps(notebook), as_version=4)
         body, _ = self.exporter.from_notebook_node(node)
-        body, foreign = FOREIGN.subn("", JQUERY.sub("", body))
+        body, foreign = without_foreign(body)
         if foreign:
             self.notes.append(f"{title}: {foreign} scripts or styles of other hosts were left out")
         widgets = bool(notebook["metadata"].get("widgets", {}).get(STATE))     # the exporter writes the states
@@ -50,15 +47,15 @@ class Writer:
     def assets(self) -> dict[str, bytes]:
         """The files that the pages share; the widgets' 3.6 MB only if a page has one."""
         colours = HtmlFormatter(style="default").get_style_defs(".highlight")
-        found = {"gallery.css": (STATIC / "gallery.css").read_bytes() + f"\n{colours}\n".encode(),
+        files = {"gallery.css": (STATIC / "gallery.css").read_bytes() + f"\n{colours}\n".encode(),
                  "gallery.js": (STATIC / "gallery.js").read_bytes()}
         if self.widgets:
-            found |= {"embed-amd.js": lzma.decompress((STATIC / "embed-amd.js.xz").read_bytes()),
+            files |= {"embed-amd.js": lzma.decompress((STATIC / "embed-amd.js.xz").read_bytes()),
                       "require.min.js": (STATIC / "require.min.js").read_bytes(),
                       "LICENSE.html-manager": (STATIC / "LICENSE.html-manager").read_bytes()}
             anywidget = Path(sys.prefix) / "share" / "jupyter" / "nbextensions" / "anywidget" / "index.js"
             if anywidget.exists():
-                found["anywidget.js"] = anywidget.read_bytes()
+                files["anywidget.js"] = anywidget.read_bytes()
             else:
                 self.notes.append("anywidget's browser part is not installed here: its widgets show as text")
-        return found
+        return files

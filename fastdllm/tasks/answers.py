@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
 
 from fastdllm.tasks.base import Score
 from fastdllm.tasks.numbers import NUMBER, numbers, plain, trimmed, value
@@ -96,28 +95,6 @@ def score_number(text: str, target: str, rules: Sequence[str]) -> dict[str, Scor
         amount = value(flexible(extracted)) if extracted is not None else None
         scores[rule] = Score(extracted, amount == want)
     return scores
-
-
-def harness_filters(filter_list: Sequence[dict[str, Any]]) -> dict[str, Callable[[str], str]]:
-    """The filters of a harness task's configuration as functions of one output.
-
-    The harness itself does the work; it marks an output without an answer with "[invalid]".
-    """
-    from lm_eval.api.instance import Instance
-    from lm_eval.filters import build_filter_ensemble
-
-    def applied(name: str, steps: list[dict[str, Any]]) -> Callable[[str], str]:
-        parts: list[Any] = [[step["function"], {k: v for k, v in step.items() if k != "function"} or None]
-                            for step in steps]
-        ensemble = build_filter_ensemble(name, parts)
-
-        def take(text: str) -> str:
-            instance = Instance("generate_until", {}, ("", {}), 0)
-            instance.resps = [text]
-            ensemble.apply([instance])
-            return instance.filtered_resps[name]
-        return take
-    return {entry["name"]: applied(entry["name"], entry["filter"]) for entry in filter_list}
 
 
 def stopped_by(text: str, stop_strings: Sequence[str]) -> str | None:

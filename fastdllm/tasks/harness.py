@@ -1,9 +1,9 @@
 """The model `fastdllm` of lm-evaluation-harness: our checkpoints, loop, reuse and revisions under its own command.
 
-    lm_eval --model fastdllm --model_args pretrained=tiny,k=2,layers=middle --tasks gsm8k --apply_chat_template
+    fastdllm lm-eval --model fastdllm --model_args pretrained=tiny,k=2,layers=middle --tasks gsm8k --apply_chat_template
 
-The harness finds it through `fastdllm.tasks.registration` once the package is installed. A grid configuration runs the
-same prompts and scores without the harness's driver (`fastdllm.tasks.benchmarks`) and writes a run record.
+From Python: `registration.register()`, then `lm_eval.simple_evaluate(model="fastdllm", ...)`. A grid configuration
+runs the same prompts and scores without the harness's driver (`fastdllm.tasks.benchmarks`) and writes a run record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import lm_eval
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM as HarnessLM
-from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from fastdllm import decode
@@ -63,7 +62,7 @@ class FastDLLM(HarnessLM):
         self.batch_size, self.engine, self.revision, self.seed = int(batch_size), engine, revision, seed
         self.prompt = TaskOptions(prompt=prompt).prompt
         if device.startswith("cuda") and not torch.cuda.is_available():
-            log.warning("device=%s, which is also lm_eval's default, is not there; running on the CPU", device)
+            log.warning("device=%s, which is also lm-eval's default, is not there; running on the CPU", device)
             device = "cpu"
         self.lm = pretrained if isinstance(pretrained, LM) else load(
             pretrained, revision=model_revision, device=device, dtype=dtype)
@@ -108,20 +107,20 @@ class FastDLLM(HarnessLM):
         for index, request in enumerate(requests):
             groups.setdefault(self._decoding(request.arguments[1]), []).append(index)
         prompts = [self.encode(request) for request in requests]
-        found: dict[int, RowResult] = {}
+        rows: dict[int, RowResult] = {}
         bar = tqdm(total=len(requests), desc="fastdllm", unit="answer", disable=disable_tqdm)
         for decoding, members in groups.items():
             # Longest first: rows of like length share a batch, and too little memory shows at once. Sampling is
-            # seeded by a row's place, which therefore stays.
+            # seeded by a row's number, which therefore stays.
             order = members if decoding.temperature > 0 else sorted(members, key=lambda i: -len(prompts[i]))
             for row in self._rows([prompts[i] for i in order], decoding):
                 index = order[row.row]
-                found[index] = row
+                rows[index] = row
                 bar.update()
                 self.cache_hook.add_partial("generate_until", requests[index].arguments, row.text)
         bar.close()
-        self.results += [found[index] for index in range(len(requests))]
-        return [found[index].text for index in range(len(requests))]
+        self.results += [rows[index] for index in range(len(requests))]
+        return [rows[index].text for index in range(len(requests))]
 
     def _rows(self, prompts: Sequence[list[int]], decoding: Decoding):
         if self.engine == "autoregressive":
@@ -130,7 +129,7 @@ class FastDLLM(HarnessLM):
                                     seed=self.seed, batch_size=self.batch_size)
 
     def _decoding(self, wanted: dict[str, Any]) -> Decoding:
-        """Our settings with a request's generation_kwargs; a max_new_tokens of model_args wins over the task's."""
+        """Our settings with a request's generation_kwargs; max_new_tokens of model_args wins over the task's."""
         unknown = sorted(set(wanted) - set(GENERATION))
         if unknown:
             raise ValueError(f"generation_kwargs: {', '.join(unknown)} unknown; allowed: {', '.join(GENERATION)}")
@@ -145,18 +144,18 @@ class FastDLLM(HarnessLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """One forward per request, as `fastdllm.tasks.likelihood` says; the second value is False throughout for
-        diffusion, as in the published evaluation. Layer reuse has nothing to act on here, and k > 1 is refused.
+        diffusion, as in the published evaluation. Raises ValueError for k > 1: layer reuse has nothing to act on here.
         """
         if self.reuse.active:
             raise ValueError(f"model_args: k={self.reuse.k} for a task scored by likelihood reuses nothing (one "
                              "forward a choice, no denoising); allowed: k=1, or a generative task (mmlu_generative)")
         pairs = [likelihood.ChoiceForward(i, 0, *likelihood.encode_pair(self.lm, *request.arguments))
                  for i, request in enumerate(requests)]
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+        scores: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         for index, score, _ in likelihood.score_pairs(self.lm, pairs, self.batch_size, self.engine):
-            found[index] = (score.value, score.greedy and self.engine == "autoregressive")
-            self.cache_hook.add_partial("loglikelihood", requests[index].arguments, found[index])
-        return found
+            scores[index] = (score.value, score.greedy and self.engine == "autoregressive")
+            self.cache_hook.add_partial("loglikelihood", requests[index].arguments, scores[index])
+        return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Not offered."""
@@ -174,9 +173,6 @@ class FastDLLM(HarnessLM):
         return {"checkpoint": self.lm.fingerprint, "engine": self.engine, "revision": self.revision,
                 "decoding": self.decoding.model_dump(mode="json"), "reuse": self.reuse.model_dump(mode="json"),
                 "prompt": self.prompt, "generated_tokens": sum(len(row.tokens) for row in self.results), "nfe": nfe}
-
-
-register_model("fastdllm")(FastDLLM)
 
 
 def evaluate(model: FastDLLM, name: str, *, data: str | Path | None = None, limit: int | None = None,

@@ -62,7 +62,7 @@ class ChatPage(Live):
         self.talk.value = DIVIDER.join(filter(None, parts)) or f"<em>Nothing said yet.{self.about}</em>"
 
     def send(self) -> None:
-        """Answer the message, in the background. A message that is refused stays in its field."""
+        """Answer the message, in the background. A message that can't be asked stays in its field."""
         if self.job.running:
             self.status.message(BUSY)
             return

@@ -33,7 +33,7 @@ class Controls:
 
     def __init__(self, max_new_tokens: int = 128, k: int = 2, layers: str = "middle", policy: str = "output",
                  revision: str = "fixed", threshold: float = 0.9):
-        shared = place()
+        shared = column_layout()
         self.threshold = w.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **shared)
         self.max_new_tokens = number("new tokens", max_new_tokens, **shared)
         self.small_block = w.Dropdown(options=[4, 8, 16, 32], value=8, description="small block", **shared)
@@ -65,7 +65,7 @@ class Controls:
         return Reuse(k=self.k.value, layers=self.layers.value or None, policy=policy_path(str(self.policy.value)))
 
 
-def place() -> dict[str, Any]:
+def column_layout() -> dict[str, Any]:
     """Style and layout of the controls in `fields`; they share the layout, each of which a saved notebook holds."""
     # ipywidgets gives every widget margins of 2 px
     return {"style": WIDE, "layout": w.Layout(width="auto", max_width="calc(100% - 4px)")}

@@ -44,7 +44,7 @@ class Panel(Live):
         self.controls = Controls(**settings)                                    # pyright: ignore
         self.status, self.player = Status(), Player()
         self.stage = w.VBox([w.HTML("<em>Press run.</em>")])
-        shared = controls.place()
+        shared = controls.column_layout()
         self.model = w.Combobox(value=model if isinstance(model, str) else model.name, ensure_option=False,
                                 options=["tiny", "Efficient-Large-Model/Fast_dLLM_v2_7B"], description="model",
                                 **shared)
@@ -102,10 +102,10 @@ class Panel(Live):
 
     def _load(self, name: str, index: int) -> None:
         self.status.message(f"loading {name} ...")
-        found = fetch(name, index, self.job.stop)
-        if found is not None:
-            self._pose(found)
-        self.status.message("" if found else "cancelled")
+        fetched = fetch(name, index, self.job.stop)
+        if fetched is not None:
+            self._pose(fetched)
+        self.status.message("" if fetched else "cancelled")
 
     def _pose(self, problem: DisplayedProblem) -> None:
         self.problem = problem

@@ -30,12 +30,12 @@ class DisplayedProblem:
 
 def pick(task: str, index: int) -> DisplayedProblem:
     """Problem `index` of a task. Raises ValueError for an index or data that aren't there."""
-    found = tasks.get(task).problems(limit=index + 1)
-    if index >= len(found):
-        raise ValueError(f"problem: {index} of {task}; allowed: 0 to {len(found) - 1}")
-    prompt = found[index].prompt
+    problems = tasks.get(task).problems(limit=index + 1)
+    if index >= len(problems):
+        raise ValueError(f"problem: {index} of {task}; allowed: 0 to {len(problems) - 1}")
+    prompt = problems[index].prompt
     return DisplayedProblem(
-        found[index].id, prompt if isinstance(prompt, str) else prompt[-1]["content"], found[index].target
+        problems[index].id, prompt if isinstance(prompt, str) else prompt[-1]["content"], problems[index].target
     )
 
 

@@ -6,9 +6,6 @@ import ast
 import json
 import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +46,9 @@ def find(name: str | Path) -> Path:
 
 def declared(notebook: Path) -> dict[str, Declared]:
     """The parameters of a notebook: literal assignments in the cell tagged `parameters`.
+
+    Read from the syntax tree: `papermill.inspect_notebook` goes line by line and leaves out, with a warning, every
+    parameter whose line holds a second `=`, in a comment too.
 
     Raises ValueError if there is no such cell, or if it holds anything else.
     """
@@ -101,8 +101,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
     ValueError before anything starts for parameters that the notebook doesn't have.
     """
     values = check(notebook, parameters)
-    with without("rfc3987_syntax"):
-        from papermill.exceptions import PapermillExecutionError
+    from papermill.exceptions import PapermillExecutionError
     part = output.with_name(f"{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -115,21 +114,6 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
         os.fsync(handle.fileno())
     atomic.move(part, output)
     failed.unlink(missing_ok=True)
-
-
-@contextmanager
-def without(module: str) -> Iterator[None]:
-    """Imports in this block do not find `module`, unless it is there already.
-
-    For rfc3987_syntax: jsonschema, which papermill and nbconvert import, takes it where it is installed, and it builds
-    a grammar of internationalised addresses on import (1.4 s). No notebook holds one.
-    """
-    before = sys.modules.setdefault(module, None)  # pyright: ignore[reportArgumentType]
-    try:
-        yield
-    finally:
-        if before is None:
-            sys.modules.pop(module)
 
 
 def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: int = 3) -> None:
