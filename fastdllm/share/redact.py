@@ -27,7 +27,8 @@ from fastdllm.lab.config.paths import root
 from fastdllm.lab.records.record import Record
 
 KEY = ".redaction-key"
-NOBODY = {"root", "user", "runner", "ubuntu", "debian", "jovyan", "localhost", "node", "nobody"}    # names of no one
+NOBODY = {"root", "user", "runner", "ubuntu", "debian", "jovyan", "localhost", "node", "nobody",
+          "unknown"}      # names of no one
 SECRET = "<secret>"
 TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|"
                     r"sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})")
@@ -63,7 +64,7 @@ class Redactor:
 
     def node(self, name: str) -> str:
         """The pseudonym of a node, always the same."""
-        if re.fullmatch(r"node-[0-9a-f]{6}", name):
+        if name == "unknown" or re.fullmatch(r"node-[0-9a-f]{6}", name):
             return name
         return f"node-{hmac.new(self.key, name.split('.')[0].encode(), hashlib.sha256).hexdigest()[:6]}"
 
@@ -94,7 +95,8 @@ class Redactor:
     def record(self, record: Record) -> Record:
         """A record without names, sealed anew and marked as redacted; its numbers and identity are untouched."""
         node = self.node(record.environment.node)
-        values = self.values(record.model_dump(mode="json", by_alias=True))
+        content = record.model_dump(mode="json", by_alias=True)
+        values = {name: _mapped(value, self.output, keys=name == "notes") for name, value in content.items()}
         values["environment"]["node"], values["redacted"] = node, True
         return Record(**values).sealed()
 
@@ -211,12 +213,13 @@ def _directory(path: str, inside: str = "") -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.~-])(?:file://)?{re.escape(path)}(?![\w-]){inside}")
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _mapped(value: Any, change: Callable[[str], str], keys: bool = True) -> Any:
+    """Every string in a JSON value changed; `keys=False`: the names of fields are ours and stay."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change(str(name)): _mapped(item, change) for name, item in value.items()}
-    return [_mapped(item, change) for item in value] if isinstance(value, list) else value
+        return {change(str(name)) if keys else name: _mapped(item, change, keys) for name, item in value.items()}
+    return [_mapped(item, change, keys) for item in value] if isinstance(value, list) else value
 
 
 def _shortened(match: re.Match[str]) -> str:

@@ -118,7 +118,8 @@ def read_rows(data: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"data: {path} does not exist; allowed: a .jsonl file, or a directory with one")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # A row ends at \n and nowhere else: U+2028 or U+0085 in a text is text. A BOM is no part of the first row.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
