@@ -111,11 +111,11 @@ class Redactor:
         source = "".join(cell["source"])
         injected = {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))
         written = self.code if cell["cell_type"] == "code" else self.plain
-        found = {**cell, "source": (self.output if injected else written)(source),
-                 "metadata": self.values(cell["metadata"])}
+        redacted = {**cell, "source": (self.output if injected else written)(source),
+                    "metadata": self.values(cell["metadata"])}
         if "outputs" in cell:
-            found["outputs"] = [self._output(output) for output in cell["outputs"]]
-        return found
+            redacted["outputs"] = [self._output(output) for output in cell["outputs"]]
+        return redacted
 
     def _output(self, output: dict[str, Any]) -> dict[str, Any]:
         if "data" not in output:
@@ -141,8 +141,8 @@ class Redactor:
     def _places(self, text: str) -> str:
         if self.project is not None:
             text = self.project.sub(".", text)
-        for place in (*self.places, PLACES):
-            text = place.sub(_shortened, text)
+        for directory in (*self.places, PLACES):
+            text = directory.sub(_shortened, text)
         return text
 
     def _names(self, text: str, variables: bool = False) -> str:
@@ -174,7 +174,7 @@ def build(secret: bytes, hosts: Iterable[str] = (), users: Iterable[str] = (), p
     inside = rf"(?:/{PART}+)*/?"
     return Redactor(
         secret, _directory(str(project)) if project is not None else None,
-        tuple(_directory(place, inside) for place in sorted(places, key=len, reverse=True) if len(place) > 1),
+        tuple(_directory(path, inside) for path in sorted(places, key=len, reverse=True) if len(path) > 1),
         hosts, tuple(sorted(tokens, key=len, reverse=True)), pattern)
 
 

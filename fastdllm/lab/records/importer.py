@@ -47,7 +47,7 @@ def take(folder: Path, experiment: str | None = None, target: Path | None = None
             try:
                 home = _home(result, path, folder, experiment, target or executed())
                 if home in taken:
-                    raise ValueError(f"its place {home} holds what {taken[home]} states already; allowed: one result a "
+                    raise ValueError(f"{home} holds what {taken[home]} states already; allowed: one result a "
                                      "configuration (of several results files, the newest)")
                 records.write(home, record(result, experiment or _experiment(result)))
             except ValueError as error:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from fastdllm.lab.records.stated_result import STAMP as STAMP
+
 Level = Literal["impossible", "doubtful", "note"]
-STAMP = "%Y%m%d_%H%M%S"
 LEVELS: tuple[Level, ...] = ("impossible", "doubtful", "note")
 # One row per configuration. Missing values are allowed everywhere but in row, batch, task and config.
 # settings: what a row is known to have run with, beyond k, layers, limit and code; metrics: every score by its name;
@@ -86,7 +86,7 @@ class Evidence:
 
         Named by what else varies, and by the score where a file names it.
         """
-        found = []
+        tables = []
         for name, rows in self.tables():
             varying = [key for key in dict.fromkeys(key for settings in rows["settings"] for key in settings)
                        if len({settings_key({key: settings.get(key)}) for settings in rows["settings"]}) > 1]
@@ -94,8 +94,8 @@ class Evidence:
             for (_, metric), part in rows.groupby([keys, "metric"], sort=False):
                 own = [f"{key} {part['settings'].iloc[0][key]}" for key in varying if key in part["settings"].iloc[0]]
                 own += [str(metric)] if metric else []
-                found.append((f"{name} ({', '.join(own)})" if own else name, part))
-        return found
+                tables.append((f"{name} ({', '.join(own)})" if own else name, part))
+        return tables
 
 
 Rule = Callable[[Evidence], Iterator[Finding]]
@@ -138,9 +138,3 @@ def decimals(value: float) -> int:
 def same_number(one: float, other: float) -> bool:
     """Whether two numbers agree to the digits that the shorter of them is stated with."""
     return abs(one - other) <= 0.5000001 * 10 ** -max(1, min(decimals(one), decimals(other)))
-
-
-def config_name(text: str) -> tuple[int, str] | None:
-    """k and layers of a configuration name such as k2_middle."""
-    found = re.match(r"^k(\d+)_(first|middle|last)(?:_|$)", text)
-    return (int(found[1]), found[2]) if found else None

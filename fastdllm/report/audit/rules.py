@@ -38,8 +38,8 @@ def audit(evidence: Evidence, only: Iterable[str] | None = None) -> list[Finding
     missing = [name for name in chosen if name not in known]
     if missing:
         raise ValueError(f"rules={missing}; allowed: {', '.join(known)}")
-    found = [finding for name in chosen for finding in known[name](evidence)]
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    findings = [finding for name in chosen for finding in known[name](evidence)]
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:

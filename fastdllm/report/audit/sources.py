@@ -67,9 +67,9 @@ def read(directory: str | Path) -> Evidence:
     return Evidence.of(rows, statements)
 
 
-def from_records(found: list[records.Record]) -> Evidence:
+def from_records(read_records: list[records.Record]) -> Evidence:
     """The audit's view of records that were read and checked already."""
-    return Evidence.of([_record_row(record, records.SUMMARY) for record in found])
+    return Evidence.of([_record_row(record, records.SUMMARY) for record in read_records])
 
 
 def _broken(path: Path, top: Path, problem: str, origin: str) -> dict[str, Any]:
