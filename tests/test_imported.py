@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import lab_support
 import pytest
@@ -33,8 +35,8 @@ def results(tmp_path):
 
 def test_what_a_file_says_and_what_it_does_not(results, tmp_path):
     lines = importer.take(results, target=tmp_path / "executed")
-    assert lines[-1] == "imported 2 of 3"
-    assert any("mmlu" in line and "never looked up in other files" in line for line in lines)
+    assert lines[-1] == "imported 3 of 4"
+    assert any("mmlu" in line and "no accuracy could be read: accuracy=None" in line for line in lines)
     record = records.read(tmp_path / "executed" / "00_baseline" / "gsm8k" / "k2_middle")
     assert record.status == "imported"
     assert (record.headline.value, record.headline.correct, record.n) == (0.7362, 971, 1319)
@@ -45,6 +47,98 @@ def test_what_a_file_says_and_what_it_does_not(results, tmp_path):
     assert (small.headline.correct, small.n, small.limit) == (6, 10, 10)
     table = records.frame([record, small])
     assert list(table["status"]) == ["imported", "imported"]
+
+
+def test_no_default_of_ours_is_written_for_what_a_file_does_not_say(results, tmp_path):
+    importer.take(results, target=tmp_path / "executed")
+    home = tmp_path / "executed" / "00_baseline" / "gsm8k_limit_10" / "k1_first"
+    content = json.loads((home / "summary.json").read_text())
+    assert not {"batch_size", "dtype", "engine", "seed"} & set(content["parameters"])
+    assert "threshold" not in content["parameters"]["decoding"]
+    assert "policy" not in content["parameters"]["reuse"]
+    assert "seconds" not in content
+    assert {"threshold", "batch_size", "seconds", "tokens_per_second"} <= set(content["unknown"])
+    record = records.read(home)
+    assert set(record.stated()) >= {"k", "layers", "task"}
+    assert not {"threshold", "batch_size"} & set(record.stated())
+    row = records.row(record)
+    assert row["threshold"] != row["threshold"]
+    assert row["seconds"] != row["seconds"]
+    assert (row["tokens"], row["dtype"]) == (3540, None)
+
+
+def test_what_a_file_does_say_is_kept(tmp_path):
+    old(tmp_path / "r" / "x" / "gsm8k" / "k2_last", {
+        "accuracy": 0.5, "throughput": {"tokens_generated": 812, "total_time_s": 4.0, "tokens_per_s": 203.0},
+        "model_args": {"reuse_k": 2, "layer_subset": "last", "threshold": "0.95", "use_block_cache": True,
+                       "dtype": "torch.bfloat16"},
+        "eval_params": {"num_fewshot": 3, "batch_size": "1", "limit": None}})
+    importer.take(tmp_path / "r", target=tmp_path / "executed")
+    record = records.read(tmp_path / "executed" / "x" / "gsm8k" / "k2_last")
+    assert (record.tokens, record.seconds, record.tokens_per_second, record.n) == (812, 4.0, 203.0, 1319)
+    stated = record.stated()
+    assert (stated["batch_size"], stated["threshold"], stated["shots"], stated["block_cache"]) == (1, 0.95, 3, True)
+    assert "dtype" in record.unknown
+    assert record.notes["stated"]["settings"]["dtype"] == "torch.bfloat16"
+
+
+def harness(folder, stamp="2026-01-19T00-54-18.123456", **scores):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"results_{stamp}.json").write_text(json.dumps({
+        "results": scores, "n-samples": {name: {"effective": 100} for name in scores},
+        "config": {"model_args": "pretrained=x,threshold=0.9", "batch_size": "auto", "limit": 100.0}}))
+
+
+def test_results_of_the_harness_are_imported_as_the_help_promises(tmp_path):
+    scores = {"exact_match,strict-match": 0.1, "exact_match,flexible-extract": 0.8}
+    harness(tmp_path / "evals" / "layer_0.9" / "org__name", gsm8k=scores, mmlu_pro={"exact_match,custom-extract": 0.4})
+    harness(tmp_path / "evals" / "layer_0.9" / "org__name", "2026-01-18T00-00-00.0", gsm8k={"exact_match,none": 0.2})
+    lines = importer.take(tmp_path / "evals", target=tmp_path / "executed")
+    assert lines[-1] == "imported 2 of 3"
+    assert any("the newest" in line for line in lines)
+    record = records.read(tmp_path / "executed" / "evals" / "gsm8k_limit_100" / "layer_0.9")
+    assert (record.headline.value, record.metric, record.n) == (0.8, "exact_match,flexible-extract", 100)
+    assert set(record.accuracy) == {"exact_match,strict-match", "exact_match,flexible-extract"}
+    assert {"k", "layers", "batch_size"} <= set(record.unknown)
+    assert records.row(record)["k"] != records.row(record)["k"]
+    assert "lm-evaluation-harness" in lab_support.command("import", "--help")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A project of its own, so that nothing is written into this one."""
+    for name in ("notebooks", "params"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_after_import_the_other_commands_work(elsewhere):
+    for k, layers, score in ((1, "first", 0.6), (2, "first", 0.7), (2, "middle", 0.1), (2, "last", 0.1)):
+        old(elsewhere / "old" / "run" / "gsm8k_limit_10" / f"k{k}_{layers}", {
+            "accuracy": score, "git_commit": "f7f4c2c0",
+            "throughput": {"tokens_generated": 3572 if k > 1 else 3540, "total_time_s": 85.0}})
+    old(elsewhere / "old" / "run" / "unheard_of" / "k1_first", {"accuracy": 0.5})
+    assert "imported 5 of 5" in lab_support.command("import", "old")
+    assert "impossible: equal_tokens" in lab_support.command("audit", "executed/run", code=1)
+    lab_support.command("gallery")
+    page = (elsewhere / "executed" / "gallery" / "index.html").read_text()
+    assert page.count(">imported<") or "imported" in page
+    assert ">nan<" not in page
+    assert ">None<" not in page
+    assert "imported (from" in lab_support.command("publish", "run", "--dry-run", code=1)
+    assert "would publish run: 5 files" in lab_support.command("publish", "run", "--dry-run", "--anyway")
+
+
+def test_the_logs_own_files_can_be_imported_whole(tmp_path):
+    cases = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared")) / "cases" / "20_old_results"
+    if not cases.is_dir():
+        pytest.skip(f"no {cases}")
+    assert importer.take(cases, target=tmp_path)[-1] == "imported 46 of 46"
+    record = records.read(tmp_path / "20_old_results" / "gsm8k_limit_10" / "k2_first")
+    assert (record.tokens, record.n, record.parameters.batch_size, record.environment.torch) == (
+        3572, 10, 1, "2.10.0+cu128")
+    assert {"threshold", "max_new_tokens", "dtype", "policy"} <= set(record.unknown)
 
 
 def test_imported_is_never_complete(tmp_path):
@@ -68,7 +162,7 @@ def test_our_own_records_are_not_overwritten(results, tmp_path):
 
 
 def test_nothing_to_import_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no summary\.json"):
+    with pytest.raises(ValueError, match=r"holds no summary\.json and no results_"):
         importer.take(tmp_path)
     old(tmp_path / "a" / "b" / "c", {"accuracy": "high"})
     assert "nothing was imported" in lab_support.command("import", tmp_path, code=1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
+import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from lab_support import command
+from PIL import Image
 from share_support import REPO
 
 from fastdllm.lab import records
@@ -115,6 +119,73 @@ def test_scripts_and_pictures_survive_redaction():
         {"output_type": "display_data", "metadata": {}, "data": shown}]}
     found = redactor.notebook({"cells": [cell], "metadata": {}})["cells"][0]["outputs"][0]["data"]
     assert found == {"image/png": "iVBOR/home/jdoe/abc", "text/plain": "…/a"}
+
+
+PICTURE = base64.b64encode(bytes(range(256)) * 8).decode()
+
+
+@pytest.mark.parametrize("text", [
+    f'<img src="data:image/png;base64,{PICTURE[:150]}+vm/{PICTURE[:150]}">', f"{PICTURE[:150]}/vm+{PICTURE[:150]}==",
+    f"data:image/png;base64,{PICTURE[:76]}/vm/\n{PICTURE[:76]}\n", f"base {PICTURE[:120]}+/home/vm/+{PICTURE[:120]}="])
+def test_no_word_is_found_inside_base64(text):
+    redactor = redact.build(b"key", ["vm"], ["jdoe"], None, ["/home/jdoe"])
+    for change in (redactor.plain, redactor.output, redactor.code, redactor.html):
+        assert change(text) == text
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("ran on vm.", "ran on NODE."), ("vmstat, vm-2, my_vm, xvm, VM", "vmstat, vm-2, my_vm, xvm, VM"),
+    (f"{PICTURE[:150]} on vm", f"{PICTURE[:150]} on NODE"),
+    ("/home/jdoe/" + "abcdefgh/" * 15 + "x", "…/x"),                  # long, of base64's letters, and a path
+    ("AWS_SESSION_TOKEN=" + PICTURE[:200], "AWS_SESSION_TOKEN=<secret>"),
+    (f"it is {PICTURE[100:260]}", "it is <secret>")])
+def test_what_only_looks_like_base64_or_a_word(before, after):
+    redactor = redact.build(b"key", ["vm"], ["jdoe"], None, ["/home/jdoe"], [PICTURE[100:260]])
+    assert redactor.output(before) == after.replace("NODE", redactor.node("vm"))
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("vm = run(vm)  # on vm", "vm = run(vm)  # on NODE"), ("print('vm', vm)", "print('NODE', vm)"),
+    ('"""on vm\nvm"""; vm.x', '"""on NODE\nNODE"""; vm.x'), ("for vm in gpu-07", "for vm in OTHER"),
+    ("x = '/home/jdoe/a.py'", "x = '…/a.py'")])
+def test_a_variable_is_no_host(before, after):
+    redactor = redact.build(b"key", ["vm", "gpu-07"], ["jdoe"], None, ["/home/jdoe"])
+    after = after.replace("NODE", redactor.node("vm")).replace("OTHER", redactor.node("gpu-07"))
+    assert redactor.code(before) == after
+    cell = {"cell_type": "code", "source": before, "metadata": {}, "outputs": []}
+    assert redactor.notebook({"cells": [cell], "metadata": {}})["cells"][0]["source"] == after
+    assert redactor.html(f"<script>{before}</script>") == f"<script>{after}</script>"
+
+
+def test_a_field_of_a_record_is_no_host(complete):
+    record = records.read(complete / "arithmetic_limit_2" / "k2_middle")
+    redactor = redact.build(b"key", ["parameters", "task", "unknown", "seconds"])
+    assert redactor.record(record).seconds == record.seconds
+    assert redactor.node("unknown") == "unknown"
+
+
+def images(value):
+    """Every image in a notebook's JSON: (kind, base64), of outputs and of HTML, wherever it stands."""
+    if isinstance(value, str):
+        yield from re.findall(r"data:image/(png|jpeg|gif|webp);base64,([^\"'\\\s)<>]*)", value)
+    elif isinstance(value, list):
+        for item in value:
+            yield from images(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name in ("image/png", "image/jpeg") and not isinstance(item, dict):      # a dictionary holds its size
+                yield name.removeprefix("image/"), "".join(item).replace("\n", "")
+            else:
+                yield from images(item)
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "executed" / "published").rglob("*.ipynb")),
+                         ids=lambda path: path.stem)
+def test_every_published_image_can_be_decoded(path):
+    for kind, text in images(json.loads(path.read_text(encoding="utf-8"))):
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
+            image.load()
+            assert image.format == kind.upper()
 
 
 def test_the_audit_has_a_word(complete):

@@ -50,7 +50,8 @@ def gallery(names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIME
         typer.echo(f"zip: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def import_results(folder: Annotated[Path, typer.Argument(help="An old results/ or artifacts/ folder.")],
+def import_results(folder: Annotated[Path, typer.Argument(help="An old results/ or artifacts/ folder, or one that "
+                                                           "lm-evaluation-harness wrote.")],
                    experiment: Annotated[str | None, typer.Option(help="Their place below executed/; default: what the "
                                                                   "folders say.")] = None) -> None:
     """Take over old results (summary.json, or the files of lm-evaluation-harness): imported, and never complete."""

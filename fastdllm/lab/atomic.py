@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -23,6 +24,21 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines, each ended by \\n and nothing else (U+2028 and U+0085 are text); a BOM is
+    no part of the first. Raises ValueError naming file and line.
+    """
+    values = []
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            if line.strip():
+                values.append(json.loads(line.decode()))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON in UTF-8 ({error}); "
+                             "allowed: JSON lines ended by \\n") from error
+    return values
 
 
 def write(path: Path, data: str | bytes) -> None:

@@ -63,8 +63,8 @@ def identity(record: Record) -> pd.DataFrame:
 
 
 def parameters(record: Record) -> pd.DataFrame:
-    """Every resolved parameter."""
-    return _column({name: repr(value) for name, value in record.parameters.flat().items()})
+    """Every resolved parameter (of an imported record: every stated one)."""
+    return _column({name: repr(value) for name, value in record.stated().items()})
 
 
 def _column(values: dict[str, Any]) -> pd.DataFrame:

@@ -35,25 +35,25 @@ def items(
     directory: Path, configurations: Iterable[ConfigurationState], runs: Iterable[Executed], redactor: Redactor
 ) -> list[Item]:
     """The redacted files of an experiment, paths relative to it."""
-    found = []
+    files = []
     for state in configurations:
         if state.record is None:
             continue
-        place = state.configuration.directory.relative_to(directory)
+        home = state.configuration.directory.relative_to(directory)
         record = redactor.record(state.record)
         content = {**record.content(), "checksum": record.checksum}
-        found.append(Item(place / records.SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()))
-        found += [
-            Item(place / path.name, notebook(path, redactor))
+        files.append(Item(home / records.SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()))
+        files += [
+            Item(home / path.name, notebook(path, redactor))
             for path in executed_notebooks(state.configuration.directory)
         ]
     for run in runs:
-        place = run.path.parent.relative_to(directory)
-        found.append(Item(place / run.path.name, notebook(run.path, redactor)))
+        home = run.path.parent.relative_to(directory)
+        files.append(Item(home / run.path.name, notebook(run.path, redactor)))
         if (note := run.path.parent / RECORD).exists():
             values = redactor.values(json.loads(note.read_text(encoding="utf-8")))
-            found.append(Item(place / RECORD, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()))
-    return sorted(set(found), key=lambda item: item.path)
+            files.append(Item(home / RECORD, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()))
+    return sorted(set(files), key=lambda item: item.path)
 
 
 def executed_notebooks(directory: Path) -> list[Path]:
@@ -67,23 +67,23 @@ def notebook(path: Path, redactor: Redactor) -> bytes:
     return (json.dumps(redactor.notebook(read_notebook(path)), indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def too_large(found: Iterable[Item], elsewhere: int) -> list[str]:
+def too_large(files: Iterable[Item], elsewhere: int) -> list[str]:
     """What breaks a limit; `elsewhere` are the bytes that other experiments have published."""
-    found = list(found)
+    files = list(files)
     problems = [f"{item.path}: {len(item.content) / 1000:.0f} kB; allowed: {NOTEBOOK_LIMIT // 1000} kB a notebook"
-                for item in found if item.path.suffix == ".ipynb" and len(item.content) > NOTEBOOK_LIMIT]
-    total = elsewhere + sum(len(item.content) for item in found)
+                for item in files if item.path.suffix == ".ipynb" and len(item.content) > NOTEBOOK_LIMIT]
+    total = elsewhere + sum(len(item.content) for item in files)
     if total > TOTAL_LIMIT:
         problems.append(f"{total / 1e6:.1f} MB with what is published; allowed: {TOTAL_LIMIT // 10**6} MB in all")
     return problems
 
 
-def write(found: Iterable[Item], target: Path) -> None:
+def write(files: Iterable[Item], target: Path) -> None:
     """Replace `target` by these files; what was there before stays until the new ones are whole."""
     fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    for item in found:
+    for item in files:
         atomic.write(fresh / item.path, item.content)
     if target.exists():
         target.rename(old)

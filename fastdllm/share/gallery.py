@@ -177,10 +177,10 @@ def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState)
     page_path = Path("cells") / experiment / configuration.directory.parent.name / configuration.directory.name
     entry: dict[str, Any] = {
         "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment,
-        "task": configuration.directory.parent.name, "config": configuration.name, "k": reuse.k, "row": row,
-        "page": "", "notebook": "", "record": "", "traceback": "",
-        "layers": row["layers"] if row else "", "policy": row["policy"] if row else "",
-        "revision": configuration.parameters.revision, "node": row["node"] if row else ""}
+        "task": configuration.directory.parent.name, "config": configuration.name, "row": row,
+        "k": figure(row["k"]) if row else str(reuse.k), "page": "", "notebook": "", "record": "", "traceback": "",
+        "revision": configuration.parameters.revision,
+        **{name: (row and row[name]) or "" for name in ("layers", "policy", "node")}}
     if state.shared_with:
         entry["detail"] = "; ".join(filter(None, [entry["detail"], f"same run as {state.shared_with}"]))
     if record:
@@ -204,7 +204,7 @@ def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[
     if row is None:
         return [("state", state.state)]
     return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
-            ("n", str(row["n"])), ("tokens/s", f"{row['tokens_per_second']:.0f}"), ("node", row["node"]),
+            ("n", figure(row["n"])), ("tokens/s", figure(row["tokens_per_second"])), ("node", row["node"]),
             ("identity", row["identity"][:12])]
 
 
@@ -214,8 +214,13 @@ def _redactor(folder: Path, nodes: list[str]) -> Redactor:
 
 def _templates() -> Environment:
     made = Environment(loader=PackageLoader("fastdllm.share", "static"), autoescape=True, undefined=StrictUndefined)
-    made.filters["breakable"] = breakable
+    made.filters["breakable"], made.filters["figure"] = breakable, figure
     return made
+
+
+def figure(number: float, form: str = ".0f") -> str:
+    """A number for people; "–" where an imported record's source does not state it."""
+    return "–" if number != number else format(number, form)
 
 
 def breakable(name: str) -> Markup:

@@ -46,13 +46,13 @@ def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerp
         if configuration.state != "complete"
     ]
     problems += [f"{run.name}: {run.problem}" for run in runs if run.problem]
-    found = [configuration.record for configuration in shown if configuration.record is not None]
-    if found:
-        findings = audit(from_records(found))
+    recorded = [configuration.record for configuration in shown if configuration.record is not None]
+    if recorded:
+        findings = audit(from_records(recorded))
         bad = failing(findings)
         problems += [f"audit, {finding.rule}: {finding.statement}" for finding in findings
                      if finding.level == "impossible" and bad & set(finding.rows)]
-    redactor = redact.redactor(folder, [record.environment.node for record in found])
+    redactor = redact.redactor(folder, [record.environment.node for record in recorded])
     items = bundle.items(directory, configurations, runs, redactor)
     if not items:
         raise ValueError(

@@ -27,7 +27,8 @@ from fastdllm.lab.config.paths import root
 from fastdllm.lab.records.record import Record
 
 KEY = ".redaction-key"
-NOBODY = {"root", "user", "runner", "ubuntu", "debian", "jovyan", "localhost", "node", "nobody"}    # names of no one
+NOBODY = {"root", "user", "runner", "ubuntu", "debian", "jovyan", "localhost", "node", "nobody",
+          "unknown"}      # names of no one
 SECRET = "<secret>"
 TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|"
                     r"sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})")
@@ -36,10 +37,17 @@ TELLING = "TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
 ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*(?:{TELLING})[A-Z0-9_]*['\"]?\s*[:=]\s*['\"]?)(?![\d.]+\b)[^\s'\",;}}<>]{{6,}}")
 SECRET_NAMES = re.compile(TELLING, re.IGNORECASE)
 # An absolute path; the character before it tells it from a URL, a fraction or a closing tag.
-BEFORE, PART = r"(?<![\w./<+~\\-])(?<!base64,)(?:file://)?/", r"[\w.@+~-]"
+BEFORE, PART = r"(?<![\w./<+~\\-])(?:file://)?/", r"[\w.@+~-]"
 PATH = re.compile(rf"{BEFORE}(?:{PART}+/)+{PART}*")
 PLACES = re.compile(rf"{BEFORE}(?:home|root|Users|scratch|work|tmp|var|opt|usr|mnt|data|gpfs|lustre|nfs|srv|media|"
                     rf"private|beegfs|ceph|projects?|cluster|storage|nobackup)/(?:{PART}+/)*{PART}*")
+# Base64: a data URI, or a long run that is no path (few slashes). Inside it nothing is a word.
+DATA_URI = re.compile(r"(data:[\w/+.;=-]*base64,[A-Za-z0-9+/=]*(?:(?:\\n|\n)[A-Za-z0-9+/=]{40,})*)")
+RUN = re.compile(r"((?<![A-Za-z0-9+/=])[A-Za-z0-9+/]{100,}={0,2})")
+SLASHES = 20                # base64 has a slash in 64 characters, a path one in fewer than this
+# A string or a comment in code: the only places of it where a name can be somebody's.
+QUOTED = re.compile(r"""(\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|"""
+                    r"""`(?:[^`\\]|\\.)*`|(?:\#|//)[^\n]*)""", re.DOTALL)
 SCRIPTS = re.compile(r"(<(?:script|style)\b.*?</(?:script|style)>)", re.DOTALL | re.IGNORECASE)
 
 
@@ -56,29 +64,29 @@ class Redactor:
 
     def node(self, name: str) -> str:
         """The pseudonym of a node, always the same."""
-        if re.fullmatch(r"node-[0-9a-f]{6}", name):
+        if name == "unknown" or re.fullmatch(r"node-[0-9a-f]{6}", name):
             return name
         return f"node-{hmac.new(self.key, name.split('.')[0].encode(), hashlib.sha256).hexdigest()[:6]}"
 
     def plain(self, text: str) -> str:
         """Text that people or programs wrote: secrets, known names and places go, other slashes stay."""
-        for token in self.tokens:
-            text = text.replace(token, SECRET)
-        text = ASSIGNED.sub(rf"\g<1>{SECRET}", TOKENS.sub(SECRET, text))
-        if self.project is not None:
-            text = self.project.sub(".", text)
-        for place in (*self.places, PLACES):
-            text = place.sub(_shortened, text)
-        return self._names(text)
+        return _outside_base64(self._secrets(text), lambda part: self._names(self._places(part)))
+
+    def code(self, text: str) -> str:
+        """Code: as `plain`, but what may be a variable (`vm = 3`) goes from strings and comments only."""
+        def change(part: str) -> str:
+            pieces = QUOTED.split(self._places(part))
+            return "".join(self._names(piece, variables=index % 2 == 0) for index, piece in enumerate(pieces))
+        return _outside_base64(self._secrets(text), change)
 
     def output(self, text: str) -> str:
         """What a program printed: every absolute path goes."""
-        return PATH.sub(_shortened, self.plain(text))
+        return _outside_base64(self._secrets(text), lambda part: PATH.sub(_shortened, self._names(self._places(part))))
 
     def html(self, text: str) -> str:
         """HTML: paths in what is shown; in scripts and styles only known names and places."""
         parts = SCRIPTS.split(text)
-        return "".join(self.plain(part) if index % 2 else self.output(part) for index, part in enumerate(parts))
+        return "".join(self.code(part) if index % 2 else self.output(part) for index, part in enumerate(parts))
 
     def values(self, value: Any) -> Any:
         """Every string in a JSON value."""
@@ -87,7 +95,8 @@ class Redactor:
     def record(self, record: Record) -> Record:
         """A record without names, sealed anew and marked as redacted; its numbers and identity are untouched."""
         node = self.node(record.environment.node)
-        values = self.values(record.model_dump(mode="json", by_alias=True))
+        content = record.model_dump(mode="json", by_alias=True)
+        values = {name: _mapped(value, self.output, keys=name == "notes") for name, value in content.items()}
         values["environment"]["node"], values["redacted"] = node, True
         return Record(**values).sealed()
 
@@ -101,11 +110,12 @@ class Redactor:
     def _cell(self, cell: dict[str, Any]) -> dict[str, Any]:
         source = "".join(cell["source"])
         injected = {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))
-        found = {**cell, "source": (self.output if injected else self.plain)(source),
-                 "metadata": self.values(cell["metadata"])}
+        written = self.code if cell["cell_type"] == "code" else self.plain
+        redacted = {**cell, "source": (self.output if injected else written)(source),
+                    "metadata": self.values(cell["metadata"])}
         if "outputs" in cell:
-            found["outputs"] = [self._output(output) for output in cell["outputs"]]
-        return found
+            redacted["outputs"] = [self._output(output) for output in cell["outputs"]]
+        return redacted
 
     def _output(self, output: dict[str, Any]) -> dict[str, Any]:
         if "data" not in output:
@@ -120,13 +130,28 @@ class Redactor:
             return self.values(content)
         text = "".join(content) if isinstance(content, list) else str(content)
         if kind.endswith("javascript"):
-            return self.plain(text)
+            return self.code(text)
         return self.html(text) if kind in ("text/html", "image/svg+xml") else self.output(text)
 
-    def _names(self, text: str) -> str:
-        if self._pattern is None:
-            return text
-        return self._pattern.sub(lambda match: self.node(match[0]) if match[0] in self.hosts else "<user>", text)
+    def _secrets(self, text: str) -> str:
+        for token in self.tokens:
+            text = text.replace(token, SECRET)
+        return ASSIGNED.sub(rf"\g<1>{SECRET}", TOKENS.sub(SECRET, text))
+
+    def _places(self, text: str) -> str:
+        if self.project is not None:
+            text = self.project.sub(".", text)
+        for directory in (*self.places, PLACES):
+            text = directory.sub(_shortened, text)
+        return text
+
+    def _names(self, text: str, variables: bool = False) -> str:
+        """Whole words only; where `variables` stand too, a name that can be one is left alone."""
+        def renamed(match: re.Match[str]) -> str:
+            if variables and match[0].isidentifier():
+                return match[0]
+            return self.node(match[0]) if match[0] in self.hosts else "<user>"
+        return text if self._pattern is None else self._pattern.sub(renamed, text)
 
 
 def redactor(executed: Path, nodes: Iterable[str] = ()) -> Redactor:
@@ -149,7 +174,7 @@ def build(secret: bytes, hosts: Iterable[str] = (), users: Iterable[str] = (), p
     inside = rf"(?:/{PART}+)*/?"
     return Redactor(
         secret, _directory(str(project)) if project is not None else None,
-        tuple(_directory(place, inside) for place in sorted(places, key=len, reverse=True) if len(place) > 1),
+        tuple(_directory(path, inside) for path in sorted(places, key=len, reverse=True) if len(path) > 1),
         hosts, tuple(sorted(tokens, key=len, reverse=True)), pattern)
 
 
@@ -171,16 +196,30 @@ def read_notebook(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a notebook ({error}); allowed: an executed .ipynb") from error
 
 
+def _outside_base64(text: str, change: Callable[[str], str]) -> str:
+    """Change a text but for the base64 in it."""
+    pieces: list[str] = [""]                # text and base64 by turns
+    for uri, part in enumerate(DATA_URI.split(text)):
+        for run, piece in enumerate([part] if uri % 2 else RUN.split(part)):
+            is_base64 = uri % 2 or (run % 2 and piece.count("/") * SLASHES <= len(piece))
+            if is_base64:
+                pieces += [piece, ""]
+            else:
+                pieces[-1] += piece
+    return "".join(piece if index % 2 else change(piece) for index, piece in enumerate(pieces))
+
+
 def _directory(path: str, inside: str = "") -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.~-])(?:file://)?{re.escape(path)}(?![\w-]){inside}")
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _mapped(value: Any, change: Callable[[str], str], keys: bool = True) -> Any:
+    """Every string in a JSON value changed; `keys=False`: the names of fields are ours and stay."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change(str(name)): _mapped(item, change) for name, item in value.items()}
-    return [_mapped(item, change) for item in value] if isinstance(value, list) else value
+        return {change(str(name)) if keys else name: _mapped(item, change, keys) for name, item in value.items()}
+    return [_mapped(item, change, keys) for item in value] if isinstance(value, list) else value
 
 
 def _shortened(match: re.Match[str]) -> str:

@@ -1,132 +1,150 @@
-"""Old result folders, taken over so that they stand beside new ones: as imported, never as complete.
+"""Other people's result folders, taken over so that they stand beside new ones: as imported, never as complete.
 
-Known layout: .../<experiment>/<task>[_limit_N]/<config>/summary.json (flat, or one level deep). What a file does not
-say is not guessed: it stands as unknown, and an accuracy whose n is unknown gets the interval from 0 to 1.
+Known layouts: .../<experiment>/<task>[_limit_N]/<config>/summary.json (flat, or one level deep), and the results
+files of lm-evaluation-harness. What a file does not say is not guessed: the record names it as unknown and does not
+hold it, and an accuracy whose n is unknown gets the interval from 0 to 1.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdllm import tasks
 from fastdllm.lab import atomic, records
-from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.config.parameters import SECTION, Parameters
 from fastdllm.lab.config.paths import executed
+from fastdllm.lab.records import harness_results, old_summary
 from fastdllm.lab.records.record import Accuracy, Checkpoint, Code, Dataset, Environment, Record
 from fastdllm.lab.records.record import accuracy as with_interval
+from fastdllm.lab.records.stated_result import StatedResult, read_json
 
 UNKNOWN = "unknown"
-# What the old files call things, the most specific name first.
-NAMES = {
-    "accuracy": ("accuracy", "acc", "score"), "tokens": ("total_tokens", "num_tokens", "tokens"),
-    "seconds": ("total_time_s", "total_time", "seconds", "elapsed", "time"),
-    "throughput": ("tokens_per_second", "tokens_per_sec", "tokens_per_s", "throughput"),
-    "date": ("finished", "finished_at", "timestamp", "date"), "commit": ("git_commit", "git_hash", "commit"),
-    "node": ("node_name", "hostname", "node", "host"), "gpu": ("gpu", "gpu_name", "device_name"), "limit": ("limit",),
-    "k": ("reuse_k", "k"), "n": ("num_samples", "n_samples", "n"), "model": ("model_path", "model"),
-    "threshold": ("threshold",), "layers": ("layer_subset", "layers"), "job": ("slurm_job_id", "job_id", "job")}
-CONFIG = re.compile(r"^k(\d+)(?:_(first|middle|last))?$")
+ALLOWED = "allowed: a folder with old summary.json files, or with results_*.json of lm-evaluation-harness"
+NO_PARAMETERS = ("task", "limit", "repeat", "model", "revision")        # said elsewhere, or in words
 
 
 def take(folder: Path, experiment: str | None = None, target: Path | None = None) -> list[str]:
-    """Import every summary.json below `folder`; one line for each, then the count.
+    """Import every result below `folder`; one line for each result that was found, then the count.
 
     Raises ValueError if there is none, or if nothing could be taken.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; allowed: an old results/ or artifacts/ folder")
-    found = sorted(folder.rglob(records.SUMMARY))
-    if not found:
-        raise ValueError(f"{folder}: holds no {records.SUMMARY}; allowed: an old results/ or artifacts/ folder")
-    lines, count = [], 0
-    for path in found:
+        raise ValueError(f"{folder}: no such folder; {ALLOWED}")
+    files = [*sorted(folder.rglob(records.SUMMARY)), *sorted(folder.rglob("results*.json"), reverse=True)]
+    if not files:
+        raise ValueError(f"{folder}: holds no {records.SUMMARY} and no results_*.json; {ALLOWED}")
+    lines, taken, count = [], {}, 0
+    for path in files:
+        name = path.relative_to(folder)
         try:
-            place = _take(path, folder, experiment, target or executed())
+            results = _read(path, folder)
         except ValueError as error:
-            lines.append(f"✗ {path.relative_to(folder)}: {error}")
+            lines.append(f"✗ {name}: {error}")
+            count += 1
             continue
-        lines.append(f"✓ {path.relative_to(folder)} -> {place}")
-        count += 1
-    if not count:
+        for result in results:
+            count += 1
+            try:
+                home = _home(result, path, folder, experiment, target or executed())
+                if home in taken:
+                    raise ValueError(f"{home} holds what {taken[home]} states already; allowed: one result a "
+                                     "configuration (of several results files, the newest)")
+                records.write(home, record(result, experiment or _experiment(result)))
+            except ValueError as error:
+                lines.append(f"✗ {name}: {result.task}: {error}")
+                continue
+            taken[home] = name
+            lines.append(f"✓ {name} -> {home}" + "".join(f"\n    not read: {text}" for text in result.skipped)
+                         + "".join(f"\n    {text}" for text in result.interpreted))
+    if not taken:
         raise ValueError("\n".join([*lines, f"{folder}: nothing was imported"]))
-    return [*lines, f"imported {count} of {len(found)}"]
+    return [*lines, f"imported {len(taken)} of {count}"]
 
 
-def _take(path: Path, top: Path, experiment: str | None, target: Path) -> Path:
-    folders = [top.resolve().name, *path.relative_to(top).parts[:-1]]
-    if len(folders) < 2 or (experiment is None and len(folders) < 3):
-        raise ValueError("not below <experiment>/<task>/<config>/; allowed: that layout, or --experiment NAME")
-    home, task, config = experiment or folders[-3], folders[-2], folders[-1]
-    place = target / home / task / config
-    if (place / records.SUMMARY).exists() and records.read(place).status != "imported":
-        raise ValueError(f"{place} holds a record of a run of ours; allowed: another --experiment")
-    values = read(path)
-    records.write(place, record(values, home, task, config, path))
-    return place
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The values of an old summary.json by our names. Raises ValueError for a record of ours, or without accuracy."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{type(content).__name__}; allowed: a JSON object")
-    if "schema" in content and "checksum" in content:
+def _read(path: Path, top: Path) -> list[StatedResult]:
+    values = read_json(path)
+    if path.name == records.SUMMARY and old_summary.is_record(values):
         raise ValueError("a record of this suite, not an old one; allowed: copy its whole directory below executed/")
-    flat = {name: value for part in _levels(content) for name, value in part.items() if not isinstance(value, dict)}
-    found = {ours: flat[name] for ours, names in NAMES.items() for name in reversed(names)
-             if flat.get(name) is not None}
-    if not isinstance(found.get("accuracy"), (int, float)):
-        raise ValueError("it states no accuracy; scores are never looked up in other files")
-    if found["accuracy"] > 1:
-        found["accuracy"] = found["accuracy"] / 100
-    return found
+    if harness_results.is_results(values):
+        return harness_results.read(path, top, values)
+    if path.name != records.SUMMARY:
+        raise ValueError("no results of lm-evaluation-harness; allowed: its results_*.json")
+    return [old_summary.read(path, top)]
 
 
-def record(values: dict[str, Any], experiment: str, folder: str, config: str, source: Path) -> Record:
-    """An imported record: what the old file says, and unknown for the rest."""
-    task, _, limit = folder.partition("_limit_")
-    size = int(limit) if limit.isdigit() else _whole(values.get("limit"))
-    named = CONFIG.match(config)
-    k = _whole(values.get("k")) or (int(named[1]) if named else 1)
-    layers = values.get("layers") or (named[2] if named else None)
-    n = _whole(values.get("n")) or (size if task in tasks.names() and size else 0)
-    value, metric = float(values["accuracy"]), "stated"
-    score = with_interval(round(value * n), n).model_copy(update={"value": value}) if n else Accuracy(
-        correct=0, n=0, value=value, low=0.0, high=1.0)
-    seconds, tokens = float(values.get("seconds") or 0.0), _whole(values.get("tokens")) or 0
-    parameters = Parameters.of(
-        model=str(values.get("model") or UNKNOWN), task=task, limit=size or None, k=k,
-        layers=str(layers) if layers else None, revision=str(values.get("commit") or UNKNOWN),
-        **({"threshold": float(values["threshold"])} if "threshold" in values else {}))
+def _home(result: StatedResult, path: Path, top: Path, experiment: str | None, target: Path) -> Path:
+    """Where a result goes below `target`. Raises ValueError if it can't go there."""
+    if result.accuracy is None:
+        raise ValueError(f"no accuracy could be read: {'; '.join(result.skipped)}")
+    if result.origin == "summary" and len(path.relative_to(top).parts) < (2 if experiment else 3):
+        raise ValueError("not below <experiment>/<task>/<config>/; allowed: that layout, or --experiment NAME")
+    home = target / (experiment or _experiment(result)) / _task_folder(result) / _file_name(result.config)
+    if (home / records.SUMMARY).exists() and records.read(home).status != "imported":
+        raise ValueError(f"{home} holds a record of a run of ours; allowed: another --experiment")
+    return home
+
+
+def record(result: StatedResult, experiment: str) -> Record:
+    """An imported record: what the file states, and unknown for the rest. ValueError for settings that can't be."""
+    metric, n = result.metric or "stated", result.problems
+    assert result.accuracy is not None, "checked by the caller"
+    scores = {name: _score(value, n) for name, value in {**result.metrics, metric: result.accuracy}.items()
+              if 0 <= value <= 1}
+    parameters, unknown = _parameters(result)
+    numbers = {"tokens": result.tokens, "seconds": result.seconds, "n": n,
+               "tokens_per_second": result.tokens_per_second}
+    if result.tokens_per_second is None and result.tokens and result.seconds:
+        numbers["tokens_per_second"] = result.tokens / result.seconds
+    unknown += [name for name, value in numbers.items() if value is None]
+    stated = {"settings": result.settings, "metrics": result.metrics, "n in the file": result.n,
+              "not read": list(result.skipped), "read as": list(result.interpreted),
+              "contradictions": [list(one) for one in result.contradictions]}
     return Record(
-        schema=records.SCHEMA, identity=f"imported-{atomic.file_sha256(source)}", status="imported",
-        experiment=experiment, task=task, config=config, limit=size, date=str(values.get("date") or UNKNOWN),
-        source="/".join(source.parts[-4:]), parameters=parameters,
-        checkpoint=Checkpoint(name=parameters.model, fingerprint=UNKNOWN),
-        dataset=Dataset(name=task, fingerprint=UNKNOWN, n=n),
-        code=Code(version=UNKNOWN, commit=values.get("commit") and str(values["commit"]), hash=UNKNOWN),
-        environment=Environment(python=UNKNOWN, torch=UNKNOWN, transformers=UNKNOWN, platform=UNKNOWN,
-                                device_name=str(values.get("gpu") or UNKNOWN), node=str(values.get("node") or UNKNOWN),
-                                slurm_job=values.get("job") and str(values["job"])),
-        seconds=seconds, load_seconds=0.0, warmup_seconds=0.0, tokens=tokens,
-        tokens_per_second=float(values.get("throughput") or (tokens / seconds if seconds else 0.0)), nfe={},
-        decisions={}, n=n, metric=metric, accuracy={metric: score}, subtasks={}, empty=0, finish={}, reused_nothing=0,
-        sessions=1,
-        notes={"stated": {name: value for name, value in values.items() if isinstance(value, (int, float, str))}})
+        schema=records.SCHEMA, identity=f"imported-{atomic.file_sha256(result.file)}", status="imported",
+        unknown=tuple(unknown), experiment=experiment, task=result.task, config=_file_name(result.config),
+        limit=result.whole_limit, date=result.finished or UNKNOWN, source="/".join(result.file.parts[-4:]),
+        parameters=parameters, checkpoint=Checkpoint(name=parameters.model, fingerprint=UNKNOWN),
+        dataset=Dataset(name=result.task, fingerprint=UNKNOWN, n=n or 0),
+        code=Code(version=UNKNOWN, commit=result.commit, dirty=result.dirty, hash=UNKNOWN),
+        environment=Environment(python=UNKNOWN, torch=result.torch or UNKNOWN, transformers=UNKNOWN, platform=UNKNOWN,
+                                device_name=result.gpu or UNKNOWN, node=result.node or UNKNOWN, slurm_job=result.job),
+        **{name: value for name, value in numbers.items() if value is not None},
+        load_seconds=0.0, warmup_seconds=0.0, nfe={}, decisions={}, metric=metric, accuracy=scores, subtasks={},
+        empty=result.empty or 0, finish={}, reused_nothing=0, notes={"stated": stated})
 
 
-def _levels(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The nested objects first, so that the top level wins."""
-    yield from (value for value in content.values() if isinstance(value, dict))
-    yield content
+def _parameters(result: StatedResult) -> tuple[Parameters, list[str]]:
+    """The parameters that are stated and that we know, and the names of all others.
+
+    Raises ValueError where k and layers can't go together.
+    """
+    given: dict[str, Any] = {"k": result.k, "layers": result.layers}
+    for name, value in result.settings.items():
+        if name in Parameters.model_fields or name in SECTION:
+            try:
+                Parameters.of(**{name: value})
+            except ValueError:
+                continue                  # not a value of ours ("torch.bfloat16"): it stays among what the file states
+            given[name] = value
+    given = {name: value for name, value in given.items() if value is not None}
+    named = {"model": str(result.settings.get("model") or UNKNOWN), "revision": result.commit or UNKNOWN}
+    parameters = Parameters.of(**{**given, **named, "task": result.task, "limit": result.whole_limit or None})
+    return parameters, [name for name in parameters.flat() if name not in given and name not in NO_PARAMETERS]
 
 
-def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None
+def _score(value: float, n: int | None) -> Accuracy:
+    if not n:
+        return Accuracy(correct=0, n=0, value=value, low=0.0, high=1.0)
+    return with_interval(round(value * n), n).model_copy(update={"value": value})
+
+
+def _experiment(result: StatedResult) -> str:
+    return _file_name(result.batch)
+
+
+def _task_folder(result: StatedResult) -> str:
+    return result.task + (f"_limit_{limit:g}" if (limit := result.limit) else "")
+
+
+def _file_name(text: str) -> str:
+    return text.replace("/", "_") or UNKNOWN

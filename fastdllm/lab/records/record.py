@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fastdllm.lab import atomic
 from fastdllm.lab.config.parameters import Parameters
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd  # half a second: imported where a table is made, so that status is quick
 
 SCHEMA = 1
+STATED_NUMBERS = ("tokens", "seconds", "tokens_per_second", "n")      # what an imported record's source may leave open
 SUMMARY, SAMPLES, TRACE, LOG = "summary.json", "samples.jsonl", "trace.parquet", "run.log"
 
 
@@ -95,6 +96,8 @@ class Record(Settings):
     shared_from: str | None = None
     redacted: bool = False
     source: str | None = Field(default=None, description="imported records: where they came from")
+    unknown: tuple[str, ...] = Field(default=(), description="imported records: the fields and parameters that the "
+                                                             "source does not state; they are not written")
     parameters: Parameters
     checkpoint: Checkpoint
     dataset: Dataset
@@ -118,9 +121,27 @@ class Record(Settings):
     samples_sha256: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unknown(cls, values: Any) -> Any:
+        """In memory an unknown number is 0, so that a record has one type; nothing shows it (`row`, `stated`)."""
+        if not isinstance(values, dict):
+            return values
+        return {**{name: 0 for name in values.get("unknown", ()) if name in STATED_NUMBERS}, **values}
+
     def content(self) -> dict[str, Any]:
-        """What the checksum covers, as plain JSON values."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"checksum"})
+        """What the checksum covers, as plain JSON values; unknown fields and parameters are left out."""
+        content = self.model_dump(mode="json", by_alias=True, exclude={"checksum"})
+        if not self.unknown:
+            del content["unknown"]
+        for part in (content, content["parameters"], *(content["parameters"][name] for name in ("decoding", "reuse"))):
+            for name in self.unknown:
+                part.pop(name, None)
+        return content
+
+    def stated(self) -> dict[str, Any]:
+        """The parameters by their flat names, without those that an imported record's source does not state."""
+        return {name: value for name, value in self.parameters.flat().items() if name not in self.unknown}
 
     def sealed(self) -> Record:
         """The same record with its checksum."""
@@ -200,7 +221,7 @@ def samples(directory: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: these are not the samples that {SUMMARY} was made from; "
                          "allowed: records as they were written")
     import pandas as pd
-    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    return pd.DataFrame(atomic.json_lines(path))
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -210,9 +231,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def row(record: Record) -> dict[str, Any]:
-    """One record as flat columns. `layers` is text; `nfe` counts all forwards, `tokens_per_forward` divides by it."""
+    """One record as flat columns. `layers` is text; `nfe` counts all forwards, `tokens_per_forward` divides by it.
+
+    What an imported record's source does not state is NaN (a number) or None.
+    """
     parameters, reuse, headline = record.parameters, record.parameters.reuse, record.headline
-    return {
+    flat = {
         "experiment": record.experiment, "model": record.checkpoint.name, "task": record.task, "config": record.config,
         "status": record.status,
         "shared_from": record.shared_from, "k": reuse.k, "layers": layers_text(record),
@@ -230,6 +254,8 @@ def row(record: Record) -> dict[str, Any]:
         "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,
         "load_seconds": record.load_seconds, "date": record.date, "identity": record.identity,
     }
+    return flat | {name: float("nan") if isinstance(flat[name], (int, float)) else None
+                   for name in record.unknown if name in flat}
 
 
 def layers_text(record: Record) -> str:

@@ -19,24 +19,27 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from fastdllm.report.audit import agreement, claims, files, scores, speed
 from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding, Rule
 
 
 def rules() -> dict[str, Rule]:
     """Every rule by its name, in the order of a report."""
-    from fastdllm.report.audit import cells, claims, speed
-    return {**cells.RULES, **speed.RULES, **claims.RULES}
+    return {**agreement.RULES, **scores.RULES, **files.RULES, **speed.RULES, **claims.RULES}
 
 
 def audit(evidence: Evidence, only: Iterable[str] | None = None) -> list[Finding]:
-    """All findings, the worst first. ValueError for a rule that does not exist."""
+    """All findings, the worst level first, within a level the strongest evidence first (the order of the rules).
+
+    Raises ValueError for a rule that does not exist.
+    """
     known = rules()
     chosen = list(known) if only is None else list(only)
     missing = [name for name in chosen if name not in known]
     if missing:
         raise ValueError(f"rules={missing}; allowed: {', '.join(known)}")
-    found = [finding for name in chosen for finding in known[name](evidence)]
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    findings = [finding for name in chosen for finding in known[name](evidence)]
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -58,8 +61,6 @@ def compact(rows: Iterable[str]) -> str:
 def failing(findings: Iterable[Finding]) -> set[str]:
     """The rows that an `impossible` finding names: what must not be published without a word."""
     return {row for finding in findings if finding.level == "impossible" for row in finding.rows}
-
-
 
 
 def summary(findings: list[Finding]) -> str:

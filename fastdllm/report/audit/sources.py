@@ -11,30 +11,16 @@ the old `summary.json`, and lm-evaluation-harness' `results_*.json` (with its `s
 
 from __future__ import annotations
 
-import json
-import re
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fastdllm import prior_results as figures
 from fastdllm.lab import records
-from fastdllm.report.audit.evidence import STAMP, STATEMENTS, Evidence, config_name
+from fastdllm.lab.records import harness_results, old_summary
+from fastdllm.lab.records.stated_result import StatedResult, benchmark_size, locate, read_json, timestamp
+from fastdllm.report.audit.evidence import STATEMENTS, Evidence
 
-# The old summary.json under its several spellings, flat or one level deep.
-ALIASES = {
-    "accuracy": ("accuracy", "acc", "score"), "tokens": ("tokens", "total_tokens", "num_tokens"),
-    "seconds": ("seconds", "total_time", "total_time_s", "time", "elapsed"),
-    "tokens_per_s": ("tokens_per_s", "tokens_per_second", "throughput", "tokens_per_sec"),
-    "finished": ("finished", "timestamp", "date", "finished_at"), "code": ("commit", "git_commit", "git_hash"),
-    "dirty": ("dirty", "git_dirty"), "node": ("node", "hostname", "host", "node_name"),
-    "k": ("k", "reuse_k"), "layers": ("layers", "layer_subset"), "limit": ("limit",), "task": ("task",),
-    "n": ("n", "num_samples", "n_samples"), "model": ("model", "model_path"), "threshold": ("threshold",),
-    "config": ("config_name", "config", "layer_config"),
-}
-# Headline metric of lm-evaluation-harness' results, the first that is there.
-HEADLINES = ("exact_match,strict-match", "math_verify,none", "acc,none", "exact_match,none",
-             "prompt_level_strict_acc,none", "pass@1,create_test", "pass_at_1,none", "exact_match,flexible-extract")
+ELSEWHERE = ("k", "layers", "task", "limit", "repeat", "model", "data", "allow_code_execution", "similarity")
 
 
 def published() -> Evidence:
@@ -42,8 +28,9 @@ def published() -> Evidence:
     table = figures.results()
     rows = [{"row": f"{r.batch}/{r.task}{f'_limit_{r.limit}' if r.limit else ''}/{r.config}", "batch": r.batch,
              "task": r.task, "config": r.config, "k": r.k, "layers": r.layers, "limit": r.limit or None, "n": r.n,
-             "accuracy": r.accuracy, "tokens": r.tokens, "seconds": r.seconds, "tokens_per_s": r.tokens_per_s,
-             "finished": r.finished, "code": r.commit, "dirty": r.dirty, "node": r.node, "origin": "published",
+             "n_stated": False, "accuracy": r.accuracy, "tokens": r.tokens, "seconds": r.seconds,
+             "tokens_per_s": r.tokens_per_s, "finished": r.finished, "code": r.commit, "dirty": r.dirty,
+             "torch": r.torch, "node": r.node, "origin": "published",
              "file": figures.DATA.joinpath("published_results.csv").name} for r in table.itertuples()]
     statements = figures.claims()[list(STATEMENTS)].to_dict("records")
     ran = table[(table["batch"] == "jan_full") & (table["task"] == "gsm8k")]
@@ -61,139 +48,103 @@ def read(directory: str | Path) -> Evidence:
     statements: list[dict[str, Any]] = []
     for path in sorted([*top.rglob("summary.json"), *top.rglob("results*.json")]):
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            rows.append(_broken(path, top, f"not JSON: {error}"))
+            values = read_json(path)
+        except ValueError as error:
+            rows.append(_broken(path, top, str(error), "unreadable"))
             continue
-        if path.name == "summary.json" and isinstance(values, dict) and "schema" in values:
-            rows.append(_record(path, top))
-        elif isinstance(values, dict) and isinstance(values.get("results"), dict):
-            rows += _harness(path, top, values, statements)
-        elif path.name == "summary.json" and isinstance(values, dict):
-            rows.append(_summary(path, top, values, statements))
+        is_summary = path.name == records.SUMMARY
+        if is_summary and old_summary.is_record(values):
+            rows.append(_read_record(path, top))
+        elif harness_results.is_results(values):
+            for result in harness_results.read(path, top, values):
+                _add(result, top, rows, statements)
+        elif is_summary:
+            _add(old_summary.read(path, top), top, rows, statements)
         else:
-            rows.append(_broken(path, top, "neither a summary nor results of lm-evaluation-harness"))
+            rows.append(_broken(path, top, "neither a summary nor results of lm-evaluation-harness", "unreadable"))
     if not rows:
         raise ValueError(f"directory={str(directory)!r}; allowed: a folder that holds summary.json or results_*.json")
     return Evidence.of(rows, statements)
 
 
-def from_records(found: list[records.Record]) -> Evidence:
+def from_records(read_records: list[records.Record]) -> Evidence:
     """The audit's view of records that were read and checked already."""
-    return Evidence.of([_record_row(record, "summary.json") for record in found])
+    return Evidence.of([_record_row(record, records.SUMMARY) for record in read_records])
 
 
-def _place(path: Path, top: Path) -> dict[str, Any]:
-    """Batch, task, limit and config as the folders say them: .../batch/task[_limit_N]/config/..."""
-    folders = [top.resolve().name, *path.relative_to(top).parts[:-1]]
-    at = next((i for i in range(len(folders) - 1, -1, -1) if config_name(folders[i])), len(folders) - 1)
-    config, task = folders[at], folders[at - 1] if at > 0 else ""
-    batch = folders[at - 2] if at > 1 else top.resolve().parent.name if at == 1 else ""
-    limit = re.match(r"^(.*)_limit_(\d+)$", task)
-    k, layers = config_name(config) or (None, None)
-    return {"row": "/".join(folders[1:at + 1]) or folders[at], "batch": batch, "task": limit[1] if limit else task,
-            "config": config, "k": k, "layers": layers, "limit": int(limit[2]) if limit else None,
-            "file": str(path.relative_to(top))}
+def _broken(path: Path, top: Path, problem: str, origin: str) -> dict[str, Any]:
+    where = locate(path, top)
+    return {"row": where.name, "batch": where.batch, "task": where.task, "config": where.config, "limit": where.limit,
+            "file": str(path.relative_to(top)), "problem": problem, "origin": origin}
 
 
-def _broken(path: Path, top: Path, problem: str) -> dict[str, Any]:
-    return _place(path, top) | {"problem": problem, "origin": "unreadable"}
-
-
-def _record(path: Path, top: Path) -> dict[str, Any]:
+def _read_record(path: Path, top: Path) -> dict[str, Any]:
     try:
         return _record_row(records.read(path), str(path.relative_to(top)))
     except ValueError as error:
-        return _broken(path, top, str(error).replace(str(path), path.name))
+        return _broken(path, top, str(error).replace(str(path), path.name), "record")
 
 
 def _record_row(record: records.Record, file: str) -> dict[str, Any]:
-    flat = records.row(record)
-    setting = ", ".join(f"{key} {flat[key]}" for key in ("policy", "revision", "threshold", "batch_size", "small_block",
-                                                         "block_cache", "dtype", "device", "engine", "seed"))
+    """A record as a row. What an imported one does not state stays missing."""
+    flat, imported = records.row(record), record.status == "imported"
+    if imported:
+        stated = record.notes.get("stated", {})
+        settings, n_stated = stated.get("settings", {}), stated.get("n in the file") is not None
+    else:
+        settings = {name: value for name, value in record.parameters.flat().items() if name not in ELSEWHERE}
+        settings |= {name: f"{content.name} {content.fingerprint[:12]}"
+                     for name, content in (("model", record.checkpoint), ("data", record.dataset))}
+        if record.parameters.reuse.policy == "adaptive":
+            settings["similarity"] = record.parameters.reuse.similarity
+        n_stated = True
     folder = record.task + (f"_limit_{record.limit}" if record.limit else "")
+    code, where = record.code, record.environment
     return {"row": f"{record.experiment}/{folder}/{record.config}", "batch": record.experiment, "task": record.task,
-            "config": record.config, "k": flat["k"], "layers": flat["layers"], "setting": setting,
-            "limit": record.limit, "n": record.headline.n, "metric": record.metric, "accuracy": flat["accuracy"],
-            "tokens": record.tokens, "seconds": record.seconds, "tokens_per_s": record.tokens_per_second,
-            "finished": _stamp(record.date), "code": record.code.hash[:8], "node": record.environment.node,
-            "empty": record.empty, "reuse": record.decisions.get("reuse", 0) + record.nfe.get("replay", 0),
-            "model": record.checkpoint.name, "origin": "record", "file": file}
+            "config": record.config, "k": flat["k"], "layers": flat["layers"] or None, "settings": settings,
+            "limit": record.limit, "n": record.headline.n or None, "n_stated": n_stated,
+            "metric": "" if record.metric == "stated" else record.metric,
+            "metrics": {name: score.value for name, score in record.accuracy.items()},
+            "accuracy": flat["accuracy"], "tokens": flat["tokens"], "seconds": flat["seconds"],
+            "tokens_per_s": flat["tokens_per_second"], "finished": timestamp(record.date),
+            # the hash names the code whatever its commit; an imported record has none
+            "code": code.commit if imported else code.hash[:8], "dirty": code.dirty if imported else False,
+            "torch": _known(where.torch), "hardware": _known(where.device_name), "node": _known(where.node),
+            "empty": None if imported else record.empty,
+            "reuse": None if imported else record.decisions.get("reuse", 0) + record.nfe.get("replay", 0),
+            "model": record.checkpoint.name, "origin": "imported" if imported else "record", "file": file}
 
 
-def _summary(path: Path, top: Path, values: dict[str, Any], statements: list[dict[str, Any]]) -> dict[str, Any]:
-    """The old layout. What the folder says fills in what the file does not."""
-    flat = {key: value for part in (values, *(v for v in values.values() if isinstance(v, dict)))
-            for key, value in part.items() if not isinstance(value, (dict, list))}
-    found = {name: flat[key] for name, keys in ALIASES.items() for key in reversed(keys) if flat.get(key) is not None}
-    threshold = found.pop("threshold", None)
-    row = _place(path, top) | found | {"origin": "summary"}
-    if row.get("n") is None:
-        row["n"] = figures.problems(str(row["task"]), int(row["limit"] or 0))
-    row["finished"] = _stamp(row.get("finished"))
-    if threshold is not None:
-        statements.append({"kind": "parameter", "subject": row["row"], "parameter": "threshold",
-                           "value": str(float(threshold)), "source": row["file"]})
-    return row
+def _known(text: str) -> str | None:
+    return None if text == "unknown" else text
 
 
-def _harness(path: Path, top: Path, values: dict[str, Any], statements: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per top-level task of a results file of lm-evaluation-harness."""
-    place, config = _place(path, top), values.get("config") or {}
-    groups, sizes = values.get("group_subtasks") or {}, values.get("n-samples") or {}
-    inner = {name for names in groups.values() for name in names}
-    arguments = config.get("model_args") or {}
-    if isinstance(arguments, str):
-        arguments = dict(part.split("=", 1) for part in arguments.split(",") if "=" in part)
-    limit = config.get("limit")
-    rows = []
-    for task, scores in values["results"].items():
-        if task in inner:
-            continue
-        metric = next((name for name in HEADLINES if isinstance(scores.get(name), (int, float))), None)
-        leaves = _leaves(task, groups)
-        n = sum(sizes[leaf]["effective"] for leaf in leaves if leaf in sizes) or None
-        k = arguments.get("reuse_k", place["k"])
-        rows.append(place | {
-            "row": f"{place['row']}/{path.name}", "task": task, "limit": int(limit) if limit else None, "n": n,
-            "k": k, "layers": arguments.get("layer_subset", place["layers"]), "metric": metric or "",
-            "accuracy": scores[metric] if metric else None, "origin": "lm_eval",
-            "finished": _stamp(path.stem.removeprefix("results_")), "code": values.get("git_hash"),
-            "model": arguments.get("model_path") or values.get("model_name"),
-            "empty": _empty(path, leaves), "problem": None if metric else "no known metric in the results"})
-        if "threshold" in arguments:
-            statements.append({"kind": "parameter", "subject": place["row"], "parameter": "threshold",
-                               "value": str(float(arguments["threshold"])), "source": place["file"]})
-    return rows
-
-
-def _leaves(task: str, groups: dict[str, list[str]]) -> list[str]:
-    inner = groups.get(task) or []
-    return [leaf for name in inner for leaf in _leaves(name, groups)] if inner else [task]
-
-
-def _empty(path: Path, tasks: list[str]) -> int | None:
-    """Empty answers in the sample files of the same time stamp; None where no samples are kept."""
-    stamp = path.stem.removeprefix("results")
-    count, seen = 0, False
-    for file in (path.with_name(f"samples_{task}{stamp}.jsonl") for task in tasks):
-        if not file.exists():
-            continue
-        seen = True
-        for line in file.read_text(encoding="utf-8").splitlines():
-            answers = json.loads(line).get("resps") or []
-            count += bool(answers) and all(str(text).strip() == "" for text in answers[0])
-    return count if seen else None
-
-
-def _stamp(text: Any) -> str | None:
-    """Any of the time stamps in use, as 20260119_005418; None where it is none."""
-    if text is None:
-        return None
-    text = str(text)
-    if re.fullmatch(r"\d{8}_\d{6}", text):
-        return text
-    try:
-        return datetime.fromisoformat(re.sub(r"T(\d\d)-(\d\d)-(\d\d)", r"T\1:\2:\3", text)).strftime(STAMP)
-    except ValueError:
-        return None
+def _add(result: StatedResult, top: Path, rows: list[dict[str, Any]], statements: list[dict[str, Any]]) -> None:
+    """A row for a result that somebody else's file states, and statements for what such files contradict."""
+    name = result.name
+    if result.origin == "lm_eval":          # one file may hold several tasks
+        in_folder = any(part == result.task or part.startswith(f"{result.task}_limit_") for part in name.split("/"))
+        name += f"/{result.file.name}" + ("" if in_folder else f":{result.task}")
+    limit, n = result.limit or 0, result.problems
+    if n is None and result.origin == "summary" and result.limit is None:
+        n = benchmark_size(result.task, 0)      # a folder of this layout would name a limit; n_stated stays False
+    file = str(result.file.relative_to(top))
+    rows.append({
+        "row": name, "batch": result.batch, "task": result.task, "config": result.config, "k": result.k,
+        "layers": result.layers, "settings": result.settings, "limit": limit, "n": n, "n_stated": result.n is not None,
+        "metric": result.metric, "metrics": result.metrics, "accuracy": result.accuracy, "tokens": result.tokens,
+        "seconds": result.seconds, "tokens_per_s": result.tokens_per_second, "finished": result.finished,
+        "code": result.commit, "dirty": result.dirty, "torch": result.torch, "hardware": result.gpu,
+        "node": result.node, "empty": result.empty, "model": result.settings.get("model"), "origin": result.origin,
+        "file": file, "skipped": result.skipped, "interpreted": result.interpreted, "group_means": result.group_means,
+        "sample_means": result.sample_means})
+    threshold = result.settings.get("threshold")
+    beside = (result.file.parent, result.file.parent.parent)
+    if threshold is not None and (result.origin == "summary" or any((folder / records.SUMMARY).exists() for folder in
+                                                                    beside)):
+        statements.append({"kind": "parameter", "subject": result.name, "parameter": "threshold", "source": file,
+                           "value": str(float(threshold)) if isinstance(threshold, int) else str(threshold)})
+    for setting, in_file, in_folder in result.contradictions:
+        statements += [{"kind": "parameter", "subject": result.name, "parameter": setting, "value": value,
+                        "source": source}
+                       for value, source in ((in_file, file), (in_folder, "its folder's name"))]
