@@ -77,11 +77,12 @@ def write_record(configuration: Configuration, current: CurrentFingerprints, row
     for index, row in enumerate(rows):
         run.add({"index": index, "subtask": "", "prompt_hash": "0", "finish": "stop", "reused_nothing": False,
                  "session": sessions, "elapsed": seconds * (index + 1) / len(rows), **row})
+    environment = summary.environment(parameters).model_copy(update={"device_name": "cpu", "node": "node-a"})
     record = summary.summarise(
         run, parameters, current.task(parameters), dataset, own, experiment=configuration.experiment,
         config=configuration.name, author="", checkpoint=current.checkpoint(parameters),
-        code=Code(version="0", hash=current.code), environment=summary.environment(parameters), load_seconds=0.0,
-        warmup_seconds=0.0, notes={})
+        code=Code(version="0", hash=current.code), environment=environment, load_seconds=0.0, warmup_seconds=0.0,
+        notes={})
     return evaluate.finish(directory, run, record.model_copy(update={"date": DATE}))
 
 
