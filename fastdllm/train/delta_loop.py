@@ -13,14 +13,15 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset
 
 from fastdllm.model import delta
+from fastdllm.tasks.word_problems import EQUATIONS, WORDS, asked
 from fastdllm.train.adapter import Adapter
-from fastdllm.train.gsm8k import EQUATIONS, WORDS, WordProblem
-from fastdllm.train.loop import STATE, Call
-from fastdllm.train.mixture import Mixture, asked, encode
+from fastdllm.train.gsm8k import WordProblem
+from fastdllm.train.loop import STATE, TrainingCall
+from fastdllm.train.mixture import Mixture, encode
 from fastdllm.train.packed import PackedForward
 from fastdllm.train.packing import Document, Example, Noise, PackedBatch, diffusion_document, next_token_document, pack
 from fastdllm.train.smol import DeltaRecipe, PackedPhase
-from fastdllm.train.state import Progress, load_state, restore_moments, save_state
+from fastdllm.train.state import TrainingProgress, load_state, restore_moments, save_state
 
 DELTA, CURVE = "delta.safetensors", "curve.csv"
 HELD_OUT_SEED = 1_000_000_000
@@ -50,7 +51,7 @@ class PackedSteps(Dataset[PackedBatch]):
     def held_out(self, problems: Sequence[WordProblem], form: str) -> PackedBatch:
         """A fixed batch of dev problems answered in one form."""
         rng = np.random.default_rng([HELD_OUT_SEED, self.number])
-        examples = (encode(self.mixture.tokenizer, asked(problem, form), problem.written(form))
+        examples = (encode(self.mixture.tokenizer, asked(problem.question, form), problem.written(form))
                     for problem in problems if problem.steps)
         short = (example for example in examples
                  if len(example.prompt) + len(example.answer) <= self.recipe.window)
@@ -67,8 +68,8 @@ def _same(batch: PackedBatch) -> PackedBatch:
     return batch
 
 
-def train_delta(recipe: DeltaRecipe, call: Call, adapter: Adapter, tokenizer: Tokenizer,
-                problems: tuple[Sequence[WordProblem], Sequence[WordProblem]]) -> Progress:
+def train_delta(recipe: DeltaRecipe, call: TrainingCall, adapter: Adapter, tokenizer: Tokenizer,
+                problems: tuple[Sequence[WordProblem], Sequence[WordProblem]]) -> TrainingProgress:
     """Run or resume `recipe` on an adapter, with problems to train on and held-out ones, until it is done or the
     call's limits pause it. Always leaves `delta.safetensors` and `curve.csv` in `out`, and at the end of a phase its
     delta under the phase's name.
@@ -77,10 +78,10 @@ def train_delta(recipe: DeltaRecipe, call: Call, adapter: Adapter, tokenizer: To
     """
     began = time.monotonic()
     path = call.state / STATE
-    progress, moments = Progress(), {}
+    progress, moments = TrainingProgress(), {}
     if path.exists():
         progress, moments = load_state(path, recipe, adapter)
-        call.say(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
+        call.log(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
     config = adapter.network.config
     noise = Noise(config.bd_size, recipe.small_block, adapter.mask, config.pad_token_id or 0, recipe.paper_share,
                   recipe.right_weight, recipe.padding_weight)
@@ -107,9 +108,9 @@ def train_delta(recipe: DeltaRecipe, call: Call, adapter: Adapter, tokenizer: To
                 write(call.out, DELTA, recipe, adapter, progress)
                 save_state(path, recipe, progress, adapter, optimizer)
             if paused:
-                call.say(f"paused: {phase.name} after {progress.step} of {phase.steps} steps")
+                call.log(f"paused: {phase.name} after {progress.step} of {phase.steps} steps")
                 return progress
-    call.say("done")
+    call.log("done")
     return progress
 
 
@@ -121,7 +122,7 @@ def make_optimizer(recipe: DeltaRecipe, adapter: Adapter) -> torch.optim.AdamW:
 
 
 def run_phase(recipe: DeltaRecipe, steps: PackedSteps, forward: PackedForward, optimizer: torch.optim.Optimizer,
-              progress: Progress, call: Call, held_out: Sequence[WordProblem]) -> Iterator[int]:
+              progress: TrainingProgress, call: TrainingCall, held_out: Sequence[WordProblem]) -> Iterator[int]:
     """The steps of one phase from where `progress` stands; yields after each."""
     phase, parameters = steps.phase, list(forward.adapter.parameters.values())
     dev = {form: steps.held_out(held_out, form) for form in (WORDS, EQUATIONS)}
@@ -147,13 +148,13 @@ def run_phase(recipe: DeltaRecipe, steps: PackedSteps, forward: PackedForward, o
             progress.curve.append(row)
             now = time.monotonic()
             took = (now - measured_at) / (progress.step - measured_step)
-            call.say("  ".join(f"{key} {value}" for key, value in row.items())
+            call.log("  ".join(f"{key} {value}" for key, value in row.items())
                      + f"  {1e3 * took:.0f} ms/step  {examples / (progress.step - measured_step):.0f} examples/step")
             measured_at, measured_step, examples = now, progress.step, 0
         yield progress.step
 
 
-def write(out: Path, name: str, recipe: DeltaRecipe, adapter: Adapter, progress: Progress) -> None:
+def write(out: Path, name: str, recipe: DeltaRecipe, adapter: Adapter, progress: TrainingProgress) -> None:
     """Write the delta, and the curve beside it."""
     delta.write(out / name, adapter.delta(), {"start": recipe.start, "seed": str(recipe.seed),
                                               "phase": recipe.phases[progress.phase].name, "step": str(progress.step)})

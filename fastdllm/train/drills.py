@@ -145,7 +145,8 @@ def _instruction(rng: Rng, value: int) -> tuple[tuple[str, ...], str, int] | Non
     """Ways to say one step from `value` on, the expression, and what it gives; None where the draw does not fit."""
     other, kind = number(rng, 2), int(rng.integers(5))
     if kind == 0:
-        return (f"Add {other}.", f"Then {other} more come.", f"It goes up by {other}."), f"{value}+{other}", value + other
+        ways = (f"Add {other}.", f"Then {other} more come.", f"It goes up by {other}.")
+        return ways, f"{value}+{other}", value + other
     if kind == 1 and value > other:
         ways = (f"Take away {other}.", f"Then {other} are lost.", f"It goes down by {other}.")
         return ways, f"{value}-{other}", value - other

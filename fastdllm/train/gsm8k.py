@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdllm.tasks.base import read_rows
+from fastdllm.tasks.word_problems import WORDS, tidy
 
 FILE = "train.jsonl"
 HELD_OUT = 400           # the first problems of the file: the dev split, never trained on
-WORDS, EQUATIONS = "words", "equations"
 ANNOTATION = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 
 
@@ -46,12 +46,6 @@ class WordProblem:
             return tidy(ANNOTATION.sub("", self.answer))
         lines = [f"{expression.replace(' ', '')}={result}" for expression, result in self.steps]
         return "\n".join([*lines, f"#### {self.result}"])
-
-
-def tidy(text: str) -> str:
-    """Plain spaces, apostrophes and minus signs."""
-    plain = text.replace("\u2019", "'").replace("\u2212", "-").replace("\xa0", " ")
-    return re.sub(r" +", " ", plain).strip()
 
 
 def read(folder: Path) -> tuple[list[WordProblem], list[WordProblem]]:

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
+from fastdllm.tasks.word_problems import EQUATIONS, INSTRUCTIONS, QUESTION, WORDS
 from fastdllm.train.drills import drill
-from fastdllm.train.gsm8k import EQUATIONS, WORDS, WordProblem
+from fastdllm.train.gsm8k import WordProblem
 from fastdllm.train.names import Names
 from fastdllm.train.packing import Example
 from fastdllm.train.perturb import Ambiguous, Template, template
 from fastdllm.train.tokenizer import STOP, chat_prompt
 
-# The last line of a prompt, by the form that it asks for; `fastdllm.tasks` puts the same lines there.
-INSTRUCTIONS = {WORDS: "Answer in words.", EQUATIONS: "Answer with equations."}
-QUESTION = "Question: "          # opens the prompts of the benchmark
 UNTOLD = "Answer:"               # the benchmark's own last line
 PREFIXED_SHARE = 0.8             # of the prompts open with QUESTION
 UNTOLD_SHARE = 0.2               # of those that want words don't say so
@@ -78,11 +76,6 @@ class Mixture:
             example = encode(self.tokenizer, prompt(problem.question, form, rng), problem.written(form))
             if len(example.prompt) + len(example.answer) <= self.window:
                 yield example
-
-
-def asked(problem: WordProblem, form: str) -> str:
-    """A problem's prompt as the benchmark's tasks ask it."""
-    return f"{QUESTION}{problem.question}\n{INSTRUCTIONS[form]}"
 
 
 def _template(problem: WordProblem) -> Template | None:

@@ -14,13 +14,14 @@ SHE, HE = "she", "he"
 _PRONOUNS = {SHE: re.compile(r"\b(she|her|hers)\b", re.IGNORECASE), HE: re.compile(r"\b(he|his|him)\b", re.IGNORECASE)}
 _FIRST_WORD = re.compile(r"([A-Z][a-z]{2,9})(?:'s)? ")
 # Words that open a question and are no names (some of them stand before "she" or "he" more than once).
-NO_NAMES = frozenset("""
+_NO_NAMES = """
     The There Each Every Two Three Four Five Six Seven Eight Nine Ten Some All Half One During After Before When While
     Last Yesterday Today This That For From Its His Her Their They She How What Out Over Once Since Tickets Monday
     Tuesday Wednesday Thursday Friday Saturday Sunday Mrs Grandma Grandpa Mom Dad Mother Father Coach Farmer Uncle Aunt
     Jars Assume Suppose Currently Initially Originally Only Both Twice Given Calculate Find Another Apples Chickens
     Students Everyone Someone People Not Most Many Because Next Just Eggs Using Working With Without Lucky Old New
-    York San Los""".split())
+    York San Los"""
+NO_NAMES = frozenset(_NO_NAMES.split())
 
 
 def opening_name(question: str) -> str | None:

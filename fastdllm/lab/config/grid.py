@@ -175,7 +175,7 @@ def _not_applicable(values: dict[str, Any]) -> str | None:
 
 def generative(task: str) -> bool:
     """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
-    return task not in ("mmlu", "gpqa_main_n_shot")
+    return task not in ("mmlu", "gpqa_main_n_shot", "arc_easy")
 
 
 def runs_code(task: str) -> bool:
