@@ -58,27 +58,29 @@ def apply(network: Network, delta: Mapping[str, Tensor], source: str = "delta") 
     Raises ValueError that names the tensors of `source` that do not fit, before anything is changed.
     """
     parameters = dict(network.named_parameters())
-    changes: list[tuple[str, Tensor, bool]] = []
-    mask = network.config.mask_token_id
-    problems = []
+    mask, row = network.config.mask_token_id, delta.get(MASK_ROW)
+    problems, targets = [], {}
     for name, tensor in delta.items():
         if name == MASK_ROW or name.endswith(B):
             continue
         target = name.removesuffix(A)
-        change = delta[target + B] @ tensor if name.endswith(A) and target + B in delta else tensor
-        if target not in parameters or change.shape != parameters[target].shape:
+        shape = (len(delta[target + B]), tensor.shape[1]) if name.endswith(A) and target + B in delta else tensor.shape
+        if target in parameters and parameters[target].shape == shape:
+            targets[name] = parameters[target]
+        else:
             wanted = list(parameters[target].shape) if target in parameters else "no such parameter"
-            problems.append(f"{name} {list(change.shape)} for {target} ({wanted})")
-        changes.append((target, change, name.endswith(A)))
-    row = delta.get(MASK_ROW)
+            problems.append(f"{name} {list(shape)} for {target} ({wanted})")
     if row is not None and (mask is None or row.shape != (network.config.hidden_size,)):
         problems.append(f"{MASK_ROW} {list(row.shape)} for mask_token_id {mask}")
     if problems:
         raise ValueError(f"{source}: {len(problems)} tensors do not fit the network, {problems[0]} the first; "
                          "allowed: a delta made for this base")
-    for target, change, added in changes:
-        parameter = parameters[target]
-        change = change.to(parameter.device, parameter.dtype)
-        parameter.copy_(parameter + change if added else change)
+    for name, parameter in targets.items():
+        value = delta[name]
+        if name.endswith(A):
+            # in float64, so that what is rounded in the end does not depend on a machine's order of summation
+            change = delta[name.removesuffix(A) + B].double() @ value.double()
+            value = parameter.double() + change.to(parameter.device)
+        parameter.copy_(value)
     if row is not None and mask is not None:
         network.model.embed_tokens.weight[mask] = row.to(network.device, network.dtype)

@@ -24,7 +24,7 @@ def of(model: str, revision: str | None = None) -> ModelConfig | None:
         from huggingface_hub import try_to_load_from_cache
         cached = try_to_load_from_cache(model, "config.json", revision=revision)
         return ModelConfig.from_file(cached) if isinstance(cached, str) else None
-    config = files.find(expand(model)) / "config.json"
+    config = (files.EMBEDDED / model if (files.EMBEDDED / model).is_dir() else path) / "config.json"
     return ModelConfig.from_file(config) if config.is_file() else None
 
 
