@@ -37,5 +37,5 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path):
     from fastdllm.cli import app
     refused = CliRunner().invoke(app, ["train", "--recipe", "large", "--out", str(tmp_path / "out")])
     assert isinstance(refused.exception, ValueError)
-    assert str(refused.exception) == "--recipe 'large'; allowed: tiny, continued, smoke"
+    assert str(refused.exception) == "--recipe 'large'; allowed: tiny, continued, smoke, smol, smol-smoke"
     assert not (tmp_path / "out").exists()

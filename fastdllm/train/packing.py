@@ -102,7 +102,8 @@ def diffusion_document(example: Example, noise: Noise, rng: np.random.Generator)
         parts.append(tuple(part[answered] for part in (
             noised, place, np.full_like(place, view + 1), place // block, following, weight)))
     *whole, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Document(*(part.astype(np.int32) for part in whole), weight.astype(np.float32))
+    tokens, positions, copies, blocks, targets = (part.astype(np.int32) for part in whole)
+    return Document(tokens, positions, copies, blocks, targets, weight.astype(np.float32))
 
 
 def hide(place: Ints, begin: int, end: int, noise: Noise, rng: np.random.Generator) -> tuple[NDArray, NDArray]:

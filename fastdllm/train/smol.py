@@ -45,9 +45,9 @@ class DeltaRecipe:
 
 
 SMOL = DeltaRecipe(phases=(
-    PackedPhase("next token", "next_token", steps=230, batch_size=16, peak_rate=1.5e-3, final_rate=0.0,
-                warmup_steps=19, shares=Shares(drills=0.5)),
-    PackedPhase("block diffusion", "block_diffusion", steps=900, batch_size=16, peak_rate=1e-3, final_rate=0.0,
+    PackedPhase("next token", "next_token", steps=450, batch_size=16, peak_rate=1.5e-3, final_rate=0.0,
+                warmup_steps=37, shares=Shares(drills=0.5)),
+    PackedPhase("block diffusion", "block_diffusion", steps=1500, batch_size=16, peak_rate=1e-3, final_rate=0.0,
                 warmup_steps=60, shares=Shares(drills=0.3)),
 ))
 
