@@ -95,7 +95,7 @@ def test_a_run_is_not_mixed_with_other_data(data, tmp_path):
         delta_run.run(SHORT, call(tmp_path), other, start)
 
 
-@pytest.mark.parametrize("arguments, said", [
+@pytest.mark.parametrize(("arguments", "said"), [
     (["--recipe", "smol"], "--recipe smol with --data None"),
     (["--recipe", "smoke", "--data", "x"], "--recipe smoke with --data x"),
     (["--recipe", "smol-smoke", "--data", "nowhere"], "nowhere/train.jsonl does not exist"),

@@ -60,7 +60,7 @@ class PackedSteps(Dataset[PackedBatch]):
     def batches(self, first: int, workers: int) -> Iterator[PackedBatch]:
         """The batches of all steps from `first` on, in order, made by worker processes (0: in this one)."""
         loader = DataLoader(self, sampler=range(first, self.phase.steps), batch_size=None, num_workers=workers,
-                            prefetch_factor=4 if workers else None, collate_fn=_same)
+                            prefetch_factor=4 if workers else None, collate_fn=_same)  # pyright: ignore
         return iter(loader)
 
 

@@ -61,7 +61,7 @@ def as_diffusion(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
         return config
     tokenizer.add_special_tokens([AddedToken(MASK, normalized=False, special=True)])
     mask = tokenizer.token_to_id(MASK)
-    if mask >= config.vocab_size:
+    if mask is None or mask >= config.vocab_size:
         raise ValueError(f"config.json: vocab_size={config.vocab_size} leaves no row for a mask token (id {mask}); "
                          "allowed: a checkpoint with a spare row, or with mask_token_id and bd_size in config.json")
     return replace(config, architecture="Fast_dLLM_QwenForCausalLM", bd_size=BLOCK, mask_token_id=mask)
