@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdllm.model.checkpoint import empty_network, places
+from fastdllm.model.checkpoint import empty_network, tensor_locations
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.network import Network
 
@@ -81,7 +81,7 @@ def load_network(path: Path, config: ModelConfig) -> Network:
     """
     network = empty_network(config, torch.device("cpu"), torch.float32)
     parameters: dict[str, Tensor] = dict(network.named_parameters())
-    table = places(config)
+    table = tensor_locations(config)
     missing = {name for name in table if not name.endswith(".bias")}
     for name in set(table) - missing:
         table[name].of(parameters).zero_()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.tasks import answers
-from fastdllm.tasks.base import Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
+from fastdllm.tasks.base import TEXT, Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
 
 WORDS, EQUATIONS = "words", "equations"
 INSTRUCTIONS = {WORDS: "Answer in words.", EQUATIONS: "Answer with equations."}
@@ -98,7 +98,7 @@ def rows_of(data: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     """
     path = Path(data).expanduser()
     if path.suffix != ".json":
-        return read_rows(path, required)
+        return read_rows(path, dict.fromkeys(required, TEXT))
     if not path.is_file():
         raise ValueError(f"data: {path} does not exist; allowed: a .json or .jsonl file")
     try:
@@ -108,8 +108,8 @@ def rows_of(data: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"data: {path} holds no list of rows; allowed: [{{{', '.join(required)}}}, ...]")
     for number, row in enumerate(rows, start=1):
-        missing = [key for key in required if not isinstance(row, dict) or key not in row]
+        missing = [key for key in required if not isinstance(row, dict) or not TEXT.holds(row.get(key))]
         if missing:
             raise ValueError(f"data: {path}, row {number}: {', '.join(missing)} missing; "
-                             f"allowed: JSON objects with {', '.join(required)}")
+                             f"allowed: JSON objects with {', '.join(required)} as {TEXT.allowed}")
     return rows

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.tasks.base import read_rows
+from fastdllm.tasks.base import TEXT, read_rows
 from fastdllm.tasks.word_problems import WORDS, tidy
 
 FILE = "train.jsonl"
@@ -54,7 +54,7 @@ def read(folder: Path) -> tuple[list[WordProblem], list[WordProblem]]:
     Raises ValueError that names the file where it is missing, too short, or a row lacks question or `####`.
     """
     path = Path(folder) / FILE
-    problems = [WordProblem(tidy(row["question"]), row["answer"]) for row in read_rows(path, ("question", "answer"))]
+    problems = [WordProblem(tidy(row["question"]), row["answer"]) for row in read_rows(path, {"question": TEXT, "answer": TEXT})]
     for number, problem in enumerate(problems, start=1):
         if "#### " not in problem.answer:
             raise ValueError(f"data: {path}, row {number}: answer without '#### '; allowed: GSM8K's rows")
