@@ -54,7 +54,8 @@ def read(folder: Path) -> tuple[list[WordProblem], list[WordProblem]]:
     Raises ValueError that names the file where it is missing, too short, or a row lacks question or `####`.
     """
     path = Path(folder) / FILE
-    problems = [WordProblem(tidy(row["question"]), row["answer"]) for row in read_rows(path, {"question": TEXT, "answer": TEXT})]
+    rows = read_rows(path, {"question": TEXT, "answer": TEXT})
+    problems = [WordProblem(tidy(row["question"]), row["answer"]) for row in rows]
     for number, problem in enumerate(problems, start=1):
         if "#### " not in problem.answer:
             raise ValueError(f"data: {path}, row {number}: answer without '#### '; allowed: GSM8K's rows")
