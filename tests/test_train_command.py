@@ -34,5 +34,5 @@ def test_a_killed_training_goes_on(tmp_path):
 
 def test_a_wrong_recipe_is_one_sentence(tmp_path):
     text = lab_support.command("train", "--recipe", "large", "--out", tmp_path / "out", code=1)
-    assert text == "--recipe 'large'; allowed: tiny, continued, smoke"
+    assert text == "--recipe 'large'; allowed: tiny, continued, smoke, smol, smol-smoke"
     assert not (tmp_path / "out").exists()

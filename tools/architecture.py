@@ -19,7 +19,7 @@ PICTURE = "docs/images/architecture.svg"
 # Rows from the top down; every import points from a row to a lower one. What stands in a row does not import its
 # neighbours, except from left to right.
 ROWS = (("cli",), ("investigation", "share"), ("report", "ui"), ("display",),
-        ("lab.jobs", "lab.evaluation", "lab.instrument"), ("lab.records", "lab.config", "lab.atomic"),
+        ("lab.evaluation",), ("lab.jobs", "lab.instrument"), ("lab.records", "lab.config", "lab.atomic"),
         ("train", "tasks"), ("decode",), ("model",), ("settings", "prior_results", "stats", "errors", "version"))
 SAYS = {
     "cli": "commands", "investigation": "who broke it, what it costs", "share": "gallery, publish, redact",

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, grid, lm_eval, options, run, share, suite, train, webapp
+from fastdllm.cli import audit, chat, doctor, fetch, grid, lm_eval, options, run, share, suite, train, webapp
 from fastdllm.model.errors import DecodingError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
+app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("publish", epilog=share.PUBLISH)(share.publish)

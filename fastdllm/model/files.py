@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = Path(__file__).parent.parent / "checkpoints"
+DELTA = "delta.safetensors"     # a shipped directory with this one instead of weights is made whole by `fastdllm fetch`
 LARGE = 64 << 20     # bytes; the hash of a larger file is remembered under its path, size, time and inode
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Every file besides the weights that loading reads. A new name goes to the end: the order is part of a fingerprint.
@@ -36,7 +37,14 @@ def embedded() -> list[str]:
 
 
 def find(model: str | Path, revision: str | None = None) -> Path:
-    """The directory of a checkpoint; a hub id is looked up in the local cache and then on the hub."""
+    """The directory of a checkpoint; a hub id is looked up in the local cache and then on the hub.
+
+    Raises ValueError for a name that is none of these, and for one that `fastdllm fetch` has still to make.
+    """
+    if isinstance(model, str) and model in embedded() and (EMBEDDED / model / DELTA).exists():
+        if not fetched(model).is_dir():
+            raise ValueError(f"model: {model!r} is not on this machine yet; allowed: 'fastdllm fetch {model}' first")
+        return fetched(model)
     if (directory := local(model)) is not None:
         return directory
     name = str(model)
@@ -63,6 +71,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: {type(values).__name__}; allowed: a JSON object")
     return values
+
+
+def cache() -> Path:
+    """The user's cache directory of this package."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastdllm"
+
+
+def fetched(name: str) -> Path:
+    """Where `fastdllm fetch` puts a checkpoint; named after its delta too, so that another delta is another one."""
+    return cache() / "checkpoints" / f"{name}-{file_hash(EMBEDDED / name / DELTA)[:12]}"
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -120,13 +138,12 @@ def file_hash(path: Path) -> str:
     if stat.st_size < LARGE:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     key = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastdllm" / "fingerprints"
-    known = cache / hashlib.sha256(key.encode()).hexdigest()
+    known = cache() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
     if known.exists():
         return known.read_text(encoding="ascii")
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    cache.mkdir(parents=True, exist_ok=True)
+    known.parent.mkdir(parents=True, exist_ok=True)
     part = known.with_suffix(f".{os.getpid()}.part")
     part.write_text(digest, encoding="ascii")
     os.replace(part, known)

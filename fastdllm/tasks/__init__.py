@@ -7,6 +7,7 @@ from typing import Any
 from fastdllm.tasks.base import Problem, Prompt, Score, Task, TaskOptions
 
 EMBEDDED = ("arithmetic", "arithmetic_wordings", "arithmetic_compare")
+WORD_PROBLEMS = ("two_step", "gsm8k_words", "gsm8k_equations", "multiarith_words", "multiarith_equations")
 HARNESS = ("gsm8k", "minerva_math", "mmlu", "mmlu_generative", "gpqa_main_n_shot", "ifeval", "humaneval", "mbpp")
 
 __all__ = ["Problem", "Prompt", "Score", "Task", "TaskOptions", "get", "names"]
@@ -14,7 +15,7 @@ __all__ = ["Problem", "Prompt", "Score", "Task", "TaskOptions", "get", "names"]
 
 def names() -> tuple[str, ...]:
     """Every task name, the embedded ones first."""
-    return EMBEDDED + HARNESS
+    return (*EMBEDDED, *WORD_PROBLEMS, "arc_easy", *HARNESS)
 
 
 def get(name: str, **options: Any) -> Task:
@@ -26,6 +27,12 @@ def get(name: str, **options: Any) -> Task:
     if name in EMBEDDED:
         from fastdllm.tasks.embedded import Arithmetic
         return Arithmetic(name, chosen)
+    if name in WORD_PROBLEMS:
+        from fastdllm.tasks.word_problems import WordProblems
+        return WordProblems(name, chosen)
+    if name == "arc_easy":
+        from fastdllm.tasks.arc_easy import ArcEasy
+        return ArcEasy(name, chosen)
     if name in HARNESS:
         from fastdllm.tasks.benchmarks import benchmark  # imports the harness: seconds
         return benchmark(name, chosen)

@@ -21,7 +21,8 @@ def check(name: str, data: str | Path | None = None, **options: Any) -> str:
     task = tasks.get(name, **options)
     problems = task.problems(1, Path(data) if data else None)
     subtasks = len({problem.subtask for problem in problems})
-    source = "" if name in tasks.EMBEDDED and data is None else f"{data or 'data from the hub or its cache'}, "
+    own = name in (*tasks.EMBEDDED, "two_step") and data is None
+    source = "" if own else f"{data or 'data from the hub or its cache'}, "
     sentence = f"{name}: {source}{f'{subtasks} subtasks, ' if subtasks > 1 else ''}scored by {task.metric}"
     if name in ("humaneval", "mbpp"):
         from fastdllm.tasks.sandbox import without_network

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fastdllm.train.recipe import Recipe
-
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
+
+
+class Saved(Protocol):
+    """A recipe of any kind."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Trained(Protocol):
+    """Parameters by name: a network, or an adapter over one."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
 @dataclass
@@ -28,7 +39,7 @@ class TrainingProgress:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(path: Path, recipe: Recipe, progress: TrainingProgress, network: nn.Module,
+def save_state(path: Path, recipe: Saved, progress: TrainingProgress, network: Trained,
                optimizer: torch.optim.Optimizer) -> None:
     """Write weights (float32), optimizer moments, progress and recipe to `path`."""
     tensors: dict[str, Tensor] = {}
@@ -43,7 +54,7 @@ def save_state(path: Path, recipe: Recipe, progress: TrainingProgress, network: 
     os.replace(part, path)
 
 
-def load_state(path: Path, recipe: Recipe, network: nn.Module) -> tuple[TrainingProgress, dict[str, dict[str, Tensor]]]:
+def load_state(path: Path, recipe: Saved, network: Trained) -> tuple[TrainingProgress, dict[str, dict[str, Tensor]]]:
     """Fill `network` from `path`; returns the progress and, per parameter name, the optimizer's moments.
 
     Raises ValueError if the file belongs to another recipe: such runs are not mixed.
@@ -65,7 +76,7 @@ def load_state(path: Path, recipe: Recipe, network: nn.Module) -> tuple[Training
     return TrainingProgress(**json.loads(about["progress"])), moments
 
 
-def restore_moments(optimizer: torch.optim.Optimizer, network: nn.Module,
+def restore_moments(optimizer: torch.optim.Optimizer, network: Trained,
                     moments: dict[str, dict[str, Tensor]]) -> None:
     """Put saved moments back into a fresh optimizer."""
     for name, parameter in network.named_parameters():

@@ -15,7 +15,7 @@ ANSWERS = ("max_new_tokens", "stop_ids", "stop_strings", "temperature")
 
 def generative(task: str) -> bool:
     """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
-    return task not in ("mmlu", "gpqa_main_n_shot")
+    return task not in ("mmlu", "gpqa_main_n_shot", "arc_easy")
 
 
 def runs_code(task: str) -> bool:

@@ -18,13 +18,13 @@ def of(model: str, revision: str | None = None) -> ModelConfig | None:
     Raises ValueError for a config.json that is none.
     """
     path = Path(expand(model))
-    if files.local(expand(model)) is None:
+    if (directory := files.local(expand(model))) is None:
         if path.is_absolute() or model.count("/") != 1:
             return None
         from huggingface_hub import try_to_load_from_cache
         cached = try_to_load_from_cache(model, "config.json", revision=revision)
         return ModelConfig.from_file(cached) if isinstance(cached, str) else None
-    config = files.find(expand(model)) / "config.json"
+    config = directory / "config.json"
     return ModelConfig.from_file(config) if config.is_file() else None
 
 
