@@ -1,8 +1,8 @@
 """`python -m tools.run_grid PARAMS [key=value ...]`: the grid's missing configurations, one after the other, here.
 
 What `fastdllm grid run` does (records, resuming, one lock a configuration), without notebooks, progress bars and
-worker processes: for a machine that has torch, transformers, pydantic, ruamel.yaml and statsmodels, and little else. Several calls
-at once share the work: who finds a configuration taken goes on to the next.
+worker processes: for a machine that has torch, transformers, pydantic, ruamel.yaml and statsmodels, and little else.
+Several calls at once share the work: who finds a configuration taken goes on to the next.
 """
 
 from __future__ import annotations
