@@ -170,7 +170,7 @@ def test_grid_from_nothing_to_complete(tmp_path, monkeypatch):
 def test_a_failing_notebook_marks_its_cell_and_a_good_run_clears_it(tmp_path):
     """With a notebook of the grid's own, which takes the parameters of any configuration."""
     source = json.loads(notebooks.find("10_cell.ipynb").read_text())
-    source["cells"] = [configuration for configuration in source["cells"] if configuration["id"] == "parameters"] * 2
+    source["cells"] = [cell for cell in source["cells"] if cell["metadata"].get("name") == "parameters"] * 2
     source["cells"][1] = source["cells"][1] | {"id": "boom", "metadata": {"name": "boom"}, "source": "1 / (k - 2)"}
     (tmp_path / "own.ipynb").write_text(json.dumps(source))
     path = lab_support.params(tmp_path / "g.yml", MODEL, notebook=str(tmp_path / "own.ipynb"), axes={},

@@ -36,10 +36,11 @@ from fastdllm.lab.instrument.probe import (
 )
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import Decoding, Execution, Reuse
 
 Choices = Mapping[str, tuple[object, ...]]
 Combination = tuple[object, ...]
+ONE_BY_ONE = Execution(batch_size=1, executor="eager")
 # Fault 4 shows in lockstep batches only; our loop has none, so that there is nothing to search for.
 ROWWISE: Choices = {switch: values for switch, values in CHOICES.items() if switch != "trim_caches"}
 
@@ -52,7 +53,7 @@ def row_decoder(lm: LM, revision: str | Revision, reuse: Reuse, decoding: Decodi
     resolve(lm, decoding, reuse, revision)
 
     def decode(prompts: list[list[int]]) -> Iterator[list[list[int]] | None]:
-        engine, ids = build(lm, prompts, decoding, reuse, revision, 0, 1, None, executor="eager")
+        engine, ids = build(lm, prompts, decoding, reuse, revision, ONE_BY_ONE, None)
         for _ in engine.steps(iter(enumerate(ids))):
             yield None
         yield [row.generated for row in sorted(engine.finished, key=lambda row: row.index)]
