@@ -242,7 +242,7 @@ def test_panel_takes_what_is_typed(driver, lab, shots):
 
 
 def test_long_trace(driver, lab, shots, capsys):
-    """5 000 steps: any forward can be reached, and the block that is denoised stays in sight. Times are printed only."""
+    """5 000 steps: any forward can be reached, the block that is denoised stays in sight; times are printed."""
     browser.run_all(driver, *lab, "long.ipynb")
     stage = browser.wait(driver, ".fd-player")
     assert where(driver)[1] >= 5000

@@ -58,6 +58,21 @@ def test_summaries_and_notebooks_and_nothing_else(complete, project):
     assert f"5 files, {total / 1e6:.2f} MB (git would take" in text
 
 
+def test_compact_publishes_a_line_a_problem_instead_of_notebooks_and_texts(complete, project):
+    report.run("whole", compact=True)
+    target = project / "executed" / "published" / "whole" / "arithmetic_limit_2"
+    names = sorted(path.name for path in target.rglob("*") if path.is_file())
+    assert names == ["problems.csv"] * 3 + ["summary.json"] * 3
+    record = records.read(target / "k2_middle")
+    lines = (target / "k2_middle" / "problems.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert lines[0] == "id,right,tokens,forwards"
+    assert len(rows) == record.n
+    for column, total in (("right", record.headline.correct), ("tokens", record.tokens), ("forwards", record.forwards)):
+        assert sum(int(row[column]) for row in rows) == total, column
+    assert (target / "k1_middle" / "problems.csv").read_text() == (target / "k1_first" / "problems.csv").read_text()
+
+
 def test_published_records_are_whole_and_name_nobody(complete, project):
     report.run("whole")
     target = project / "executed" / "published" / "whole" / "arithmetic_limit_2" / "k2_middle"

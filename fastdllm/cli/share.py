@@ -19,6 +19,9 @@ def publish(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Also incomplete, stale or audit-failing configurations; each is named.")
     ] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="A line for each problem (right, tokens, forwards) instead of notebooks.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied.")] = False,
 ) -> None:
     """Copy summaries and executed notebooks, redacted, without samples and traces, to executed/published/."""
@@ -26,7 +29,7 @@ def publish(
     failed = []
     for name in names:
         try:
-            typer.echo(report.run(name, anyway, dry_run))
+            typer.echo(report.run(name, anyway, dry_run, compact=compact))
         except ValueError as error:
             failed.append(str(error))
     if failed:

@@ -1,7 +1,10 @@
-"""What `fastdllm publish` copies: summaries and executed notebooks, redacted, without samples and traces."""
+"""What `fastdllm publish` copies: summaries and executed notebooks, redacted, without samples and traces; compact, a
+line for each problem in the place of the notebooks."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import zlib
@@ -12,9 +15,11 @@ from pathlib import Path
 from fastdllm.lab import atomic, records
 from fastdllm.lab.jobs.notebook_run import RECORD
 from fastdllm.lab.jobs.status import ConfigurationState
+from fastdllm.lab.records.record import Record
 from fastdllm.share.inventory import Executed
 from fastdllm.share.redact import Redactor, read_notebook
 
+PROBLEMS = "problems.csv"
 NOTEBOOK_LIMIT, TOTAL_LIMIT = 400_000, 12_000_000      # bytes
 
 
@@ -31,10 +36,9 @@ class Item:
         return len(zlib.compress(self.content))
 
 
-def items(
-    directory: Path, configurations: Iterable[ConfigurationState], runs: Iterable[Executed], redactor: Redactor
-) -> list[Item]:
-    """The redacted files of an experiment, paths relative to it."""
+def items(directory: Path, configurations: Iterable[ConfigurationState], runs: Iterable[Executed], redactor: Redactor,
+          compact: bool = False) -> list[Item]:
+    """The redacted files of an experiment, paths relative to it; see `problems` for what is `compact`."""
     files = []
     for state in configurations:
         if state.record is None:
@@ -43,10 +47,11 @@ def items(
         record = redactor.record(state.record)
         content = {**record.content(), "checksum": record.checksum}
         files.append(Item(home / records.SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()))
-        files += [
-            Item(home / path.name, notebook(path, redactor))
-            for path in executed_notebooks(state.configuration.directory)
-        ]
+        if compact:
+            files.append(Item(home / PROBLEMS, problems(state.configuration.directory, state.record)))
+            continue
+        files += [Item(home / path.name, notebook(path, redactor))
+                  for path in executed_notebooks(state.configuration.directory)]
     for run in runs:
         home = run.path.parent.relative_to(directory)
         files.append(Item(home / run.path.name, notebook(run.path, redactor)))
@@ -54,6 +59,17 @@ def items(
             values = redactor.values(json.loads(note.read_text(encoding="utf-8")))
             files.append(Item(home / RECORD, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()))
     return sorted(set(files), key=lambda item: item.path)
+
+
+def problems(directory: Path, record: Record) -> bytes:
+    """One line for each problem: its id, whether the headline's rule finds it right, tokens, forwards. No texts."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("id", "right", "tokens", "forwards"))
+    for sample in records.samples(directory).to_dict("records"):
+        writer.writerow((sample["id"], int(sample["correct"][record.metric]), sample["tokens"],
+                         records.forwards(sample["nfe"])))
+    return table.getvalue().encode()
 
 
 def executed_notebooks(directory: Path) -> list[Path]:

@@ -30,7 +30,8 @@ class Publication:
                 f"(git would take {packed / 1e6:.2f} MB) -> {self.target}")
 
 
-def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerprints | None = None) -> Publication:
+def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerprints | None = None,
+            compact: bool = False) -> Publication:
     """Everything but the writing. Raises ValueError if there is no such experiment, or nothing in it to publish."""
     folder = folder or executed()
     directory, current = folder / experiment, current or CurrentFingerprints()
@@ -53,7 +54,7 @@ def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerp
         problems += [f"audit, {finding.rule}: {finding.statement}" for finding in findings
                      if finding.level == "impossible" and bad & set(finding.rows)]
     redactor = redact.redactor(folder, [record.environment.node for record in recorded])
-    items = bundle.items(directory, configurations, runs, redactor)
+    items = bundle.items(directory, configurations, runs, redactor, compact)
     if not items:
         raise ValueError(
             f"{directory}: nothing to publish; allowed: an experiment with a complete configuration or a notebook"
@@ -63,12 +64,13 @@ def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerp
     return Publication(experiment, target, tuple(items), tuple(problems), tuple(bundle.too_large(items, elsewhere)))
 
 
-def run(experiment: str, anyway: bool = False, dry_run: bool = False, folder: Path | None = None) -> str:
+def run(experiment: str, anyway: bool = False, dry_run: bool = False, folder: Path | None = None,
+        compact: bool = False) -> str:
     """Publish an experiment; returns what was done.
 
     Raises ValueError that lists incomplete, stale and audit-failing ones (unless `anyway`), and files over a limit.
     """
-    publication = prepare(experiment, folder)
+    publication = prepare(experiment, folder, compact=compact)
     against = [*publication.limits, *(() if anyway else publication.problems)]
     if against:
         more = "" if publication.limits else "; allowed: complete configurations that pass the audit, or --anyway"
