@@ -85,12 +85,13 @@ def test_auto_takes_the_reference_where_hooks_listen():
 def test_a_trace_that_has_nothing_to_write_changes_no_executor():
     """Which executor runs is said by name: a trace of a run without reuse finds no layer to write about."""
     lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5,))
-    plan, _ = build(lm, ids, DECODING, Reuse(), "fixed", 0, 1, fastdllm.Trace())
+    plan, _ = build(lm, ids, DECODING, Reuse(), "fixed", Execution(batch_size=1), fastdllm.Trace())
     assert isinstance(plan.executor, Fast)
-    traced, _ = build(lm, ids, DECODING, Reuse(k=2, layers="last"), "fixed", 0, 1, fastdllm.Trace())
+    traced, _ = build(lm, ids, DECODING, Reuse(k=2, layers="last"), "fixed", Execution(batch_size=1), fastdllm.Trace())
     assert not isinstance(traced.executor, Fast)
     with pytest.raises(ValueError, match="executor='fast': a trace"):
-        build(lm, ids, DECODING, Reuse(k=2, layers="last"), "fixed", 0, 1, fastdllm.Trace(), executor="fast")
+        build(lm, ids, DECODING, Reuse(k=2, layers="last"), "fixed", Execution(batch_size=1, executor="fast"),
+              fastdllm.Trace())
 
 
 @pytest.mark.parametrize("block", [16, 64])

@@ -252,8 +252,10 @@ def test_the_autoregressive_engine_makes_the_same_record(tmp_path):
 
 
 def test_missing_data_is_said_before_the_model_is_loaded(tmp_path):
+    parameters = Parameters(task="gsm8k", data=str(tmp_path / "none.jsonl"), model="tiny")
+    prepared = PreparedRun(Configuration("test", "configuration", parameters, tmp_path))
     with pytest.raises(ValueError, match="does not exist"):
-        run_configuration(Parameters(task="gsm8k", data=str(tmp_path / "none.jsonl"), model="tiny"), tmp_path)
+        run_configuration(prepared)
     assert not list(tmp_path.glob("*.json*"))
 
 

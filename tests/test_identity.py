@@ -129,7 +129,7 @@ TEXTS = [
     ("decode/rules.py", "vocabulary - 1}", "vocabulary - 1} (the vocabulary)"),
     ("model/checkpoint.py", "config.json is missing", "there is no config.json"),
     ("settings.py", "allowed: a divisor of the block size", "allowed: what divides the block size"),
-    ("tasks/harness.py", "which is also lm_eval's default, is not there", "lm_eval's default, can't be had"),
+    ("tasks/harness.py", "has no tokenizer files", "lacks tokenizer files"),
     ("tasks/base.py", "allowed: a whole number from 1 up, or none", "allowed: 1, 2, 3 ...")]
 
 

@@ -12,7 +12,7 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records import journal
 from fastdllm.report.results import read_outcomes
-from fastdllm.tasks.base import read_rows
+from fastdllm.tasks.base import TEXT, read_rows
 
 PUBLISHED = Path(__file__).parents[1] / "executed" / "published" / "demo" / "arithmetic_limit_200" / "k1_first"
 TEXTS = ["line\u2028separator", "paragraph\u2029separator", "next\u0085line", "form\x0cfeed", "\x1cfile\x1d\x1e",
@@ -25,7 +25,7 @@ def lines(rows) -> str:
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-@pytest.mark.parametrize("read", [atomic.json_lines, lambda path: read_rows(path, ["text"])], ids=["lines", "data"])
+@pytest.mark.parametrize("read", [atomic.json_lines, lambda path: read_rows(path, {"text": TEXT})], ids=["lines", "data"])
 def test_text_of_every_kind_stays_in_its_row(read, end, bom, tmp_path):
     path = tmp_path / "data.jsonl"
     text = lines({"text": text} for text in TEXTS)

@@ -134,7 +134,7 @@ def test_explore_takes_runs_directories_outputs_and_traces(lm, middle, tmp_path)
     assert alone.decisions[last, 8:20].tolist() == middle.decisions[last, 8:20].tolist()
     with pytest.raises(ValueError, match="run=int; allowed: a Run"):
         fastdllm.explore(3)
-    with pytest.raises(ValueError, match="trace: empty"):
+    with pytest.raises(ValueError, match="run: a frame of 0 rows"):
         fastdllm.explore(out.trace.iloc[:0])
 
 

@@ -87,13 +87,16 @@ def target_value(target: str) -> Fraction:
 
 
 def score_number(text: str, target: str, rules: Sequence[str]) -> dict[str, Score]:
-    """Each rule's extraction, and whether its value is the target's (units and words around it aside)."""
-    want = target_value(target) if rules else None
+    """Each rule's extraction, and whether its value is the target's (units and words around it aside).
+
+    An empty target is an answer that nobody knows: none is right. Raises ValueError for a target without one number.
+    """
+    want = target_value(target) if rules and target else None
     scores = {}
     for rule in rules:
         extracted = RULES[rule](text)
         amount = value(flexible(extracted)) if extracted is not None else None
-        scores[rule] = Score(extracted, amount == want)
+        scores[rule] = Score(extracted, want is not None and amount == want)
     return scores
 
 
