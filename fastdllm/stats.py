@@ -52,7 +52,8 @@ def wilson(correct: int, n: int, level: float = LEVEL) -> Interval:
     if n <= 0 or not 0 <= correct <= n:
         raise ValueError(f"correct={correct}, n={n}; allowed: 0 <= correct <= n and n > 0")
     low, high = proportion_confint(correct, n, alpha=1 - level, method="wilson")
-    return float(low), float(high)
+    # Rounding must not put the share itself outside of its interval: 0 and 1 are the exact ends there.
+    return 0.0 if correct == 0 else float(low), 1.0 if correct == n else float(high)
 
 
 def simultaneous(count: int, level: float = LEVEL) -> float:

@@ -25,7 +25,8 @@ def lines(rows) -> str:
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-@pytest.mark.parametrize("read", [atomic.json_lines, lambda path: read_rows(path, {"text": TEXT})], ids=["lines", "data"])
+@pytest.mark.parametrize("read", [atomic.json_lines, lambda path: read_rows(path, {"text": TEXT})],
+                         ids=["lines", "data"])
 def test_text_of_every_kind_stays_in_its_row(read, end, bom, tmp_path):
     path = tmp_path / "data.jsonl"
     text = lines({"text": text} for text in TEXTS)

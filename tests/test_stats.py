@@ -135,3 +135,11 @@ def test_no_difference_found_is_never_no_difference() -> None:
 def test_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="equally long"):
         stats.paired_bounds([1, 0], [1])
+
+
+def test_a_share_lies_in_its_wilson_interval():
+    """Also none and all of them, where the formula's rounding would leave it outside."""
+    for n in (1, 3, 10, 64, 200, 1319):
+        for correct in {0, 1, n // 2, n - 1, n}:
+            low, high = stats.wilson(correct, n)
+            assert 0 <= low <= correct / n <= high <= 1, (correct, n)
