@@ -103,9 +103,11 @@ def test_tied_head_loads(tmp_path):
 
 
 def test_buffers_of_old_transformers_are_harmless(copy):
+    before = load_network(copy, CPU, torch.float32).state_dict()
     edit(copy, lambda w: w.update({f"model.{where}rotary_emb.inv_freq": torch.ones(8)
                                    for where in ("", "layers.0.self_attn.", "layers.27.self_attn.")}))
-    load_network(copy, CPU, torch.float32)
+    after = load_network(copy, CPU, torch.float32).state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(("change", "words"), [
