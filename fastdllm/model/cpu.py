@@ -56,7 +56,7 @@ class CpuOps(TorchOps):
         if isinstance(batch, PackPositions):
             visible = int(batch.sees.max())
             mask = torch.zeros(batch.rows, batch.width, visible).masked_fill_(~batch.mask(visible), -torch.inf)
-            self.where = (self.rotary_tables[batch.positions.view(-1)], batch.places, int(batch.slots[0]), -1, visible,
+            self.where = (self.rotary_tables[batch.positions.reshape(-1)], batch.places, int(batch.slots[0]), -1, visible,
                           None if batch.rows == 1 else batch.slots, mask[:, None])
             return
         slots, ends = batch.slots.tolist(), batch.ends.tolist()

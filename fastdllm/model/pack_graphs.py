@@ -53,7 +53,7 @@ class PackGraphs(Graphs):
         rows, width, read = shape.rows, shape.width, shape.read
         slots, tokens, positions, places, sees, where = data.split_with_sizes(shape.parts, 1)
         batch = PackPositions(rows, width, slots[:, 0], positions, places.reshape(-1),
-                              sees.view(rows, width, STRETCHES, 2), shape.shared)
+                              sees.reshape(rows, width, STRETCHES, 2), shape.shared)
         self.ops.begin(batch)
         hidden = self.network.model.embed_tokens(tokens).view(rows * width, -1)
         last = self.network.config.num_hidden_layers - 1
