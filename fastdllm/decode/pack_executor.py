@@ -11,9 +11,10 @@ from fastdllm.decode.packs import MOST_STRETCHES, Layout, Pack, Reading, Segment
 from fastdllm.decode.sampling import predict
 from fastdllm.model.cache import Cache, Context
 from fastdllm.model.errors import NonFiniteLogits
+from fastdllm.model.graphs import Shape
 from fastdllm.model.hooks import HookPoint
 from fastdllm.model.network import Network
-from fastdllm.model.pack_graphs import PackGraphs, PackShape
+from fastdllm.model.pack_graphs import PackGraphs
 
 
 class PackExecutor(Protocol):
@@ -120,7 +121,7 @@ class Together:
     def _states(self, packs: list[Pack], width: int) -> list[list[Reading]]:
         rows = [self._row(pack.slot, [segment for state in pack.states for segment in self.layout.segments(state)],
                           width) for pack in packs]
-        shape = PackShape(self.graphs.bucket(len(rows)), width, width)
+        shape = Shape(self.graphs.bucket(len(rows)), width, width)
         tokens, confidence, _ = self.graphs.run(shape, [[*row, *range(width)] for row in rows])
         readings = []
         for row, pack in enumerate(packs):
@@ -139,13 +140,13 @@ class Together:
             segments = self.layout.segments(pack.states[0])
             rows += [[*self._row(pack.slot, [segment], width), len(segment.tokens) - 1] for segment in segments]
             last.append(len(rows) - 1)
-        shape = PackShape(self.graphs.bucket(len(rows)), width, 1, shared=True)
+        shape = Shape(self.graphs.bucket(len(rows)), width, 1, shared=True)
         tokens, confidence, _ = self.graphs.run(shape, rows)
         return [[Reading(first_read(pack.states[0].forward), (int(tokens[row][0]),), (confidence[row][0],))]
                 for row, pack in zip(last, packs, strict=True)]
 
     def _row(self, slot: int, segments: list[Segment], width: int) -> list[int]:
-        """A row's data as `PackShape` says, without what is read; idle tokens write to the spare slot."""
+        """A row's data as `pack_graphs.parts` says, without what is read; idle tokens write to the spare slot."""
         tokens, positions, places, sees = list[int](), list[int](), list[int](), list[int]()
         for segment in segments:
             count, spare = len(segment.tokens), MOST_STRETCHES - len(segment.sees)

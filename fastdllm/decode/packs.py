@@ -9,6 +9,7 @@ nothing is copied.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fastdllm.decode.step import Forward
 
@@ -63,7 +64,7 @@ class Layout:
         if forward.kind == "prefill":
             cuts = [begin, *range((begin // self.chunk + 1) * self.chunk, forward.end, self.chunk), forward.end]
             return [Segment(forward.tokens[low - begin:high - begin], low, prefix + low, ((prefix, prefix + high),))
-                    for low, high in zip(cuts, cuts[1:], strict=False)]
+                    for low, high in pairwise(cuts)]
         if forward.kind == "commit":
             return [Segment(forward.tokens, begin, prefix + begin, ((prefix, prefix + forward.end),))]
         block = begin - (forward.replace_position or 0)

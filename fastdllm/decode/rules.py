@@ -50,7 +50,8 @@ def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision =
                          f"{block} (one block) or more")
     return Rules(block=block, small=decoding.small_block, mask_id=mask, stop_ids=stop_ids,
                  threshold=decoding.threshold, max_new_tokens=decoding.max_new_tokens,
-                 block_cache=decoding.block_cache, k=1 if reuse.drafts else reuse.k, revision=chosen, find_stop=find_stop)
+                 block_cache=decoding.block_cache, k=1 if reuse.drafts else reuse.k, revision=chosen,
+                 find_stop=find_stop)
 
 
 def stops(lm: LM, decoding: Decoding) -> tuple[frozenset[int], StopStrings | None]:

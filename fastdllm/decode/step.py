@@ -85,5 +85,5 @@ class RowResult:
     reused_nothing: bool             # k > 1, and yet nothing was reused
     seconds: float                   # from the row's first forward to its last
     steps: int = field(default=0)
-    forwards_run: int = 0            # passes through the network that carried the row; policy verify: fewer than its NFE
+    forwards_run: int = 0            # passes that carried the row; policy verify: fewer than its NFE
     drafts: tuple[DraftCount, ...] = ()

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network
-from fastdllm.model.static import Batch, PackPositions, TorchOps
+from fastdllm.model.positions import Batch, PackPositions
+from fastdllm.model.static import TorchOps
 
 MOST_COPIED = 1 << 30        # bytes of parameters
 COMPILING = Lock()
@@ -56,8 +57,8 @@ class CpuOps(TorchOps):
         if isinstance(batch, PackPositions):
             visible = int(batch.sees.max())
             mask = torch.zeros(batch.rows, batch.width, visible).masked_fill_(~batch.mask(visible), -torch.inf)
-            self.where = (self.rotary_tables[batch.positions.reshape(-1)], batch.places, int(batch.slots[0]), -1, visible,
-                          None if batch.rows == 1 else batch.slots, mask[:, None])
+            self.where = (self.rotary_tables[batch.positions.view(-1)], batch.places, int(batch.slots[0]), -1,
+                          visible, None if batch.rows == 1 else batch.slots, mask[:, None])
             return
         slots, ends = batch.slots.tolist(), batch.ends.tolist()
         positions = (batch.starts[:, None] + torch.arange(batch.width)).view(-1)

@@ -5,35 +5,23 @@ As `Graphs`, captured on CUDA, with one host synchronisation a forward; see deco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fastdllm.model.cache import Cache
-from fastdllm.model.graphs import Graphs, Run
+from fastdllm.model.graphs import Graphs, Shape
 from fastdllm.model.network import Network
-from fastdllm.model.static import STRETCHES, PackPositions
+from fastdllm.model.positions import STRETCHES, PackPositions
 
 READ_TOGETHER = 8       # positions whose predictions one program puts together
 
 
-@dataclass(frozen=True)
-class PackShape:
-    """What one graph computes: `rows` packs of `width` tokens; `read` is `width` (all are predicted) or 1."""
+def parts(shape: Shape) -> tuple[int, ...]:
+    """The integers of a row: slot, tokens, positions, cache indices, what each token sees, offsets that are read.
 
-    rows: int                         # a bucket: the last rows may be idle
-    width: int
-    read: int
-    shared: bool = False              # rows may share a slot: blocks of one prompt
-    skipped: tuple[Run, ...] = ()     # every layer runs,
-    keep: tuple[Run, ...] = ()        # and no output is stored
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """The integers of a row: slot, tokens, positions, cache indices, what each token sees, offsets that are read.
-        """
-        return (1, self.width, self.width, self.width, 2 * STRETCHES * self.width, self.read)
+    `read` of a shape is its width (all are predicted) or 1; every layer runs and no output is stored.
+    """
+    return (1, shape.width, shape.width, shape.width, 2 * STRETCHES * shape.width, shape.read)
 
 
 class PackGraphs(Graphs):
@@ -42,17 +30,17 @@ class PackGraphs(Graphs):
     def __init__(self, network: Network, cache: Cache, most_rows: int):
         super().__init__(network, cache, 0, 0.0, most_rows)
 
-    def idle_row(self, shape: PackShape) -> list[int]:
+    def idle_row(self, shape: Shape) -> list[int]:
         """Data of an idle row: it computes on the spare slot, and nobody reads it."""
         width, spare = shape.width, (self.cache.slots - 1) * self.cache.positions
         return [self.cache.slots - 1, *[0] * (2 * width), *range(spare, spare + width),
                 *[0, 1, *[0] * (2 * STRETCHES - 2)] * width, *[0] * shape.read]
 
-    def compute(self, shape: PackShape, data: Tensor) -> Tensor:
-        """Tokens, confidence and a flag without meaning, each [rows, read], from data [rows, sum(parts)]."""
+    def compute(self, shape: Shape, data: Tensor) -> Tensor:
+        """Tokens, confidence and a flag without meaning, each [rows, read], from data [rows, sum(parts(shape))]."""
         rows, width, read = shape.rows, shape.width, shape.read
-        slots, tokens, positions, places, sees, where = data.split_with_sizes(shape.parts, 1)
-        batch = PackPositions(rows, width, slots[:, 0], positions, places.reshape(-1),
+        slots, tokens, positions, places, sees, where = data.split_with_sizes(parts(shape), 1)
+        batch = PackPositions(rows, width, slots.reshape(-1), positions.contiguous(), places.reshape(-1),
                               sees.reshape(rows, width, STRETCHES, 2), shape.shared)
         self.ops.begin(batch)
         hidden = self.network.model.embed_tokens(tokens).view(rows * width, -1)

@@ -17,44 +17,9 @@ from fastdllm.model import kernels
 from fastdllm.model.attention import Scratch, attend
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network, RMSNorm
+from fastdllm.model.pack_attention import attend_packs
+from fastdllm.model.positions import Batch, PackPositions
 from fastdllm.model.products import MOST_ROWS, Tiling, Workspace, linear
-
-
-@dataclass(frozen=True, eq=False)
-class RowPositions:
-    """Where the rows of a forward stand: all tensors on the device. R rows, w positions each."""
-
-    rows: int
-    width: int
-    slots: Int[Tensor, " R"]
-    starts: Int[Tensor, " R"]
-    ends: Int[Tensor, " R"]
-    shared: bool                    # rows may share a slot (blocks of one prompt in a prefill)
-
-
-STRETCHES = 4        # of a slot's cache that a token of a pack may see
-
-
-@dataclass(frozen=True, eq=False)
-class PackPositions:
-    """Where each token of some packs stands: all tensors on the device. R rows, w tokens each."""
-
-    rows: int
-    width: int
-    slots: Int[Tensor, " R"]
-    positions: Int[Tensor, "R w"]       # in the text
-    places: Int[Tensor, " Rw"]          # where its keys go: slot * cache length + position in the slot's cache
-    sees: Int[Tensor, "R w 4 2"]        # stretches of the slot's cache, the end excluded
-    shared: bool                        # rows may share a slot (blocks of one prompt in a prefill)
-
-    def mask(self, visible: int) -> Bool[Tensor, "R w visible"]:
-        """Which of the slot's first `visible` cache positions each token sees."""
-        keys = torch.arange(visible, device=self.sees.device)
-        low, high = self.sees[..., None].unbind(3)
-        return ((keys >= low) & (keys < high)).any(2)
-
-
-Batch = RowPositions | PackPositions
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +191,12 @@ class TritonOps(TorchOps):
             return super().attention(index, hidden, batch)
         attention = self.layers[index].self_attn
         packed = self.product("qkv", hidden, attention.qkv_proj.weight, bias=attention.qkv_proj.bias)
-        return attend(packed.view(batch.rows, batch.width, self.packed), self.cos, self.sin,
-                              self.cache.keys[index], self.cache.values[index], batch.slots, batch.starts, batch.ends,
-                              attention.heads, self.scratch)
+        packed, cache = packed.view(batch.rows, batch.width, self.packed), self.cache
+        if isinstance(batch, PackPositions):
+            return attend_packs(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch,
+                                attention.heads, self.scratch)
+        return attend(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch.slots, batch.starts,
+                      batch.ends, attention.heads, self.scratch)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.product("head", self.norm(hidden, self.network.model.norm), self.network.lm_head.weight)
