@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from fastdllm.errors import SettingsError
 
-POLICIES = ("output", "residual", "token", "adaptive", "replay")
+POLICIES = ("output", "residual", "token", "adaptive", "replay", "verify")
 SUBSETS = ("first", "middle", "last")
 SUBSET_SIZE = 12
 
@@ -160,9 +160,10 @@ def parse_layers(text: str) -> list[int] | None:
 class Reuse(Settings):
     """What is reused, and when: on a step with `step % k != 0` the chosen layers do not run (docs/decoding.md)."""
 
-    k: int = Field(default=1, ge=1, description="a whole number from 1 up; 1: no reuse")
+    k: int = Field(default=1, ge=1, description="a whole number from 1 up; 1: no reuse; policy verify: k - 1 drafts")
     layers: Annotated[str | tuple[int, ...] | None, BeforeValidator(_layers)] = Field(
-        default=None, description="first, middle, last, a range like '8-19', or a list of indices; needed for k > 1")
+        default=None, description="first, middle, last, a range like '8-19', or a list of indices; needed for k > 1, "
+                                  "but for policy verify, which skips none")
     policy: str = Field(default="output", description=f"{', '.join(POLICIES)}, or the path of a Python file")
     full_forwards: bool = Field(default=False, description="True: full forwards may reuse too; their skipped layers "
                                                            "keep their block-cache entries")
@@ -170,11 +171,14 @@ class Reuse(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> Reuse:
-        if self.k > 1 and self.layers is None:
+        if self.k > 1 and self.layers is None and self.policy != "verify":
             raise ValueError(f"layers=None with k={self.k}; allowed: first, middle, last, a range like '8-19', "
                              "or a list of indices")
         if self.policy not in POLICIES and not self.policy.endswith(".py"):
             raise ValueError(f"policy={self.policy!r}; allowed: {', '.join(POLICIES)}, or a Python file")
+        if self.drafts and self.full_forwards:
+            raise ValueError("full_forwards=True with policy='verify', which skips no layer; allowed: "
+                             "full_forwards=False")
         return self
 
     @property
@@ -182,13 +186,27 @@ class Reuse(Settings):
         """Whether anything can be reused at all."""
         return self.k > 1
 
+    @property
+    def drafts(self) -> int:
+        """How many steps ahead policy `verify` drafts; 0 for all others."""
+        return self.k - 1 if self.policy == "verify" else 0
+
+    def check(self, decoding: Decoding) -> None:
+        """Raise ValueError for a way of decoding in which nothing could be reused, or not without loss."""
+        if self.drafts and decoding.temperature > 0:
+            raise ValueError(f"policy='verify' with temperature={decoding.temperature}: a draft can be checked only "
+                             "where nothing is drawn; allowed: temperature=0, or k=1")
+        if self.active and not self.drafts and not decoding.block_cache:
+            raise ValueError(f"k={self.k} with block_cache=False: every step would be a full forward and nothing "
+                             "could be reused; allowed: block_cache=True, k=1, or policy='verify'")
+
     def layer_indices(self, layer_count: int, first_subset: str = "1-12") -> tuple[int, ...]:
         """The chosen layers of a network with `layer_count` layers; () if none were chosen.
 
         Twelve layers each: first starts behind layer 0, middle is centred, last ends with the final
         layer (28 layers: 1..12, 8..19, 16..27). `first_subset="1-11"` is bug 3 of the log.
         """
-        if self.layers is None:
+        if self.layers is None or self.drafts:
             return ()
         if isinstance(self.layers, str) and self.layers in SUBSETS:
             start = {"first": 1, "middle": (layer_count - SUBSET_SIZE) // 2, "last": layer_count - SUBSET_SIZE}

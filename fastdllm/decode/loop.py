@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from fastdllm.decode.executor import Eager, Executor
 from fastdllm.decode.fast import Fast, supported
+from fastdllm.decode.pack_executor import OneByOne, PackExecutor, Together
+from fastdllm.decode.packs import Layout
 from fastdllm.decode.policies import OutputPolicy, ReusePlan, policy_class
 from fastdllm.decode.row import Row
 from fastdllm.decode.rules import Rules
 from fastdllm.decode.step import Forward, Prediction, Step
 from fastdllm.decode.trace import Trace
+from fastdllm.decode.verify import Verify
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
@@ -31,12 +35,53 @@ class Work:
     plan: ReusePlan
 
 
+class Turn(Protocol):
+    """What the engine does again and again: run what the live rows need, and let them take in what was predicted."""
+
+    @property
+    def executor(self) -> Executor | PackExecutor: ...
+
+    def tick(self, rows: list[Row]) -> Iterator[Step]:
+        """One step of every row, or several (`verify`)."""
+        ...
+
+
+class Plain:
+    """One step of every row. Work that can run together (equal `Executor.key`: the same kind of forward, and layers
+    that run alike) is one batch.
+    """
+
+    def __init__(self, executor: Executor, policy: OutputPolicy | None):
+        self.executor, self.policy = executor, policy
+
+    def tick(self, rows: list[Row]) -> Iterator[Step]:
+        """Schedule the work of all rows, run it, and let the rows take in what was predicted."""
+        work = [self._work(row, row.next()) for row in rows]
+        for item, prediction in zip(work, self._run(work), strict=True):
+            item.row.forwards_run += not item.plan.skip
+            yield item.row.apply(item.forward, prediction, replayed=item.plan.skip)
+
+    def _work(self, row: Row, forward: Forward) -> Work:
+        """What a row needs now, and what the policy makes of it."""
+        denoising = forward.small_block is not None
+        return Work(row, forward, self.policy.plan(forward) if self.policy and denoising else PLAIN)
+
+    def _run(self, work: list[Work]) -> list[Prediction]:
+        """Run all work, batch by batch; predictions in the order of the work."""
+        batches: dict[tuple[object, ...], list[int]] = {}
+        for index, item in enumerate(work):
+            batches.setdefault(self.executor.key(item.forward, item.plan), []).append(index)
+        predictions: dict[int, Prediction] = {}
+        for batch in batches.values():
+            done = self.executor.run([work[i].forward for i in batch], [work[i].plan for i in batch])
+            predictions.update(zip(batch, done, strict=True))
+        return [predictions[index] for index in range(len(work))]
+
+
 class Engine:
     """Rows in slots over one cache: a row that finishes leaves, the next prompt takes its place.
 
-    Each tick schedules the work of all rows, runs it, and lets the rows take in what was predicted. Rows are
-    independent: work that can run together (equal `Executor.key`: the same kind of forward, and layers that run
-    alike) is one batch. `finished` collects rows as they end.
+    Rows are independent of each other. Each turn advances them all; `finished` collects them as they end.
     """
 
     def __init__(self, lm: LM, rules: Rules, decoding: Decoding, reuse: Reuse, slots: int, positions: int,
@@ -54,13 +99,23 @@ class Engine:
         if executor == "fast" and why_not is not None:
             raise ValueError(f"executor='fast': {why_not}; allowed: executor='eager'")
         quick_here = lm.device.type == "cuda" or lm.dtype == torch.float32
-        self.executor: Executor = (
-            Fast(lm.network, slots, positions, decoding, self.policy)
-            if executor == "fast" or (executor == "auto" and quick_here and why_not is None)
-            else Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators))
+        fast = executor == "fast" or (executor == "auto" and quick_here and why_not is None)
+        if reuse.drafts:
+            layout = Layout(rules.block, areas=reuse.k, chunk=lm.config.bd_size)
+            self.turn: Turn = Verify(rules, reuse.drafts, (Together if fast else OneByOne)(
+                lm.network, slots, positions, layout))
+        else:
+            self.turn = Plain(Fast(lm.network, slots, positions, decoding, self.policy) if fast else
+                              Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators),
+                              self.policy)
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
         self.finished: list[Row] = []
+
+    @property
+    def executor(self) -> Executor | PackExecutor:
+        """What runs the forwards."""
+        return self.turn.executor
 
     def steps(self, prompts: Iterator[tuple[int, list[int]]]) -> Iterator[Step]:
         """Denoise all prompts (index, token ids); yields every forward of every row.
@@ -69,33 +124,11 @@ class Engine:
         """
         while True:
             self._admit(prompts)
-            work = self._schedule()
-            if not work:
+            rows = [row for row in self.slots if row is not None]
+            if not rows:
                 return
-            for item, prediction in zip(work, self._run(work), strict=True):
-                yield item.row.apply(item.forward, prediction, replayed=item.plan.skip)
+            yield from self.turn.tick(rows)
             self._retire()
-
-    def _schedule(self) -> list[Work]:
-        """What each row needs now, and what the policy makes of it."""
-        work = []
-        for row in self.slots:
-            if row is not None:
-                forward = row.next()
-                plan = self.policy.plan(forward) if self.policy and forward.small_block is not None else PLAIN
-                work.append(Work(row, forward, plan))
-        return work
-
-    def _run(self, work: list[Work]) -> list[Prediction]:
-        """Run all work, batch by batch; predictions in the order of the work."""
-        batches: dict[tuple[object, ...], list[int]] = {}
-        for index, item in enumerate(work):
-            batches.setdefault(self.executor.key(item.forward, item.plan), []).append(index)
-        predictions: dict[int, Prediction] = {}
-        for batch in batches.values():
-            done = self.executor.run([work[i].forward for i in batch], [work[i].plan for i in batch])
-            predictions.update(zip(batch, done, strict=True))
-        return [predictions[index] for index in range(len(work))]
 
     def _admit(self, prompts: Iterator[tuple[int, list[int]]]) -> None:
         for slot, held in enumerate(self.slots):

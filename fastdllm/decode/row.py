@@ -9,9 +9,11 @@ same, and the last block is committed for one extra token.
 from __future__ import annotations
 
 import time
+from copy import copy
+from dataclasses import replace
 
 from fastdllm.decode.rules import Rules
-from fastdllm.decode.step import DECISIONS, KINDS, Forward, Prediction, RowResult, Step
+from fastdllm.decode.step import DECISIONS, KINDS, DraftCount, Forward, Prediction, RowResult, Step
 from fastdllm.model.errors import NothingUnmasked
 
 NAN = float("nan")
@@ -29,7 +31,8 @@ class Row:
         self.decisions = dict.fromkeys(DECISIONS, 0)
         self.finish: str | None = None
         self.generated: list[int] = []
-        self.forwards = self.steps = 0
+        self.forwards = self.steps = self.forwards_run = 0
+        self.drafts: dict[tuple[int, str], list[int]] = {}      # depth and kind -> offered, accepted
         self.began = time.perf_counter()
         self.seconds = 0.0
         self.saw_stop = False
@@ -159,6 +162,20 @@ class Row:
             if len(self.tokens) // rules.block >= blocks:
                 self.generated, self.finish = self.tokens[self.length:], "length"
 
+    def count_draft(self, depth: int, kind: str, offered: int = 0, accepted: int = 0) -> None:
+        """Book drafts of policy `verify`."""
+        counts = self.drafts.setdefault((depth, kind), [0, 0])
+        counts[0] += offered
+        counts[1] += accepted
+
+    def fork(self) -> Row:
+        """A copy to look ahead with: what is applied to it leaves this row as it is. It looks for no stop strings."""
+        twin = copy(self)
+        twin.tokens, twin.block = list(self.tokens), list(self.block)
+        twin.nfe, twin.decisions = dict(self.nfe), dict(self.decisions)
+        twin.rules = replace(self.rules, find_stop=None)
+        return twin
+
     def result(self, text: str) -> RowResult:
         """The row's outcome; call when `finish` is set."""
         if self.finish is None:
@@ -166,4 +183,5 @@ class Row:
         nothing = self.rules.k > 1 and self.decisions["reuse"] == 0 and self.nfe["replay"] == 0
         return RowResult(row=self.index, tokens=list(self.generated), text=text, nfe=dict(self.nfe),
                          decisions=dict(self.decisions), finish=self.finish, reused_nothing=nothing,
-                         seconds=self.seconds, steps=self.steps)
+                         seconds=self.seconds, steps=self.steps, forwards_run=self.forwards_run,
+                         drafts=tuple(DraftCount(*key, *counts) for key, counts in sorted(self.drafts.items())))

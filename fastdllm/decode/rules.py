@@ -22,7 +22,7 @@ class Rules:
     threshold: float
     max_new_tokens: int
     block_cache: bool
-    k: int
+    k: int                                # policy verify decodes as k=1 does
     revision: Revision
     find_stop: Callable[[list[int]], int | None] | None = None   # stop strings: tokens up to and with the match
 
@@ -44,15 +44,14 @@ def resolve(lm: LM, decoding: Decoding, reuse: Reuse, revision: str | Revision =
         if not 0 <= token < vocabulary:
             raise ValueError(f"Decoding.{field}={token}; allowed: an id from 0 to {vocabulary - 1}")
     reuse.layer_indices(lm.config.num_hidden_layers, chosen.first_subset)
-    if reuse.active and not decoding.block_cache:
-        raise ValueError("Decoding.block_cache=False with Reuse.k>1: every step would be a full forward and nothing "
-                         "could be reused; allowed: block_cache=True, or k=1")
+    reuse.check(decoding)
     if chosen.termination == "upstream" and decoding.max_new_tokens < block:
         raise ValueError(f"Decoding.max_new_tokens={decoding.max_new_tokens} with upstream termination; allowed: "
                          f"{block} (one block) or more")
     return Rules(block=block, small=decoding.small_block, mask_id=mask, stop_ids=stop_ids,
                  threshold=decoding.threshold, max_new_tokens=decoding.max_new_tokens,
-                 block_cache=decoding.block_cache, k=reuse.k, revision=chosen, find_stop=find_stop)
+                 block_cache=decoding.block_cache, k=1 if reuse.drafts else reuse.k, revision=chosen,
+                 find_stop=find_stop)
 
 
 def stops(lm: LM, decoding: Decoding) -> tuple[frozenset[int], StopStrings | None]:

@@ -58,6 +58,18 @@ class Step:
     unmasked: tuple[bool, ...]       # [B] by this step
     confidence: tuple[float, ...]    # [B] nan where the step did not look
     nfe: dict[str, int]              # so far, by kind
+    draft: int = 0                   # policy verify: drafted so many steps ahead, and right; 0: the row's own state
+    rejected: tuple[tuple[int, int], ...] = ()      # policy verify: offsets and tokens that the next draft had wrong
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCount:
+    """Drafts of one depth and kind (`verify.draft_kind`) that were run, and those that were right."""
+
+    depth: int
+    kind: str
+    offered: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +85,5 @@ class RowResult:
     reused_nothing: bool             # k > 1, and yet nothing was reused
     seconds: float                   # from the row's first forward to its last
     steps: int = field(default=0)
+    forwards_run: int = 0            # passes that carried the row; policy verify: fewer than its NFE
+    drafts: tuple[DraftCount, ...] = ()

@@ -128,7 +128,7 @@ class Scratch:
     """Partial results of `attend` for few rows, and the counters that say when they are complete."""
 
     def __init__(self, device: torch.device, heads: int, size: int, positions: int, most_width: int = 64):
-        self.stretches = triton.cdiv(positions, SPAN)
+        self.stretches, self.most_width = triton.cdiv(positions, SPAN), most_width
         self.parts = torch.empty(SPLIT_PROGRAMS * self.stretches * most_width * (size + 2), device=device)
         self.arrived = torch.zeros(SPLIT_PROGRAMS, dtype=torch.int32, device=device)
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network
-from fastdllm.model.static import RowPositions, TorchOps
+from fastdllm.model.positions import Batch, PackPositions
+from fastdllm.model.static import TorchOps
 
 MOST_COPIED = 1 << 30        # bytes of parameters
 COMPILING = Lock()
@@ -52,7 +53,13 @@ class CpuOps(TorchOps):
         self.least = torch.tensor((network.config.hidden_size * network.config.rms_norm_eps) ** 0.5)
         self.where: Where | None = None
 
-    def begin(self, batch: RowPositions) -> None:
+    def begin(self, batch: Batch) -> None:
+        if isinstance(batch, PackPositions):
+            visible = int(batch.sees.max())
+            mask = torch.zeros(batch.rows, batch.width, visible).masked_fill_(~batch.mask(visible), -torch.inf)
+            self.where = (self.rotary_tables[batch.positions.view(-1)], batch.places, int(batch.slots[0]), -1,
+                          visible, None if batch.rows == 1 else batch.slots, mask[:, None])
+            return
         slots, ends = batch.slots.tolist(), batch.ends.tolist()
         positions = (batch.starts[:, None] + torch.arange(batch.width)).view(-1)
         visible, mask = max(ends), None
@@ -64,7 +71,7 @@ class CpuOps(TorchOps):
         self.where = (self.rotary_tables[positions], flat, slots[0], int(batch.starts[0]), visible,
                       None if together else batch.slots, mask)
 
-    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: RowPositions,
+    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: Batch,
                 wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
         if self.where is None:
             raise RuntimeError("begin() comes before the layers")
@@ -134,7 +141,7 @@ def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_valu
 
     Writes the caches [slots, P, kv_heads, d] at `flat` = slot * P + position. rotary_tables
     [R*w, heads + 2 kv_heads, d/2] are complex, 1 for the values. Rows lie in `slots`, or from `slot` on (a single
-    row at `start`), and see the keys below `visible` where mask [R, 1, 1, visible] is not -inf.
+    row at `start`, if that is not -1), and see the keys below `visible` where mask [R, 1, 1 or w, visible] is not -inf.
     """
     width, kv, size = hidden.shape[0] // rows, all_keys[0].shape[2], all_keys[0].shape[3]
     packed = rotary_tables.shape[1]
@@ -145,7 +152,7 @@ def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_valu
         turned = torch.view_as_real(torch.view_as_complex(plain) * rotary_tables).flatten(2)
         query, new_keys, new_values = turned.split_with_sizes([heads, kv, kv], 1)
         keys, values = all_keys[index], all_values[index]
-        if rows == 1:
+        if rows == 1 and start >= 0:
             keys[slot, start:start + width].copy_(new_keys)
             values[slot, start:start + width].copy_(new_values)
         else:
@@ -159,6 +166,8 @@ def run(hidden: Tensor, weights: List[Weights], all_keys: List[Tensor], all_valu
             flat_wanted = (wanted + torch.arange(rows).unsqueeze(1) * width).view(-1)
             query, hidden = query.index_select(0, flat_wanted), hidden.index_select(0, flat_wanted)
             width = wanted.shape[1]
+            if mask is not None and mask.shape[2] > 1:
+                mask = mask.gather(2, wanted[:, None, :, None].expand(-1, -1, -1, visible))
         mixed = F.scaled_dot_product_attention(query.unflatten(0, (rows, width)).transpose(1, 2), keys.transpose(1, 2),
                                                values.transpose(1, 2), mask, enable_gqa=True)
         hidden.addmm_(mixed.transpose(1, 2).reshape(rows * width, -1), out)

@@ -17,7 +17,8 @@ from fastdllm.model import cpu, kernels
 from fastdllm.model.cache import Cache
 from fastdllm.model.cpu import CpuOps
 from fastdllm.model.network import Network
-from fastdllm.model.static import RowPositions, TorchOps, TritonOps, pick
+from fastdllm.model.positions import RowPositions
+from fastdllm.model.static import TorchOps, TritonOps, pick
 
 Run = tuple[int, int]                 # first and last of contiguous layers
 FIELDS = ("slot", "start", "end", "entry")

@@ -17,19 +17,9 @@ from fastdllm.model import kernels
 from fastdllm.model.attention import Scratch, attend
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network, RMSNorm
+from fastdllm.model.pack_attention import attend_packs
+from fastdllm.model.positions import Batch, PackPositions
 from fastdllm.model.products import MOST_ROWS, Tiling, Workspace, linear
-
-
-@dataclass(frozen=True, eq=False)
-class RowPositions:
-    """Where the rows of a forward stand: all tensors on the device. R rows, w positions each."""
-
-    rows: int
-    width: int
-    slots: Int[Tensor, " R"]
-    starts: Int[Tensor, " R"]
-    ends: Int[Tensor, " R"]
-    shared: bool                    # rows may share a slot (blocks of one prompt in a prefill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +29,15 @@ class Detail:
     cos: Float[Tensor, "R w d"]
     sin: Float[Tensor, "R w d"]     # first half negated
     flat: Int[Tensor, " Rw"]         # slot * cache length + position
-    mask: Tensor                    # [R, 1, 1, P] True where a key may be seen
+    mask: Tensor                    # [R, 1, 1, P], or [R, 1, groups * w, P] of packs; True where a key may be seen
 
     @classmethod
-    def of(cls, network: Network, cache: Cache, batch: RowPositions) -> Detail:
+    def of(cls, network: Network, cache: Cache, batch: Batch) -> Detail:
         """Work it out on the device."""
+        if isinstance(batch, PackPositions):
+            groups = network.config.num_attention_heads // network.config.num_key_value_heads
+            return cls(network.cos[batch.positions].to(network.dtype), network.sin[batch.positions].to(network.dtype),
+                       batch.places, batch.mask(cache.positions).repeat(1, groups, 1)[:, None])
         positions = batch.starts[:, None] + torch.arange(batch.width, device=batch.starts.device)
         keys = torch.arange(cache.positions, device=batch.starts.device)
         return cls(network.cos[positions].to(network.dtype), network.sin[positions].to(network.dtype),
@@ -65,18 +59,18 @@ class TorchOps:
         self.layers = [layer for layer in network.model.layers if isinstance(layer, DecoderLayer)]
         self.detail: Detail | None = None
 
-    def begin(self, batch: RowPositions) -> None:
+    def begin(self, batch: Batch) -> None:
         """Before the layers of a forward."""
         self.detail = Detail.of(self.network, self.cache, batch)
 
-    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: RowPositions,
+    def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: Batch,
                 wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
         """Layers first .. last, both included: [R*w, D], or [R*n, D] at the `wanted` positions of each row."""
         for index in range(first, last + 1):
             hidden = self.layer(index, hidden, batch)
         return hidden if wanted is None else pick(hidden, wanted)
 
-    def layer(self, index: int, hidden: Float[Tensor, "Rw D"], batch: RowPositions) -> Float[Tensor, "Rw D"]:
+    def layer(self, index: int, hidden: Float[Tensor, "Rw D"], batch: Batch) -> Float[Tensor, "Rw D"]:
         """One decoder layer; writes the cache at the rows' positions."""
         layer = self.layers[index]
         hidden = hidden + F.linear(self.attention(index, layer.input_layernorm(hidden), batch),
@@ -87,7 +81,7 @@ class TorchOps:
         """SwiGLU of the normed hidden states."""
         return self.layers[index].mlp(hidden)
 
-    def attention(self, index: int, hidden: Tensor, batch: RowPositions) -> Tensor:
+    def attention(self, index: int, hidden: Tensor, batch: Batch) -> Tensor:
         """Attention before its output projection, [R*w, D] -> [R*w, heads * d]."""
         attention = self.layers[index].self_attn
         rows, width, detail = batch.rows, batch.width, self.detail
@@ -167,7 +161,7 @@ class TritonOps(TorchOps):
         """How to cut a product of so many rows; None: by cuBLAS."""
         return None if rows > MOST_ROWS else self.tilings[name][0 if rows <= 16 else 1]
 
-    def begin(self, batch: RowPositions) -> None:
+    def begin(self, batch: Batch) -> None:
         if batch.shared:
             super().begin(batch)
 
@@ -180,7 +174,7 @@ class TritonOps(TorchOps):
         out = F.linear(x, weight, bias)
         return out if residual is None else out.add_(residual)
 
-    def layer(self, index: int, hidden: Tensor, batch: RowPositions) -> Tensor:
+    def layer(self, index: int, hidden: Tensor, batch: Batch) -> Tensor:
         layer = self.layers[index]
         mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), batch)
         hidden = self.product("o", mixed, layer.self_attn.o_proj.weight, residual=hidden)
@@ -192,14 +186,17 @@ class TritonOps(TorchOps):
             x = kernels.silu_mul(F.linear(x, gate_up))
         return self.product("down", x, layer.mlp.down_proj.weight, residual=hidden)
 
-    def attention(self, index: int, hidden: Tensor, batch: RowPositions) -> Tensor:
+    def attention(self, index: int, hidden: Tensor, batch: Batch) -> Tensor:
         if batch.shared:      # a row must see what another row of the same prompt writes: in separate kernels
             return super().attention(index, hidden, batch)
         attention = self.layers[index].self_attn
         packed = self.product("qkv", hidden, attention.qkv_proj.weight, bias=attention.qkv_proj.bias)
-        return attend(packed.view(batch.rows, batch.width, self.packed), self.cos, self.sin,
-                              self.cache.keys[index], self.cache.values[index], batch.slots, batch.starts, batch.ends,
-                              attention.heads, self.scratch)
+        packed, cache = packed.view(batch.rows, batch.width, self.packed), self.cache
+        if isinstance(batch, PackPositions):
+            return attend_packs(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch,
+                                attention.heads, self.scratch)
+        return attend(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch.slots, batch.starts,
+                      batch.ends, attention.heads, self.scratch)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.product("head", self.norm(hidden, self.network.model.norm), self.network.lm_head.weight)

@@ -39,6 +39,7 @@ def costs(record: Record) -> pd.DataFrame:
     values: dict[str, Any] = {
         "tokens": row["tokens"], "forwards": row["nfe"], "tokens per forward": f"{row['tokens_per_forward']:.2f}",
         **{f"{kind} forwards": count for kind, count in record.nfe.items()},
+        **_drafts(record),
         **{f"layer calls: {kind}": count for kind, count in record.decisions.items()},
         "seconds (no loading, no warm-up)": f"{record.seconds:.2f}", "tokens/s": f"{record.tokens_per_second:.0f}",
         "loading, warm-up": f"{record.load_seconds:.2f} s, {record.warmup_seconds:.2f} s",
@@ -46,6 +47,15 @@ def costs(record: Record) -> pd.DataFrame:
         "ended by": ", ".join(f"{how} {count}" for how, count in record.finish.items() if count),
         "sessions": record.sessions}
     return _column(values)
+
+
+def _drafts(record: Record) -> dict[str, Any]:
+    """Policy verify: forwards that ran, and drafts by depth and kind."""
+    if record.forwards_run is None:
+        return {}
+    return {"forwards run (k=1 needs those above)": record.forwards_run,
+            **{f"drafts at depth {draft.depth}, {draft.kind}: accepted": f"{draft.accepted} of {draft.offered}"
+               for draft in record.drafts}}
 
 
 def identity(record: Record) -> pd.DataFrame:

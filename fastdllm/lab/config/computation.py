@@ -33,6 +33,8 @@ def without_effect(parameters: Parameters) -> Iterator[tuple[tuple[str, ...], st
         yield SAMPLING, "nothing is sampled at temperature 0"
     if parameters.reuse.active and parameters.reuse.policy != "adaptive":
         yield ("similarity",), f"policy {parameters.reuse.policy} does not ask for it"
+    if parameters.reuse.drafts:
+        yield ("layers",), "policy verify skips no layer"
 
 
 def repeated(runs: Mapping[str, Parameters]) -> dict[str, str]:
@@ -54,9 +56,9 @@ def _computation(parameters: Parameters) -> str:
     idle = {name for names, _ in without_effect(parameters) for name in names}
     values = {name: value for name, value in parameters.flat().items() if name not in idle}
     given = [name for name in parameters.given if name not in idle]
-    if parameters.reuse.active:
+    if parameters.reuse.active and not parameters.reuse.drafts:
         values["layers"] = _layers(parameters)
-    else:
+    elif not parameters.reuse.active:
         values |= dict.fromkeys((name for name in SECTION if SECTION[name] == "reuse"), None)
     return f"{given} {values}"
 
@@ -78,6 +80,6 @@ def _why(earlier: Parameters, later: Parameters) -> str:
     before, after = earlier.flat(), later.flat()
     reasons = [f"{name} {after[name]} has no effect ({why})" for names, why in without_effect(later)
                for name in names if before[name] != after[name]]
-    if before["layers"] != after["layers"] and later.reuse.active:
+    if before["layers"] != after["layers"] and later.reuse.active and not later.reuse.drafts:
         reasons.append(f"layers {after['layers']} are layers {before['layers']}")
     return "; ".join(dict.fromkeys(reasons)) or "nothing differs but the name"

@@ -63,9 +63,7 @@ class Parameters(RunFields):
 
     @model_validator(mode="after")
     def _reuse_can_act(self) -> Parameters:
-        if self.reuse.active and not self.decoding.block_cache:
-            raise ValueError(f"reuse.k={self.reuse.k} with decoding.block_cache=False reuses nothing; "
-                             "allowed: k=1, or block_cache=True")
+        self.reuse.check(self.decoding)
         if self.reuse.active and self.engine == "autoregressive":
             raise ValueError(f"reuse.k={self.reuse.k} with engine='autoregressive' reuses nothing; "
                              "allowed: k=1, or engine='diffusion'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,8 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
         "correct": {rule: score.correct for rule, score in scores.items()},
         "tokens": len(result.tokens), "nfe": result.nfe, "decisions": result.decisions, "finish": result.finish,
         "reused_nothing": result.reused_nothing, "seconds": round(result.seconds, 6)}
+    if result.drafts:
+        sample |= {"forwards_run": result.forwards_run, "drafts": [asdict(draft) for draft in result.drafts]}
     if result.finish == "stop_string":
         sample["stop_string"] = stopped_by(lm.decode(result.tokens), strings)
     if parts := {rule: list(score.parts) for rule, score in scores.items() if score.parts}:

@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records.identity import PACKAGE
 from fastdllm.lab.records.journal import Journal
-from fastdllm.lab.records.record import Checkpoint, Code, Dataset, Environment, Record, accuracy
+from fastdllm.lab.records.record import Checkpoint, Code, Dataset, DraftTotal, Environment, Record, accuracy
 from fastdllm.tasks import Task
 from fastdllm.version import __version__
 
@@ -30,6 +30,22 @@ def total(samples: list[dict[str, Any]], name: str) -> dict[str, int]:
     for sample in samples:
         counts.update(sample[name])
     return dict(counts)
+
+
+def forwards_run(samples: list[dict[str, Any]]) -> int:
+    """Passes through the network that carried a sample, summed: as many as its NFE where nothing was drafted."""
+    return sum(sample.get("forwards_run") or sum(sample["nfe"].values()) for sample in samples)
+
+
+def drafts(samples: list[dict[str, Any]]) -> tuple[DraftTotal, ...]:
+    """Drafts of all samples by depth and kind."""
+    totals: dict[tuple[int, str], list[int]] = {}
+    for draft in (draft for sample in samples for draft in sample.get("drafts", ())):
+        counts = totals.setdefault((draft["depth"], draft["kind"]), [0, 0])
+        counts[0] += draft["offered"]
+        counts[1] += draft["accepted"]
+    return tuple(DraftTotal(depth=depth, kind=kind, offered=offered, accepted=accepted)
+                 for (depth, kind), (offered, accepted) in sorted(totals.items()))
 
 
 def verdicts(samples: list[dict[str, Any]], rule: str) -> list[bool]:
@@ -70,6 +86,7 @@ def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset
         empty=len(empty),
         finish={**dict.fromkeys(FINISHES, 0), **Counter(sample["finish"] for sample in samples)},
         reused_nothing=idle if parameters.reuse.active else 0,
+        forwards_run=forwards_run(samples) if parameters.reuse.drafts else None, drafts=drafts(samples),
         sessions=max(sample["session"] for sample in samples), notes=notes)
 
 

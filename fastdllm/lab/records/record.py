@@ -30,6 +30,15 @@ def forwards(nfe: Mapping[str, int]) -> int:
     return sum(count for kind, count in nfe.items() if kind != "replay")
 
 
+class DraftTotal(Settings):
+    """Policy `verify`: drafts of one depth and kind (decode/verify.py) that were run, and those that were right."""
+
+    depth: int
+    kind: str
+    offered: int
+    accepted: int
+
+
 class Checkpoint(Settings):
     """The weights by name and by content."""
 
@@ -117,6 +126,9 @@ class Record(Settings):
     empty: int
     finish: dict[str, int]
     reused_nothing: int
+    forwards_run: int | None = Field(default=None, description="policy verify: passes through the network that carried "
+                                                               "a row, summed; `nfe` is what k=1 needs")
+    drafts: tuple[DraftTotal, ...] = Field(default=(), description="policy verify: drafts by depth and kind")
     sessions: int = Field(default=1, description="1 + the number of times the run was interrupted and resumed")
     samples_sha256: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
@@ -132,6 +144,8 @@ class Record(Settings):
     def content(self) -> dict[str, Any]:
         """What the checksum covers, as plain JSON values; unknown fields and parameters are left out."""
         content = self.model_dump(mode="json", by_alias=True, exclude={"checksum"})
+        if self.forwards_run is None:
+            del content["forwards_run"], content["drafts"]
         if not self.unknown:
             del content["unknown"]
         for part in (content, content["parameters"], *(content["parameters"][name] for name in ("decoding", "reuse"))):
@@ -231,11 +245,15 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def row(record: Record) -> dict[str, Any]:
-    """One record as flat columns. `layers` is text; `nfe` counts all forwards, `tokens_per_forward` divides by it.
+    """One record as flat columns. `layers` is text; `nfe` counts all forwards; `tokens_per_forward`
+    divides by those that ran, which is fewer with policy verify (`forwards_run`, `acceptance`).
 
     What an imported record's source does not state is NaN (a number) or None.
     """
     parameters, reuse, headline = record.parameters, record.parameters.reuse, record.headline
+    run = record.forwards if record.forwards_run is None else record.forwards_run
+    offered = sum(draft.offered for draft in record.drafts)
+    accepted = sum(draft.accepted for draft in record.drafts)
     flat = {
         "experiment": record.experiment, "model": record.checkpoint.name, "task": record.task, "config": record.config,
         "status": record.status,
@@ -248,7 +266,8 @@ def row(record: Record) -> dict[str, Any]:
         "low": headline.low, "high": headline.high, "correct": headline.correct, "empty": record.empty,
         "tokens": record.tokens, "seconds": record.seconds, "tokens_per_second": record.tokens_per_second,
         **{f"nfe_{kind}": record.nfe.get(kind, 0) for kind in ("prefill", "full", "small", "commit", "replay")},
-        "nfe": record.forwards, "tokens_per_forward": record.tokens / (record.forwards or float("nan")),
+        "nfe": record.forwards, "forwards_run": run, "tokens_per_forward": record.tokens / (run or float("nan")),
+        "drafts_offered": offered, "drafts_accepted": accepted, "acceptance": accepted / (offered or float("nan")),
         **{kind: record.decisions.get(kind, 0) for kind in ("recompute", "reuse", "fallback", "bypass")},
         "reused_nothing": record.reused_nothing, "node": record.environment.node,
         "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,

@@ -25,7 +25,7 @@ from fastdllm.settings import Decoding, Execution, Reuse
 STEPS = "steps.parquet"
 NFE = (*KINDS, "replay")
 COLUMNS = ("row", "forward", "block", "small_block", "step", "kind", "start", "tokens", "unmasked", "confidence",
-           *(f"nfe_{kind}" for kind in NFE))
+           "draft", "rejected", *(f"nfe_{kind}" for kind in NFE))
 KEY = b"fastdllm"
 
 
@@ -77,7 +77,8 @@ class Recorder:
 def frame(steps: Iterable[Step]) -> pd.DataFrame:
     """One line per forward of each row: `forward` is its index in the row, as in the trace; nfe_* so far.
 
-    tokens, unmasked and confidence are lists of the block's size.
+    tokens, unmasked and confidence are lists of the block's size. With policy verify, `draft` says how many steps ahead
+    a state was drafted (0: not at all), and `rejected` which offset and token of the draft after it were wrong.
     """
     count: dict[int, int] = {}
     lines = []
@@ -86,6 +87,7 @@ def frame(steps: Iterable[Step]) -> pd.DataFrame:
         count[step.row] = forward + 1
         lines.append((step.row, forward, step.block, step.small_block, step.step, step.kind, step.start,
                       list(step.tokens), list(step.unmasked), list(step.confidence),
+                      step.draft, [list(pair) for pair in step.rejected],
                       *(step.nfe.get(kind, 0) for kind in NFE)))
     return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"small_block": "Int64", "step": "Int64"})
 
@@ -105,7 +107,8 @@ def meta(lm: LM, prompts: Mapping[int, Sequence[int]], steps: Sequence[Step], de
         "prompts": {str(row): list(map(int, ids)) for row, ids in prompts.items()},
         "pieces": {str(token): piece(lm, token) for token in sorted(used)},
         "results": {str(row): {"tokens": result.tokens, "text": result.text, "finish": result.finish,
-                               "seconds": result.seconds, "nfe": result.nfe, "decisions": result.decisions}
+                               "seconds": result.seconds, "nfe": result.nfe, "decisions": result.decisions,
+                               "forwards_run": result.forwards_run}
                     for row, result in results.items()},
     }
 

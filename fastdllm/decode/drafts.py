@@ -1,0 +1,90 @@
+"""Drafts: what old logits say that the next steps will unmask, as forwards that can run beside the real one.
+
+Nothing here touches a tensor. A draft is what policy `replay` would do without asking; `verify` asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from fastdllm.decode.packs import Reading
+from fastdllm.decode.row import Row
+from fastdllm.decode.step import Forward, Prediction
+
+
+class Memory:
+    """The last that was predicted for each position of a row's text: token and confidence."""
+
+    def __init__(self) -> None:
+        self.predicted: dict[int, tuple[int, float]] = {}
+
+    def update(self, forward: Forward, reading: Reading) -> None:
+        """Note a reading: the logits at position p predict position p + 1."""
+        for index, pair in enumerate(zip(reading.tokens, reading.confidence, strict=True)):
+            self.predicted[forward.start + reading.first + index + 1] = pair
+
+    def of(self, positions: Sequence[int]) -> list[tuple[int, float]] | None:
+        """Token and confidence for all these positions, None if one was never predicted."""
+        if all(position in self.predicted for position in positions):
+            return [self.predicted[position] for position in positions]
+        return None
+
+
+class Drafter(Protocol):
+    """Says what a forward that has not run yet may predict."""
+
+    def guess(self, forward: Forward, memory: Memory) -> Prediction | None:
+        """A whole prediction of the forward, as `Row.apply` takes it; None where there is nothing to go by."""
+        ...
+
+
+class OldLogits:
+    """The next prediction is the last one over again: a step is guessed to unmask what the rule makes of old logits."""
+
+    def __init__(self, threshold: float, mask_id: int):
+        self.threshold, self.mask_id = threshold, mask_id
+
+    def guess(self, forward: Forward, memory: Memory) -> Prediction | None:
+        if forward.kind == "prefill":
+            return None
+        if forward.kind == "commit":
+            carried = memory.of([forward.end])
+            return None if carried is None else Prediction((carried[0][0],), (carried[0][1],))
+        block = forward.start - (forward.replace_position or 0)
+        masked = [i for i, open_ in enumerate(forward.masked) if open_]
+        old = memory.of([block + forward.offset + i for i in masked])
+        if old is None:
+            return None
+        tokens, confidence = [0] * len(forward.masked), [0.0] * len(forward.masked)
+        for i, (token, value) in zip(masked, old, strict=True):
+            tokens[i], confidence[i] = token, value
+        unmask = choose(confidence, forward.masked, self.threshold)
+        if any(token == self.mask_id for token, chosen in zip(tokens, unmask, strict=True) if chosen):
+            return None
+        return Prediction(tuple(tokens), tuple(confidence), unmask)
+
+
+def choose(confidence: Sequence[float], masked: Sequence[bool], threshold: float) -> tuple[bool, ...]:
+    """The rule of `sampling.choose` for one row on the host: above the threshold, and always the surest, ties left."""
+    open_ = [value if is_masked else float("-inf") for value, is_masked in zip(confidence, masked, strict=True)]
+    best = open_.index(max(open_))
+    return tuple(is_masked and (value > threshold or i == best)
+                 for i, (value, is_masked) in enumerate(zip(open_, masked, strict=True)))
+
+
+def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: int) -> list[Forward]:
+    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most."""
+    forwards, twin = [row.next()], row.fork()
+    while len(forwards) <= depth:
+        guess = drafter.guess(forwards[-1], memory)
+        if guess is None:
+            break
+        twin.apply(forwards[-1], guess)
+        if twin.finish:
+            break
+        forward = twin.next()
+        if sum(each.width for each in forwards) + forward.width > most_tokens:
+            break
+        forwards.append(forward)
+    return forwards

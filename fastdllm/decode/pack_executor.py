@@ -1,0 +1,161 @@
+"""Runs packs: one state after the other (the reference), or all states of all rows in one pass."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastdllm.decode.packs import MOST_STRETCHES, Layout, Pack, Reading, Segment, State, first_read
+from fastdllm.decode.sampling import predict
+from fastdllm.model.cache import Cache, Context
+from fastdllm.model.errors import NonFiniteLogits
+from fastdllm.model.graphs import Shape
+from fastdllm.model.hooks import HookPoint
+from fastdllm.model.network import Network
+from fastdllm.model.pack_graphs import PackGraphs
+
+
+class PackExecutor(Protocol):
+    """Runs packs, and says what is predicted at every token of every state."""
+
+    def run(self, packs: list[Pack]) -> list[list[Reading]]:
+        """For each pack a reading of each state."""
+        ...
+
+    def not_finite(self, slot: int, state: State) -> NonFiniteLogits:
+        """The error that names the layer in which a state's hidden values stop being finite."""
+        ...
+
+
+class OneByOne:
+    """Each state in a forward of its own: what packing computes together, without packing."""
+
+    def __init__(self, network: Network, slots: int, positions: int, layout: Layout):
+        self.network, self.layout = network, layout
+        self.cache = network.new_cache(slots, layout.prefix + positions)
+
+    @torch.inference_mode()
+    def run(self, packs: list[Pack]) -> list[list[Reading]]:
+        """For each pack a reading of each state."""
+        return [[self._reading(pack.slot, state) for state in pack.states] for pack in packs]
+
+    def _reading(self, slot: int, state: State) -> Reading:
+        first = first_read(state.forward)
+        hidden = self._hidden(slot, state, self.cache)[:, first:]
+        tokens, confidence = predict(self.network.logits(hidden))
+        return Reading(first, tuple(tokens[0].tolist()), tuple(confidence[0].tolist()))
+
+    def _hidden(self, slot: int, state: State, cache: Cache) -> Tensor:
+        device = self.network.device
+        tokens = torch.tensor([state.forward.tokens], device=device)
+        return self.network(tokens, self._context(slot, self.layout.segments(state), cache), cache)
+
+    def _context(self, slot: int, segments: list[Segment], cache: Cache) -> Context:
+        """A forward over some segments in one row; the mask is over the positions of the slot's cache."""
+        device, visible = self.network.device, max(end for segment in segments for _, end in segment.sees)
+        positions = torch.cat([torch.arange(s.start, s.start + len(s.tokens)) for s in segments])[None].to(device)
+        places = torch.cat([torch.arange(s.write, s.write + len(s.tokens)) for s in segments]).to(device)
+        mask = torch.zeros(positions.shape[1], visible, dtype=torch.bool)
+        begin = 0
+        for segment in segments:
+            for low, high in segment.sees:
+                mask[begin:begin + len(segment.tokens), low:high] = True
+            begin += len(segment.tokens)
+        cos, sin = self.network.rotary_tables(positions)
+        return Context(kind="pack", slots=(slot,), slot_index=torch.tensor([slot], device=device), positions=positions,
+                       flat=slot * cache.positions + places, cos=cos, sin=sin, visible=visible,
+                       mask=mask.to(device)[None, None], replace_position=(None,))
+
+    def not_finite(self, slot: int, state: State) -> NonFiniteLogits:
+        """Run a state again and name the first layer whose output is not finite."""
+        return self.diagnose(slot, state, self.cache)
+
+    def diagnose(self, slot: int, state: State, cache: Cache) -> NonFiniteLogits:
+        """As `not_finite`, on any cache of this layout."""
+        forward, broken = state.forward, list[int | None]()
+
+        def look(hidden: Tensor, point: HookPoint) -> None:
+            if not hidden.isfinite().all():
+                broken.append(point.layer)
+
+        with torch.inference_mode(), self.network.hooks({"layers.*.output": look}):
+            self._hidden(slot, state, cache)
+        first = f"layer {broken[0]}" if broken else "the final norm or lm_head"
+        return NonFiniteLogits(f"logits are not finite: first in {first}, row {forward.row}, block {forward.block}, "
+                               f"step {forward.step}, {forward.kind} forward")
+
+
+class Together:
+    """All states of a pack side by side in one row of a forward, and packs of like width in one forward."""
+
+    def __init__(self, network: Network, slots: int, positions: int, layout: Layout):
+        self.one_by_one = OneByOne(network, slots + 1, positions, layout)      # for its cache and its diagnosis
+        self.network, self.layout, self.cache = network, layout, self.one_by_one.cache
+        self.graphs = PackGraphs(network, self.cache, slots)
+
+    def not_finite(self, slot: int, state: State) -> NonFiniteLogits:
+        return self.one_by_one.diagnose(slot, state, self.graphs.ops.plain_cache())
+
+    def run(self, packs: list[Pack]) -> list[list[Reading]]:
+        """For each pack a reading of each state. Raises RuntimeError where hooks came after the start."""
+        if self.network.hook_points.listeners:
+            raise RuntimeError("hooks were attached while the fast executor decodes, which has no points to call them "
+                               "at; allowed: attach them before decoding begins, or executor='eager'")
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for index, pack in enumerate(packs):
+            groups.setdefault(self._key(pack), []).append(index)
+        readings: dict[int, list[Reading]] = {}
+        for (prefill, width), group in groups.items():
+            done = (self._prefill if prefill else self._states)([packs[i] for i in group], width)
+            readings.update(zip(group, done, strict=True))
+        return [readings[index] for index in range(len(packs))]
+
+    def _key(self, pack: Pack) -> tuple[bool, int]:
+        """Prompts go block by block; other packs run together where they come to the same multiple of 8 tokens."""
+        if pack.states[0].forward.kind == "prefill":
+            return True, self.layout.chunk
+        return False, -(-sum(state.forward.width for state in pack.states) // 8) * 8
+
+    def _states(self, packs: list[Pack], width: int) -> list[list[Reading]]:
+        rows = [self._row(pack.slot, [segment for state in pack.states for segment in self.layout.segments(state)],
+                          width) for pack in packs]
+        shape = Shape(self.graphs.bucket(len(rows)), width, width)
+        tokens, confidence, _ = self.graphs.run(shape, [[*row, *range(width)] for row in rows])
+        readings = []
+        for row, pack in enumerate(packs):
+            begin, mine = 0, list[Reading]()
+            for state in pack.states:
+                end = begin + state.forward.width
+                mine.append(Reading(0, tuple(map(int, tokens[row][begin:end])), tuple(confidence[row][begin:end])))
+                begin = end
+            readings.append(mine)
+        return readings
+
+    def _prefill(self, packs: list[Pack], width: int) -> list[list[Reading]]:
+        """Each block of a prompt is a row of its own; of the last one the last token is read."""
+        rows, last = [], []
+        for pack in packs:
+            segments = self.layout.segments(pack.states[0])
+            rows += [[*self._row(pack.slot, [segment], width), len(segment.tokens) - 1] for segment in segments]
+            last.append(len(rows) - 1)
+        shape = Shape(self.graphs.bucket(len(rows)), width, 1, shared=True)
+        tokens, confidence, _ = self.graphs.run(shape, rows)
+        return [[Reading(first_read(pack.states[0].forward), (int(tokens[row][0]),), (confidence[row][0],))]
+                for row, pack in zip(last, packs, strict=True)]
+
+    def _row(self, slot: int, segments: list[Segment], width: int) -> list[int]:
+        """A row's data as `pack_graphs.parts` says, without what is read; idle tokens write to the spare slot."""
+        tokens, positions, places, sees = list[int](), list[int](), list[int](), list[int]()
+        for segment in segments:
+            count, spare = len(segment.tokens), MOST_STRETCHES - len(segment.sees)
+            tokens += segment.tokens
+            positions += range(segment.start, segment.start + count)
+            place = slot * self.cache.positions + segment.write
+            places += range(place, place + count)
+            sees += [*(end for stretch in segment.sees for end in stretch), *(0, 0) * spare] * count
+        idle = width - len(tokens)
+        trash = (self.cache.slots - 1) * self.cache.positions
+        return [slot, *tokens, *[0] * idle, *positions, *[0] * idle, *places, *range(trash, trash + idle),
+                *sees, *([0, 1, *(0, 0) * (MOST_STRETCHES - 1)] * idle)]

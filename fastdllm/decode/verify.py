@@ -1,0 +1,112 @@
+"""Policy `verify`: drafted states run beside the real one, and those that k=1 would have come to are kept.
+
+A draft is right if the row, having taken in what the real forward predicted, asks for exactly the drafted forward:
+then what that forward predicted in the same pass is its answer, and the next draft is looked at. From the first one
+that is wrong on all are dropped. Tokens, stop and NFE are those of k=1; what is saved are passes through the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from fastdllm.decode.drafts import Drafter, Memory, OldLogits, chain, choose
+from fastdllm.decode.pack_executor import PackExecutor
+from fastdllm.decode.packs import Pack, Reading, State
+from fastdllm.decode.row import Row
+from fastdllm.decode.rules import Rules
+from fastdllm.decode.step import Forward, Prediction, Step
+
+PASS_TOKENS = 64        # of all rows together, real and drafted: up to here a pass costs about what its weights cost
+
+
+@dataclass
+class Verified:
+    """What verification keeps of a row while it lives."""
+
+    row: Row
+    area: int = 0                                          # where the open block's keys lie
+    memory: Memory = field(default_factory=Memory)
+
+
+class Verify:
+    """The engine's tick under policy `verify`. `drafter` may be replaced: no guess can change a token."""
+
+    def __init__(self, rules: Rules, depth: int, executor: PackExecutor, drafter: Drafter | None = None):
+        self.rules, self.depth, self.executor = rules, depth, executor
+        self.drafter: Drafter = drafter or OldLogits(rules.threshold, rules.mask_id)
+        self.live: dict[int, Verified] = {}                # by slot
+
+    def tick(self, rows: list[Row]) -> Iterator[Step]:
+        """One pass for all rows: a step for the real state of each, and for every draft that was right."""
+        kept = [self._kept(row) for row in rows]
+        chains = [chain(row, self.drafter, each.memory, self.depth, PASS_TOKENS // len(rows))
+                  for row, each in zip(rows, kept, strict=True)]
+        readings = self.executor.run([self._pack(each, forwards)
+                                      for each, forwards in zip(kept, chains, strict=True)])
+        for each, forwards, read in zip(kept, chains, readings, strict=True):
+            yield from self._accept(each, forwards, read)
+
+    def _kept(self, row: Row) -> Verified:
+        each = self.live.get(row.slot)
+        if each is None or each.row is not row:
+            each = self.live[row.slot] = Verified(row)
+        return each
+
+    def _area(self, each: Verified, depth: int) -> int:
+        """Where the draft of a depth puts its keys: no two states of a pack share an area."""
+        return (each.area + depth) % (self.depth + 1)
+
+    def _pack(self, each: Verified, forwards: list[Forward]) -> Pack:
+        """Lay out a chain: a small forward looks at the block's keys of the last full forward before it."""
+        states, home = [], each.area
+        for depth, forward in enumerate(forwards):
+            area = self._area(each, depth)
+            states.append(State(forward, area, home))
+            if forward.kind == "full":
+                home = area
+        return Pack(each.row.slot, tuple(states))
+
+    def _accept(self, each: Verified, forwards: list[Forward], readings: list[Reading]) -> Iterator[Step]:
+        """Take in the real state's prediction, then those of the drafts up to the first wrong one."""
+        row, base = each.row, each.area
+        row.forwards_run += 1
+        for depth, forward in enumerate(forwards[1:], 1):
+            row.count_draft(depth, draft_kind(forwards[depth - 1], forward), offered=1)
+        for depth, (forward, reading) in enumerate(zip(forwards, readings, strict=True)):
+            if depth:
+                row.count_draft(depth, draft_kind(forwards[depth - 1], forward), accepted=1)
+            if any(value != value for value in reading.confidence):
+                raise self.executor.not_finite(each.row.slot, State(forward, each.area, each.area))
+            step = row.apply(forward, prediction(forward, reading, self.rules.threshold))
+            each.memory.update(forward, reading)
+            if forward.kind == "full":
+                each.area = (base + depth) % (self.depth + 1)
+            drafted = forwards[depth + 1] if depth + 1 < len(forwards) else None
+            right = drafted is not None and not row.finish and row.next() == drafted
+            yield replace(step, draft=depth, rejected=() if right or drafted is None else guessed(drafted, step))
+            if not right:
+                return
+
+
+def prediction(forward: Forward, reading: Reading, threshold: float) -> Prediction:
+    """What a forward predicts at its `read`, and what the rule unmasks of it."""
+    pairs = [reading.at(offset) for offset in forward.read]
+    tokens, confidence = tuple(token for token, _ in pairs), tuple(value for _, value in pairs)
+    return Prediction(tokens, confidence, choose(confidence, forward.masked, threshold) if forward.masked else ())
+
+
+def draft_kind(before: Forward, forward: Forward) -> str:
+    """What a draft leaps over: nothing (`small`), or what lies between it and the forward before it."""
+    if forward.block != before.block:
+        return "next block"
+    if forward.kind == "small":
+        return "small" if before.kind == "small" else "small behind full"
+    return forward.kind
+
+
+def guessed(draft: Forward, step: Step) -> tuple[tuple[int, int], ...]:
+    """Positions of the block and tokens of a rejected draft that are not what the step came to."""
+    begin = draft.start - step.start
+    return tuple((begin + i, token) for i, token in enumerate(draft.tokens)
+                 if 0 <= begin + i < len(step.tokens) and step.tokens[begin + i] != token)

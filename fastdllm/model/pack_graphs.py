@@ -1,0 +1,51 @@
+"""Packs on static buffers: forwards in which every token has a place and a view of its own.
+
+As `Graphs`, captured on CUDA, with one host synchronisation a forward; see decode/packs.py for what is packed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdllm.model.cache import Cache
+from fastdllm.model.graphs import Graphs, Shape
+from fastdllm.model.network import Network
+from fastdllm.model.positions import STRETCHES, PackPositions
+
+READ_TOGETHER = 8       # positions whose predictions one program puts together
+
+
+def parts(shape: Shape) -> tuple[int, ...]:
+    """The integers of a row: slot, tokens, positions, cache indices, what each token sees, offsets that are read.
+
+    `read` of a shape is its width (all are predicted) or 1; every layer runs and no output is stored.
+    """
+    return (1, shape.width, shape.width, shape.width, 2 * STRETCHES * shape.width, shape.read)
+
+
+class PackGraphs(Graphs):
+    """Runs packs by shape; captures a shape when it is first seen. The cache has one slot more than there are rows."""
+
+    def __init__(self, network: Network, cache: Cache, most_rows: int):
+        super().__init__(network, cache, 0, 0.0, most_rows)
+
+    def idle_row(self, shape: Shape) -> list[int]:
+        """Data of an idle row: it computes on the spare slot, and nobody reads it."""
+        width, spare = shape.width, (self.cache.slots - 1) * self.cache.positions
+        return [self.cache.slots - 1, *[0] * (2 * width), *range(spare, spare + width),
+                *[0, 1, *[0] * (2 * STRETCHES - 2)] * width, *[0] * shape.read]
+
+    def compute(self, shape: Shape, data: Tensor) -> Tensor:
+        """Tokens, confidence and a flag without meaning, each [rows, read], from data [rows, sum(parts(shape))]."""
+        rows, width, read = shape.rows, shape.width, shape.read
+        slots, tokens, positions, places, sees, where = data.split_with_sizes(parts(shape), 1)
+        batch = PackPositions(rows, width, slots.reshape(-1), positions.contiguous(), places.reshape(-1),
+                              sees.reshape(rows, width, STRETCHES, 2), shape.shared)
+        self.ops.begin(batch)
+        hidden = self.network.model.embed_tokens(tokens).view(rows * width, -1)
+        last = self.network.config.num_hidden_layers - 1
+        hidden = self.ops.layer_range(0, last, hidden, batch, None if read == width else where)
+        together = READ_TOGETHER if rows * read % READ_TOGETHER == 0 else 1
+        masked = torch.zeros(rows * read // together, together, dtype=torch.int64, device=data.device) != 0
+        return self.ops.predict(hidden, masked, 0.0).view(3, rows, read)

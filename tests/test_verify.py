@@ -1,0 +1,286 @@
+"""Policy `verify` is k=1: tokens, stop, NFE and caches, whatever is drafted. What it saves are passes."""
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastdllm
+from fastdllm import Decoding, Execution, Reuse, tasks
+from fastdllm.decode.drafts import Memory, OldLogits
+from fastdllm.decode.generate import build
+from fastdllm.decode.pack_executor import Together
+from fastdllm.decode.revisions import REVISIONS
+from fastdllm.decode.step import Prediction
+from fastdllm.decode.verify import PASS_TOKENS, Verify
+from fastdllm.lab.config.computation import repeated
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.model.errors import NonFiniteLogits
+from fastdllm.ui.conversation import Conversation
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
+CASES = [case for case in GOLDEN["cases"] if case["k"] == 1]
+REVISION = {"upstream": "upstream", "run2": "26d6179", "old": "8e18baac"}
+EXECUTORS = ("eager", "fast")
+
+
+def verify(k):
+    return Reuse(k=k, policy="verify")
+
+
+def decode(lm, prompts, decoding, reuse=Reuse(), executor="fast", revision="fixed", batch=None, drafter=None):
+    """The engine after decoding, and the steps of each row without what only `verify` notes in them."""
+    engine, ids = build(lm, prompts, decoding, reuse, revision, Execution(executor=executor, batch_size=batch), None)
+    if drafter is not None:
+        engine.turn.drafter = drafter
+    steps = sorted(engine.steps(iter(enumerate(ids))), key=lambda step: step.row)
+    engine.finished.sort(key=lambda row: row.index)
+    return engine, steps
+
+
+def course(engine, steps):
+    """What must be that of k=1: every state of every row, its output, and how it ended."""
+    return ([(s.row, s.block, s.small_block, s.step, s.kind, s.tokens, s.unmasked, s.nfe) for s in steps],
+            [(row.generated, row.finish, row.nfe) for row in engine.finished])
+
+
+def same_as_k1(lm, prompts, decoding, k, **how):
+    """Decode both ways; the engine of `verify` once all is equal."""
+    drafter = how.pop("drafter", None)
+    engine, steps = decode(lm, prompts, decoding, verify(k), drafter=drafter, **how)
+    assert course(engine, steps) == course(*decode(lm, prompts, decoding, **how))
+    return engine
+
+
+def counts(engine):
+    """Offered and accepted drafts, passes and NFE, over all rows."""
+    drafts = [draft for row in engine.finished for draft in row.result("").drafts]
+    return (sum(draft.offered for draft in drafts), sum(draft.accepted for draft in drafts),
+            sum(row.forwards_run for row in engine.finished), sum(sum(row.nfe.values()) for row in engine.finished))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_golden_cases(golden, case):
+    decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=511,
+                        small_block=case["small_block_size"], block_cache=case["use_block_cache"],
+                        stop_ids=() if case["stop_token"] == 9999 else (case["stop_token"],))
+    same_as_k1(golden, GOLDEN["prompts"][case["prompt"]]["rows"], decoding, 3, revision=REVISION[case["variant"]])
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_every_revision(golden, golden_prompts, revision):
+    """Its k=1, with its own rule of stopping and with the exact one."""
+    decoding = Decoding(threshold=0.2, max_new_tokens=40, mask_id=511, stop_ids=(155,))
+    for name in (revision, f"{revision}+termination=exact"):
+        same_as_k1(golden, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(st.integers(1, 75), min_size=1, max_size=3), k=st.integers(2, 6), batch=st.integers(1, 3),
+       threshold=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.75, 0.9, 1.0]), small=st.sampled_from([4, 8, 16, 32]),
+       block_cache=st.booleans(), executor=st.sampled_from(EXECUTORS), tokens=st.integers(1, 50), data=st.data())
+def test_any_prompts_and_settings(golden, lengths, k, batch, threshold, small, block_cache, executor, tokens, data):
+    prompts = [data.draw(st.lists(st.integers(0, 500), min_size=length, max_size=length)) for length in lengths]
+    decoding = Decoding(threshold=threshold, small_block=small, block_cache=block_cache, max_new_tokens=tokens,
+                        mask_id=511, stop_ids=(155, 224))
+    same_as_k1(golden, prompts, decoding, k, batch=batch, executor=executor)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return [problem.prompt for problem in tasks.get("arithmetic").problems(5, None)]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
+def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
+    """There drafts are often right: passes are saved at every threshold."""
+    decoding = Decoding(threshold=threshold, max_new_tokens=64)
+    engine = same_as_k1(tiny, questions, decoding, 3, batch=1)
+    offered, accepted, passes, nfe = counts(engine)
+    assert 0 < accepted <= offered and passes == nfe - accepted
+    assert {draft.kind for row in engine.finished for draft in row.result("").drafts} >= {"full", "small behind full"}
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_batches(tiny, questions, batch):
+    same_as_k1(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
+
+
+def test_stop_strings(tiny, questions):
+    free = fastdllm.generate(tiny, questions, decoding=Decoding(max_new_tokens=64), batch_size=1)
+    strings = tuple({text[len(text) // 2:len(text) // 2 + 3] for text in free.texts})
+    decoding = Decoding(max_new_tokens=64, stop_strings=strings)
+    engine = same_as_k1(tiny, questions, decoding, 4, batch=1)
+    assert {row.finish for row in engine.finished} == {"stop_string"}
+    assert fastdllm.generate(tiny, questions, decoding=decoding, reuse=verify(4)).texts == \
+        fastdllm.generate(tiny, questions, decoding=decoding).texts
+
+
+def test_block_cache_off(tiny, questions):
+    """Every forward is a full one, and drafts are too."""
+    engine = same_as_k1(tiny, questions[:2], Decoding(max_new_tokens=40, block_cache=False), 2, batch=1)
+    assert counts(engine)[1] > 0
+
+
+class Told:
+    """A drafter that knows the steps of k=1, and tells the truth or not, forward by forward."""
+
+    def __init__(self, steps, truth):
+        self.rows = {row: list(mine) for row, mine in groupby(steps, key=lambda step: step.row)}
+        self.truth = truth
+
+    def guess(self, forward, memory):
+        steps = self.rows[forward.row]
+        if forward.kind == "prefill" or forward.index + 1 >= len(steps):
+            return None
+        shift = 0 if self.truth(forward.index) else 1
+        if forward.kind == "commit":
+            return Prediction((steps[forward.index + 1].tokens[0] + shift,), (1.0,))
+        step, part = steps[forward.index], slice(forward.offset, forward.offset + len(forward.masked))
+        return Prediction(tuple(token + shift for token in step.tokens[part]), (1.0,) * len(forward.masked),
+                          step.unmasked[part])
+
+
+@pytest.mark.parametrize(("executor", "k", "threshold"), [("eager", 3, 0.1), ("fast", 2, 1.0), ("fast", 5, 0.1)])
+def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts, executor, k, threshold):
+    decoding = Decoding(threshold=threshold, max_new_tokens=40, mask_id=511, stop_ids=())
+    prompts = [golden_prompts["p33"], golden_prompts["p64"]]
+    _, steps = decode(golden, prompts, decoding, executor=executor)
+    for truth in (lambda _: True, lambda _: False, lambda index: index % 2, lambda index: index % 3):
+        engine = same_as_k1(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
+        offered, accepted, passes, nfe = counts(engine)
+        assert offered and passes == nfe - accepted
+        if truth(0) and truth(3):
+            assert accepted == offered if truth(1) and truth(2) else 0 < accepted < offered
+        if not truth(1) and not truth(2):
+            assert accepted == 0
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_nothing_of_a_rejected_draft_stays_in_the_caches(golden, golden_prompts, truth):
+    """The committed keys and values are those of k=1, and so are those of the block that is open at the end, but for
+    the small block in it, which every later forward writes before it reads."""
+    decoding = Decoding(threshold=0.3, max_new_tokens=50, mask_id=511, stop_ids=())
+    prompt = golden_prompts["p40"]
+    plain, steps = decode(golden, [prompt], decoding, executor="eager")
+    drafter = Told(steps, lambda _: truth)
+    for executor in EXECUTORS:
+        engine = same_as_k1(golden, [prompt], decoding, 3, executor=executor, drafter=drafter)
+        cache = engine.executor.graphs.ops.plain_cache() if executor == "fast" else engine.executor.cache
+        start, prefix = engine.finished[0].prefix, engine.executor.layout.prefix
+        area = engine.turn.live[0].area * 32
+        before = steps[-1].small_block * 8
+        assert start == 64
+        for ours, theirs in zip(cache.keys + cache.values, plain.executor.cache.keys + plain.executor.cache.values,
+                                strict=True):
+            assert torch.allclose(ours[0, prefix:prefix + start], theirs[0, :start], atol=1e-5)
+            for low, high in ((0, before), (before + 8, 32)):
+                assert torch.allclose(ours[0, area + low:area + high], theirs[0, start + low:start + high], atol=1e-5)
+
+
+def test_steps_say_what_was_drafted(golden, golden_prompts):
+    """A right draft is a step of its depth; of a wrong one the step before it has the positions and tokens."""
+    decoding = Decoding(threshold=1.0, max_new_tokens=30, mask_id=511, stop_ids=())
+    prompt = golden_prompts["p5"]
+    _, steps = decode(golden, [prompt], decoding)
+    _, right = decode(golden, [prompt], decoding, verify(3), drafter=Told(steps, lambda _: True))
+    assert [step.draft for step in right[:6]] == [0, 1, 2, 0, 1, 2] and not any(step.rejected for step in right)
+    _, wrong = decode(golden, [prompt], decoding, verify(2), drafter=Told(steps, lambda _: False))
+    assert {step.draft for step in wrong} == {0}
+    for before, after in zip(steps, wrong[:-1], strict=False):
+        (offset, token), = after.rejected
+        assert before.unmasked[offset] and token == before.tokens[offset] + 1
+
+
+def test_drafts_only_where_few_tokens_run():
+    """All rows together stay within PASS_TOKENS; a batch that fills it with its real states drafts nothing."""
+    lm = fastdllm.load(Path(__file__).parent / "golden", device="cpu")
+    decoding = Decoding(threshold=1.0, max_new_tokens=16, mask_id=511, stop_ids=())
+    for rows in (1, 4, PASS_TOKENS // 8 + 1):
+        prompts = [[row + 1] * 7 for row in range(rows)]
+        engine, ids = build(lm, prompts, decoding, verify(3), "fixed", Execution(), None)
+        run, widths = engine.executor.run, []
+
+        def watched(packs, run=run, widths=widths):
+            widths.append([sum(state.forward.width for state in pack.states) for pack in packs])
+            return run(packs)
+        engine.turn.executor.run = watched
+        list(engine.steps(iter(enumerate(ids))))
+        drafted = sum(draft.offered for row in engine.finished for draft in row.result("").drafts)
+        assert (drafted > 0) == (rows * 16 <= PASS_TOKENS)
+        assert all(sum(each) <= PASS_TOKENS or set(each) <= {8, 32} for each in widths)
+
+
+def test_old_logits_have_nothing_to_say_of_what_was_never_predicted(golden, golden_prompts):
+    engine, steps = build(golden, [golden_prompts["p5"]], Decoding(mask_id=511, stop_ids=()), verify(2), "fixed",
+                          Execution(), None)
+    first = next(engine.steps(iter(enumerate(steps))))
+    assert first.kind == "full" and engine.slots[0].forwards_run == 1 and not engine.slots[0].drafts
+    assert OldLogits(0.9, 511).guess(engine.slots[0].next(), Memory()) is None
+
+
+def test_threads_and_chat(tiny, questions):
+    """Threads over one queue, and turns that keep the conversation's prefix."""
+    decoding = Decoding(max_new_tokens=40)
+    plain = fastdllm.generate(tiny, questions, decoding=decoding)
+    threads = fastdllm.generate(tiny, questions, decoding=decoding, reuse=verify(3), threads=2, batch_size=2)
+    assert threads.tokens == plain.tokens and threads.nfe == plain.nfe
+    answers = []
+    for reuse in (Reuse(), verify(3)):
+        chat = Conversation(tiny, decoding, reuse)
+        answers.append([])
+        for question in questions[:3]:
+            answers[-1].append(list(chat.send(question))[-1].text)
+    assert answers[0] == answers[1]
+
+
+def test_a_broken_network_is_named(golden_prompts):
+    for executor in EXECUTORS:
+        lm = fastdllm.load(Path(__file__).parent / "golden", device="cpu")
+        engine, ids = build(lm, [golden_prompts["p40"]], Decoding(mask_id=511), verify(2), "fixed",
+                            Execution(executor=executor), None)
+        steps = engine.steps(iter(enumerate(ids)))
+        for _ in range(4):
+            next(steps)
+        with torch.no_grad():
+            lm.network.model.layers[5].mlp.down_proj.weight[0, 0] = float("nan")
+        with pytest.raises(NonFiniteLogits, match=r"layer 5, row 0, block 1, step \d"):
+            list(steps)
+
+
+def test_what_is_refused_by_name(golden):
+    with pytest.raises(ValueError, match=r"policy='verify' with temperature=0.7.*allowed: temperature=0"):
+        fastdllm.generate(golden, [[1]], decoding=Decoding(temperature=0.7, mask_id=511), reuse=verify(2))
+    with pytest.raises(ValueError, match="policy='verify' with temperature"):
+        Parameters.of(k=2, policy="verify", temperature=0.7)
+    with pytest.raises(ValueError, match="full_forwards=True with policy='verify'"):
+        Reuse(k=2, policy="verify", full_forwards=True)
+    fastdllm.generate(golden, [[1]], decoding=Decoding(temperature=0.7, mask_id=511, max_new_tokens=2),
+                      reuse=Reuse(policy="verify"))      # k=1 drafts nothing
+    Parameters.of(k=2, policy="verify", block_cache=False)
+
+
+def test_layers_are_no_axis_of_verify():
+    runs = {f"t/k2_{layers}": Parameters.of(k=2, policy="verify", layers=layers)
+            for layers in ("first", "middle", None)}
+    reasons = repeated(runs)
+    assert list(reasons) == ["t/k2_middle", "t/k2_None"]
+    assert "policy verify skips no layer" in reasons["t/k2_middle"]
+    assert not repeated({"a": Parameters.of(k=2, policy="verify"), "b": Parameters.of(k=3, policy="verify")})
+
+
+def test_no_draft_that_was_right_is_a_result(golden):
+    """Unlike a reuse that reused nothing."""
+    out = fastdllm.generate(golden, [[1, 2]], decoding=Decoding(mask_id=511, threshold=0.0, max_new_tokens=4),
+                            reuse=verify(2))
+    assert not out.reused_nothing and not out.rows[0].reused_nothing
+
+
+def test_the_fast_executor_is_taken_where_it_can_be(golden):
+    for executor, kind in (("auto", True), ("fast", True), ("eager", False)):
+        engine, _ = build(golden, [[1]], Decoding(mask_id=511), verify(2), "fixed", Execution(executor=executor), None)
+        assert isinstance(engine.turn, Verify) and isinstance(engine.executor, Together) == kind
