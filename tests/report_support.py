@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastdllm.display.claim import Claim
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.share import bundle
 
 # configuration -> (share of right answers, seconds a problem, tokens a problem)
 Behaviour = Callable[[Configuration], tuple[float, float, int]]
@@ -68,3 +70,13 @@ def every_claim() -> dict[str, Claim]:
                if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
     return {f"{value.decide.__module__}.{value.name}": value for module in modules for value in vars(module).values()
             if isinstance(value, Claim)}
+
+
+def ship(grid: Grid, folder: Path, **changes: Any) -> None:
+    """The grid's records below a folder as `fastdllm publish --compact` leaves them; `changes` to their fields."""
+    for configuration in grid.configurations():
+        if not configuration.not_applicable and (configuration.directory / records.SUMMARY).exists():
+            record = records.read(configuration.directory)
+            home = folder / configuration.directory.relative_to(grid.directory.parent)
+            records.write(home, record.model_copy(update=changes))
+            (home / bundle.PROBLEMS).write_bytes(bundle.problems(configuration.directory, record))
