@@ -84,6 +84,7 @@ class RunLabel:
     unit: str = "problems"
     device: str = ""
     date: str = ""
+    code: str = ""      # of shipped records: which commit ran
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> RunLabel:
@@ -91,9 +92,10 @@ class RunLabel:
         def every(column: str) -> str:
             return ", ".join(dict.fromkeys(str(value) for value in frame[column])) if column in frame else ""
         return cls(every("model"), every("task"), every("metric"), int(frame["n"].max()), device=every("device_name"),
+                   code=every("code"),
                    date=max((str(day)[:10] for day in frame["date"]), default="") if "date" in frame else "")
 
     def __str__(self) -> str:
         parts = (self.model, self.task, f"n = {self.n} {self.unit}", f"rule {self.metric}" if self.metric else "",
-                 self.device, self.date)
+                 self.device, self.code, self.date)
         return ", ".join(part for part in parts if part)

@@ -37,9 +37,9 @@ GRIDS = ("gsm8k_smol", "gsm8k_smol_run1", "multiarith_smol", "gsm8k_smol_float16
 class ShippedRecords:
     """One row a configuration in `frame`, and for each row's `path` its problems.
 
-    frame: the columns of `records.frame`, and path, commit (of the code that ran; "" if the record has none), code
-    (hash of what that code does), capped (answers cut at the length limit; NaN if the record does not say), computed
-    (equal for rows that agree in every problem's right or wrong, tokens and forwards), and the rest of SETTINGS.
+    frame: the columns of `records.frame`, and path, code (in words: the commit that ran, or the hash of what the code
+    does where no commit was recorded), capped (answers cut at the length limit; NaN if the record does not say),
+    computed (equal for rows that agree in each problem: right or wrong, tokens, forwards), and the rest of SETTINGS.
     problems: DataFrames with the columns id, right (0 or 1), tokens, forwards [n].
     """
 
@@ -63,7 +63,7 @@ class ShippedRecords:
 
 
 COLUMNS = ["experiment", "model", "task", "config", "k", "layers", "policy", "revision", "engine", "threshold", "dtype",
-           "limit", "n", "metric", "batch_size", "device_name", "date", "commit", "path"]
+           "limit", "n", "metric", "batch_size", "device_name", "date", "code", "path"]
 
 
 def read(folder: Path | None = None) -> ShippedRecords:
@@ -82,7 +82,8 @@ def read(folder: Path | None = None) -> ShippedRecords:
         shared.append(flat(record, path) | {"computed": atomic.sha256(rows[list(COUNTS)].to_csv(index=False))})
     if not shared:
         missing = "there is none" if home.is_dir() else "no such folder: a checkout of the project has it"
-        return ShippedRecords(pd.DataFrame(columns=[*COLUMNS, "capped", "computed", "code"]), {},
+        return ShippedRecords(pd.DataFrame(columns=[*COLUMNS, "accuracy", "low", "high", "correct", "tokens",
+                                                "nfe", "capped", "computed"]), {},
                               f"no shipped record in {short(home)}: {missing}")
     frame = latest(pd.DataFrame(shared))
     return ShippedRecords(frame, {path: problems[path] for path in frame["path"]},
@@ -135,11 +136,17 @@ def whole(path: Path, line: int, name: str, text: str | None) -> int:
 def flat(record: Record, path: str) -> dict[str, Any]:
     """A record as a row of `ShippedRecords.frame`."""
     values = record.parameters.flat()
-    ended = sum(record.finish.values())
+    known = sum(record.finish.values()) == record.n
     return {name: values[name] for name in SETTINGS} | records.row(record) | {
-        "path": path, "commit": (record.code.commit or "")[:7], "dirty": bool(record.code.dirty),
-        "code": record.code.hash[:7], "status": "shipped",
-        "capped": record.finish.get("length", 0) if ended == record.n else np.nan}
+        "path": path, "code": code(record), "status": "shipped",
+        "capped": record.finish.get("length", 0) if known else np.nan}
+
+
+def code(record: Record) -> str:
+    """Which code ran, as far as the record says."""
+    if record.code.commit is None:
+        return f"code {record.code.hash[:7]} (its commit was not recorded)"
+    return f"commit {record.code.commit[:7]}" + (", changed" if record.code.dirty else "")
 
 
 def settings_of(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -168,10 +175,9 @@ def label(frame: pd.DataFrame) -> str:
     """Of which code, card and day these rows are: what stands beside every number that comes from them."""
     if frame.empty:
         return "nothing shipped"
-    commits = dict.fromkeys(f"commit {row.commit}{', changed' if row.dirty else ''}" if row.commit else
-                            f"code {row.code} (its commit was not recorded)" for row in frame.itertuples())
-    cards, days = dict.fromkeys(frame["device_name"]), sorted({str(day)[:10] for day in frame["date"]})
-    return "; ".join(["shipped records", ", ".join(commits), ", ".join(cards), " to ".join({days[0]: 0, days[-1]: 0})])
+    codes, cards = (", ".join(dict.fromkeys(frame[name])) for name in ("code", "device_name"))
+    days = sorted({str(day)[:10] for day in frame["date"]})
+    return "; ".join(["shipped records", codes, cards, " to ".join(dict.fromkeys((days[0], days[-1])))])
 
 
 def missing(shipped: ShippedRecords, params: Iterable[str] = GRIDS) -> pd.DataFrame:
