@@ -54,12 +54,12 @@ def run_1(shipped: ShippedRecords, task: str = TASK, threshold: float = THRESHOL
     cells += [cell | {"revision": BYPASS, "what": MOVED, "log": math.nan} for cell in cells
               if cell["layers"] == "first" and cell["k"] > 1]
     have = results(shipped, task, threshold)
-    rows = [cell | _measured(have, cell) for cell in cells]
+    rows = [cell | measured(have, cell) for cell in cells]
     base = {row["layers"]: row["correct"] for row in rows if row["k"] == 1}
     return pd.DataFrame([row | {"kept": row["correct"] / (base[row["layers"]] or math.nan)} for row in rows])
 
 
-def _measured(have: Phase6Results, cell: dict[str, Any]) -> dict[str, Any]:
+def measured(have: Phase6Results, cell: dict[str, Any]) -> dict[str, Any]:
     """What the record of a cell says; NaN if there is none."""
     names = ["n", "correct", "accuracy", "low", "high", "capped"]
     frame = have.frame
@@ -139,7 +139,7 @@ def published_beside(shipped: ShippedRecords, task: str = TASK, threshold: float
         for layers in ("first", "middle", "last"):
             row: dict[str, Any] = {"config": f"k{k}_{layers}"}
             for revision in ("26d6179", "6c8822f", "8e18baac"):
-                cell = _measured(have, {"revision": revision, "k": k, "layers": layers})
+                cell = measured(have, {"revision": revision, "k": k, "layers": layers})
                 row[f"real model, {revision}: right %"] = accuracy_text(cell)
             for batch, title in (("jan_full", "January, 7B ({commit}, n = {n})"),
                                  ("feb16_run2", "Run 2, 7B ({commit}, n = {n})")):
@@ -154,3 +154,20 @@ def accuracy_text(cell: dict[str, Any]) -> str:
     if not cell["path"]:
         return "not run"
     return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.1f} to {100 * cell['high']:.1f})"
+
+
+def overview(shipped: ShippedRecords) -> pd.DataFrame:
+    """Every benchmark, threshold and precision that ships: right answers in percent by revision and k, over the subsets
+    that ran ("5.5 to 5.6" where they differ), and the problems.
+    """
+    rows = []
+    for (task, threshold, dtype, n), part in shipped.frame.groupby(["task", "threshold", "dtype", "n"], sort=True):
+        row: dict[str, Any] = {"benchmark": f"{task}, threshold {threshold:g}, {dtype}", "n": n}
+        for revision in dict.fromkeys(("26d6179", BYPASS, "8e18baac", *sorted(set(shipped.frame["revision"])))):
+            for k in (1, 2, 3):
+                values = part[(part["revision"] == revision) & (part["k"] == k)]["accuracy"]
+                low, high = (f"{100 * end:.1f}" for end in (values.min(), values.max()))
+                row[f"{revision} k={k}"] = "not run" if values.empty else low if low == high else f"{low} to {high}"
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.loc[:, (table != "not run").any()]

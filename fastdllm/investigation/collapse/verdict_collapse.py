@@ -134,7 +134,6 @@ def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame
     run_2 = [(f"On {name}, Run 2's code", good) for name, (_, good) in zip(names, tables, strict=True)]
     head = [one for one in real[:1] if one.state is not None] or [*real[:1], told(worse_than_january, *run_1)]
     details = [str(told(worse_than_january, *run_1)), *map(str, real[1:]), not_run,
-               "Accuracies: " + "; ".join(str(label) for label, _ in runs) + ".",
                str(told(hits_every_subset, *[[bad] for _, bad in run_1])),
                str(second_run_repeats_the_first(published)), str(january_is_uniform(january)),
                str(first_ran_on_another_commit(published)),
