@@ -89,6 +89,9 @@ def test_subsets_that_are_one_computation_are_compared_once_by_each_problem():
     have = real_model.results(records)
     bypass = phase6.across_subsets(have, "6c8822f").set_index("k")
     assert bypass.computations.to_dict() == {2: 2, 3: 1}      # `last` at k=2 has other tokens
+    differing = real_model.differing(records, "6c8822f").set_index("k")
+    assert differing.differ.to_dict() == {2: 400, 3: 0}
+    assert real_model.differing(records.where(layers="first"), "6c8822f").empty
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -114,11 +117,11 @@ def test_the_verdict_with_a_real_model_is_short_and_puts_it_before_the_embedded_
     real = real_model.results(shipped_of(grid))
     tiny = phase6.Phase6Results(real.frame.assign(model="tiny", task="arithmetic"), real.correct, {}, real.computed)
     records = run_1()
-    cells, have = real_model.run_1(records), real_model.results(records)
+    cells = real_model.run_1(records)
     stale = pd.DataFrame([{"revision": "6c8822f", "from another small block": 0.33, "from another block": 0.1},
                           {"revision": "26d6179", "from another small block": 0.0, "from another block": 0.0}])
-    for mystery in (verdict_real_model.mystery(cells, have, have),
-                    verdict_real_model.mystery(cells.assign(path=""), have, have)):
+    for mystery in (verdict_real_model.mystery(records, cells),
+                    verdict_real_model.mystery(records, cells.assign(path=""))):
         text = verdict_collapse.collapse([(RunLabel.of(one.frame), one) for one in (real, tiny)], stale,
                                          verdict_collapse.log_runs(), verdict_collapse.january_rows(), mystery,
                                          "Not run: 3.")
@@ -151,8 +154,7 @@ def test_predictions_name_a_command_that_is_accepted_and_a_claim_that_exists():
         assert "7B" in grid.model and [c for c in grid.configurations() if not c.not_applicable]
         experiments.add(grid.experiment)
     assert len(experiments) == len(transfer.PREDICTIONS), "two predictions would write to one place"
-    judged = verdict_real_model.mystery(real_model.run_1(run_1()), real_model.results(run_1()),
-                                        real_model.results(run_1()))
+    judged = verdict_real_model.mystery(run_1(), real_model.run_1(run_1()))
     table = transfer.predictions({one.claim: one for one in judged})
     assert set(table["on the real model"]) <= {"holds", "does not hold", "not known yet", "not tested"}
     assert all(len(rows) >= 5 for rows in transfer.lists().values())

@@ -41,8 +41,7 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     n = ", ".join(map(str, sorted(set(have.frame["n"])))) or "0"
     head = ("| configuration | " + " | ".join(f"`{code}`" for code in CODES)
             + " | January, 7B, n = 1319 | Run 2, 7B, n = 10 |\n|" + " --- |" * (len(CODES) + 3))
-    mystery = verdict_real_model.mystery(cells, have, real_model.results(records, threshold=1.0))
-    said = [one.text for one in mystery if one.state is not None]
+    said = [one.text for one in verdict_real_model.mystery(records, cells) if one.state is not None]
     where = ("*Right answers in % (95 % interval) on GSM8K: SmolLM2-135M made a block-diffusion model (`smol`), all "
              f"n = {n} problems, in words, threshold {real_model.THRESHOLD:g}, {real_model.DTYPE}; "
              f"{shipped.label(have.frame)} ([a line a problem](executed/published)). The 7B's columns are the log's "

@@ -21,7 +21,8 @@ from fastdllm.display.figures import COLORS, GREY, MARKERS, style
 from fastdllm.display.tables import whole
 from fastdllm.investigation.collapse import phase6
 from fastdllm.investigation.collapse.phase6 import Phase6Results
-from fastdllm.report.shipped import ShippedRecords
+from fastdllm.lab.config.computation import generative
+from fastdllm.report.shipped import COUNTS, ShippedRecords
 
 TASK, THRESHOLD, DTYPE = "gsm8k_words", 0.9, "float32"      # the headline: the clearest instrument of the two formats
 # The commits that Run 1's rows name, and the revision that is their code. `first` ran in a changed tree.
@@ -40,6 +41,21 @@ def results(shipped: ShippedRecords, task: str = TASK, threshold: float = THRESH
                               name=[phase6.name(row.revision, row.policy) for row in some.frame.itertuples()])
     return Phase6Results(frame, {path: some.right(path) for path in frame["path"]}, {},
                          dict(zip(frame["path"], frame["computed"], strict=True)))
+
+
+def differing(shipped: ShippedRecords, revision: str, task: str = TASK, threshold: float = THRESHOLD,
+              dtype: str = DTYPE, *, limit: int | None = None) -> pd.DataFrame:
+    """Per k >= 2 of which two subsets ran: subsets, n, and in how many problems they `differ` in right or wrong, in
+    tokens or in forwards.
+    """
+    have, rows = results(shipped, task, threshold, dtype, limit=limit).reusing(revision), []
+    for k, group in have.groupby("k"):
+        counts = np.stack([shipped.problems[path][list(COUNTS)].to_numpy() for path in group["path"]])
+        rows.append({"k": k, "subsets": ", ".join(group["layers"]), "n": counts.shape[1],
+                     "differ": int((counts != counts[0]).any(axis=(0, 2)).sum()),
+                     "right": ", ".join(map(str, group["correct"])), "tokens": ", ".join(map(str, group["tokens"]))})
+    table = pd.DataFrame(rows, columns=["k", "subsets", "n", "differ", "right", "tokens"])
+    return table[table["subsets"].str.contains(",")] if len(table) else table
 
 
 def run_1(shipped: ShippedRecords, task: str = TASK, threshold: float = THRESHOLD) -> pd.DataFrame:
@@ -162,7 +178,8 @@ def overview(shipped: ShippedRecords) -> pd.DataFrame:
     """
     rows = []
     for (task, threshold, dtype, n), part in shipped.frame.groupby(["task", "threshold", "dtype", "n"], sort=True):
-        row: dict[str, Any] = {"benchmark": f"{task}, threshold {threshold:g}, {dtype}", "n": n}
+        how = f", threshold {threshold:g}" if generative(task) else ", by likelihood"
+        row: dict[str, Any] = {"benchmark": f"{task}{how}, {dtype}", "n": n}
         for revision in dict.fromkeys(("26d6179", BYPASS, "8e18baac", *sorted(set(shipped.frame["revision"])))):
             for k in (1, 2, 3):
                 values = part[(part["revision"] == revision) & (part["k"] == k)]["accuracy"]

@@ -10,10 +10,11 @@ import pandas as pd
 
 from fastdllm import prior_results, stats
 from fastdllm.display.claim import Decision, Judged, claim
-from fastdllm.investigation.collapse import phase6
+from fastdllm.investigation.collapse import phase6, real_model
 from fastdllm.investigation.collapse.phase6 import Phase6Results
 from fastdllm.investigation.collapse.real_model import BYPASS, MOVED, OF_THE_LOG
 from fastdllm.investigation.collapse.verdict_revisions import power
+from fastdllm.report.shipped import ShippedRecords
 
 CRITERION = 5.0      # points: what the proposal lets reuse lose
 MUCH = 0.2           # of k=1's right answers: no small loss, whatever it is in points
@@ -36,10 +37,15 @@ def spread(values: pd.Series) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-@claim(holds="**Run 1 again, on a real model (n = {n})**: of k=1's right answers `first` keeps {own} on its own commit "
-             "and {moved} on `6c8822f`, where `middle` and `last` keep {others}.",
-       fails="**Run 1 does not come back on the real model (n = {n})**: of k=1's right answers `first` keeps {own} on "
-             "its own commit and {moved} on `6c8822f`, where `middle` and `last` keep {others}.",
+def by_k(cells: pd.DataFrame) -> str:
+    """Shares kept at each k in turn: `63 % and 38 %`."""
+    return " and ".join(spread(rows["kept"]) for _, rows in cells.groupby("k"))
+
+
+@claim(holds="**Run 1 again, on a real model (n = {n}, k = {ks})**: of k=1's right answers `first` keeps {own} on its "
+             "own commit, {moved} on `6c8822f`, where `middle` and `last` keep {others}.",
+       fails="**Run 1 does not come back on the real model (n = {n}, k = {ks})**: of k=1's right answers `first` keeps "
+             "{own} on its own commit, {moved} on `6c8822f`, where `middle` and `last` keep {others}.",
        unknown="**Run 1 on a real model: not all of its cells ran.**")
 def run_1_comes_back(cells: pd.DataFrame, table: pd.DataFrame) -> Decision:
     """cells: `real_model.run_1`; table: `first_against_others`: each subset on `6c8822f` is significantly worse."""
@@ -50,8 +56,8 @@ def run_1_comes_back(cells: pd.DataFrame, table: pd.DataFrame) -> Decision:
     if compared != {"first", "middle", "last"} or own.empty or moved.empty or others.empty:
         return None, {}
     return ((table["p_holm"] < 0.05) & (table["points"] < 0)).all(), {
-        "n": int(table["n"].max()), "own": spread(own["kept"]), "moved": spread(moved["kept"]),
-        "others": spread(others["kept"])}
+        "n": int(table["n"].max()), "ks": ", ".join(map(str, sorted(set(own["k"])))), "own": by_k(own),
+        "moved": by_k(moved), "others": by_k(others)}
 
 
 @claim(holds="{size} of these problems would have shown it: Fisher's test has power {power:.0%}.",
@@ -74,22 +80,26 @@ def a_few_problems_show_it(cells: pd.DataFrame, have: Phase6Results, size: int =
                              "chance": stats.not_ahead(have.correct[good["path"]], have.correct[bad["path"]], size)}
 
 
-@claim(holds="**The run to the length cap is reproduced**: at threshold {threshold:g}, {capped} of {n} answers under "
-             "`6c8822f` (k={k} {layers}) are cut there, {plain} without reuse; the log has 9 and 10 of 10.",
-       fails="**Why the 7B ran to the length cap stays open**: at threshold {threshold:g} at most {capped} of {n} "
-             "answers under `6c8822f` are cut there (k={k} {layers}), {plain} without reuse; the log has 9 and 10 of "
-             "10.",
-       unknown="**Why the 7B ran to the length cap stays open**: threshold 1.0 did not run under `6c8822f`.")
+@claim(holds="**The run to the length cap is reproduced**: {capped} of {n} answers under `6c8822f` (k={k} {layers}, "
+             "threshold {threshold:g}) are cut there, {plain} without reuse; the log has 9 and 10 of 10.",
+       fails="**Why the 7B ran to the length cap stays open**: at most {capped} of {n} answers under `6c8822f` "
+             "(k={k} {layers}, threshold {threshold:g}) are cut there, {plain} without reuse; the log: 9 and 10 of "
+             "10{left}.",
+       unknown="**Why the 7B ran to the length cap stays open**: nothing ran under `6c8822f`, or k=1 did not.")
 def answers_run_to_the_cap(frame: pd.DataFrame) -> Decision:
-    """frame: `real_model.results` at one threshold; reproduced: surely more than half of a configuration's answers."""
+    """frame: shipped rows of one task, at one or several thresholds (which of them the log ran is not known).
+    Reproduced: surely more than half of a configuration's answers.
+    """
     known = frame[frame["capped"].notna()]
-    rows, plain = known[(known["revision"] == BYPASS) & (known["k"] > 1)], known[known["k"] == 1]
-    if rows.empty or plain.empty:
+    rows = known[(known["revision"] == BYPASS) & (known["k"] > 1)]
+    worst = rows.loc[(rows["capped"] / rows["n"]).idxmax()] if len(rows) else None
+    plain = known[(known["k"] == 1) & (known["threshold"] == worst["threshold"])] if worst is not None else rows
+    if worst is None or plain.empty:
         return None, {}
-    worst = rows.loc[(rows["capped"] / rows["n"]).idxmax()]
     low, _ = stats.wilson(int(worst["capped"]), int(worst["n"]))
     return low > 0.5, {"threshold": worst["threshold"], "capped": int(worst["capped"]), "n": int(worst["n"]),
-                       "k": worst["k"], "layers": worst["layers"], "plain": int(plain["capped"].max())}
+                       "k": worst["k"], "layers": worst["layers"], "plain": int(plain["capped"].max()),
+                       "left": "" if rows["threshold"].max() == 1.0 else "; threshold 1.0 did not run under `6c8822f`"}
 
 
 def published_baseline() -> float:
@@ -113,40 +123,43 @@ def points_flatter_the_loss(table: pd.DataFrame) -> Decision:
                            "share": CRITERION / 100 / published_baseline()}
 
 
-@claim(holds="Why `first` was spared is an observation, no theorem: under `6c8822f` the tokens differ by subset "
-             "({bypass}); under refresh the subsets are one computation ({refresh}), as the proof has it.",
-       fails="The subsets are {refreshed} computations under refresh ({refresh}), where the proof allows one, and "
-             "{bypassed} under `6c8822f` ({bypass}), where it says nothing.",
-       unknown="Whether the subsets are one computation is not known on these records: two subsets of one k must run "
-               "under `26d6179` and under `6c8822f`.")
+@claim(holds="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} problems decode "
+             "differently by subset. Under refresh (`26d6179`) it is a theorem, and none of {of_refresh} does.",
+       fails="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} problems decode "
+             "differently by subset. Under refresh (`26d6179`) {refresh} of {of_refresh} does, where exact arithmetic "
+             "allows none: whether rounding on the card tipped it is open.",
+       unknown="Whether problems decode differently by subset is not known on these records: two subsets of one k must "
+               "run under `26d6179` and under `6c8822f`.")
 def only_refresh_makes_them_one(refresh: pd.DataFrame, bypass: pd.DataFrame) -> Decision:
-    """refresh, bypass: `phase6.across_subsets` of `26d6179` and of `6c8822f`."""
-    if any(table.empty or table["subsets"].max() < 2 for table in (refresh, bypass)):
+    """refresh, bypass: `real_model.differing` of `26d6179` and of `6c8822f`."""
+    if refresh.empty or bypass.empty:
         return None, {}
-    texts = {name: "; ".join(f"k={row.k}: {row.tokens} tokens" for row in table[table["subsets"] > 1].itertuples())
-             for name, table in (("refresh", refresh), ("bypass", bypass))}
-    one, several = int(refresh["computations"].max()), int(bypass["computations"].max())
-    return one == 1 and several > 1, texts | {"refreshed": one, "bypassed": several}
+    counts = {"refresh": int(refresh["differ"].sum()), "bypass": int(bypass["differ"].sum()),
+              "of_refresh": int(refresh["n"].sum()), "n": int(bypass["n"].sum())}
+    return counts["refresh"] == 0 and counts["bypass"] > 0, counts
 
 
-@claim(holds="In {dtype} the subsets under `26d6179` are no longer one computation: up to {differ} of {n} answers "
-             "differ; half precision is enough for January's unequal totals.",
-       fails="In {dtype} too the subsets under `26d6179` are one computation (n = {n}): half precision does not "
-             "explain January's unequal totals here.",
+@claim(holds="In {dtype} {differ} of {n} problems decode differently by subset under `26d6179`: half precision is "
+             "enough for January's unequal totals.",
+       fails="In {dtype} too all {n} problems decode alike whatever the subset under `26d6179`: half precision does "
+             "not explain January's unequal totals here.",
        unknown="In {dtype} fewer than two subsets ran under `26d6179`.")
-def half_precision_parts_the_subsets(dtype: str, subsets: pd.DataFrame) -> Decision:
-    """subsets: `phase6.across_subsets` of `26d6179` in half precision."""
-    if subsets.empty or subsets["subsets"].max() < 2:
+def half_precision_parts_the_subsets(dtype: str, table: pd.DataFrame) -> Decision:
+    """table: `real_model.differing` of `26d6179` in half precision."""
+    if table.empty:
         return None, {"dtype": dtype}
-    return subsets["computations"].max() > 1, {"dtype": dtype, "n": int(subsets["n"].max()),
-                                               "differ": int(subsets["answers that differ"].max())}
+    differ = int(table["differ"].sum())
+    return differ > 0, {"dtype": dtype, "n": int(table["n"].sum()), "differ": differ}
 
 
-def mystery(cells: pd.DataFrame, have: Phase6Results, at_one: Phase6Results) -> list[Judged]:
-    """The claims on Run 1 in order. cells, have: at the headline's threshold; at_one: the records at threshold 1.0."""
+def mystery(shipped: ShippedRecords, cells: pd.DataFrame) -> list[Judged]:
+    """The claims on Run 1 in order. cells: `real_model.run_1` of the same records."""
+    have = real_model.results(shipped)
+    parted = [real_model.differing(shipped, revision) for revision in ("26d6179", BYPASS)]
+    thresholds = shipped.where(task=real_model.TASK, dtype=real_model.DTYPE, limit=None).frame
     return [run_1_comes_back(cells, first_against_others(cells, have)), a_few_problems_show_it(cells, have),
-            only_refresh_makes_them_one(*(phase6.across_subsets(have, name) for name in ("26d6179", BYPASS))),
-            points_flatter_the_loss(phase6.losses(have, "26d6179")), answers_run_to_the_cap(at_one.frame)]
+            only_refresh_makes_them_one(*parted), points_flatter_the_loss(phase6.losses(have, "26d6179")),
+            answers_run_to_the_cap(thresholds)]
 
 
 def caption(cells: pd.DataFrame, size: int = 10) -> str:
