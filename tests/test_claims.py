@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_support import every_claim, fill
+from report_support import every_claim, fill, shipped_of
 
 from fastdllm import prior_results
 from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
@@ -29,12 +29,14 @@ from fastdllm.investigation.collapse import (
     verdict_suspects,
 )
 from fastdllm.investigation.collapse.bisection import BisectionResult, Divergence
+from fastdllm.investigation.speed import real_model_speed
 from fastdllm.investigation.speed import verdicts as speed
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import audit_verdict, cell_report, criteria
 from fastdllm.report.audit.evidence import Evidence, Finding
 from fastdllm.report.results import Results
+from fastdllm.report.shipped import ShippedRecords
 from fastdllm.ui import comparison
 
 EMPTY = pd.DataFrame()
@@ -97,6 +99,30 @@ def run_1_answers(first: int, last: int) -> Any:
     """The answers to 100 problems behind `run_1_cells`."""
     return SimpleNamespace(correct={f"{name}-{real_model.OF_THE_LOG}": np.arange(100) < count
                                     for name, count in (("first", first), ("last", last))})
+
+
+def codes(reverted: int = 60, refreshed: int = 60) -> pd.DataFrame:
+    """`verdict_bisection.reverted` of 64 problems: right answers of each code."""
+    right = {"6c8822f": 20, "6c8822f+on_full_block=refresh": refreshed, "8e18baac+run_skipped=false": reverted}
+    return pd.DataFrame([{"revision": name, "right": count, "n": 64, "points": (count - 60) / 0.64,
+                          "p_holm": 1e-6 if count < 40 else 1.0} for name, count in right.items()])
+
+
+def two_trees(tokens: int) -> ShippedRecords:
+    """k=2 first on January's code and on Run 1's changed tree, which takes so many tokens a problem (the other 20)."""
+    return shipped_of({(code, 2, "first"): [1, 0] for code in ("8e18baac", "6f96d95-dirty")},
+                      tokens={("6f96d95-dirty", 2, "first"): tokens})
+
+
+def thresholds_of(low: int, reuse: int) -> ShippedRecords:
+    """Right answers of 100 at threshold 0.9 (half the forwards), and of k=2 at 1.0, where k=1 solves 96."""
+    high = shipped_of({("26d6179", 1, "first"): [1] * 96 + [0] * 4, ("26d6179", 2, "first"): [1] * reuse + [0] * (
+        100 - reuse)}, threshold=1.0)
+    fast = shipped_of({("26d6179", 1, "first"): [1] * low + [0] * (100 - low)}, nfe_small=100, nfe_full=100)
+    named = [part.frame.assign(path=part.frame["path"] + end) for part, end in ((high, "-1.0"), (fast, "-0.9"))]
+    answers = {path + end: table for part, end in ((high, "-1.0"), (fast, "-0.9"))
+               for path, table in part.problems.items()}
+    return ShippedRecords(pd.concat(named), answers, "made up")
 
 
 def parted(differ: int) -> pd.DataFrame:
@@ -290,6 +316,20 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
     verdict_bisection.one_cause_for_every_subset: (
         ([("first", bisected(BYPASS, BYPASS)), ("last", bisected(BYPASS, BYPASS))],),
         ([("first", bisected(BYPASS, BYPASS)), ("last", bisected(BOTH, BOTH))],), ([("first", bisected({}, {}))],)),
+    verdict_bisection.a_reverted_bug_changes_accuracy: (
+        (codes(reverted=30),), (codes(reverted=60),), (codes(reverted=60).iloc[:2],)),
+    verdict_bisection.bug_5_is_the_collapse: ((codes(refreshed=60),), (codes(refreshed=21),), (codes().iloc[:1],)),
+    verdict_bisection.bugs_1_and_3_change_nothing: ((two_trees(20),), (two_trees(21),), (two_trees(20).where(k=3),)),
+    real_model_speed.a_lower_threshold_beats_reuse: tuple(
+        (records, real_model_speed.front(records, "gsm8k_words"))
+        for records in (thresholds_of(95, 60), thresholds_of(60, 95), thresholds_of(95, 60).where(k=1))),
+    real_model_speed.likelihood_is_above_chance: (
+        (shipped_of({("fixed", 1, ""): [1] * 50 + [0] * 50}, task="arc_easy", tokens_per_second=9.0),),
+        (shipped_of({("fixed", 1, ""): [1] * 25 + [0] * 75}, task="arc_easy", tokens_per_second=9.0),),
+        (shipped_of({("fixed", 1, ""): [1, 0]}),)),
+    real_model_speed.two_tier_is_worse: tuple(
+        (table, SimpleNamespace(frame=pd.DataFrame({"model": ["tiny"]})))
+        for table in (COLLAPSED, NO_LOSS, NOT_COMPARED)),
     verdict_real_model.run_1_comes_back: (
         (run_1_cells("first", "middle", "last"), COLLAPSED), (run_1_cells("first", "middle", "last"), ONE_SPARED),
         (run_1_cells("first"), COLLAPSED)),

@@ -11,7 +11,7 @@ import pytest
 from report_support import every_claim, shipped_of
 
 from fastdllm import prior_results, stats
-from fastdllm.display.claim import MOST_WORDS, RunLabel, words_before_fold
+from fastdllm.display.claim import MOST_WORDS, RunLabel, told, words_before_fold
 from fastdllm.investigation.collapse import (
     phase6,
     real_model,
@@ -135,10 +135,10 @@ def test_the_verdict_with_a_real_model_is_short_and_puts_it_before_the_embedded_
 def test_a_claim_falls_back_to_the_second_records_where_the_first_can_not_tell():
     tiny = real_model.results(shipped_of({(revision, 2, layers): answers(100 if revision == "8e18baac" else 30)
                                           for revision in ("8e18baac", "6c8822f") for layers in SUBSETS}))
-    told = verdict_collapse.told(verdict_collapse.worse_than_january, ("smol", phase6.compare(tiny, [])),
+    second = told(verdict_collapse.worse_than_january, ("smol", phase6.compare(tiny, [])),
                                  ("tiny", phase6.against(tiny, "8e18baac", "6c8822f")))
-    assert told.state is True and "tiny" in str(told)
-    none = verdict_collapse.told(verdict_collapse.worse_than_january, ("smol", phase6.compare(tiny, [])))
+    assert second.state is True and "tiny" in str(second)
+    none = told(verdict_collapse.worse_than_january, ("smol", phase6.compare(tiny, [])))
     assert none.state is None and "smol" in str(none)
 
 

@@ -106,7 +106,8 @@ def verdict_figure() -> tuple[bytes, str, str]:
         for output, below in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
             if "image/png" in output.get("data", {}):
                 alt = output.get("metadata", {}).get("image/png", {}).get("alt", "The first figure of the verdict")
-                return base64.b64decode(output.data["image/png"]), alt, below.get("data", {}).get("text/markdown", "")
+                caption = below.get("data", {}).get("text/markdown", "")
+                return base64.b64decode(output["data"]["image/png"]), alt, caption
     raise ValueError(f"{NOTEBOOK}: no figure in it; allowed: after `make notebooks` and `make publish`")
 
 

@@ -16,7 +16,7 @@ verdict states anything that does not come out of one, so that the opposite can 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,12 @@ class Claim:
 def claim(*, holds: str, fails: str, unknown: str) -> Callable[[Callable[..., Decision]], Claim]:
     """Make a claim of its predicate; the texts are format strings over the numbers that it returns."""
     return lambda decide: Claim(decide.__name__, decide, holds, fails, unknown)
+
+
+def told(which: Claim, *cases: Sequence[Any]) -> Judged:
+    """A claim on the first of several sets of data that can tell; on the first one if none can."""
+    judged = [which(*data) for data in cases]
+    return next((one for one in judged if one.state is not None), judged[0])
 
 
 def verdict(claims: Iterable[Judged | str], details: Iterable[str] = ()) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fastdllm import prior_results, stats
-from fastdllm.display.claim import Claim, Decision, Judged, RunLabel, claim, verdict
+from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses
 from fastdllm.investigation.collapse.verdict_revisions import (
     JANUARY,
@@ -113,12 +113,6 @@ def january_is_uniform(rows: pd.DataFrame) -> Decision:
             widest = {"gap": 100 * (best.accuracy - worst.accuracy), "k": k, "low": 100 * low, "high": 100 * high}
         differs |= len(part) > 1 and low > 0
     return (None if not widest else not differs), widest
-
-
-def told(which: Claim, *cases: Sequence[Any]) -> Judged:
-    """A claim on the first of several sets of records that can tell; on the first one if none can."""
-    judged = [which(*data) for data in cases]
-    return next((one for one in judged if one.state is not None), judged[0])
 
 
 def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame, published: pd.DataFrame,

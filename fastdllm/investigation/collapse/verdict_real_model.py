@@ -123,13 +123,13 @@ def points_flatter_the_loss(table: pd.DataFrame) -> Decision:
                            "share": CRITERION / 100 / published_baseline()}
 
 
-@claim(holds="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} problems decode "
-             "differently by subset. Under refresh (`26d6179`) it is a theorem, and none of {of_refresh} does.",
-       fails="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} problems decode "
-             "differently by subset. Under refresh (`26d6179`) {refresh} of {of_refresh} does, where exact arithmetic "
-             "allows none: whether rounding on the card tipped it is open.",
-       unknown="Whether problems decode differently by subset is not known on these records: two subsets of one k must "
-               "run under `26d6179` and under `6c8822f`.")
+@claim(holds="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} decodes differ by "
+             "subset. Under refresh (`26d6179`), where it is a theorem, none of {of_refresh} does.",
+       fails="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} decodes differ by "
+             "subset. Under refresh (`26d6179`) {refresh} of {of_refresh} does, where exact arithmetic allows none: "
+             "whether rounding on the card tipped it is open.",
+       unknown="Whether decodes differ by subset is not known on these records: two subsets of one k must run under "
+               "`26d6179` and under `6c8822f`.")
 def only_refresh_makes_them_one(refresh: pd.DataFrame, bypass: pd.DataFrame) -> Decision:
     """refresh, bypass: `real_model.differing` of `26d6179` and of `6c8822f`."""
     if refresh.empty or bypass.empty:
@@ -139,10 +139,10 @@ def only_refresh_makes_them_one(refresh: pd.DataFrame, bypass: pd.DataFrame) -> 
     return counts["refresh"] == 0 and counts["bypass"] > 0, counts
 
 
-@claim(holds="In {dtype} {differ} of {n} problems decode differently by subset under `26d6179`: half precision is "
-             "enough for January's unequal totals.",
-       fails="In {dtype} too all {n} problems decode alike whatever the subset under `26d6179`: half precision does "
-             "not explain January's unequal totals here.",
+@claim(holds="In {dtype} {differ} of {n} decodes differ by subset under `26d6179`: half precision is enough for "
+             "January's unequal totals.",
+       fails="In {dtype} too none of {n} decodes differs by subset under `26d6179`: half precision does not explain "
+             "January's unequal totals here.",
        unknown="In {dtype} fewer than two subsets ran under `26d6179`.")
 def half_precision_parts_the_subsets(dtype: str, table: pd.DataFrame) -> Decision:
     """table: `real_model.differing` of `26d6179` in half precision."""
