@@ -15,6 +15,7 @@ import nbformat
 import pandas as pd
 
 from fastdllm import prior_results
+from fastdllm.display.tables import Html
 from fastdllm.investigation.collapse import phase6, real_model, verdict_real_model
 from fastdllm.lab import atomic
 from fastdllm.lab.config import grid_file
@@ -48,7 +49,12 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
              "(`ce2817c0`, `f7f4c2c0`): another model, another level, the same question.*")
     lines = [real_line(have, k, layers) for k, layers in [(1, "")] + [
         (k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]]
-    return "\n".join([REAL[0], head, *lines, "", where, "", " ".join(said), "", shipped.not_run(absent), REAL[1]])
+    every = real_model.overview(records)
+    every = every[[name for name in every if name.startswith(("benchmark", "n", *CODES[:2]))]]
+    every = every[(every.iloc[:, 2:] != "not run").any(axis=1)]
+    return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
+                      "Everything that ships, over the subsets that ran, right answers in %:", "",
+                      Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
 
 
 def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:
