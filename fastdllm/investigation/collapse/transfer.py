@@ -57,25 +57,25 @@ class Prediction:
 
 GRID = "fastdllm grid run gsm8k_7b --set experiment="
 PREDICTIONS = (
-    Prediction("`26d6179`, float32: `first`, `middle`, `last` agree in every answer, token and forward",
-               "one problem whose tokens differ",
+    Prediction("`26d6179`, float32: `first`, `middle`, `last` agree in answer, tokens and forwards, but for rounding",
+               "more than one problem in 100 whose tokens differ",
                GRID + "7b_refresh --set revision=26d6179 --set dtype=float32 --limit 100",
-               "only_refresh_makes_them_one"),
+               "subsets_agree_but_for_rounding"),
     Prediction("`6c8822f`: `first` collapses with `middle` and `last`, to less than half of k=1's right answers",
                "`first` within 10 points of k=1", GRID + "7b_bypass --set revision=6c8822f --limit 100",
                "run_1_comes_back"),
-    Prediction("Run 1's `first` row was healthy for its code: on `6f96d95-dirty` it keeps more than half of k=1's "
-               "right answers", "`first` below half of k=1",
+    Prediction("On its own commit, `6f96d95-dirty`, Run 1's `first` keeps clearly more than on `6c8822f` (January's 7B "
+               "kept 92 and 84 %)", "`first` no better than on `6c8822f`",
                GRID + "7b_run1 --set revision=6f96d95-dirty --set axes.layers=[first] --limit 100", "run_1_comes_back"),
     Prediction("Run 2's code has no collapse: on `26d6179` in float16 `middle` and `last` stay within 10 points of "
                "`first`", "a gap of more than 10 points at n = 100",
                GRID + "7b_run2 --set revision=26d6179 --limit 100"),
-    Prediction("Under `6c8822f` most answers run into the length cap at threshold 1.0",
+    Prediction("Under `6c8822f` most answers of the 7B run into the length cap, as in the log, at threshold 1.0 too",
                "fewer than half of the answers",
                GRID + "7b_cap --set revision=6c8822f --set decoding.threshold=1.0 --limit 100",
                "answers_run_to_the_cap"),
     Prediction("`replay` scores what `output` reuse scores, and skips the forward",
-               "one problem whose tokens differ from those of the first prediction",
+               "more than one problem in 100 whose tokens differ from those of the first prediction",
                GRID + "7b_replay --set revision=26d6179 --set dtype=float32 --set reuse.policy=replay "
                "--set axes.layers=[middle] --limit 100"),
     Prediction("At batch 1 k=2 runs at 1.25x k=1 or less, whatever the subset",
