@@ -319,7 +319,8 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
     verdict_bisection.a_reverted_bug_changes_accuracy: (
         (codes(reverted=30),), (codes(reverted=60),), (codes(reverted=60).iloc[:2],)),
     verdict_bisection.bug_5_is_the_collapse: ((codes(refreshed=60),), (codes(refreshed=21),), (codes().iloc[:1],)),
-    verdict_bisection.bugs_1_and_3_change_rounding_only: ((two_trees(20),), (two_trees(21),), (two_trees(20).where(k=3),)),
+    verdict_bisection.bugs_1_and_3_change_rounding_only: (
+        (two_trees(20),), (two_trees(21),), (two_trees(20).where(k=3),)),
     real_model_speed.a_lower_threshold_beats_reuse: tuple(
         (records, real_model_speed.front(records, "gsm8k_words"))
         for records in (thresholds_of(95, 60), thresholds_of(60, 95), thresholds_of(95, 60).where(k=1))),

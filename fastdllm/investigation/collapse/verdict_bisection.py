@@ -123,14 +123,15 @@ def bug_5_is_the_collapse(table: pd.DataFrame) -> Decision:
     return low > 0, {"bad": bad["right"], "good": good["right"], "n": bad["n"]}
 
 
-@claim(holds="On the real model bugs 1 and 3 change no more than rounding: `8e18baac` and Run 1's changed tree differ in "
-             "{differ} of {n} decodes.",
+@claim(holds="On the real model bugs 1 and 3 change no more than rounding: `8e18baac` and Run 1's changed tree differ "
+             "in {differ} of {n} decodes.",
        fails="On the real model bugs 1 and 3 matter: `8e18baac` and Run 1's changed tree differ in {differ} of {n} "
              "decodes.",
        unknown="On the real model `8e18baac` and Run 1's changed tree did not both run.")
 def bugs_1_and_3_change_rounding_only(shipped: ShippedRecords) -> Decision:
-    """The records of `first` at k = 1, 2, 3 on both codes: answer, tokens and forwards of each problem. Rounding: surely
-    fewer than one decode in a hundred.
+    """The records of `first` at k = 1, 2, 3 on both codes: answer, tokens and forwards of each problem.
+
+    Rounding: surely fewer than one decode in a hundred.
     """
     codes = [real_model.results(shipped).frame.query("revision == @name and layers == 'first'").set_index("k")["path"]
              for name in (JANUARY, "6f96d95-dirty")]

@@ -37,8 +37,8 @@ def log_runs() -> pd.DataFrame:
     return table.assign(name=table.batch.map(LOG), low=[b[0] for b in bounds], high=[b[1] for b in bounds])
 
 
-@claim(holds="**The log's scores contradict themselves.** {name}: {cases}. Equal totals are one computation, "
-             "which has one score.",
+@claim(holds="**The log's scores contradict themselves.** {name}: {cases}. Equal totals are one "
+             "computation.",
        fails="**The log's scores don't contradict themselves**: no run has subsets with equal token totals and "
              "different scores.",
        unknown="**Whether the log's scores contradict themselves can't be told**: no run has token totals of two "
