@@ -28,6 +28,7 @@ TASK, THRESHOLD, DTYPE = "gsm8k_words", 0.9, "float32"      # the headline: the 
 # The commits that Run 1's rows name, and the revision that is their code. `first` ran in a changed tree.
 RUN_1_CODE = {"6f96d959": "6f96d95-dirty", "6d2a9a89": "6d2a9a8", "6c8822fc": "6c8822f"}
 BYPASS = "6c8822f"
+OF_LOG = 10      # problems of a cell of Run 1
 OF_THE_LOG, MOVED = "as in the log", "first, on the commit of the others"
 
 
@@ -114,7 +115,8 @@ def central(correct: int, n: int, size: int, level: float = stats.LEVEL) -> tupl
 def run_1_figure(cells: pd.DataFrame, size: int = 10) -> Figure:
     """Left: accuracy of Run 1's cells over all problems; right: chances of each count among `size` drawn problems.
 
-    Hollow: `first` on the commit of `middle` and `last`. Cells without a record keep their place, empty.
+    Hollow: `first` on the commit of `middle` and `last`; crosses: Run 1's own counts, of ten problems on the 7B. Cells
+    without a record keep their place, empty.
     """
     figure, (whole_set, draws) = plt.subplots(1, 2, figsize=(11.5, 3.9), layout="constrained")
     kinds = [("first", OF_THE_LOG), ("middle", OF_THE_LOG), ("last", OF_THE_LOG), ("first", MOVED)]
@@ -126,7 +128,13 @@ def run_1_figure(cells: pd.DataFrame, size: int = 10) -> Figure:
         whole_set.errorbar(at, value, yerr=[[max(0.0, value - low)], [max(0.0, high - value)]], fmt=MARKERS[row.layers],
                            color=color, markerfacecolor=fill, markersize=7, capsize=2)
         chances = stats.drawn(int(row.correct), int(row.n), size)
-        draws.scatter([at] * (size + 1), range(size + 1), s=240 * chances, color=color, facecolor=fill)
+        likely = np.flatnonzero(chances > 1e-3)
+        draws.scatter([at] * len(likely), likely, s=240 * chances[likely], color=color, facecolor=fill)
+    if size == OF_LOG:
+        log = cells[cells["log"].notna()]
+        draws.scatter([places.index((row.k, row.layers, row.what)) for row in log.itertuples()], log["log"], marker="x",
+                      color="black", s=30, label="Run 1's own counts, 7B")
+        draws.legend(frameon=False, fontsize=8, loc="upper right")
     names = [f"k{k}\n{layers}" + ("\n6c8822f" if what == MOVED else "") for k, layers, what in places]
     for axes in (whole_set, draws):
         for at, (k, layers, what) in enumerate(places):
