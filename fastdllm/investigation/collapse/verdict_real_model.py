@@ -184,5 +184,5 @@ def caption(cells: pd.DataFrame, size: int = 10) -> str:
     least = float(np.sum(stats.drawn(int(best["correct"]), int(best["n"]), size)[:2]))
     return (f"{len(ran)} of {len(cells)} cells ran. Filled: as in Run 1, each cell on its own commit; hollow: `first` "
             f"on `6c8822f`, where the log never ran it. Right: of {size} drawn problems even the best cell "
-            f"({best['accuracy']:.1%}) has at most one right in {least:.0%} of draws; crosses are Run 1's own counts, on "
-            "the 7B.")
+            f"({best['accuracy']:.1%}) has at most one right in {least:.0%} of draws; crosses are Run 1's own counts, "
+            "on the 7B.")
