@@ -152,7 +152,7 @@ def rows(run: ResolvedRun, loaded: Loaded, parameters: Parameters, numbers: list
     if loaded.generation is not None:
         from fastdllm.lab.instrument import generation_file
         return generation_file.generate_rows(lm, prompts, file=loaded.generation, decoding=decoding, reuse=reuse,
-                                             numbers=numbers)
+                                             seed=parameters.seed, numbers=numbers)
     if parameters.engine == "autoregressive":
         from fastdllm.decode import autoregressive
         return autoregressive.generate_rows(lm, prompts, decoding=decoding, execution=parameters.execution,
@@ -221,7 +221,7 @@ def write_trace(run: ResolvedRun, loaded: Loaded, done: Journal) -> dict[str, An
     if loaded.generation is not None:
         from fastdllm.lab.instrument import generation_file
         same = generation_file.write_trace(loaded.lm, loaded.generation, prompts, parameters.decoding, parameters.reuse,
-                                           outputs, directory / records.TRACE)
+                                           parameters.seed, outputs, directory / records.TRACE)
         return {"traced": len(problems), "traced_same_output": same}
     from fastdllm.lab.records.steps import STEPS, Recorder
     recorder = Recorder(loaded.lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed)
