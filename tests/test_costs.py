@@ -3,7 +3,7 @@
 import pytest
 
 from fastdllm.investigation.speed import cost_model, gpu_measurements
-from fastdllm.investigation.speed.pareto import SHAPE_7B
+from fastdllm.investigation.speed.cost_model import SHAPE_7B
 
 GPU = "benchmarks/results/h200_2026-11-21.json"
 
