@@ -10,6 +10,7 @@ from pathlib import Path
 import lab_support
 import pytest
 
+import fastdllm
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.shard import WHOLE, Shard, split
@@ -258,6 +259,24 @@ def test_all_gpus_are_used_without_a_flag(tmp_path, model):
     assert (configuration.directory / notebook.name).exists() and log.count("finished in") == 1
     assert status.all_complete(status.states(grid.configurations()))
     assert not list(configuration.directory.glob("open*.json"))
+
+
+def test_tokens_a_second_are_of_answers_alone(tmp_path):
+    """Neither the prompt's tokens nor what the last block holds behind the stop count, whole run or shards."""
+    grid = grid_file.load(lab_support.params(tmp_path / "g.yml", "tiny", axes={}, limit=6, shards=2,
+                                             configs=[{"k": 1}], decoding={"threshold": 0.9}))
+    [configuration] = grid.configurations()
+    solve(configuration, Shard(1, 2))
+    record = solve(configuration, Shard(2, 2))
+    samples = records.samples(configuration.directory)
+    [stop] = fastdllm.load("tiny", device="cpu").stop_ids
+    stopped = samples[samples["finish"] == "stop"]
+    assert len(stopped), "some answers end inside a block"
+    assert all(ids.index(stop) == len(ids) - 1 for ids in map(list, stopped["token_ids"]))
+    assert list(samples["tokens"]) == [len(ids) for ids in samples["token_ids"]]
+    assert any(len(ids) % 32 for ids in stopped["token_ids"])
+    assert record is not None and record.tokens == samples["tokens"].sum()
+    assert record.tokens_per_second == pytest.approx(record.tokens / record.seconds)
 
 
 def one_configuration(tmp_path, model, notebook):

@@ -142,8 +142,8 @@ def answer_tokens(task: str, most: int) -> tuple[float, str]:
     rows = table[(table["task"] == task) & (table["k"] == 1) & (table["limit"] == 0)]
     if rows.empty:
         return float(most), "the most that are allowed"
-    answers = rows["tokens"].to_numpy(float) / rows["n"].to_numpy(float)
-    return min(float(most), float(answers.mean())), "as in the published runs"
+    tokens = sum(map(float, rows["tokens"])) / sum(map(float, rows["n"]))
+    return min(float(most), tokens), "as in the published runs"
 
 
 def answer_seconds(device: Device, shape: ModelConfig, parameters: Parameters, rows: int, tokens: float,
@@ -160,9 +160,13 @@ def answer_seconds(device: Device, shape: ModelConfig, parameters: Parameters, r
 
 
 def saving(reuse: Reuse, shape: ModelConfig) -> float:
-    """The share of a forward that a step which reuses leaves out: its skipped layers' bytes, or all under replay."""
+    """The share of a forward that a step which reuses leaves out: its skipped layers' bytes, or all under replay. What
+    `verify` saves depends on how many of its drafts are right, which only a run tells: nothing is counted.
+    """
     if reuse.policy == "replay":
         return 1.0
+    if reuse.drafts:
+        return 0.0
     count = shape.num_hidden_layers
     skipped = len(reuse.layer_indices(count))
     return 1 - cost_model.forward_bytes(shape, count - skipped) / cost_model.forward_bytes(shape, count)
