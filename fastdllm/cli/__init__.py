@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, fetch, grid, lm_eval, options, run, share, suite, train, webapp
+from fastdllm.cli import audit, bench, chat, doctor, fetch, grid, lm_eval, options, run, share, suite, train, webapp
 from fastdllm.model.errors import DecodingError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
 app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("publish", epilog=share.PUBLISH)(share.publish)
 app.command("gallery", epilog=share.GALLERY)(share.gallery)

@@ -67,7 +67,9 @@ class Redactor:
     _pattern: re.Pattern[str] | None = field(default=None, compare=False)
 
     def node(self, name: str) -> str:
-        """The pseudonym of a node, always the same."""
+        """The pseudonym of a node, always the same; of the nodes of shards, one for each."""
+        if ", " in name:
+            return ", ".join(map(self.node, name.split(", ")))
         if name == "unknown" or re.fullmatch(r"node-[0-9a-f]{6}", name):
             return name
         return f"node-{hmac.new(self.key, name.split('.')[0].encode(), hashlib.sha256).hexdigest()[:6]}"
@@ -161,7 +163,8 @@ class Redactor:
 
 def redactor(executed: Path, nodes: Iterable[str] = ()) -> Redactor:
     """What knows this machine, this user, the nodes of some records, and every secret of the environment."""
-    hosts = {socket.gethostname(), socket.gethostname().split(".")[0], os.environ.get("SLURMD_NODENAME", ""), *nodes}
+    hosts = {socket.gethostname(), socket.gethostname().split(".")[0], os.environ.get("SLURMD_NODENAME", ""),
+             *(name for node in nodes for name in node.split(", "))}      # a run in shards names several
     hosts |= {host.split(".")[0] for host in hosts}
     users = {getpass.getuser(), Path.home().name, *(os.environ.get(name, "") for name in ("USER", "LOGNAME"))}
     tokens = [value for name, value in os.environ.items() if SECRET_NAMES.search(name) and len(value) >= 8]

@@ -13,7 +13,7 @@ import pandas as pd
 from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.pareto import SHAPE_7B
+from fastdllm.investigation.speed.cost_model import SHAPE_7B
 
 FORWARDS = ("prefill", "full", "small", "commit")
 

@@ -115,7 +115,7 @@ def _record_row(record: records.Record, file: str) -> dict[str, Any]:
             # the hash names the code whatever its commit; an imported record has none
             "code": code.commit if imported else code.hash[:8], "dirty": code.dirty if imported else False,
             "torch": _known(where.torch), "hardware": _known(where.device_name), "node": _known(where.node),
-            "empty": None if imported else record.empty,
+            "shards": record.shards, "empty": None if imported else record.empty,
             "reuse": None if imported else record.decisions.get("reuse", 0) + record.nfe.get("replay", 0),
             "model": record.checkpoint.name, "origin": "imported" if imported else "record", "file": file}
 
