@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fastdllm.lab.jobs.slurm import SlurmJob
 
 app = typer.Typer(
-    no_args_is_help=True,
-    help="Grids of runs: params/*.yml, one configuration per configuration.",
+    no_args_is_help=True, cls=options.Group,
+    help="Grids of runs: params/*.yml, one configuration for each combination of the axes.",
     epilog=(
         "Examples: [bold]fastdllm grid status[/bold] (the default grid, layer_reuse) · "
         "[bold]fastdllm grid run demo[/bold] · [bold]fastdllm grid run layer_reuse_7b --task gsm8k --limit 10[/bold] · "
@@ -32,9 +32,9 @@ TASK = typer.Option("--task", help="Only this task of the grid; a task that it l
 LIMIT = typer.Option("--limit", min=1, help="At most so many problems (per subtask); kept apart in _limit_N.")
 CONFIG = typer.Option("--config", help="Only this configuration, like k2_middle (may be given again).")
 SET = typer.Option("--set", help="Change a value, like decoding.threshold=0.8 or axes.k=[1,2].")
-FORCE = typer.Option("--force", help="Start over, also where complete; names may follow.")
+FORCE = options.flag("--force", help="Start over, also where complete; names may follow.")
 FORCED = typer.Option("--force-config", help="Start this configuration over (may be given again).")
-DRY = typer.Option("--dry-run", help="Print exactly what would happen, and do nothing.")
+DRY = options.flag("--dry-run", help="Print exactly what would happen, and do nothing.")
 JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, memory and GPUs hold).")
 
 
@@ -145,7 +145,7 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
            task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
            config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
            force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
-           report: Annotated[bool, typer.Option("--dependency", "--report", help="Run the report after the grid, as a "
+           report: Annotated[bool, options.flag("--dependency", "--report", help="Run the report after the grid, as a "
                                                 "job that depends on it.")] = False,
            changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
@@ -181,7 +181,7 @@ def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
 @app.command(cls=options.GridCommand)
 def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuration's name in the default grid.")],
          name: Annotated[str | None, typer.Argument(help="The configuration, like k2_middle.")] = None,
-         follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
+         follow: Annotated[bool, options.flag("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
          task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
          changes: Annotated[list[str] | None, SET] = None) -> None:
     """Print a configuration's log, wherever the configuration runs, and its path."""

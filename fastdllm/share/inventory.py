@@ -12,7 +12,7 @@ from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.config.paths import executed, root
+from fastdllm.lab.config.paths import executed, listed
 from fastdllm.lab.jobs import notebook_run, notebooks, status
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
@@ -46,7 +46,7 @@ def grid_of(experiment: str) -> Grid | None:
 
     Raises ValueError for a params file that is not valid.
     """
-    for path in sorted((root() / "params").glob("*.yml")):
+    for path in listed("params", "*.yml"):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("experiment") == experiment:
             return grid_file.load(path)
