@@ -10,7 +10,23 @@ from typing import Annotated
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, fetch, grid, lm_eval, new, options, run, share, suite, train, webapp
+from fastdllm.cli import (
+    audit,
+    chat,
+    compare,
+    doctor,
+    explore,
+    fetch,
+    grid,
+    lm_eval,
+    new,
+    options,
+    run,
+    share,
+    suite,
+    train,
+    webapp,
+)
 from fastdllm.model.errors import DecodingError
 from fastdllm.version import __version__
 
@@ -23,6 +39,8 @@ app.add_typer(grid.app, name="grid")
 app.command("run", cls=options.RunCommand, epilog=run.EXAMPLES)(run.run)
 app.command("new", cls=options.Command, epilog=new.EXAMPLES)(new.new)
 app.command("notebooks", cls=options.Command, epilog=suite.EXAMPLES)(suite.notebooks)
+app.command("compare", cls=options.Command, epilog=compare.EXAMPLES)(compare.compare)
+app.command("explore", cls=options.Command, epilog=explore.EXAMPLES)(explore.explore)
 app.command("audit", cls=options.Command, epilog=audit.EXAMPLES)(audit.audit)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.command("chat", cls=options.Command, epilog=chat.EXAMPLES)(chat.chat)
