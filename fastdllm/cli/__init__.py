@@ -27,6 +27,7 @@ from fastdllm.cli import (
     train,
     webapp,
 )
+from fastdllm.cli.interrupted import Interrupted
 from fastdllm.model.errors import DecodingError
 from fastdllm.version import __version__
 
@@ -74,6 +75,6 @@ def main() -> None:
     except (ValueError, OSError, MemoryError, DecodingError) as error:
         print(f"fastdllm: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        print("fastdllm: interrupted; finished samples are kept, the same command goes on from there", file=sys.stderr)
+    except Interrupted as stopped:
+        print(f"fastdllm: interrupted; {stopped}", file=sys.stderr)
         raise SystemExit(130) from None

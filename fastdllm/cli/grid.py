@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastdllm.cli import options
+from fastdllm.cli.interrupted import counting
 
 if TYPE_CHECKING:
     from fastdllm.lab.config.grid import Configuration, Grid
@@ -38,11 +40,29 @@ DRY = options.flag("--dry-run", help="Print exactly what would happen, and do no
 JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, memory and GPUs hold).")
 
 
+def options_text(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
+                 changes: list[str] | None) -> str:
+    """The options that mean the same configurations again, as they are typed."""
+    words = [*([params] if params else []), *(["--task", task] if task else []),
+             *(["--limit", str(limit)] if limit else [])]
+    words += [word for name in config or [] for word in ("--config", name)]
+    words += [word for change in changes or [] for word in ("--set", change)]
+    return shlex.join(words)
+
+
+def part_name(task: str | None, limit: int | None, changes: list[str] | None) -> str:
+    """What of a params file's grid is meant, as a folder's name; "" for all of it."""
+    from fastdllm.lab.atomic import sha256
+    return "_".join([*([task] if task else []), *([f"limit_{limit}"] if limit else []),
+                     *([f"set-{sha256(' '.join(changes))[:6]}"] if changes else [])])
+
+
 def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
          changes: list[str] | None) -> tuple[Grid, list[Configuration]]:
     """The grid and the configurations that are meant."""
     from fastdllm.lab.config import grid_file
     from fastdllm.lab.jobs import plan as plans
+    part = part_name(task, limit, changes)
     changes = list(changes or [])
     if limit is not None:
         changes.append(f"limit={limit}")
@@ -50,6 +70,8 @@ def read(params: str | None, task: str | None, limit: int | None, config: list[s
     if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
         axis = "axes.task" if "task" in grid.axes else "task"
         grid = grid_file.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
+    if part:
+        grid = grid.model_copy(update={"part": part})
     return grid, plans.select(grid.configurations(), task, config or ())
 
 
@@ -132,7 +154,8 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
     if dry_run:
         preview(plan, plan.text(), preflight.STARTED)
         return
-    good = runner.run(plan, jobs)
+    with counting([planned.configuration for planned in plan.run]):
+        good = runner.run(plan, jobs)
     after = states.states(configurations, jobs=queue(plan.grid))
     typer.echo(states.text(after))
     typer.echo(f"records: {plan.grid.directory}")
@@ -163,7 +186,9 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
         typer.echo("nothing to submit: everything is complete or under way")
         return
     note = submission.submit(submission.plan_grid(plan, report=report))
-    typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: fastdllm grid status {params or ''}")
+    again = options_text(params, task, limit, config, changes)
+    typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: "
+               f"{' '.join(filter(None, ['fastdllm grid status', again]))}")
 
 
 @app.command(cls=options.GridCommand)
@@ -194,10 +219,13 @@ def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuratio
 @app.command(cls=options.GridCommand)
 def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open."""
+    """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open.
+
+    Beside the records; with --task, --limit or --set in a folder of its own below reports/.
+    """
     from fastdllm.report.grid_report import write
     grid, _ = read(params, task, limit, None, changes)
-    typer.echo(write(grid))
+    typer.echo(write(grid.of_task(task) if task else grid))
 
 
 @app.command(cls=options.GridCommand)

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from fastdllm.cli.interrupted import counting
+
 
 def flat_parameters(file: Path | None, changes: list[str]) -> dict[str, Any]:
     """Flat parameters of a YAML file (None: of nothing) with `key=value` changes.
@@ -37,7 +39,8 @@ def run_configuration(flat: dict[str, Any], experiment: str, trace: int, force: 
     if dry_run:
         preview(to_do, to_do.text(), preflight.STARTED)
         return True
-    good = runner.run(to_do, jobs=1)
+    with counting([configuration]):
+        good = runner.run(to_do, jobs=1)
     after = states.states([configuration])
     typer.echo(states.text(after))
     typer.echo(f"record: {configuration.directory}")

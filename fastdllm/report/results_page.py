@@ -173,7 +173,7 @@ def summary_text(report: Report) -> str:
                 if row["lost"] == row["lost"] and row["k"] > 1 else "")
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
-    folder = report.results.grid.directory
+    folder = report.results.grid.report_directory
     return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} configurations complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
@@ -181,7 +181,7 @@ def summary_text(report: Report) -> str:
 
 def write(report: Report) -> list[Path]:
     """Write page, entry and table beside the records; free notes on an older page are kept."""
-    folder = report.results.grid.directory
+    folder = report.results.grid.report_directory
     old = folder / PAGE
     notes = kept_notes(old.read_text(encoding="utf-8")) if old.exists() else NO_NOTES
     atomic.write(old, page(report, notes))

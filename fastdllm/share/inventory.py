@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from fastdllm.errors import did_you_mean
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration, Grid
@@ -39,6 +40,35 @@ def names(folder: Path | None = None) -> list[str]:
         return []
     return sorted(path.name for path in folder.iterdir()
                   if path.is_dir() and path.name not in (PUBLISHED, GALLERY) and not path.name.startswith("."))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's directory. `key` tells one that ran here from one of the same name that ships."""
+
+    name: str
+    directory: Path
+    shipped: bool
+
+    @property
+    def key(self) -> str:
+        return f"{PUBLISHED}/{self.name}" if self.shipped else self.name
+
+
+def experiments(folder: Path | None = None, wanted: list[str] | None = None) -> list[Experiment]:
+    """What ran here and what ships with the project, beside each other; or those that are wanted, by key or name.
+
+    A bare name means what ran here, if something did. Raises ValueError for a name that neither has.
+    """
+    folder = folder or executed()
+    shelf = folder / PUBLISHED
+    every = [*(Experiment(name, folder / name, False) for name in names(folder)),
+             *(Experiment(name, shelf / name, True) for name in names(shelf))]
+    by_key = {**{each.name: each for each in reversed(every)}, **{each.key: each for each in every}}
+    if unknown := [name for name in wanted or [] if name not in by_key]:
+        raise ValueError(f"experiment {', '.join(unknown)}; {did_you_mean(unknown[0], by_key)}allowed: "
+                         f"{', '.join(by_key) or 'none: nothing has run'}")
+    return [by_key[name] for name in wanted] if wanted else every
 
 
 def grid_of(experiment: str) -> Grid | None:
