@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -238,13 +239,30 @@ def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
 
 @app.command(cls=options.GridCommand)
 def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
-          limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals."""
+          limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
+          changes: Annotated[list[str] | None, SET] = None,
+          csv: Annotated[Path | None, typer.Option(help="Also write all rows and columns to this CSV file.")] = None,
+          parquet: Annotated[Path | None, typer.Option(help="The same as Parquet.")] = None) -> None:
+    """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals.
+
+    A grid of thresholds and reuse: each reuse against the best plain threshold that is at least as fast.
+    """
     from fastdllm.display.tables import Html, as_text
+    from fastdllm.report import plain_control, tables
     from fastdllm.report.results import Results
-    from fastdllm.report.tables import grid_table
-    grid, configurations = read(params, task, limit, None, changes)
-    shown = as_text(grid_table(Results.of(grid, configurations)))
-    if shown.empty:
+    grid, configurations = read(params, task, limit, config, changes)
+    results = Results.of(grid, configurations)
+    rows = tables.grid_table(results)
+    if rows.empty:
         raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
-    typer.echo(Html(shown.loc[:, :"seconds"]).markdown())
+    if plain_control.applies(rows):
+        rows = plain_control.against_plain(results, rows)
+        typer.echo(Html(plain_control.as_text(rows), plain_control.caption(rows)).markdown())
+    else:
+        typer.echo(Html(as_text(rows).loc[:, :"seconds"]).markdown())
+    data = rows.drop(columns=list(tables.HERE))
+    for path, save in ((csv, lambda file: data.to_csv(file, index=False)), (parquet, data.to_parquet)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path)
+            typer.echo(f"wrote {path}: {len(data)} rows, {len(data.columns)} columns")

@@ -26,7 +26,6 @@ from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
 PAGE, ENTRY, TABLE = "results.md", "log_entry.md", "results.csv"
-HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 MOST_LINES = 40
 NOTES, NOTES_END = "<!-- notes: kept when this page is written again -->", "<!-- end of notes -->"
 NO_NOTES = "_No notes yet. What stands between the two marks is kept._"
@@ -186,7 +185,7 @@ def write(report: Report) -> list[Path]:
     notes = kept_notes(old.read_text(encoding="utf-8")) if old.exists() else NO_NOTES
     atomic.write(old, page(report, notes))
     atomic.write(folder / ENTRY, entry(report))
-    atomic.write(folder / TABLE, report.table.drop(columns=[*HERE]).to_csv(index=False))
+    atomic.write(folder / TABLE, report.table.drop(columns=[*tables.HERE]).to_csv(index=False))
     return [old, folder / ENTRY, folder / TABLE]
 
 

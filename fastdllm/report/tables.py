@@ -21,6 +21,7 @@ from fastdllm.report.results import Outcomes, Results
 KINDS = ("prefill", "full", "small", "commit", "replay")
 COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
 DRAWS = 2000
+HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 
 
 def grid_table(results: Results) -> pd.DataFrame:
