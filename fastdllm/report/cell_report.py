@@ -69,7 +69,7 @@ def identity(record: Record) -> pd.DataFrame:
         "policy file": (code.policy or "none")[:16], "date": record.date, "author": record.author,
         "python, torch, transformers": f"{where.python}, {where.torch}, {where.transformers}",
         "device": f"{record.parameters.device}: {where.device_name}", "platform": where.platform,
-        "node": where.node, "Slurm job": where.slurm_job or "none"})
+        "executor": record.executor or "not recorded", "node": where.node, "Slurm job": where.slurm_job or "none"})
 
 
 def parameters(record: Record) -> pd.DataFrame:

@@ -31,7 +31,8 @@ def applies(table: pd.DataFrame) -> bool:
 
 def against_plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """The grid's table with the comparison: for each reuse row the configuration of its `control` ("": none is as
-    fast), and the points won over it with their 95 % interval (paired where single answers are kept), problems won and lost, McNemar's p.
+    fast), the points won over it with their 95 % interval (paired where single answers are kept), problems won and
+    lost, McNemar's p.
 
     `relative_speed` is each row's speed over that of the plain row of the highest threshold.
     table: `tables.grid_table(results)`.

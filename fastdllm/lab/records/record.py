@@ -273,7 +273,7 @@ def row(record: Record) -> dict[str, Any]:
         **{kind: record.decisions.get(kind, 0) for kind in ("recompute", "reuse", "fallback", "bypass")},
         "reused_nothing": record.reused_nothing, "node": record.environment.node,
         "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,
-        "executor": record.executor or None,
+        "executor": record.executor,
         "load_seconds": record.load_seconds, "date": record.date, "identity": record.identity,
     }
     return flat | {name: float("nan") if isinstance(flat[name], (int, float)) else None

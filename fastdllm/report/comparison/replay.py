@@ -57,7 +57,8 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
     if side.home is not None and external_code.read(side.home):
         raise ValueError(f"{side.name}: a generation file ran, not our loop; allowed: a record of the suite's own loop")
     now = current.payload(parameters, record.parameters)
-    notes = ["decoded again, with a trace"]
+    notes = ["decoded again, with a trace, on the eager executor" + (
+        f" (the run was on the {record.executor} one)" if record.executor not in ("", "eager") else "")]
     if identity(now) != record.identity:
         notes.append(f"the run's identity is no longer today's: {', '.join(changes(payload_of(record), now))}")
     from fastdllm.model.lm import load
