@@ -1,6 +1,8 @@
 """Records held against each other, and one problem of a record played again."""
 
 import json
+import re
+import shlex
 import shutil
 
 import pandas as pd
@@ -11,6 +13,7 @@ from report_support import fill
 from fastdllm import stats
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
+from fastdllm.report import cell_report
 from fastdllm.report.comparison import sides
 from fastdllm.report.comparison.pairs import Comparison
 from fastdllm.share import bundle
@@ -213,6 +216,14 @@ def test_a_run_that_is_no_longer_todays_says_so(played, tmp_path):
     text = command("explore", "old/k2_middle", "--problem", 1, "--output", tmp_path / "o.html")
     assert "the run's identity is no longer today's: code 11111111 ->" in text
     shutil.rmtree(other.parents[1])
+
+
+def test_the_command_that_a_report_prints_under_an_answer_leads_to_its_player(played):
+    home = played / "executed" / "run" / "arithmetic_limit_2" / "k2_middle"
+    page = cell_report.samples_html(records.read(home), records.samples(home))
+    printed = re.findall(r"<code>fastdllm (explore [^<]*)</code>", page)
+    assert len(printed) == 2
+    assert "open " in command(*shlex.split(printed[0]))
 
 
 @pytest.mark.parametrize(("arguments", "answer"), [

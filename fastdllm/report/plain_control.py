@@ -90,7 +90,7 @@ def as_text(rows: pd.DataFrame) -> pd.DataFrame:
         shown.append({
             "task": row["task"], "config": row["config"], "threshold": f"{row['threshold']:g}",
             "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100), "n": whole(row["n"]),
-            "NFE": whole(row["nfe"]), "speed": f"{row['relative_speed']:.2f}",
+            "forwards": whole(row["forwards_run"]), "speed": f"{row['relative_speed']:.2f}",
             "best plain as fast": (row["control"] or "none is as fast") if reuses else "",
             "points won over it": interval_text(row["gain"], row["gain_low"], row["gain_high"]) if reuses else "",
             "won, lost": f"{row['won']:.0f}, {row['lost_to_it']:.0f}" if row["won"] == row["won"] else ""})

@@ -206,7 +206,7 @@ class Comparison:
             flat = records.row(side.record)
             rule = self.rule or self.sides[0].record.metric
             score = side.record.accuracy.get(rule, side.record.headline)
-            forwards, n = flat["nfe"] or math.nan, score.n or math.nan
+            forwards, n = flat["forwards_run"] or math.nan, score.n or math.nan
             row = {"letter": letter, "record": side.name, "accuracy": score.value, "low": score.low, "high": score.high,
                    "n": score.n, "forwards": forwards, "forwards_per_problem": forwards / n, "tokens": flat["tokens"],
                    "tokens_per_forward": flat["tokens"] / forwards,

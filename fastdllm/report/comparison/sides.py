@@ -129,7 +129,8 @@ def _of_summary(directory: Path, name: str) -> Side:
 
 
 def _of_samples(samples: list[dict[str, Any]]) -> pd.DataFrame:
-    rows = [{**sample, "forwards": records.forwards(sample["nfe"])} for sample in samples]
+    """The samples of a record; their forwards are those that ran (policy verify runs fewer than its NFE)."""
+    rows = [{**sample, "forwards": sample.get("forwards_run") or records.forwards(sample["nfe"])} for sample in samples]
     return pd.DataFrame(rows).set_index("id").reindex(columns=COLUMNS)
 
 

@@ -49,8 +49,8 @@ def table(comparison: Comparison) -> pd.DataFrame:
     for row in comparison.numbers().to_dict("records"):
         rows.append({
             "": row["letter"], "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100),
-            "n": whole(row["n"]), "NFE": whole(row["forwards"]),
-            "NFE / problem": interval_text(row["forwards_per_problem"], float("nan"), float("nan")),
+            "n": whole(row["n"]), "forwards": whole(row["forwards"]),
+            "forwards / problem": interval_text(row["forwards_per_problem"], float("nan"), float("nan")),
             "tokens / forward": interval_text(row["tokens_per_forward"], float("nan"), float("nan"), 2),
             "layer calls reused": whole(row["reused_layer_calls"]),
             "tokens/s": interval_text(row["tokens_per_second"], float("nan"), float("nan")),
@@ -99,7 +99,7 @@ def cost(pair: Pair, letter: str) -> str:
     """What the same problems cost: forwards and tokens; tokens/s where the two clocks measure the same."""
     parts = []
     if pair.shared is not None:
-        for name, title in (("forwards", "NFE"), ("tokens", "tokens")):
+        for name, title in (("forwards", "forwards"), ("tokens", "tokens")):
             kept = pair.shared[[f"{name}_a", f"{name}_b"]].dropna()
             if len(kept) and kept[f"{name}_a"].sum():
                 parts.append(f"{title} {kept[f'{name}_b'].sum() / kept[f'{name}_a'].sum():.2f} times A's")
