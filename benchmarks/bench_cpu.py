@@ -24,7 +24,7 @@ from benchmarks.plain_network import PlainNetwork
 from benchmarks.reference import Loop
 from fastdllm import Decoding
 from fastdllm.decode.generate import build
-from fastdllm.decode.parallel import torch_threads
+from fastdllm.decode.threads import torch_threads
 from fastdllm.model.lm import LM
 from fastdllm.tasks import get
 

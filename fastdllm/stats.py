@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import (
     confint_proportions_2indep,
     power_proportions_2indep,
@@ -248,6 +249,23 @@ def n_needed(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) ->
     if p_a == p_b:
         raise ValueError(f"p_a=p_b={p_a}; allowed: two different proportions")
     return math.ceil(samplesize_proportions_2indep_onetail(p_a - p_b, p_b, power, alpha=alpha))
+
+
+def n_needed_paired(lost: int, gained: int, n: int, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Problems that show a paired difference like this one, (gained - lost) / n, with this power.
+
+    The t test of the single differences, whose spread is that of lost and gained (near Connor 1987, Biometrics
+    43:207-211, for McNemar's test). None where nothing points either way: as many lost as gained.
+    """
+    if lost < 0 or gained < 0 or lost + gained > n or n < 1:
+        raise ValueError(f"lost={lost}, gained={gained}, n={n}; allowed: counts from 0 up, together at most n")
+    if lost == gained:
+        return None
+    share, mean = (lost + gained) / n, abs(gained - lost) / n
+    spread = math.sqrt(max(share - mean**2, 0.0))
+    effect = min(mean / spread, 2.0) if spread else 2.0       # beyond 2 the fewest decide, see below
+    fewest = 1 + math.log2(1 / alpha)                         # problems that turn, all one way: exact McNemar p < alpha
+    return max(math.ceil(fewest / share), math.ceil(TTestPower().solve_power(effect, power=power, alpha=alpha)))
 
 
 @lru_cache

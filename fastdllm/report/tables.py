@@ -21,6 +21,7 @@ from fastdllm.report.results import Outcomes, Results
 KINDS = ("prefill", "full", "small", "commit", "replay")
 COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
 DRAWS = 2000
+HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 
 
 def grid_table(results: Results) -> pd.DataFrame:
@@ -55,6 +56,7 @@ def grid_table(results: Results) -> pd.DataFrame:
         row |= dict.fromkeys((*COMPARED, *(f"sure_{name}" for name in COMPARED if "_" in name)), math.nan)
         if i in pairs:
             row |= pairs[i].values(bounds.get(i), levels, speeds)
+            row |= of_other_executor(row, base[row["key"]])
         elif row["key"] in base:
             ratio = row["tokens_per_second"] / base[row["key"]]["tokens_per_second"]
             row |= {"lost": 0.0, "speedup": ratio, "speed_from": "baseline"}
@@ -69,6 +71,15 @@ def grid_table(results: Results) -> pd.DataFrame:
     table["p_holm"] = [corrected.get(row["computation"], math.nan) if row["p"] == row["p"] else math.nan
                        for row in table[["computation", "p"]].to_dict("records")]
     return table
+
+
+def of_other_executor(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """No speed-up where the two clocks measured different executors; a prediction from forwards stands."""
+    if row["executor"] == base["executor"] or row["speed_from"] == "predicted":
+        return {}
+    names = [side["executor"] or "not recorded" for side in (row, base)]
+    return {**dict.fromkeys(("speedup", "speed_low", "speed_high", "sure_speed_low", "sure_speed_high"), math.nan),
+            "speed_from": f"not compared: executor {names[0]}, baseline's {names[1]}"}
 
 
 def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:

@@ -84,27 +84,24 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     Raises ValueError for an unknown experiment, or if there is nothing to show.
     """
     folder = folder or executed()
-    folders = _places(folder)
-    if unknown := [name for name in names or [] if name not in folders]:
-        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(folders) or 'none: nothing has run'}")
     current, shown = CurrentFingerprints(), []
-    for name in names or list(folders):
-        grid = inventory.grid_of(name)
-        shown.append((name, grid, inventory.configuration_states(folders[name], current, grid),
-                      inventory.notebook_runs(folders[name])))
+    for experiment in inventory.experiments(folder, names):
+        grid = inventory.grid_of(experiment.name)
+        shown.append((experiment, grid, inventory.configuration_states(experiment.directory, current, grid),
+                      inventory.notebook_runs(experiment.directory)))
     if not any(cells or runs for _, _, cells, runs in shown):
         raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
     nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
     draft = SiteDraft(_redactor(folder, nodes) if redact else None)
     cells, sections = [], []
-    for name, grid, states, runs in shown:
-        shipped = folders[name].parent.name == inventory.PUBLISHED
+    for experiment, grid, states, runs in shown:
+        name, shipped = experiment.key, experiment.shipped
         log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} configurations, "
             f"{len(runs)} notebooks")
         own = [_configuration(draft, name, state) for state in states]
         notebooks = []
         for run in runs:
-            page_path = Path("notebooks") / name / run.path.parent.relative_to(folders[name])
+            page_path = Path("notebooks") / name / run.path.parent.relative_to(experiment.directory)
             page, notebook = draft.notebook(run.path, page_path, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
@@ -160,13 +157,6 @@ def pack(site: Site) -> Path:
         raise ValueError(f"{target}: {size / 1e6:.0f} MB; allowed: {ZIP_LIMIT // 10**6} MB, so name fewer experiments")
     part.rename(target)
     return target
-
-
-def _places(folder: Path) -> dict[str, Path]:
-    """Experiments by name: what ran here, and else what was published."""
-    shelf = folder / inventory.PUBLISHED
-    return {name: shelf / name for name in inventory.names(shelf)} | {
-        name: folder / name for name in inventory.names(folder)}
 
 
 def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fastdllm import prior_results
 from fastdllm.lab import atomic
-from fastdllm.lab.config.paths import root
+from fastdllm.lab.config.paths import look_up
 
 COLUMNS = ("implementation", "batch", "ms_per_token", "tokens_per_second", "share_of_bound", "device", "dtype", "shape")
 MISSING = "not measured"
@@ -17,8 +17,8 @@ MISSING = "not measured"
 
 def read(path: str) -> pd.DataFrame:
     """One row per measurement (columns `COLUMNS`, NaN where one was left out); none if there is no such file."""
-    file = root() / path
-    return pd.DataFrame(atomic.json_lines(file) if file.is_file() else []).reindex(columns=list(COLUMNS))
+    file = look_up(path)
+    return pd.DataFrame(atomic.json_lines(file) if file else []).reindex(columns=list(COLUMNS))
 
 
 def claimed() -> float:

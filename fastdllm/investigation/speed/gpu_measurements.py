@@ -19,7 +19,7 @@ from fastdllm.display.figures import GREY, style
 from fastdllm.display.tables import interval_text
 from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.cost_model import SHAPE_7B
-from fastdllm.lab.config.grid_file import root
+from fastdllm.lab.config.paths import look_up
 
 LOOKS = {"small": ("#0072B2", "o"), "full": ("#E69F00", "s"), "commit": ("#009E73", "^")}
 COLUMNS = ["executor", "network", "variant", "note", "batch", "k", "policy", "full_forwards", "tokens", "seconds",
@@ -29,8 +29,8 @@ PREFIX = 256          # tokens of the prompt at batch 1
 
 
 def read(path: str) -> dict[str, Any]:
-    """A JSON file; relative paths are the project's."""
-    return json.loads((Path(path) if Path(path).is_absolute() else root() / path).read_text(encoding="utf-8"))
+    """A JSON file; relative paths are the project's, or lead into what the package brings."""
+    return json.loads((look_up(path) or Path(path)).read_text(encoding="utf-8"))
 
 
 def part(path: str, dtype: str) -> tuple[dict[str, Any], cost_model.Card]:

@@ -212,7 +212,7 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
         "extracted": {rule: score.extracted for rule, score in scores.items()},
         "correct": {rule: score.correct for rule, score in scores.items()},
         "tokens": len(result.tokens), "nfe": result.nfe, "decisions": result.decisions, "finish": result.finish,
-        "reused_nothing": result.reused_nothing, "seconds": round(result.seconds, 6)}
+        "reused_nothing": result.reused_nothing, "executor": result.executor, "seconds": round(result.seconds, 6)}
     if result.drafts:
         sample |= {"forwards_run": result.forwards_run, "drafts": [asdict(draft) for draft in result.drafts]}
     if result.finish == "stop_string":
@@ -225,7 +225,7 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
 @contextmanager
 def threads_for(lm: LM) -> Iterator[None]:
     """One torch thread for a small network on a CPU: its operations are too short to be shared by two cores."""
-    from fastdllm.decode.parallel import torch_threads
+    from fastdllm.decode.threads import torch_threads
     from fastdllm.model import cpu
     with torch_threads(1) if cpu.usable(lm.network) else nullcontext():
         yield

@@ -87,6 +87,7 @@ def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset
         finish={**dict.fromkeys(FINISHES, 0), **Counter(sample["finish"] for sample in samples)},
         reused_nothing=idle if parameters.reuse.active else 0,
         forwards_run=forwards_run(samples) if parameters.reuse.drafts else None, drafts=drafts(samples),
+        executor="+".join(sorted({sample.get("executor", "") for sample in samples})),
         sessions=max(sample["session"] for sample in samples), shards=shards, notes=notes)
 
 

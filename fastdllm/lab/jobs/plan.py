@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastdllm.errors import did_you_mean
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.shard import Shard
@@ -83,11 +84,11 @@ def select(
 ) -> list[Configuration]:
     """The configurations of a task and of some names. Raises ValueError for a name that the grid doesn't have."""
     if task is not None and task not in (known := sorted({configuration.task for configuration in configurations})):
-        raise ValueError(f"--task {task!r}; allowed: {', '.join(known)}")
+        raise ValueError(f"--task {task!r}; {did_you_mean(task, known)}allowed: {', '.join(known)}")
     names = list(dict.fromkeys(configuration.name for configuration in configurations))
     for name in config:
         if name not in names and name not in (configuration.path for configuration in configurations):
-            raise ValueError(f"--config {name!r}; allowed: {', '.join(names)}")
+            raise ValueError(f"--config {name!r}; {did_you_mean(name, names)}allowed: {', '.join(names)}")
     wanted = set(config)
     return [configuration for configuration in configurations if task in (None, configuration.task)
             and (not wanted or configuration.name in wanted or configuration.path in wanted)]

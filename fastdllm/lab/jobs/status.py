@@ -210,6 +210,21 @@ def text(states: list[ConfigurationState], others: list[ConfigurationState] | No
     return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])
 
 
+def kept(configurations: list[Configuration]) -> str:
+    """What an interrupted run leaves: `43 of 150 samples kept; the same command goes on`."""
+    done, sizes = 0, [0]
+    for configuration in configurations:
+        counts = [journal.progress(path) for path in configuration.directory.glob("partial-*.jsonl")]
+        if (configuration.directory / records.SUMMARY).exists() and not counts:
+            record = records.read(configuration.directory)
+            counts = [(record.n, record.n)] if record.status == "complete" else []
+        finished, size = max(counts, default=(0, 0))
+        done, sizes = done + finished, [*sizes, size]
+    # A run that has not begun has as many problems as the others of its grid, as far as is known without its data.
+    total = sum(size or max(sizes) for size in sizes[1:])
+    return f"{done} of {total} samples kept; the same command goes on" if total else "the same command begins again"
+
+
 def all_complete(states: list[ConfigurationState]) -> bool:
     """Whether every applicable configuration is complete (False if none applies)."""
     applicable = [state.state for state in states if state.state != "not applicable"]
