@@ -132,6 +132,41 @@ def difference_unpaired(correct_a: int, n_a: int, correct_b: int, n_b: int, leve
     return float(low), float(high)
 
 
+def share_by_cluster(hits: ArrayLike, sizes: ArrayLike, *, draws: int = 2000, seed: int = 0,
+                     level: float = LEVEL) -> tuple[float, float, float]:
+    """A share over units that come in clusters (forwards of prompts): hits and sizes [clusters]; share, low, high.
+
+    Whole clusters are drawn, as the units of one are alike. Where no unit or every unit hits, no draw differs: the
+    end that is then open is the exact (Clopper-Pearson, one-sided) one for as many observations as there are clusters.
+    """
+    x, size = _same_length(hits, sizes)
+    if size.sum() <= 0 or (x > size).any() or (x < 0).any():
+        raise ValueError(f"hits={x.tolist()}, sizes={size.tolist()}; allowed: 0 <= hits <= sizes, sizes not all 0")
+    x, size = x[size > 0], size[size > 0]
+    share, far = float(x.sum() / size.sum()), 1 - (1 - level) ** (1 / len(x))
+    if share in (0.0, 1.0):
+        return share, share and 1 - far, share or far
+    sums = resamples(len(x), draws, seed) @ np.stack([x, size], axis=1)
+    return (share, *percentile(sums[:, 0] / sums[:, 1], level))
+
+
+def drawn(correct: int, n: int, size: int) -> np.ndarray:
+    """Chance of 0, 1 ... `size` right answers among `size` problems drawn of n, `correct` of them solved [size + 1]."""
+    return stats.hypergeom.pmf(np.arange(size + 1), n, correct, size)
+
+
+def not_ahead(a: ArrayLike, b: ArrayLike, size: int) -> float:
+    """Chance that among `size` problems, drawn of those that a and b answered [n], a has no more right than b. Exact:
+    the problems that only a, only b, and both or neither solve are drawn without replacement.
+    """
+    x, y = _same_length(a, b)
+    only = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
+    if not 1 <= size <= len(x):
+        raise ValueError(f"size={size}; allowed: 1 to n={len(x)}")
+    pairs = [(i, j, size - i - j) for j in range(size + 1) for i in range(min(j, size - j) + 1)]
+    return float(np.sum(stats.multivariate_hypergeom.pmf(pairs, [*only, len(x) - sum(only)], size)))
+
+
 def repeats_ratio(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> tuple[float, float, float]:
     """Ratio of two throughputs from repeated runs: Welch's interval of the difference of logs; needs 2 runs each."""
     x, y = np.log(np.asarray(a, float)), np.log(np.asarray(b, float))

@@ -10,6 +10,7 @@ from lab_support import command
 from report_support import fill
 
 from fastdllm.display.tables import MOST, Html, as_text, number
+from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.report import figures, plain_control, tables
 from fastdllm.report.results import Results
@@ -146,6 +147,18 @@ def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
     assert row["lost_low"] < row["lost"] < row["lost_high"]  # unpaired
     assert row["speed_low"] != row["speed_low"]
     assert row["speed_from"] == "one run"
+
+
+def test_a_speed_up_that_was_not_measured_at_equal_batching_says_so(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=50, axes={"k": [1, 2, 3], "layers": ["first"]})
+    fill(grid, collapse)
+    for configuration in grid.configurations()[:2]:
+        records.write(configuration.directory, records.read(configuration.directory).model_copy(
+            update={"shards": 4 if configuration.name == "k2_first" else 1}))
+    table = tables.grid_table(Results.of(grid))
+    shown = as_text(table).set_index("config")["speed-up"]
+    assert "(not at equal batching: in 4 shards, k=1 in 1)" in shown["k2_first"]
+    assert "batching" not in shown["k1_first"] + shown["k3_first"]
 
 
 def test_changed_samples_are_refused(tmp_path: Path) -> None:

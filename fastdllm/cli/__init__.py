@@ -12,6 +12,7 @@ import typer
 
 from fastdllm.cli import (
     audit,
+    bench,
     chat,
     compare,
     doctor,
@@ -48,6 +49,7 @@ app.command("chat", cls=options.Command, epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", cls=options.Command, epilog=webapp.EXAMPLES)(webapp.app)
 app.command("fetch", cls=options.Command, epilog=fetch.EXAMPLES)(fetch.fetch)
 app.command("train", cls=options.Command, epilog=train.EXAMPLES)(train.train)
+app.command("bench", cls=options.Command, epilog=bench.EXAMPLES)(bench.bench)
 app.command("doctor", cls=options.Command, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("publish", cls=options.Command, epilog=share.PUBLISH)(share.publish)
 app.command("gallery", cls=options.Command, epilog=share.GALLERY)(share.gallery)

@@ -38,7 +38,10 @@ SET = typer.Option("--set", help="Change a value, like decoding.threshold=0.8 or
 FORCE = options.flag("--force", help="Start over, also where complete; names may follow.")
 FORCED = typer.Option("--force-config", help="Start this configuration over (may be given again).")
 DRY = options.flag("--dry-run", help="Print exactly what would happen, and do nothing.")
-JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, memory and GPUs hold).")
+JOBS = typer.Option("--jobs", min=1, help="Configurations at once (default: what cores, memory and GPUs hold).")
+SHARDS = typer.Option("--shards", min=1, help="Split each configuration into so many parts, each a process or an array "
+                                              "task of its own (default here: only to keep all GPUs busy).")
+SHARD = typer.Option("--shard", help="Only this part of each configuration, like 2of4; other machines do the others.")
 
 
 def options_text(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
@@ -105,15 +108,18 @@ def queue(grid: Grid) -> dict[str, SlurmJob]:
 
 
 def planned(params: str | None, names: list[str] | None, task: str | None, limit: int | None, config: list[str] | None,
-            changes: list[str] | None, force: bool, force_config: list[str] | None) -> tuple[RunPlan,
-                                                                                             list[Configuration]]:
+            changes: list[str] | None, force: bool, force_config: list[str] | None, shards: int | None,
+            shard: str | None = None) -> tuple[RunPlan, list[Configuration]]:
     """The plan of `run` and `submit`, and the configurations that were asked for."""
+    from fastdllm.lab.config.shard import Shard
     from fastdllm.lab.jobs import plan as plans
+    part = None if shard is None else Shard.parse(shard)
     params, over = forced(params, names, force, force_config)
+    changes = [*(changes or []), *([] if shards is None else [f"shards={shards}"])]
     grid, configurations = read(params, task, limit, config, changes)
     if not isinstance(over, bool):
         plans.select(configurations, None, over)      # an unknown name is an error
-    return plans.plan(grid, configurations, over, queue=queue(grid)), configurations
+    return plans.plan(grid, configurations, over, queue=queue(grid), shard=part), configurations
 
 
 def preview(plan: RunPlan, text: str, costs: frozenset[Cost]) -> None:
@@ -147,11 +153,13 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
         task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
         config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
         force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
-        jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Run what is missing on this machine; partial configurations go on at the next unsolved problem."""
+        jobs: Annotated[int | None, JOBS] = None, shards: Annotated[int | None, SHARDS] = None,
+        shard: Annotated[str | None, SHARD] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Run what is missing on this machine, on all its GPUs; partial configurations go on at the next unsolved problem.
+    """
     from fastdllm.lab.jobs import preflight, runner
     from fastdllm.lab.jobs import status as states
-    plan, configurations = planned(params, names, task, limit, config, changes, force, force_config)
+    plan, configurations = planned(params, names, task, limit, config, changes, force, force_config, shards, shard)
     if dry_run:
         preview(plan, plan.text(), preflight.STARTED)
         return
@@ -160,7 +168,7 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
     after = states.states(configurations, jobs=queue(plan.grid))
     typer.echo(states.text(after))
     typer.echo(f"records: {plan.grid.directory}")
-    if not (good and states.all_complete(after)):
+    if not (good and (shard or states.all_complete(after))):
         raise typer.Exit(1)
 
 
@@ -171,10 +179,10 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
            force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
            report: Annotated[bool, options.flag("--dependency", "--report", help="Run the report after the grid, as a "
                                                 "job that depends on it.")] = False,
-           changes: Annotated[list[str] | None, SET] = None) -> None:
+           shards: Annotated[int | None, SHARDS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
     from fastdllm.lab.jobs import preflight, runner, submission
-    plan, _ = planned(params, names, task, limit, config, changes, force, force_config)
+    plan, _ = planned(params, names, task, limit, config, changes, force, force_config, shards)
     for state in plan.busy:
         typer.echo(f"left alone: {state.configuration.path} ({state.state}: {state.detail})")
     if dry_run and plan.run:
@@ -188,7 +196,7 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
         return
     note = submission.submit(submission.plan_grid(plan, report=report))
     again = options_text(params, task, limit, config, changes)
-    typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: "
+    typer.echo(f"submitted job {note.job}: {len(note.tasks)} array tasks; follow it with: "
                f"{' '.join(filter(None, ['fastdllm grid status', again]))}")
 
 

@@ -80,6 +80,9 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook, or a YAML f
     else:
         from fastdllm.cli.run_configuration import flat_parameters, run_configuration
         flat = {**flat_parameters(file, changes or []), **given}
+        if generation_file is not None and revision is not None:
+            raise ValueError(f"--revision {revision} beside --generation-file: the file is a revision of its own; "
+                             "allowed: one of the two")
         if generation_file is not None or allow_code or own_code:
             from fastdllm.cli.run_generation_file import run_generation_file
             good = run_generation_file(generation_file, allow_code, own_code, flat, experiment, trace, force, dry_run)

@@ -29,6 +29,7 @@ def grid_table(results: Results) -> pd.DataFrame:
 
     Both comparisons are paired over the same problems where the samples are kept. The interval of the speed-up comes
     from repeats where both sides have two or more, else from the problems (run-to-run noise is then not in it).
+    A run in shards has smaller batches at its ends: where the two sides were not split alike, `batching` says so.
     The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
     by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each computation once.
     """
@@ -51,6 +52,7 @@ def grid_table(results: Results) -> pd.DataFrame:
     for row in rows:
         speeds.setdefault(row["run"], {})[row["identity"]] = row["tokens_per_second"]
     for i, row in enumerate(rows):
+        row["batching"] = unequal_batching(row, base.get(row["key"]))
         row |= dict.fromkeys((*COMPARED, *(f"sure_{name}" for name in COMPARED if "_" in name)), math.nan)
         if i in pairs:
             row |= pairs[i].values(bounds.get(i), levels, speeds)
@@ -141,6 +143,16 @@ class ComparedPair:
             values |= {f"{sure}lost_low": low, f"{sure}lost_high": high, f"{sure}speed_low": slow,
                        f"{sure}speed_high": fast}
         return values
+
+
+def unequal_batching(row: dict[str, Any], base: dict[str, Any] | None) -> str:
+    """What keeps a row's speed from being compared at equal batching with its baseline's; "" if nothing does.
+
+    The batch size is part of what makes the two comparable at all (`results.baseline_key`).
+    """
+    if base is None or row["shards"] == base["shards"]:
+        return ""
+    return f"not at equal batching: in {row['shards']} shards, k=1 in {base['shards']}"
 
 
 def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:

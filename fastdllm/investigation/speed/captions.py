@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.pareto import SHAPE_7B
+from fastdllm.investigation.speed.cost_model import SHAPE_7B
 
 
 def front(rows: pd.DataFrame) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from fastdllm.model.config import ModelConfig
 
+SHAPE_7B = ModelConfig(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+                       num_key_value_heads=4, vocab_size=152064, max_position_embeddings=32768)
 LAYER_KERNELS = 7           # norm, qkv, attention, o, norm, gate-up, down
 
 

@@ -18,7 +18,7 @@ from fastdllm import stats
 from fastdllm.display.figures import GREY, style
 from fastdllm.display.tables import interval_text
 from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.pareto import SHAPE_7B
+from fastdllm.investigation.speed.cost_model import SHAPE_7B
 from fastdllm.lab.config.paths import look_up
 
 LOOKS = {"small": ("#0072B2", "o"), "full": ("#E69F00", "s"), "commit": ("#009E73", "^")}

@@ -18,11 +18,8 @@ from fastdllm import stats
 from fastdllm.display.figures import GREY, style
 from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.sweeps import front, one_task
-from fastdllm.model.config import ModelConfig
 from fastdllm.report.results import Results
 
-SHAPE_7B = ModelConfig(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-                       num_key_value_heads=4, vocab_size=152064, max_position_embeddings=32768)
 LAYERS = 12          # of the named subsets
 LOOKS = {"": ("#666666", "D"), "output": ("#0072B2", "o"), "residual": ("#E69F00", "s"), "token": ("#009E73", "^"),
          "adaptive": ("#CC79A7", "v"), "replay": ("#D55E00", "P")}
@@ -35,7 +32,7 @@ def predicted_seconds(row: pd.Series, card: cost_model.Card = cost_model.H200) -
     mix = cost_model.Mix(full=row["nfe_full"], small=row["nfe_small"], commit=row["nfe_commit"] + row["nfe_prefill"],
                     reused_full=share * reused, reused_small=(1 - share) * reused)
     replayed = row["nfe_replay"] * cost_model.REPLAY_SECONDS
-    return cost_model.run_seconds(card, SHAPE_7B, mix, skipped=LAYERS) + replayed
+    return cost_model.run_seconds(card, cost_model.SHAPE_7B, mix, skipped=LAYERS) + replayed
 
 
 def table(results: Results, threshold: float = 0.9) -> pd.DataFrame:

@@ -14,7 +14,8 @@ import fastdllm
 from fastdllm import Decoding, Reuse, prior_results
 from fastdllm.display.figures import COLORS, GREY, MARKERS, style
 from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.pareto import LAYERS, SHAPE_7B
+from fastdllm.investigation.speed.cost_model import SHAPE_7B
+from fastdllm.investigation.speed.pareto import LAYERS
 from fastdllm.tasks import get
 
 BLUE, ORANGE = "#0072B2", "#E69F00"

@@ -83,6 +83,10 @@ class Grid(RunFields):
     jobs: int | None = Field(
         default=None, ge=1, description="configurations at once on this machine; none: what it can hold"
     )
+    shards: int | None = Field(
+        default=None, ge=1, description="parts of a configuration, each a process or an array task of its own; "
+        "none: 1, or as many as use all GPUs of this machine"
+    )
     output: str = "executed"
     suffix: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="behind the names of all configurations")
     caches: dict[str, str] = Field(default_factory=dict)

@@ -131,6 +131,7 @@ class Record(Settings):
     drafts: tuple[DraftTotal, ...] = Field(default=(), description="policy verify: drafts by depth and kind")
     executor: str = Field(default="", description="how the forwards were computed: fast, eager; '' in older records")
     sessions: int = Field(default=1, description="1 + the number of times the run was interrupted and resumed")
+    shards: int = Field(default=1, description="parts that were solved by a process each; seconds is their sum")
     samples_sha256: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
 
@@ -264,6 +265,7 @@ def row(record: Record) -> dict[str, Any]:
         "threshold": parameters.decoding.threshold, "batch_size": parameters.batch_size,
         "small_block": parameters.decoding.small_block, "block_cache": parameters.decoding.block_cache,
         "dtype": parameters.dtype, "device": parameters.device, "seed": parameters.seed, "repeat": parameters.repeat,
+        "shards": record.shards,
         "limit": record.limit, "n": record.n, "metric": record.metric, "accuracy": headline.value,
         "low": headline.low, "high": headline.high, "correct": headline.correct, "empty": record.empty,
         "tokens": record.tokens, "seconds": record.seconds, "tokens_per_second": record.tokens_per_second,
