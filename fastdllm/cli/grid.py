@@ -37,11 +37,11 @@ CONFIG = typer.Option("--config", help="Only this configuration, like k2_middle 
 SET = typer.Option("--set", help="Change a value, like decoding.threshold=0.8 or axes.k=[1,2].")
 FORCE = options.flag("--force", help="Start over, also where complete; names may follow.")
 FORCED = typer.Option("--force-config", help="Start this configuration over (may be given again).")
+DRY = options.flag("--dry-run", help="Print exactly what would happen, and do nothing.")
 JOBS = typer.Option("--jobs", min=1, help="Configurations at once (default: what cores, memory and GPUs hold).")
 SHARDS = typer.Option("--shards", min=1, help="Split each configuration into so many parts, each a process or an array "
                                               "task of its own (default here: only to keep all GPUs busy).")
 SHARD = typer.Option("--shard", help="Only this part of each configuration, like 2of4; other machines do the others.")
-DRY = options.flag("--dry-run", help="Print exactly what would happen, and do nothing.")
 
 
 def options_text(params: str | None, task: str | None, limit: int | None, config: list[str] | None,

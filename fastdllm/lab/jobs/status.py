@@ -214,7 +214,10 @@ def kept(configurations: list[Configuration]) -> str:
     """What an interrupted run leaves: `43 of 150 samples kept; the same command goes on`."""
     done, sizes = 0, [0]
     for configuration in configurations:
-        counts = [journal.progress(path) for path in configuration.directory.glob("partial-*.jsonl")]
+        by_run: dict[str, list[tuple[int, int]]] = {}      # the shards of a run count together
+        for path in configuration.directory.glob("partial-*.jsonl"):
+            by_run.setdefault(path.name.split(".")[0], []).append(journal.progress(path))
+        counts = [(sum(each for each, _ in shards), max(n for _, n in shards)) for shards in by_run.values()]
         if (configuration.directory / records.SUMMARY).exists() and not counts:
             record = records.read(configuration.directory)
             counts = [(record.n, record.n)] if record.status == "complete" else []
