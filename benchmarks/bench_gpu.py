@@ -23,7 +23,7 @@ from benchmarks.modules_network import ModulesNetwork
 from benchmarks.random_model import plain, random_lm
 from benchmarks.tune import copy_bandwidth
 from fastdllm import Reuse
-from fastdllm.investigation.speed import cost_model
+from fastdllm.report import cost_model
 
 
 def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:

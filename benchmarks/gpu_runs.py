@@ -21,9 +21,9 @@ from fastdllm import Decoding, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Engine
-from fastdllm.investigation.speed import cost_model
 from fastdllm.model.graphs import Shape
 from fastdllm.model.lm import LM
+from fastdllm.report import cost_model
 
 PREFIX = 256
 

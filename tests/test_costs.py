@@ -2,8 +2,9 @@
 
 import pytest
 
-from fastdllm.investigation.speed import cost_model, gpu_measurements
-from fastdllm.investigation.speed.pareto import SHAPE_7B
+from fastdllm.investigation.speed import gpu_measurements
+from fastdllm.report import cost_model
+from fastdllm.report.cost_model import SHAPE_7B
 
 GPU = "benchmarks/results/h200_2026-11-21.json"
 

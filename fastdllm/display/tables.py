@@ -26,6 +26,7 @@ STYLE = """<style>
 </style>"""
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
 MOST = 100      # rows that a page shows: who wants more reads them as data
+LONG = 34       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
 
 
@@ -45,9 +46,13 @@ def interval_text(value: Any, low: Any, high: Any, digits: int = 1, scale: float
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the nine-row table as text, from `tables.grid_table` (or what there is of it)."""
+    """The columns of the nine-row table as text, from `tables.grid_table` (or what there is of it).
+
+    Where the clock is no measure of speed (`only_predicted`), its columns are left out: results.csv has them.
+    """
     if table.empty:
         return table
+    speed = "predicted speed-up" if only_predicted(table) else "speed-up"
     rows = []
     for row in table.to_dict("records"):
         shown: dict[str, Any] = {"task": row["task"], "config": row["config"]}
@@ -61,7 +66,8 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             else "baseline",
             "of k=1's, %": number(100 * row["lost_relative"])
             if row["k"] > 1 and row.get("lost_relative", math.nan) == row.get("lost_relative", math.nan) else "",
-            "speed-up": interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2),
+            speed: "baseline" if row.get("speed_from") == "baseline" else interval_text(
+                row["speedup"], row["speed_low"], row["speed_high"], 2),
             "tokens/s": f"{row['tokens_per_second']:.1f}",
             "tokens": whole(row["tokens"]),
             "seconds": f"{row['seconds']:.1f}",
@@ -76,7 +82,14 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     shown_table = pd.DataFrame(rows).fillna("")
     if "replayed" in shown_table and (shown_table["replayed"] == "0").all():
         shown_table = shown_table.drop(columns="replayed")
+    if speed != "speed-up":
+        shown_table = shown_table.drop(columns=["tokens/s", "seconds"])
     return shown_table.drop(columns="task") if shown_table["task"].nunique() == 1 else shown_table
+
+
+def only_predicted(table: pd.DataFrame) -> bool:
+    """Whether every speed-up of the table is the cost model's: on a shared CPU the clock is no measure."""
+    return "speed_from" in table and set(table["speed_from"]) - {"baseline", "not measured"} == {"predicted"}
 
 
 def whole(value: Any) -> str:
@@ -92,7 +105,8 @@ class Html:
 
     def _repr_html_(self) -> str:
         columns = list(self.table.columns)
-        kinds = ["w" if c in WIDE else "l" if c in LEFT or i == 0 else "" for i, c in enumerate(columns)]
+        kinds = ["w" if c in WIDE or _longest(self.table.iloc[:, i]) > LONG else "l" if c in LEFT or i == 0 else ""
+                 for i, c in enumerate(columns)]
         head = "".join(f'<th class="{"l" if kind else ""}">{escape(str(c))}</th>'
                        for c, kind in zip(columns, kinds, strict=True))
         body = []
@@ -115,6 +129,10 @@ class Html:
         lines += ["| " + " | ".join(_cell(value).replace("|", "\\|").replace("\n", " ") for value in row) + " |"
                   for row in self.table.itertuples(index=False)]
         return "\n".join(lines + (["", self.caption] if self.caption else []))
+
+
+def _longest(column: pd.Series) -> int:
+    return max((len(_cell(value)) for value in column.head(MOST)), default=0)
 
 
 def _cell(value: Any) -> str:

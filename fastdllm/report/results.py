@@ -19,17 +19,22 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records.record import Record
+from fastdllm.report import cost_model
 from fastdllm.settings import Reuse
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The answers of one run by problem: arrays [n] of right or wrong, tokens and seconds."""
+    """The answers of one run by problem: arrays [n] of right or wrong, tokens, seconds, and predicted seconds.
+
+    predicted: the cost model's, from the forwards (`cost_model.predicted_seconds`); NaN where they are not known.
+    """
 
     ids: tuple[str, ...]
     correct: np.ndarray
     tokens: np.ndarray
     seconds: np.ndarray
+    predicted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -111,4 +116,14 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
     return Outcomes(tuple(row["id"] for row in rows),
                     np.array([bool(row["correct"][record.metric]) for row in rows], dtype=np.float32),
                     np.array([row["tokens"] for row in rows], dtype=np.float32),
-                    np.array([row["seconds"] for row in rows], dtype=np.float32))
+                    np.array([row["seconds"] for row in rows], dtype=np.float32),
+                    predicted(record, {kind: [row["nfe"].get(kind, 0) for row in rows] for kind in record.nfe},
+                              [row["decisions"].get("reuse", 0) for row in rows], len(rows)))
+
+
+def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], n: int) -> np.ndarray:
+    """Seconds [n] that the cost model gives these forwards; NaN where a record does not count forwards by kind."""
+    run, reuse = record.parameters, record.parameters.reuse
+    if run.engine != "diffusion" or not record.nfe:
+        return np.full(n, np.nan)
+    return cost_model.predicted_seconds(nfe, reused, reuse.policy, run.revision, full_forwards=reuse.full_forwards)
