@@ -59,7 +59,7 @@ def faults(figure: Figure) -> list[str]:
     boxes = [(text.get_text(), text.get_window_extent()) for text in written(figure)]
     width, height = figure.get_size_inches() * figure.dpi
     out = [f"{name!r} leaves the canvas" for name, box in boxes
-           if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1]
+           if min(box.x0, box.y0, width - box.x1, height - box.y1) < 2]
     return out + [f"{one!r} lies upon {other!r}" for (one, a), (other, b) in combinations(boxes, 2)
                   if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1]
 

@@ -50,8 +50,7 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
              for value, ratio, k in zip(cost, lines["speedup"], lines["k"], strict=True)]
     house.bars(right, cost.tolist(), [""] * len(lines) if many else texts, [color for color, _ in looks])
     left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {_span(lines['n'])})")
-    right.set_xlabel("forwards; speed-up against k=1 that the cost model predicts" if counted
-                     else "tokens/s (and against k=1)")
+    right.set_xlabel("forwards (predicted: speed-up in tokens/s)" if counted else "tokens/s (and against k=1)")
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     return figure
@@ -104,7 +103,7 @@ def runs_figure(rows: pd.DataFrame) -> Figure:
             name = _subset(str(row["layers"]))
             panel.plot(row["tokens"] / row["n"], 100 * row["accuracy"], BY_K.get(int(row["k"]), "X"),
                        color=COLORS[name] if row["k"] > 1 else GREY, alpha=0.85, markersize=7)
-        panel.set_title(f"{batch} {task}" + (f"\nlimit {limit}" if limit else "\nall problems"), fontsize=9)
+        panel.set_title(f"{batch} {task}" + (f"\nlimit {limit:.0f}" if limit else "\nall problems"), fontsize=9)
         panel.set_xlabel("tokens a problem")
         panel.set_ylim(-5, 105)
         panel.margins(x=0.15)
@@ -131,7 +130,7 @@ def nodes_figure(rows: pd.DataFrame) -> Figure:
         for i, (node, own) in enumerate(nodes):
             panel.plot(own["k"] + 0.09 * (i - (len(nodes) - 1) / 2), own["tokens_per_s"], "osD^v<>"[i % 7],
                        color=palette[i % 6], label=node, linestyle="", markersize=7, alpha=0.85)
-        panel.set_title(f"{batch} {task}" + (f" limit {limit}" if limit else ""), fontsize=9)
+        panel.set_title(f"{batch} {task}" + (f" limit {limit:.0f}" if limit else ""), fontsize=9)
         panel.set_xticks(sorted(part["k"].unique()), [f"k={k:.0f}" for k in sorted(part["k"].unique())])
         panel.set_ylim(0)
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8)
@@ -144,7 +143,7 @@ def runs_caption(rows: pd.DataFrame) -> str:
     apart = []
     for (batch, task, limit, k), part in rows[rows["k"] > 1].groupby(["batch", "task", "limit", "k"], sort=False):
         if part["tokens"].notna().all() and part["tokens"].nunique() == 1 and part["accuracy"].nunique() > 1:
-            apart.append(f"{batch} {task}{f' limit {limit}' if limit else ''} k={k}")
+            apart.append(f"{batch} {task}{f' limit {limit:.0f}' if limit else ''} k={k}")
     return ("One point a configuration. Points above each other have equally long outputs and other scores: "
             + (", ".join(apart) or "none here") + ".")
 

@@ -57,7 +57,7 @@ def revisions_figure(frame: pd.DataFrame, title: str = "", published: pd.DataFra
     names = list(dict.fromkeys(frame["name"]))
     cells = [cell for cell in CELLS if cell in {(k, "" if k == 1 else layers) for k, layers in zip(
         frame["k"], frame["layers"], strict=True)}]       # a grid without k=1 has no empty column for it
-    figure, panels = plt.subplots(1, len(names), figsize=(min(15, 3.3 * len(names) + 0.8), 3.6), sharey=True,
+    figure, panels = plt.subplots(1, len(names), figsize=(min(15, max(5.4, 3.3 * len(names) + 0.8)), 3.6), sharey=True,
                                   squeeze=False)
     for axes, name in zip(panels[0], names, strict=True):
         _cells(axes, frame[frame.name == name], cells)
@@ -122,7 +122,7 @@ def _bar(figure: Figure, mesh: Any, axes: Axes, unit: str) -> None:
     elif len(values):
         axes.set_title(f"{axes.get_title(loc='left')}: {values[0]:g} {unit} wherever coloured")
     else:
-        axes.set_title(f"{axes.get_title(loc='left')}: nothing served")
+        axes.set_title(f"{axes.get_title(loc='left')}: none")
 
 
 def _heat(axes: Axes, rows: pd.DataFrame, column: str, cmap: object, low: float | None = None,
@@ -172,7 +172,8 @@ def served_figure(served: pd.DataFrame) -> Figure:
         axes.set_ylabel("computed for: block.small block")
         off = float((np.array(here) != np.array(there)).mean())
         axes.set_title(f"{name}\n{off:.0%} of {len(here)} served from elsewhere", fontsize=9)
-        figure.colorbar(mesh, ax=axes, label="forwards", shrink=0.8)
+        bar = figure.colorbar(mesh, ax=axes, label="forwards", shrink=0.8)
+        bar.locator = MaxNLocator(integer=True)
     return figure
 
 
@@ -228,6 +229,7 @@ def cache_figure(differences: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def power_figure(pairs: Sequence[tuple[float, float, str]], ns: Sequence[int], marks: Sequence[int] = (10,)) -> Figure:
     """Power of Fisher's test against n for pairs of accuracies (good, bad, label); dotted lines at `marks`."""
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
