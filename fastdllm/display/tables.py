@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 import pandas as pd
@@ -90,6 +92,15 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 def only_predicted(table: pd.DataFrame) -> bool:
     """Whether every speed-up of the table is the cost model's: on a shared CPU the clock is no measure."""
     return "speed_from" in table and set(table["speed_from"]) - {"baseline", "not measured"} == {"predicted"}
+
+
+def together(names: Sequence[str]) -> str:
+    """Names that begin alike, said once: k2_first, k2_middle -> k2 first, middle."""
+    if len(names) == 1:
+        return names[0]
+    parts = [name.split("_") for name in names]
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
+    return " ".join(["_".join(parts[0][:alike])] * bool(alike) + [", ".join("_".join(p[alike:]) for p in parts)])
 
 
 def whole(value: Any) -> str:

@@ -173,9 +173,9 @@ def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
         problem = problems[row["index"]]
         prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
         mark = "right" if row["correct"][record.metric] else "wrong"
-        rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items())
+        rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items() if value is not None)
         parts.append(f"<details open><summary><b>{mark}</b> · {escape(row['id'])} · {row['tokens']} tokens · "
-                     f"target {escape(problem.target[:80])} · extracted {escape(rules)}</summary>"
+                     f"target {escape(problem.target[:80])} · extracted {escape(rules or 'nothing')}</summary>"
                      f"<pre style='white-space:pre-wrap'>{escape(prompt[-600:])}</pre>"
                      f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
                      f"{escape(row['output'][:1200])}</pre></details>")

@@ -21,7 +21,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, claim
-from fastdllm.display.tables import interval_text
+from fastdllm.display.tables import interval_text, together
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import cost_model, tables
 from fastdllm.report.results import Results
@@ -41,6 +41,15 @@ class CriterionVerdict:
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.why} (rule: {self.rule})"
+
+    @property
+    def merged(self) -> pd.DataFrame:
+        """The rows, one for all configurations of a task of which the same is said."""
+        said: dict[tuple[str, ...], list[str]] = {}
+        for row in self.rows.to_dict("records"):
+            said.setdefault((row["task"], row["is"], row["why"]), []).append(row["config"])
+        return pd.DataFrame([{"task": task, "config": together(configs), "is": kind, "why": why}
+                             for (task, kind, why), configs in said.items()])
 
 
 def judge(results: Results, table: pd.DataFrame | None = None) -> CriterionVerdict:

@@ -7,16 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import takewhile
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY, styled
-from fastdllm.display.tables import only_predicted
+from fastdllm.display.tables import only_predicted, together
 
 LABELLED = 40  # more rows than this are drawn without names
 BY_K = {1: "D", 2: "o", 3: "s", 4: "^", 5: "v", 6: "<", 7: ">", 8: "P"}      # markers by k
@@ -67,15 +64,6 @@ def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:
     lines["name"] = [together(each) for each in names]
     lines["several"] = [len(each) > 1 for each in names]
     return lines.reset_index(drop=True)
-
-
-def together(names: Sequence[str]) -> str:
-    """Names that begin alike, said once: k2_first, k2_middle -> k2 first, middle."""
-    if len(names) == 1:
-        return names[0]
-    parts = [name.split("_") for name in names]
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
-    return " ".join(["_".join(parts[0][:alike])] * bool(alike) + [", ".join("_".join(p[alike:]) for p in parts)])
 
 
 def _subset(layers: str) -> str:

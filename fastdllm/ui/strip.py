@@ -125,7 +125,7 @@ def signs(mark: int | None) -> list[Artist]:
 def text(run: Recording, position: int) -> str:
     """The token at a position, short and on one line; $ is masked from matplotlib's mathematics."""
     token = int(run.positions.token[position])
-    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "↵")[:18].replace("$", r"\$")
+    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "¶")[:18].replace("$", r"\$")
 
 
 def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
