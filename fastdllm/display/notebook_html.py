@@ -23,11 +23,11 @@ def export(notebook: Path, hide_code: bool = False) -> Path:
 def to_html(notebook: Path, hide_code: bool = False) -> str:
     """A notebook as a page that loads nothing from elsewhere; without code it is a page for readers (`ASIDE`)."""
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
     exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)], exclude_input=hide_code,
                             exclude_input_prompt=hide_code, exclude_output_prompt=hide_code)
     if hide_code:
-        exporter.register_preprocessor("nbconvert.preprocessors.TagRemovePreprocessor", enabled=True).remove_cell_tags \
-            = ASIDE
+        exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags=ASIDE), enabled=True)
     body, _ = exporter.from_filename(str(notebook))
     return without_foreign(body)[0]
 
