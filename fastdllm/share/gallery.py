@@ -6,6 +6,7 @@ Nothing is loaded from elsewhere. Hosts, users, paths and secrets are left out u
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -19,20 +20,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fastdllm.lab import records
+from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
-from fastdllm.share import bundle, inventory, redact
+from fastdllm.report import figures, tables
+from fastdllm.report.results import Results
+from fastdllm.share import bundle, inventory
 from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
-from fastdllm.share.redact import Redactor
+from fastdllm.share.redact import Redactor, read_notebook, redactor
 from fastdllm.version import __version__
 
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
+# `wide` ones leave a narrow window.
 COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
-           ("Tokens/forward", "number"), ("k", "number"), ("Layers", ""), ("Policy", ""), ("Revision", ""),
-           ("Experiment", ""), ("Node", ""), ("Date", "number"))
+           ("Tokens/forward", "number"), ("k", "number"), ("Layers", "wide"), ("Policy", "wide"), ("Revision", "wide"),
+           ("Experiment", ""), ("Node", "wide"), ("Date", "number wide"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class SiteDraft:
     def notebook(self, source: Path, folder: Path, title: str, facts: Iterable[tuple[str, str]] = (),
                  record: str = "") -> tuple[str, str]:
         """A notebook's page and its download; returns both addresses."""
-        notebook = redact.read_notebook(source)
+        notebook = read_notebook(source)
         notebook = self.redactor.notebook(notebook) if self.redactor else notebook
         describe_figures(notebook)
         name = source.name.removesuffix(".ipynb")
@@ -84,32 +89,35 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     Raises ValueError for an unknown experiment, or if there is nothing to show.
     """
     folder = folder or executed()
-    folders = _places(folder)
-    if unknown := [name for name in names or [] if name not in folders]:
-        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(folders) or 'none: nothing has run'}")
+    shelves = _shelves(folder)
+    known = list(dict.fromkeys(shelf.name for shelf in shelves))
+    if unknown := [name for name in names or [] if name not in known]:
+        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(known) or 'none: nothing has run'}")
     current, shown = CurrentFingerprints(), []
-    for name in names or list(folders):
-        grid = inventory.grid_of(name)
-        shown.append((name, grid, inventory.configuration_states(folders[name], current, grid),
-                      inventory.notebook_runs(folders[name])))
+    for shelf in shelves:
+        if not names or shelf.name in names:
+            grid = inventory.grid_of(shelf.name)
+            shown.append((shelf, grid, inventory.configuration_states(shelf.folder, current, grid),
+                          inventory.notebook_runs(shelf.folder)))
     if not any(cells or runs for _, _, cells, runs in shown):
         raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
     nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
-    draft = SiteDraft(_redactor(folder, nodes) if redact else None)
+    draft = SiteDraft(redactor(folder, nodes) if redact else None)
     cells, sections = [], []
-    for name, grid, states, runs in shown:
-        shipped = folders[name].parent.name == inventory.PUBLISHED
-        log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} configurations, "
+    for shelf, grid, states, runs in shown:
+        log(f"{shelf.name}{' (shipped with the project)' if shelf.shipped else ''}: {len(states)} configurations, "
             f"{len(runs)} notebooks")
-        own = [_configuration(draft, name, state) for state in states]
+        own = [_configuration(draft, shelf, state) for state in states]
         notebooks = []
         for run in runs:
-            page_path = Path("notebooks") / name / run.path.parent.relative_to(folders[name])
-            page, notebook = draft.notebook(run.path, page_path, f"{name}: {run.name}")
+            page_path = Path("notebooks") / shelf.address / run.path.parent.relative_to(shelf.folder)
+            page, notebook = draft.notebook(run.path, page_path, f"{shelf.name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
-            notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
-        sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "",
-                         "cells": own, "notebooks": notebooks,
+            notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem,
+                              "question": draft.text(question(read_notebook(run.path)))})
+        sections.append({"name": shelf.name, "shipped": shelf.shipped, "cells": own, "notebooks": notebooks,
+                         "hypothesis": draft.text(grid.hypothesis) if grid else "",
+                         "figure": _headline(draft, shelf, grid, states),
                          "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
     applicable = [cell for cell in cells if cell["state"] != "not applicable"]
@@ -162,25 +170,60 @@ def pack(site: Site) -> Path:
     return target
 
 
-def _places(folder: Path) -> dict[str, Path]:
-    """Experiments by name: what ran here, and else what was published."""
-    shelf = folder / inventory.PUBLISHED
-    return {name: shelf / name for name in inventory.names(shelf)} | {
-        name: folder / name for name in inventory.names(folder)}
+@dataclass(frozen=True)
+class Shelf:
+    """An experiment's folder: run here, or shipped with the project."""
+
+    name: str
+    folder: Path
+    shipped: bool
+
+    @property
+    def address(self) -> Path:
+        """Where its pages lie in the site: an experiment of one's own and a shipped one may have one name."""
+        return Path("shipped") / self.name if self.shipped else Path(self.name)
 
 
-def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState) -> dict[str, Any]:
+def _shelves(folder: Path) -> list[Shelf]:
+    """What ran here, then what the project ships, whatever ran since."""
+    published = folder / inventory.PUBLISHED
+    return [Shelf(name, folder / name, False) for name in inventory.names(folder)] + [
+        Shelf(name, published / name, True) for name in inventory.names(published)]
+
+
+def question(notebook: dict[str, Any]) -> str:
+    """What a notebook asks: the first sentence of its opening that is a question, else its title."""
+    opening = next(("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"), "")
+    title, _, rest = opening.partition("\n")
+    asked = re.search(r"(?:^|(?<=[.?:] ))[^.?\n]*\?", rest.strip())
+    return (asked[0] if asked else title.lstrip("# ")).replace("`", "")
+
+
+def _headline(draft: SiteDraft, shelf: Shelf, grid: Grid | None, states: list[ConfigurationState]) -> str:
+    """The experiment in one figure; "" where fewer than two configurations have a record."""
+    results = Results(grid or Grid(experiment=shelf.name), states)
+    if len(results.recorded) < 2:
+        return ""
+    drawn, picture = figures.grid_figure(tables.grid_table(results)), io.BytesIO()
+    drawn.savefig(picture, format="png", dpi=80)
+    return draft.add(Path("assets") / f"{'shipped-' * shelf.shipped}{shelf.name}.png", picture.getvalue())
+
+
+def _configuration(draft: SiteDraft, shelf: Shelf, state: ConfigurationState) -> dict[str, Any]:
     """One row of the index; adds the cell's pages and downloads."""
     configuration, reuse = state.configuration, state.configuration.parameters.reuse
     record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
     row = records.row(record) if record else None
-    page_path = Path("cells") / experiment / configuration.directory.parent.name / configuration.directory.name
+    page_path = Path("cells") / shelf.address / configuration.directory.parent.name / configuration.directory.name
     entry: dict[str, Any] = {
-        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment,
+        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": shelf.name,
+        "shipped": shelf.shipped,
         "task": configuration.directory.parent.name, "config": configuration.name, "row": row,
         "k": figure(row["k"]) if row else str(reuse.k), "page": "", "notebook": "", "record": "", "traceback": "",
         "revision": configuration.parameters.revision,
         **{name: (row and row[name]) or "" for name in ("layers", "policy", "node")}}
+    if not reuse.active:
+        entry["policy"] = ""        # nothing is reused, by no policy
     if state.shared_with:
         entry["detail"] = "; ".join(filter(None, [entry["detail"], f"same run as {state.shared_with}"]))
     if record:
@@ -188,7 +231,7 @@ def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState)
         entry["record"] = draft.add(page_path / records.SUMMARY,
                                     json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     facts = _facts(state, row)
-    title = f"{experiment}: {configuration.path}"
+    title = f"{shelf.name}: {configuration.path}"
     for path in bundle.executed_notebooks(configuration.directory):
         entry["page"], entry["notebook"] = draft.notebook(path, page_path, title, facts,
                                                            records.SUMMARY if record else "")
@@ -204,12 +247,10 @@ def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[
     if row is None:
         return [("state", state.state)]
     return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
-            ("n", figure(row["n"])), ("tokens/s", figure(row["tokens_per_second"])), ("node", row["node"]),
+            ("n", figure(row["n"])), ("forwards", figure(row["nfe"])),
+            (f"tokens/s (batch {figure(row['batch_size'])}, one run)", figure(row["tokens_per_second"])),
+            ("node", row["node"]),
             ("identity", row["identity"][:12])]
-
-
-def _redactor(folder: Path, nodes: list[str]) -> Redactor:
-    return redact.redactor(folder, nodes)
 
 
 def _templates() -> Environment:

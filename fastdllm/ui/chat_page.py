@@ -24,7 +24,7 @@ class ChatPage(Live):
     def __init__(self, lm: LM, **settings: object) -> None:
         self.controls = Controls(**{"k": 1, "max_new_tokens": 192, **settings})         # pyright: ignore
         self.conversation = Conversation(lm, self.controls.decoding(), self.controls.reuse(),
-                                         self.controls.revision.value, trace=True)
+                                         str(self.controls.revision.value), trace=True)
         self.last: AnswerProgress | None = None            # where the last answer stands
         self.status, self.player = Status(), Player()
         # Drawn from its end on: the newest line stays in view, and who scrolled back stays there.
@@ -69,7 +69,7 @@ class ChatPage(Live):
         chat, number = self.conversation, self.message.sent
         try:
             chat.decoding, chat.reuse = self.controls.decoding(), self.controls.reuse()
-            chat.revision = self.controls.revision.value
+            chat.revision = str(self.controls.revision.value)
         except ValueError as error:
             self.status.message(labelled(error), error=True)
             return

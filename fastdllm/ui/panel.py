@@ -135,7 +135,7 @@ class Panel(Live):
             self.status.message(f"loading {name} ...")
             self.models = {name: load(name)}             # one at a time: a 7B fills a card
         recorder = Recorder(self.models[name], [self._prompt(self.models[name])], self.controls.decoding(),
-                            self.controls.reuse(), self.controls.revision.value, distance=self.distance.value)
+                            self.controls.reuse(), str(self.controls.revision.value), distance=self.distance.value)
         self.progress.value, self.progress.max = 0, recorder.decoding.max_new_tokens
         began = shown = time.perf_counter()
         count, new = 0, True
@@ -211,7 +211,7 @@ class Panel(Live):
         flat: dict[str, object] = {
             "model": self.model.value, "k": reuse.k, "layers": self.controls.layers.value,
             "policy": str(policy.relative_to(home) if policy.is_relative_to(home) else policy),
-            "revision": self.controls.revision.value, "threshold": decoding.threshold,
+            "revision": str(self.controls.revision.value), "threshold": decoding.threshold,
             "max_new_tokens": decoding.max_new_tokens, "small_block": decoding.small_block}
         if decoding.block_size is not None:
             flat["block_size"] = decoding.block_size
