@@ -1,5 +1,6 @@
 """Chat: the conversation, what streams, the prefix that is kept, and the terminal program in a real terminal."""
 
+import html
 import re
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import fastdllm
 from fastdllm import Decoding
 from fastdllm.ui import chat_page
 from fastdllm.ui.chat_page import ChatPage
-from fastdllm.ui.conversation import Conversation, Streamed
+from fastdllm.ui.conversation import Conversation, Streamed, ability
 
 QUESTION = "Tom has 3 apples. He buys 4 more and gives 2 away. How many apples does Tom have?"
 ROOT = Path(__file__).parent.parent
@@ -377,3 +378,14 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
         done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
                               timeout=60)
     assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr
+
+
+@pytest.mark.parametrize(("name", "says"), [("tiny", "arithmetic word problems"), ("smol", "GSM8K"),
+                                            ("someone/else", "nothing is known here")])
+def test_what_a_checkpoint_can_do_is_said_for_each(name, says):
+    assert ability(name).startswith(name) and says in ability(name)
+
+
+def test_a_chat_page_begins_with_what_the_checkpoint_can_do(tiny):
+    room = ChatPage(tiny)
+    assert ability(tiny.name) in html.unescape(room.children[0].value)

@@ -10,7 +10,17 @@ import pandas as pd
 import pytest
 from report_support import fill
 
-from fastdllm.display.tables import MOST, Html, as_text, number, together
+from fastdllm.display.tables import (
+    MOST,
+    Html,
+    as_text,
+    number,
+    only_predicted,
+    p_text,
+    pairs_as_text,
+    together,
+)
+from fastdllm.investigation.collapse.inspection import merged_prompts
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.record import Record
 from fastdllm.report import cost_model, figures, tables
@@ -220,3 +230,32 @@ def test_figures_draw_every_computation(results: Results) -> None:
     (["k2_first_t0.9", "k2_last_t0.9"], "k2 first_t0.9, last_t0.9")])
 def test_names_that_begin_alike_are_said_once(names: list[str], said: str) -> None:
     assert together(names) == said
+
+
+def test_what_is_alike_is_one_row_and_what_parts_is_another() -> None:
+    same = {"tokens of the file": 10, "tokens of fixed": 10, "same tokens": True, "forwards of the file": 4,
+            "forwards of fixed": 4, "how the file ended": "ended", "first parting": "", "differs in": ""}
+    parted = same | {"same tokens": False, "first parting": "prompt 0, forward 2", "differs in": "layer calls"}
+    table = pd.DataFrame([same | {"prompt": i, "layers": name} for i in range(3) for name in ("first", "last")]
+                         + [parted | {"prompt": 3, "layers": "last"}])
+    merged = merged_prompts(table)
+    assert merged["decodes"].tolist() == [6, 1] and merged["tokens of the file"].tolist() == [60, 10]
+    assert merged["layers"].tolist() == ["first, last", "last"]
+    assert merged.iloc[0][["same tokens", "first parting", "differs in"]].tolist() == ["yes", "none", "nothing"]
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0, "< 0.0001"), (3e-9, "< 0.0001"), (0.0042, "0.0042"), (1.0, "1"),
+                                         (float("nan"), "–")])
+def test_a_p_value_is_never_said_to_be_nothing(p: float, said: str) -> None:
+    assert p_text(p) == said
+    row = {"k": 2, "layers": "first", "n": 64, "lost": 30, "gained": 1, "points": -45.31, "low": -57.6, "high": -30.3}
+    shown = pairs_as_text(pd.DataFrame([row | {"p": p, "p_holm": p}]))
+    assert shown.table["McNemar p"].tolist() == [said] and shown.table["points"].tolist() == ["-45.3 [-57.6, -30.3]"]
+
+
+def test_a_sweep_without_reuse_on_a_cpu_shows_no_clock_either(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=8, axes={"threshold": [0.5, 0.9]})
+    fill(grid)
+    table = tables.grid_table(Results.of(grid))
+    assert only_predicted(table) and "tokens/s" not in as_text(table)
+    assert figures.grid_figure(table).axes[1].get_xlabel().startswith("forwards")

@@ -90,8 +90,11 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def only_predicted(table: pd.DataFrame) -> bool:
-    """Whether every speed-up of the table is the cost model's: on a shared CPU the clock is no measure."""
-    return "speed_from" in table and set(table["speed_from"]) - {"baseline", "not measured"} == {"predicted"}
+    """Whether no clock measures speed in this table: every speed-up is the cost model's, or all ran on a CPU at k=1."""
+    if "speed_from" not in table:
+        return False
+    sources = set(table["speed_from"]) - {"baseline", "not measured"}
+    return sources == {"predicted"} or (not sources and set(table["device"]) == {"cpu"} and table["nfe"].gt(0).all())
 
 
 def together(names: Sequence[str]) -> str:
@@ -106,6 +109,20 @@ def together(names: Sequence[str]) -> str:
 def whole(value: Any) -> str:
     """A count with thin separators; a dash where there is none."""
     return "–" if value is None or value != value else f"{int(value):,}".replace(",", " ")
+
+
+def pairs_as_text(pairs: pd.DataFrame) -> Html:
+    """Paired comparisons (lost, gained, points with low and high, p, p_holm) as text."""
+    shown = {column: pairs[column] for column in ("k", "layers", "n", "lost", "gained") if column in pairs}
+    return Html(pd.DataFrame({
+        **shown, "points": [interval_text(row.points, row.low, row.high) for row in pairs.itertuples()],
+        "McNemar p": pairs["p"].map(p_text), "p after Holm": pairs["p_holm"].map(p_text)}),
+        "lost and gained: problems right on one side only; points of accuracy with 95 % interval, paired")
+
+
+def p_text(p: float) -> str:
+    """A p-value for people: never 0.00."""
+    return "–" if p != p else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 class Html:

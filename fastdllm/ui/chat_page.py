@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from fastdllm.model.lm import LM
 from fastdllm.ui.controls import BackgroundJob, Controls, Live, Message, Status, button, fields, labelled, row
-from fastdllm.ui.conversation import ABOUT, EMBEDDED, AnswerProgress, Conversation
+from fastdllm.ui.conversation import EMBEDDED, AnswerProgress, Conversation, ability
 from fastdllm.ui.player import Player
 
 REFRESH = 0.25       # seconds between two pictures of a live answer
@@ -35,7 +35,8 @@ class ChatPage(Live):
         self.message.add_class("fd-message")
         self.message.observe(lambda _: self.send(), "sent")
         single = lm.name == EMBEDDED        # it was trained on single questions
-        self.about = f" {ABOUT}." if single else ""
+        self.about = w.HTML(f"<b>{html.escape(ability(lm.name))}.</b>", layout=w.Layout(flex="0 0 auto"))
+        self.about.add_class("fd-about")
         whole = w.Layout(width="auto", max_width="100%", flex="0 0 auto", margin="2px 12px 2px 2px")
         self.alone = w.Checkbox(single, description="each question stands alone", indent=False, layout=whole)
         self.live = w.Checkbox(True, description="show the denoising live", indent=False, layout=whole)
@@ -46,7 +47,7 @@ class ChatPage(Live):
         switches = row(self.halt, self.empty, self.alone, self.live)
         below = w.Accordion([fields(self.controls.all())], titles=("settings",))
         below.add_class("fd-settings")
-        super().__init__([self.talk, self.message, switches, self.status.node, self.player, below],
+        super().__init__([self.about, self.talk, self.message, switches, self.status.node, self.player, below],
                          "The chat needs JupyterLab with a kernel, or fastdllm app.")
         self._busy(False)
         self._draw()
@@ -59,7 +60,7 @@ class ChatPage(Live):
         chat = self.conversation
         tail = [{"role": "assistant", "content": pending + " …"}] if pending else []
         parts = ["".join(map(line, chat.earlier)), "".join(map(line, [*chat.messages, *tail]))]
-        self.talk.value = DIVIDER.join(filter(None, parts)) or f"<em>Nothing said yet.{self.about}</em>"
+        self.talk.value = DIVIDER.join(filter(None, parts)) or "<em>Nothing said yet.</em>"
 
     def send(self) -> None:
         """Answer the message, in the background. A message that can't be asked stays in its field."""
