@@ -75,7 +75,8 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             "seconds": f"{row['seconds']:.1f}",
         }
         if "nfe" in row:
-            shown |= {"NFE": whole(row["nfe"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
+            shown |= {"NFE": whole(row["nfe"]), "forwards run": whole(row.get("forwards_run", row["nfe"])),
+                      "tokens / forward": f"{row['tokens_per_forward']:.2f}",
                       **{f"NFE {kind}": whole(row[f"nfe_{kind}"]) for kind in ("prefill", "full", "small", "commit")},
                       "replayed": whole(row["nfe_replay"]),
                       "recompute": whole(row["recompute"]), "reuse": whole(row["reuse"]),
@@ -84,6 +85,8 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     shown_table = pd.DataFrame(rows).fillna("")
     if "replayed" in shown_table and (shown_table["replayed"] == "0").all():
         shown_table = shown_table.drop(columns="replayed")
+    if "forwards run" in shown_table and (shown_table["forwards run"] == shown_table["NFE"]).all():
+        shown_table = shown_table.drop(columns="forwards run")      # policy verify alone runs fewer
     if speed != "speed-up":
         shown_table = shown_table.drop(columns=["tokens/s", "seconds"])
     return shown_table.drop(columns="task") if shown_table["task"].nunique() == 1 else shown_table

@@ -41,7 +41,7 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     base = lines.loc[lines["k"] == 1, "accuracy"]
     if len(base) and not several:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
-    cost = lines["nfe"] if counted else lines["tokens_per_second"]
+    cost = lines["forwards_run"] if counted else lines["tokens_per_second"]
     texts = [f"{value:,.0f}".replace(",", " ") + (f", predicted {ratio:.2f}x" if k > 1 and ratio == ratio else "")
              if counted else f"{value:.1f}" + (f" ({ratio:.2f}x)" if k > 1 and ratio == ratio else "")
              for value, ratio, k in zip(cost, lines["speedup"], lines["k"], strict=True)]

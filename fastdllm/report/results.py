@@ -118,12 +118,20 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
                     np.array([row["tokens"] for row in rows], dtype=np.float32),
                     np.array([row["seconds"] for row in rows], dtype=np.float32),
                     predicted(record, {kind: [row["nfe"].get(kind, 0) for row in rows] for kind in record.nfe},
-                              [row["decisions"].get("reuse", 0) for row in rows], len(rows)))
+                              [row["decisions"].get("reuse", 0) for row in rows],
+                              [row["forwards_run"] for row in rows] if record.forwards_run is not None else None))
 
 
-def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], n: int) -> np.ndarray:
-    """Seconds [n] that the cost model gives these forwards; NaN where a record does not count forwards by kind."""
+def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], ran: list[int] | None = None) -> np.ndarray:
+    """Seconds [n] that the cost model gives these forwards; NaN where a record does not count forwards by kind.
+
+    ran: the passes that ran, under policy verify fewer than its forwards; that a pass then carries drafts besides is
+    not counted, so that its prediction is an upper bound of the speed.
+    """
     run, reuse = record.parameters, record.parameters.reuse
     if run.engine != "diffusion" or not record.nfe:
-        return np.full(n, np.nan)
-    return cost_model.predicted_seconds(nfe, reused, reuse.policy, run.revision, full_forwards=reuse.full_forwards)
+        return np.full(len(reused), np.nan)
+    seconds = cost_model.predicted_seconds(nfe, reused, reuse.policy, run.revision, full_forwards=reuse.full_forwards)
+    if ran is None:
+        return seconds
+    return seconds * np.asarray(ran) / np.maximum(1, sum(np.asarray(count) for count in nfe.values()))

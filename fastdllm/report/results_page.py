@@ -71,9 +71,11 @@ class Report:
     def caption(self) -> str:
         """Under the table: what its columns are, and where its speeds come from."""
         if only_predicted(self.table):
+            drafted = ("; policy verify: an upper bound, as what drafts cost in a pass is not counted"
+                       if "forwards run" in self.shown else "")
             speed = (f"predicted speed-up: tokens/s against k=1 that the cost model gives the counted forwards at "
                      f"{cost_model.SHAPE}, because a CPU that others share is no clock (its interval is that of the "
-                     "problems); the clock's seconds and tokens/s are in results.csv")
+                     f"problems); the clock's seconds and tokens/s are in results.csv{drafted}")
         else:
             speed = ("speed-up: tokens/s against k=1, with a 95 % interval from repeats and without one where a "
                      "configuration ran fewer than three times; seconds without loading and warm-up")

@@ -76,7 +76,9 @@ def grid_table(results: Results) -> pd.DataFrame:
 def predicted(results: Results) -> list[float]:
     """Seconds that the cost model gives each record's forwards at the 7B's shape; NaN where they are not counted."""
     return [float(predicted_of(record, {kind: [count] for kind, count in record.nfe.items()},
-                               [record.decisions.get("reuse", 0)], 1)[0]) for record in results.records]
+                               [record.decisions.get("reuse", 0)],
+                               None if record.forwards_run is None else [record.forwards_run])[0])
+            for record in results.records]
 
 
 def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:
