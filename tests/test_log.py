@@ -97,7 +97,7 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     assert str(grid.directory) not in (grid.directory / "results.csv").read_text()
     html = (grid.directory / "90_report.html").read_text()
     assert "k2_middle" in html
-    assert html.count("jp-RenderedImage") == 1, "one figure"
+    assert html.count("<img ") == 1, "one figure"
     assert 'alt="Accuracy with interval, and cost, of 8 configurations' in html
     assert "Out[" not in html and "In [" not in html
     assert "log entry:" not in html, "what the command prints is no part of the page"
