@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
@@ -99,8 +100,9 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     assert "k2_middle" in html
     assert html.count("<img ") == 1, "one figure"
     assert 'alt="Accuracy with interval, and cost, of 8 configurations' in html
-    assert "Out[" not in html and "In [" not in html
-    assert "log entry:" not in html, "what the command prints is no part of the page"
+    shown = BeautifulSoup(html, "html.parser").main.get_text()
+    assert "Out[" not in shown and "In [" not in shown
+    assert "log entry:" not in shown, "what the command prints is no part of the page"
     assert html.index("Answer.") < html.index("Accuracy with interval")
     assert "IPKernelApp" not in capfd.readouterr().err
     assert 'src="http' not in html
