@@ -24,7 +24,7 @@ from benchmarks.plain_network import PlainNetwork
 from benchmarks.reference import Loop
 from fastdllm import Decoding
 from fastdllm.decode.generate import build
-from fastdllm.decode.parallel import torch_threads
+from fastdllm.decode.threads import torch_threads
 from fastdllm.model.lm import LM
 from fastdllm.tasks import get
 
@@ -70,8 +70,8 @@ def our_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
 
 def anatomy(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: int) -> dict[str, Any]:
     """Where our time goes: milliseconds by forward kind, and share by operation."""
-    engine, _ = build(lm, ids, Decoding(threshold=threshold, max_new_tokens=most), fastdllm.Reuse(), "fixed", 0,
-                      batch, None)
+    engine, _ = build(lm, ids, Decoding(threshold=threshold, max_new_tokens=most), fastdllm.Reuse(), "fixed",
+                      fastdllm.Execution(batch_size=batch), None)
     spent: dict[str, list[float]] = defaultdict(list)
     run = engine.executor.run
 

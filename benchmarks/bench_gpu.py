@@ -1,4 +1,5 @@
 """Speed on a GPU with random weights of the 7B shape: `python -m benchmarks.bench_gpu --out results.json`.
+On a CPU with `--small`: thin layers in float32, to try it out.
 
 One run measures the copy bandwidth, our fast and eager executors and the plain reference loop, so that
 every ratio is within one run. Random weights make thresholds meaningless: threshold 1.0 forces one token
@@ -18,31 +19,32 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_runs import PREFIX, graph_milliseconds, ids, ours, reference
+from benchmarks.gpu_runs import PREFIX, graph_milliseconds, ours, reference
 from benchmarks.modules_network import ModulesNetwork
-from benchmarks.random_model import plain, random_lm
-from benchmarks.tune import copy_bandwidth
+from benchmarks.random_model import plain, random_lm, small_geometry
 from fastdllm import Reuse
+from fastdllm.investigation.speed.measure import copy_bandwidth
+from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.report import cost_model
 
 
-def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, Any],
+            device: torch.device, small: bool = False) -> Iterator[dict[str, Any]]:
     """Fill `measured` for one dtype, yielding each new row as it is measured."""
-    bandwidth = max(copy_bandwidth() for _ in range(3))
-    lm = random_lm(dtype)
-    network = plain(lm)
+    bandwidth = max(copy_bandwidth(device) for _ in range(3))
+    lm = random_lm(dtype, device.type, small_geometry() if small else None)
+    network, words = plain(lm), min(100_000, lm.config.vocab_size - 2)
     modules = ModulesNetwork(network.config, network.weights)
-    one = ids(1, PREFIX + 5, PREFIX + 5)
+    one = random_prompts(1, PREFIX + 5, PREFIX + 5, vocabulary=words)
     measured |= {"dtype": str(dtype), "copy_bandwidth": bandwidth, "forwards": [], "runs": []}
     for row in graph_milliseconds(lm, bandwidth, 1):
         measured["forwards"].append(row)
         yield row
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    forget_memory(device)
 
     def kept(run: dict[str, Any]) -> dict[str, Any]:
         measured["runs"].append(run)
-        torch.cuda.empty_cache()
+        forget_memory(device, peak=False)
         return run
 
     reuses = [Reuse()] + [Reuse(k=k, layers="middle", policy=policy) for k in (2, 3) for policy in ("output", "replay")]
@@ -52,8 +54,9 @@ def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, A
     for reuse in reuses:
         run = ours(lm, one, 123, reuse, "fast")
         if reuse.k == 1:
-            measured["peak_memory"] = torch.cuda.max_memory_allocated()
-            measured["predicted_memory"] = cost_model.memory_bytes(lm.config, 2, 384, graphs=run["graphs"])
+            measured["peak_memory"] = peak_memory(device)
+            measured["predicted_memory"] = cost_model.memory_bytes(lm.config, 2, 384, graphs=run["graphs"],
+                                                                   item=dtype.itemsize)
         yield kept(run)
     for plain_one in (network, modules):
         yield kept(reference(plain_one, one, 128, repeats=3))
@@ -67,12 +70,11 @@ def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, A
     for row in graph_milliseconds(lm, bandwidth, 32):
         measured["forwards"].append(row)
         yield row
-    torch.cuda.empty_cache()
     draw = random.Random(1)
-    many, limits = ids(prompts, 33, 200, 2), [draw.randint(24, 160) for _ in range(prompts)]
-    torch.cuda.reset_peak_memory_stats()
+    many, limits = random_prompts(prompts, 33, 200, 2, words), [draw.randint(24, 160) for _ in range(prompts)]
+    forget_memory(device)
     run = ours(lm, many, 160, Reuse(), "fast", 32, limits)
-    run |= {"peak_memory": torch.cuda.max_memory_allocated(),
+    run |= {"peak_memory": peak_memory(device),
             "predicted_memory": cost_model.memory_bytes(lm.config, 33, 384, graphs=run["graphs"])}
     yield kept(run)
     yield kept(reference(network, many, 160, limits=limits, batch=32))
@@ -88,19 +90,39 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--prompts", type=int, default=256, help="for the batches of 32")
+    parser.add_argument("--small", action="store_true", help="thin layers, to try it out")
     options = parser.parse_args()
-    report: dict[str, Any] = {"date": date.today().isoformat(), "device": torch.cuda.get_device_name(),
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and not options.small:
+        raise SystemExit("the 7B's shape needs a GPU; allowed here: --small")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    report: dict[str, Any] = {"date": date.today().isoformat(), "device": name,
                               "torch": torch.__version__, "cuda": torch.version.cuda,
                               "python": platform.python_version(), "dtypes": []}
-    for dtype in (torch.bfloat16,) if options.quick else (torch.float16, torch.bfloat16):
+    every = (torch.float32,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
+    for dtype in every[-1:] if options.quick else every:
         measured: dict[str, Any] = {}
         report["dtypes"].append(measured)
-        for row in measure(dtype, options.quick or dtype is torch.float16, options.prompts, measured):
+        for row in measure(dtype, options.quick or dtype is torch.float16, options.prompts, measured, device,
+                           options.small):
             show(row)
             options.out.write_text(json.dumps(report, indent=1))
         print(f"{dtype}: copy {measured['copy_bandwidth'] / 1e12:.2f} TB/s, peak memory "
               f"{measured['peak_memory'] / 1e9:.2f} GB, formula {measured['predicted_memory'] / 1e9:.2f} GB")
+        forget_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that torch has held at most on a GPU; 0 on a CPU, where nobody counts them."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+
+
+def forget_memory(device: torch.device, peak: bool = True) -> None:
+    """Give unused memory back, and with `peak` count anew."""
+    if device.type == "cuda":
         torch.cuda.empty_cache()
+        if peak:
+            torch.cuda.reset_peak_memory_stats()
 
 
 def show(row: dict[str, Any]) -> None:

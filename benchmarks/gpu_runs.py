@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,27 +10,19 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-import torch
-
 from benchmarks.plain_network import PlainNetwork
-from benchmarks.random_model import MASK, PAD
+from benchmarks.random_model import MASK, PAD, device_seconds
 from benchmarks.reference import Loop
-from benchmarks.tune import device_seconds
-from fastdllm import Decoding, Reuse
+from fastdllm import Decoding, Execution, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Engine
+from fastdllm.investigation.speed.measure import best_seconds, synchronise
 from fastdllm.model.graphs import Shape
 from fastdllm.model.lm import LM
 from fastdllm.report import cost_model
 
 PREFIX = 256
-
-
-def ids(count: int, low: int, high: int, seed: int = 0) -> list[list[int]]:
-    """Random prompts of `low` to `high` tokens."""
-    draw = random.Random(seed)
-    return [[draw.randrange(1000, 100_000) for _ in range(draw.randint(low, high))] for _ in range(count)]
 
 
 class Limited(Engine):
@@ -49,8 +40,8 @@ class Limited(Engine):
 def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: str, batch: int = 1,
          limits: list[int] | None = None) -> dict[str, Any]:
     """Decode once to warm up (compile, capture), then again for the clock. Times in seconds."""
-    decoding = Decoding(threshold=1.0, max_new_tokens=tokens, stop_ids=(), mask_id=MASK)
-    plan, _ = build(lm, prompts, decoding, reuse, "26d6179+termination=exact", 0, batch, None)
+    decoding = Decoding(threshold=1.0, max_new_tokens=tokens, stop_ids=(), mask_id=lm.mask_id)
+    plan, _ = build(lm, prompts, decoding, reuse, "26d6179+termination=exact", Execution(batch_size=batch), None)
     positions = -(-(max(map(len, prompts)) + tokens) // 32) * 32
     engine = Limited(lm, plan.rules, decoding, reuse, len(plan.slots), positions, executor=executor)
     del plan
@@ -58,7 +49,7 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
     for _ in range(2):
         engine.finished.clear()
         before = engine.executor.graphs.synchronisations if isinstance(engine.executor, Fast) else 0
-        torch.cuda.synchronize()
+        synchronise(lm.device)
         times: dict[str, list[float]] = defaultdict(list)
         reused: dict[str, int] = defaultdict(int)
         calls = 0
@@ -70,7 +61,7 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
             if batch == 1 and (row := next((row for row in engine.slots if row is not None), None)) is not None:
                 reused[step.kind] += row.decisions["reuse"] > calls
                 calls = row.decisions["reuse"]
-        torch.cuda.synchronize()
+        synchronise(lm.device)
         seconds = time.perf_counter() - began
     nfe: dict[str, int] = defaultdict(int)
     for row in engine.finished:
@@ -95,14 +86,17 @@ def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, A
     config, rows = lm.config, []
     cases = [("full", 32, 8, 256, 28), ("small", 8, 8, 264, 28), ("commit", 32, 1, 256, 28), ("full", 32, 8, 256, 16),
              ("small", 8, 8, 264, 16)]
-    executor = Fast(lm.network, batch, 512, Decoding(threshold=1.0, mask_id=MASK, stop_ids=()), None)
+    executor = Fast(lm.network, batch, 512, Decoding(threshold=1.0, mask_id=lm.mask_id, stop_ids=()), None)
     executor.graphs.block = 32
     card = cost_model.Card("this run", bandwidth, cost_model.H200.flops, cost_model.H200.kernel_seconds, 0.0)
     for kind, width, read, start, layers in cases:
         shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
-        executor.graphs.run(shape, [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32,
-                                     0] for slot in range(batch)])
-        ms = device_seconds(executor.graphs.captured[shape].graph.replay, 30) * 1e3
+        data = [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32, 0]
+                for slot in range(batch)]
+        executor.graphs.run(shape, data)
+        captured = executor.graphs.captured.get(shape)
+        ms = 1e3 * (device_seconds(captured.graph.replay, 30) if captured
+                    else best_seconds(lambda shape=shape, data=data: executor.graphs.run(shape, data), lm.device, 3))
         moved = cost_model.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
         predicted = cost_model.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
                                           visible=PREFIX + 32) * 1e3
@@ -121,21 +115,24 @@ def reference(network: PlainNetwork, prompts: list[list[int]], tokens: int, *, v
     """
     times: dict[str, list[float]] = defaultdict(list)
 
+    device, words = network.head.device, network.config.vocab_size
+
     @contextmanager
     def watch(kind: str) -> Iterator[None]:
-        torch.cuda.synchronize()
+        synchronise(device)
         began = time.perf_counter()
         yield
-        torch.cuda.synchronize()
+        synchronise(device)
         times[kind].append((time.perf_counter() - began) * 1e3)
 
-    settings: dict[str, Any] = {"variant": variant, "k": k, "subset": subset, "threshold": 1.0, "mask_id": MASK,
-                                "pad_id": PAD, "watch": watch if by_kind else None}
+    settings: dict[str, Any] = {"variant": variant, "k": k, "subset": subset, "threshold": 1.0,
+                                "mask_id": min(MASK, words - 1), "pad_id": min(PAD, words - 2),
+                                "watch": watch if by_kind else None}
     Loop(network, prompts[:batch], max_new_tokens=64, **settings).run()                       # warm-up
     times.clear()
     runs = []
     for _ in range(repeats):
-        torch.cuda.synchronize()
+        synchronise(device)
         began, made, nfe = time.perf_counter(), 0, defaultdict(int)
         for first in range(0, len(prompts), batch):
             part = prompts[first:first + batch]
@@ -144,7 +141,7 @@ def reference(network: PlainNetwork, prompts: list[list[int]], tokens: int, *, v
             made += sum(some) if some else sum(len(row) - 1 for row in result.generated)
             for kind, count in result.nfe.items():
                 nfe[kind] += count
-        torch.cuda.synchronize()
+        synchronise(device)
         runs.append(time.perf_counter() - began)
     seconds = median(runs)
     return {"executor": "reference", "network": type(network).__name__, "variant": variant, "k": k, "layers": subset,

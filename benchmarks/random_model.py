@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.plain_network import PlainNetwork
+from fastdllm.investigation.speed import random_weights
+from fastdllm.investigation.speed.random_weights import MASK
 from fastdllm.model.checkpoint import tensor_locations
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.lm import LM
-from fastdllm.model.network import Network
 
 GEOMETRY = Path(__file__).parent / "data" / "fast_dllm_v2_7b.config.json"
-MASK, PAD = 151665, 151643
+PAD = 151643
 
 
 def geometry() -> ModelConfig:
@@ -22,26 +25,32 @@ def geometry() -> ModelConfig:
     return ModelConfig.from_dict(json.loads(GEOMETRY.read_text()))
 
 
+def small_geometry() -> ModelConfig:
+    """The same with thin layers and few words: to try a benchmark on a CPU."""
+    return replace(geometry(), hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2,
+                   vocab_size=2048)
+
+
 def random_lm(dtype: torch.dtype, device: str = "cuda", config: ModelConfig | None = None) -> LM:
-    """Random weights, scaled to keep activations in range; the mask token is never predicted, nothing stops."""
+    """Random weights of the published shape, or of another one."""
     config = config or geometry()
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        network = Network(config)
-    network = network.to(dtype).to_empty(device=device).requires_grad_(False).eval()
-    network.reset_tables()
-    for name, weight in network.named_parameters():
-        if "norm" in name:
-            weight.fill_(1.0)
-        elif name.endswith("bias"):
-            weight.normal_(0, 0.1)
-        else:
-            weight.normal_(0, weight.shape[-1] ** -0.5)
-    network.lm_head.weight[MASK].zero_()
-    return LM("random-7b", Path(), network, None, MASK, ())
+    return random_weights.random_lm(dtype, device, config, min(MASK, config.vocab_size - 1))
 
 
 def plain(lm: LM) -> PlainNetwork:
     """The same weights in the plain network: views, no second copy."""
     parameters = dict(lm.network.named_parameters())
     return PlainNetwork(lm.config, {name: place.of(parameters) for name, place in tensor_locations(lm.config).items()})
+
+
+def device_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median of the device's own time for a call."""
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return sorted(times)[len(times) // 2]

@@ -16,25 +16,14 @@ import torch
 import torch.nn.functional as F
 import triton
 
+from benchmarks.random_model import device_seconds
+from fastdllm.investigation.speed.measure import copy_bandwidth
 from fastdllm.model.products import Tiling, Workspace, linear
 
 SHAPES = {"qkv": (4608, 3584, False), "o": (3584, 3584, False), "gate_up": (18944, 3584, True),
           "down": (3584, 18944, False), "head": (152064, 3584, False)}
 SHARED_MEMORY = 220_000
 L2 = 200_000_000          # rotate over more weights than the cache holds
-
-
-def device_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median of the device's own time for a call."""
-    times = []
-    for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return sorted(times)[len(times) // 2]
 
 
 def graph_time(calls: list[Callable[[], object]], repeats: int = 10) -> float:
@@ -47,13 +36,6 @@ def graph_time(calls: list[Callable[[], object]], repeats: int = 10) -> float:
         for call in calls:
             call()
     return device_seconds(graph.replay, repeats) / len(calls)
-
-
-def copy_bandwidth(gigabytes: float = 4.0) -> float:
-    """Bytes per second of a large device-to-device copy, counting those read and those written."""
-    a = torch.randn(int(gigabytes * 1e9 / 4), device="cuda")
-    b = torch.empty_like(a)
-    return 2 * a.numel() * 4 / device_seconds(lambda: b.copy_(a), 12)
 
 
 def candidates(columns: int, depth: int, gated: bool, block_rows: int) -> list[Tiling]:
@@ -73,7 +55,7 @@ def candidates(columns: int, depth: int, gated: bool, block_rows: int) -> list[T
 
 def main(rows_list: tuple[int, ...] = (8, 32), seconds: float = 400) -> None:
     """Time all tilings; stops early when `seconds` are over."""
-    bandwidth, began = copy_bandwidth(), time.time()
+    bandwidth, began = copy_bandwidth(torch.device("cuda")), time.time()
     print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
     for rows, (name, (columns, depth, gated)) in product(rows_list, SHAPES.items()):
         factor = 2 if gated else 1

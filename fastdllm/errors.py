@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -77,3 +78,9 @@ def with_location(where: str, text: str) -> str:
     if equals and name in re.split(r"[ .]", where)[-2:]:      # the last is a number in a list
         return f"{where}={rest}"
     return f"{where}: {text}" if where else text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean demo? `, to stand before what is allowed; "" where no known name is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""

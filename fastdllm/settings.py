@@ -43,12 +43,14 @@ class Settings(BaseModel):
     @classmethod
     def _plain_and_no_number_in_disguise(cls, value: Any, info: ValidationInfo) -> Any:
         """Numbers of numpy, arrays, tensors and ranges are taken as Python's own, a path as text; `k: true` is not 1,
-        and "010" is neither 8 nor 10: only a number is one."""
+        `block_cache: 0` is not false, and "010" is neither 8 nor 10: only a number is one."""
         value = plain_value(value)
         kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
         items = value if isinstance(value, (list, tuple)) else [value]
         if kinds & {int, float} and any(type(item) in (bool, str) and type(item) not in kinds for item in items):
             raise PydanticCustomError("float_type" if float in kinds else "int_type", "not a number")
+        if bool in kinds and type(value) in (int, float) and type(value) not in kinds:
+            raise PydanticCustomError("bool_type", "not a switch")
         return value
 
     def __init__(self, **values: Any) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import (
     confint_proportions_2indep,
     power_proportions_2indep,
@@ -131,6 +132,41 @@ def difference_unpaired(correct_a: int, n_a: int, correct_b: int, n_b: int, leve
     return float(low), float(high)
 
 
+def share_by_cluster(hits: ArrayLike, sizes: ArrayLike, *, draws: int = 2000, seed: int = 0,
+                     level: float = LEVEL) -> tuple[float, float, float]:
+    """A share over units that come in clusters (forwards of prompts): hits and sizes [clusters]; share, low, high.
+
+    Whole clusters are drawn, as the units of one are alike. Where no unit or every unit hits, no draw differs: the
+    end that is then open is the exact (Clopper-Pearson, one-sided) one for as many observations as there are clusters.
+    """
+    x, size = _same_length(hits, sizes)
+    if size.sum() <= 0 or (x > size).any() or (x < 0).any():
+        raise ValueError(f"hits={x.tolist()}, sizes={size.tolist()}; allowed: 0 <= hits <= sizes, sizes not all 0")
+    x, size = x[size > 0], size[size > 0]
+    share, far = float(x.sum() / size.sum()), 1 - (1 - level) ** (1 / len(x))
+    if share in (0.0, 1.0):
+        return share, share and 1 - far, share or far
+    sums = resamples(len(x), draws, seed) @ np.stack([x, size], axis=1)
+    return (share, *percentile(sums[:, 0] / sums[:, 1], level))
+
+
+def drawn(correct: int, n: int, size: int) -> np.ndarray:
+    """Chance of 0, 1 ... `size` right answers among `size` problems drawn of n, `correct` of them solved [size + 1]."""
+    return stats.hypergeom.pmf(np.arange(size + 1), n, correct, size)
+
+
+def not_ahead(a: ArrayLike, b: ArrayLike, size: int) -> float:
+    """Chance that among `size` problems, drawn of those that a and b answered [n], a has no more right than b. Exact:
+    the problems that only a, only b, and both or neither solve are drawn without replacement.
+    """
+    x, y = _same_length(a, b)
+    only = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
+    if not 1 <= size <= len(x):
+        raise ValueError(f"size={size}; allowed: 1 to n={len(x)}")
+    pairs = [(i, j, size - i - j) for j in range(size + 1) for i in range(min(j, size - j) + 1)]
+    return float(np.sum(stats.multivariate_hypergeom.pmf(pairs, [*only, len(x) - sum(only)], size)))
+
+
 def repeats_ratio(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> tuple[float, float, float]:
     """Ratio of two throughputs from repeated runs: Welch's interval of the difference of logs; needs 2 runs each."""
     x, y = np.log(np.asarray(a, float)), np.log(np.asarray(b, float))
@@ -213,6 +249,23 @@ def n_needed(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) ->
     if p_a == p_b:
         raise ValueError(f"p_a=p_b={p_a}; allowed: two different proportions")
     return math.ceil(samplesize_proportions_2indep_onetail(p_a - p_b, p_b, power, alpha=alpha))
+
+
+def n_needed_paired(lost: int, gained: int, n: int, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Problems that show a paired difference like this one, (gained - lost) / n, with this power.
+
+    The t test of the single differences, whose spread is that of lost and gained (near Connor 1987, Biometrics
+    43:207-211, for McNemar's test). None where nothing points either way: as many lost as gained.
+    """
+    if lost < 0 or gained < 0 or lost + gained > n or n < 1:
+        raise ValueError(f"lost={lost}, gained={gained}, n={n}; allowed: counts from 0 up, together at most n")
+    if lost == gained:
+        return None
+    share, mean = (lost + gained) / n, abs(gained - lost) / n
+    spread = math.sqrt(max(share - mean**2, 0.0))
+    effect = min(mean / spread, 2.0) if spread else 2.0       # beyond 2 the fewest decide, see below
+    fewest = 1 + math.log2(1 / alpha)                         # problems that turn, all one way: exact McNemar p < alpha
+    return max(math.ceil(fewest / share), math.ceil(TTestPower().solve_power(effect, power=power, alpha=alpha)))
 
 
 @lru_cache

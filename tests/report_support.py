@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from lab_support import write_record
 
 import fastdllm
+from fastdllm import stats
 from fastdllm.display.claim import Claim
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.report import shipped
+from fastdllm.share import bundle
 
 # configuration -> (share of right answers, seconds a problem, tokens a problem)
 Behaviour = Callable[[Configuration], tuple[float, float, int]]
@@ -68,3 +73,43 @@ def every_claim() -> dict[str, Claim]:
                if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
     return {f"{value.decide.__module__}.{value.name}": value for module in modules for value in vars(module).values()
             if isinstance(value, Claim)}
+
+
+def ship(grid: Grid, folder: Path, **changes: Any) -> None:
+    """The grid's records below a folder as `fastdllm publish --compact` leaves them; `changes` to their fields."""
+    for configuration in grid.configurations():
+        if not configuration.not_applicable and (configuration.directory / records.SUMMARY).exists():
+            record = records.read(configuration.directory)
+            home = folder / configuration.directory.relative_to(grid.directory.parent)
+            records.write(home, record.model_copy(update=changes))
+            (home / bundle.PROBLEMS).write_bytes(bundle.problems(configuration.directory, record))
+
+
+Cell = tuple[str, int, str]      # revision, k, layers
+
+
+def shipped_of(right: dict[Cell, Sequence[int]], *, tokens: dict[Cell, int] | None = None,
+               capped: int = 0, **settings: Any) -> shipped.ShippedRecords:
+    """Shipped records made up: a cell's right or wrong by problem; `tokens` of each problem (20), and settings that
+    differ from the real model's headline.
+    """
+    rows, problems = [], {}
+    for key, answers in right.items():
+        revision, k, layers = key
+        each, path = (tokens or {}).get(key, 20), f"{revision}/k{k}_{layers}"
+        table = pd.DataFrame({"id": [f"p-{i}" for i in range(len(answers))], "right": list(answers), "tokens": each,
+                              "forwards": 15})
+        problems[path] = table
+        low, high = stats.wilson(sum(answers), len(answers))
+        rows.append({"experiment": "made", "model": "smol", "task": "gsm8k_words", "config": f"k{k}_{layers}", "k": k,
+                     "layers": layers, "policy": "output", "revision": revision, "engine": "diffusion",
+                     "threshold": 0.9, "dtype": "float32", "limit": None, "n": len(answers), "metric": "strict",
+                     "max_new_tokens": 256, "small_block": 8, "block_cache": True, "full_forwards": False,
+                     "temperature": 0.0, "seed": 0, "batch_size": 8, "device_name": "a card", "date": "2026-11-25",
+                     "code": "commit 0123456",
+                     "path": path, "correct": sum(answers), "accuracy": sum(answers) / len(answers), "low": low,
+                     "high": high, "tokens": each * len(answers), "nfe": 15 * len(answers), "capped": capped,
+                     "nfe_prefill": 0, "nfe_full": 5 * len(answers), "nfe_small": 8 * len(answers),
+                     "nfe_commit": 2 * len(answers), "nfe_replay": 0, "reuse": 60 * len(answers) if k > 1 else 0,
+                     "computed": table[["right", "tokens", "forwards"]].to_csv(index=False)} | settings)
+    return shipped.ShippedRecords(pd.DataFrame(rows), problems, "made up")

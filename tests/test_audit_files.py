@@ -119,6 +119,32 @@ def test_groups_are_one_row_and_unweighted_means_are_said_to_be_so(tmp_path: Pat
     assert "the unweighted mean of its parts" in findings["unweighted"].statement
 
 
+def test_what_holds_no_task_of_its_own_is_named(tmp_path: Path) -> None:
+    harness(tmp_path / "good", {"gsm8k": GSM8K})
+    harness(tmp_path / "circle", {"a": {"acc,none": 0.5}, "b": {"acc,none": 0.5}}, group_subtasks={"a": ["b"], "b": ["a"]})
+    (tmp_path / "folder" / "summary.json").mkdir(parents=True)
+    (tmp_path / "results_gone.json").symlink_to(tmp_path / "nowhere")
+    evidence = sources.read(tmp_path)
+    unread = [f.statement for f in rules.audit(evidence, only=["unreadable"])]
+    assert 0.8 in set(evidence.rows["accuracy"]) and len(unread) == 3
+    assert all(any(name in text for text in unread) for name in ("circle/results_", "folder/summary.json", "results_gone"))
+
+
+def test_the_means_of_a_group_of_groups_are_known_too(tmp_path: Path) -> None:
+    scores = {"all": 0.4, "one": 0.3, "two": 0.5, "a": 0.3, "b": 0.5}
+    harness(tmp_path / "x", {name: {"acc,none": score} for name, score in scores.items()},
+            group_subtasks={"all": ["one", "two"], "one": ["a"], "two": ["b"]}, **{"n-samples": {"a": 20, "b": 10}})
+    (finding,) = rules.audit(sources.read(tmp_path), only=["group_mean"])
+    assert finding.level == "note" and "over its problems it is 0.3667" in finding.statement
+
+
+def test_layers_of_model_args_are_one_however_they_are_written(tmp_path: Path) -> None:
+    for name, given in (("a", "k=2,layers=[8,9]"), ("b", {"k": 2, "layers": [8, 9]}), ("c", {"k": "2", "layers": "8, 9"})):
+        harness(tmp_path / name, {"gsm8k": GSM8K}, config={"model_args": given})
+    rows = sources.read(tmp_path).rows
+    assert set(zip(rows["k"], rows["layers"], strict=True)) == {(2, "8,9")}
+
+
 def test_a_group_without_scores_gives_its_parts(tmp_path: Path) -> None:
     harness(tmp_path / "a", {"both": {"alias": "both"}, "x": {"acc,none": 0.3}}, group_subtasks={"both": ["x"], "x": []})
     assert list(sources.read(tmp_path).rows["task"]) == ["x"]
@@ -152,6 +178,8 @@ def test_a_record_of_samples_ends_at_a_newline_and_nowhere_else(tmp_path: Path) 
                                      '{"results": {"a": {"acc,none": {}}}, "config": [], "n-samples": 3}',
                                      '{"results": {"a": {"acc,none": 0.5}}, "group_subtasks": {"a": ["a"]}}',
                                      '{"results": {"a": {"acc,none": 0.5}}, "group_subtasks": {"a": ["b"], "b": ["a"]}}',
+                                     '{"results": {}}', '{"results": {"a": {"acc,none": "1e999"}}, "config": {"limit": "1e999"}}',
+                                     '{"results": {"a": {"acc,none": 0.5}}, "x": 1' + "0" * 5000 + "}", '{"results": {"a": {"acc,none": 1' + "0" * 400 + "}}}",
                                      '{"results": {"a": {"acc,none": 1e999}}, "config": {"model_args": "k=,=,layers"}}'])
 def test_nothing_ends_the_audit(content: str, tmp_path: Path) -> None:
     harness(tmp_path / "good", {"gsm8k": GSM8K})
@@ -178,7 +206,9 @@ def test_shapes_of_old_summaries(shape: str, said: str) -> None:
 
 @pytest.mark.parametrize(("values", "accuracy", "said"), [
     ({"accuracy": "80.4%"}, 0.804, "is read as 80.4 %"), ({"accuracy": "80,4"}, None, "accuracy='80,4'"),
-    ({"accuracy": 101}, None, "accuracy=101"), ({"accuracy": [0.8]}, None, "accuracy is not stated"),
+    ({"accuracy": 101}, None, "accuracy=101"), ({"accuracy": [0.8]}, None, "accuracy=[0.8]"), ({"accuracy": {"gsm8k": 0.8}}, None, "accuracy={'gsm8k': 0.8}"),
+    ({"accuracy": 0.8, "total_tokens": [1, 2]}, 0.8, "total_tokens=[1, 2]"), ({"accuracy": 0.8, "tokens": 10**400}, 0.8, "tokens=1000"),
+    ({"accuracy": 0.8, "tokens": "1" * 5000}, 0.8, "tokens='1111"), ({"accuracy": "1e999"}, None, "accuracy='1e999'"), ({"accuracy": 0.8, "n": "1e999"}, 0.8, "n='1e999'"),
     ({"accuracy": 0.8, "total_tokens": -1}, 0.8, "tokens=-1"), ({"accuracy": 0.8, "total_time_s": "1:30"}, 0.8, "seconds='1:30'"),
     ({"accuracy": 0.8, "limit": "ten"}, 0.8, "limit='ten'"), ({"accuracy": 0.8, "k": 1.5}, 0.8, "k=1.5")])
 def test_values_that_are_no_numbers_are_named(values: dict, accuracy: float | None, said: str, tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ HERE = {"mask_id": 511}
     (lambda: Decoding(stop_ids=[1.0]), ["stop_ids", "1.0", "whole number"]),
     (lambda: Decoding(stop_ids=[True]), ["stop_ids", "True", "whole number"]),
     (lambda: Decoding(mask_id=True), ["mask_id=True", "whole number"]),
+    (lambda: Decoding(block_cache=0), ["block_cache=0", "true or false"]),
+    (lambda: Decoding(block_cache=np.int64(1)), ["block_cache=np.int64(1)", "true or false"]),
+    (lambda: Reuse(k=2, layers="first", full_forwards=1.0), ["full_forwards=1.0", "true or false"]),
     (lambda: Decoding(stop_ids=5), ["stop_ids=5", "a list"]),
     (lambda: Decoding(stop_strings="END"), ["stop_strings='END'", "a list"]),
     (lambda: Decoding(stop_strings=[b"END", 5]), ["stop_strings", "text"]),
@@ -114,6 +117,7 @@ def test_what_can_be_meant_is_taken(golden):
 @pytest.mark.parametrize(("argument", "words"), [
     ({"trace": 1}, "trace=1; allowed: a Trace"), ({"trace": "yes"}, "trace='yes'"), ({"trace": 0}, "trace=0"),
     ({"decoding": {"threshold": 0.9}}, "decoding={'threshold': 0.9}; allowed: a Decoding"), ({"reuse": 2}, "reuse=2"),
+    ({"revision": None}, "revision=None; allowed: upstream"), ({"revision": 26}, "revision=26; allowed: upstream"),
     ({"lm": "tiny"}, "lm='tiny'; allowed: a LM")])
 def test_other_arguments_are_refused_before_any_work(golden, monkeypatch, argument, words):
     def run(*_):

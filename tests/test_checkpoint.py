@@ -303,7 +303,14 @@ def test_the_bare_name_is_the_embedded_checkpoint_and_a_path_is_a_directory(tmp_
         assert find(name).resolve() == tmp_path / "tiny"
 
 
-@pytest.mark.parametrize("name", ["a b/c", "x//y", "a/b/", "", "--help/x", "a" * 99 + "/b"])
+def test_only_a_name_or_a_path_is_a_checkpoint():
+    for name in (None, 7, b"tiny", ["tiny"]):
+        with pytest.raises(ValueError, match=r"allowed: .*'tiny'.*, a checkpoint directory, or a hub id"):
+            find(name)
+
+
+@pytest.mark.parametrize("name", ["./x", "$NOPE/x", "../x", "~/x", "a b/c",
+                                  "x//y", "a/b/", "", "--help/x", "a" * 99 + "/b"])
 def test_what_is_no_hub_id_ends_in_our_error(name):
     with pytest.raises(ValueError, match="model: "):
         find(name)

@@ -11,28 +11,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_support import every_claim, fill
+from report_support import every_claim, fill, shipped_of
 
 from fastdllm import prior_results
 from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
 from fastdllm.investigation.collapse import (
     inspection,
     phase6,
+    real_model,
     similarity,
     verdict_bisection,
     verdict_collapse,
     verdict_open_questions,
+    verdict_real_model,
     verdict_revisions,
     verdict_subsets,
     verdict_suspects,
 )
 from fastdllm.investigation.collapse.bisection import BisectionResult, Divergence
+from fastdllm.investigation.speed import real_model_speed
 from fastdllm.investigation.speed import verdicts as speed
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import audit_verdict, cell_report, criteria
 from fastdllm.report.audit.evidence import Evidence, Finding
 from fastdllm.report.results import Results
+from fastdllm.report.shipped import ShippedRecords
 from fastdllm.ui import comparison
 
 EMPTY = pd.DataFrame()
@@ -67,7 +71,9 @@ def cache(**positions: int) -> pd.DataFrame:
 
 
 def served(*elsewhere: bool) -> pd.DataFrame:
-    return pd.DataFrame({"other_small_block": list(elsewhere), "other_block": [False] * len(elsewhere)})
+    """Reusing forwards of prompts with two each."""
+    return pd.DataFrame({"row": [i // 2 for i in range(len(elsewhere))], "other_small_block": list(elsewhere),
+                         "other_block": [False] * len(elsewhere)})
 
 
 def pairs(kind: str, same: int, n: int = 4) -> pd.DataFrame:
@@ -80,6 +86,53 @@ def logits(gap: float) -> pd.DataFrame:
 
 def subsets(computations: int, differ: int = 0) -> pd.DataFrame:
     return pd.DataFrame([{"k": 2, "subsets": 3, "computations": computations, "n": 64, "answers that differ": differ}])
+
+
+def run_1_cells(*layers: str, good: float = 0.95, bad: float = 0.02) -> pd.DataFrame:
+    """`real_model.run_1` of k=2: Run 1's cells of these subsets, and `first` on the others' commit."""
+    rows = [{"k": 2, "layers": one, "what": real_model.OF_THE_LOG, "accuracy": good if one == "first" else bad}
+            for one in layers] + [{"k": 2, "layers": "first", "what": real_model.MOVED, "accuracy": bad}]
+    return pd.DataFrame(rows).assign(path=[f"{row['layers']}-{row['what']}" for row in rows], kept=0.5)
+
+
+def run_1_answers(first: int, last: int) -> Any:
+    """The answers to 100 problems behind `run_1_cells`."""
+    return SimpleNamespace(correct={f"{name}-{real_model.OF_THE_LOG}": np.arange(100) < count
+                                    for name, count in (("first", first), ("last", last))})
+
+
+def codes(reverted: int = 60, refreshed: int = 60) -> pd.DataFrame:
+    """`verdict_bisection.reverted` of 64 problems: right answers of each code."""
+    right = {"6c8822f": 20, "6c8822f+on_full_block=refresh": refreshed, "8e18baac+run_skipped=false": reverted}
+    return pd.DataFrame([{"revision": name, "right": count, "n": 64, "points": (count - 60) / 0.64,
+                          "p_holm": 1e-6 if count < 40 else 1.0} for name, count in right.items()])
+
+
+def two_trees(tokens: int) -> ShippedRecords:
+    """k=2 first on January's code and on Run 1's changed tree, which takes so many tokens a problem (the other 20)."""
+    return shipped_of({(code, 2, "first"): [1, 0] * 300 for code in ("8e18baac", "6f96d95-dirty")},
+                      tokens={("6f96d95-dirty", 2, "first"): tokens})
+
+
+def thresholds_of(low: int, reuse: int) -> ShippedRecords:
+    """Right answers of 100 at threshold 0.9 (half the forwards), and of k=2 at 1.0, where k=1 solves 96."""
+    high = shipped_of({("26d6179", 1, "first"): [1] * 96 + [0] * 4, ("26d6179", 2, "first"): [1] * reuse + [0] * (
+        100 - reuse)}, threshold=1.0)
+    fast = shipped_of({("26d6179", 1, "first"): [1] * low + [0] * (100 - low)}, nfe_small=100, nfe_full=100)
+    named = [part.frame.assign(path=part.frame["path"] + end) for part, end in ((high, "-1.0"), (fast, "-0.9"))]
+    answers = {path + end: table for part, end in ((high, "-1.0"), (fast, "-0.9"))
+               for path, table in part.problems.items()}
+    return ShippedRecords(pd.concat(named), answers, "made up")
+
+
+def parted(differ: int) -> pd.DataFrame:
+    return pd.DataFrame([{"k": 2, "subsets": "first, last", "n": 100, "differ": differ}])
+
+
+def capped_answers(capped: int) -> pd.DataFrame:
+    return pd.DataFrame([{"revision": "26d6179", "k": 1, "layers": "", "n": 100, "capped": 3, "threshold": 1.0},
+                         {"revision": "6c8822f", "k": 2, "layers": "last", "n": 100, "capped": capped,
+                          "threshold": 1.0}])
 
 
 def log(*runs: tuple[str, tuple[int, ...], tuple[float, ...]], first: str = "abc") -> pd.DataFrame:
@@ -263,6 +316,38 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
     verdict_bisection.one_cause_for_every_subset: (
         ([("first", bisected(BYPASS, BYPASS)), ("last", bisected(BYPASS, BYPASS))],),
         ([("first", bisected(BYPASS, BYPASS)), ("last", bisected(BOTH, BOTH))],), ([("first", bisected({}, {}))],)),
+    verdict_bisection.a_reverted_bug_changes_accuracy: (
+        (codes(reverted=30),), (codes(reverted=60),), (codes(reverted=60).iloc[:2],)),
+    verdict_bisection.bug_5_is_the_collapse: ((codes(refreshed=60),), (codes(refreshed=21),), (codes().iloc[:1],)),
+    verdict_bisection.bugs_1_and_3_change_rounding_only: (
+        (two_trees(20),), (two_trees(21),), (two_trees(20).where(k=3),)),
+    real_model_speed.a_lower_threshold_beats_reuse: tuple(
+        (records, real_model_speed.front(records, "gsm8k_words"))
+        for records in (thresholds_of(95, 60), thresholds_of(60, 95), thresholds_of(95, 60).where(k=1))),
+    real_model_speed.likelihood_is_above_chance: (
+        (shipped_of({("fixed", 1, ""): [1] * 50 + [0] * 50}, task="arc_easy", tokens_per_second=9.0),),
+        (shipped_of({("fixed", 1, ""): [1] * 25 + [0] * 75}, task="arc_easy", tokens_per_second=9.0),),
+        (shipped_of({("fixed", 1, ""): [1, 0]}),)),
+    real_model_speed.two_tier_is_worse: tuple(
+        (table, SimpleNamespace(frame=pd.DataFrame({"model": ["tiny"]})))
+        for table in (COLLAPSED, NO_LOSS, NOT_COMPARED)),
+    verdict_real_model.run_1_comes_back: (
+        (run_1_cells("first", "middle", "last"), COLLAPSED), (run_1_cells("first", "middle", "last"), ONE_SPARED),
+        (run_1_cells("first"), COLLAPSED)),
+    verdict_real_model.a_few_problems_show_it: (
+        (run_1_cells("first", "last"), run_1_answers(95, 2), 10), (run_1_cells("first", "last", good=0.12, bad=0.03),
+                                                                   run_1_answers(12, 3), 10),
+        (run_1_cells("first"), run_1_answers(95, 2), 10)),
+    verdict_real_model.answers_run_to_the_cap: (
+        (capped_answers(90),), (capped_answers(20),), (capped_answers(90).iloc[1:],)),
+    verdict_real_model.points_flatter_the_loss: (
+        (compared((2, "first", -4.0, -6.0, -2.0, 0.01)).assign(relative=-0.34),), (NO_LOSS,), (NOT_COMPARED,)),
+    verdict_real_model.only_refresh_makes_them_one: (
+        (parted(0), parted(9)), (parted(1), parted(9)), (parted(0), parted(0).iloc[:0])),
+    verdict_real_model.subsets_agree_but_for_rounding: (
+        (parted(1).assign(n=2000),), (parted(9),), (parted(0).iloc[:0],)),
+    verdict_real_model.half_precision_parts_the_subsets: (
+        ("float16", parted(5)), ("float16", parted(0)), ("float16", parted(0).iloc[:0])),
     similarity.outputs_stay_alike: ((similar(0.99, 0.5), 0.95), (similar(0.5, 0.5), 0.95), (EMPTY, 0.95)),
     similarity.changes_are_where_tokens_changed: (
         (similar(0.99, 0.5), 0.95), (similar(0.99, 0.99), 0.95), (similar(0.99, 0.5, (False, False)), 0.95)),
@@ -414,11 +499,11 @@ def collapse_text(results: phase6.Phase6Results, shares: pd.DataFrame, published
 def test_the_verdict_begins_with_the_log_and_turns_with_the_records() -> None:
     usual = collapse_text(three_codes(BAD, GOOD), stale(0.4, 0.0))
     assert usual.startswith("**The log's scores contradict themselves.**")
-    assert "Here Run 1's code is worse than January's in 1 of 1 comparisons" in usual
+    assert "On tiny (n = 40), Run 1's code is worse than January's in 1 of 1 comparisons" in usual
     assert "Every subset is hit" in usual and "Run 2's code is not found worse" in usual
     other = collapse_text(three_codes(GOOD, BAD), stale(0.0, 0.0), log((RUN_2, (3572,) * 3, LIKE)))
     assert other.startswith("**The log's scores don't contradict themselves**")
-    assert "Here Run 1's code is not found worse" in other and "Run 2's code is worse" in other
+    assert "On tiny (n = 40), Run 1's code is not found worse" in other and "Run 2's code is worse" in other
     assert "Why stays open" in other
     for text in (usual, other):
         assert words_before_fold(text) <= MOST_WORDS
@@ -429,7 +514,7 @@ def test_two_sets_of_records_stand_in_one_verdict_the_first_at_its_head() -> Non
     labels = RunLabel("smol", "gsm8k", "strict", 1319, device="H100"), RunLabel("tiny", "arithmetic", "strict", 64)
     text = verdict_collapse.collapse([(labels[0], real), (labels[1], embedded)], stale(0.4, 0.0),
                                      verdict_collapse.log_runs(), verdict_collapse.january_rows())
-    assert "Here Run 1's code is worse" in text.split("<details")[0]
+    assert "On smol (n = 1319), Run 1's code is worse" in text.split("<details")[0]
     assert text.index("smol, gsm8k, n = 1319 problems, rule strict, H100:") < text.index("tiny, arithmetic, n = 64")
 
 

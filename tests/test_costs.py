@@ -1,8 +1,12 @@
 """The cost model gives the figures that were worked out by hand for the 7B."""
 
+import json
+
+import numpy as np
+import pandas as pd
 import pytest
 
-from fastdllm.investigation.speed import gpu_measurements
+from fastdllm.investigation.speed import baseline, gpu_measurements
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
 
@@ -48,3 +52,27 @@ def test_reuse_saves_only_what_it_skips():
                                       replay=True)
     assert replayed < reused < plain
     assert plain / reused < cost_model.ceiling(SHAPE_7B, 10 / 33)
+
+
+def test_autoregressive_baseline_tells_what_a_forward_must_unmask(tmp_path):
+    """At the same batch on the same card; what is missing is said to be not measured."""
+    runs = pd.DataFrame([{"executor": "fast", "k": 1, "batch": batch, "tokens_per_second": speed}
+                         for batch, speed in ((1, 240.0), (32, 1500.0))])
+    path = tmp_path / "autoregressive.jsonl"
+    common = {"device": "card", "dtype": "bfloat16", "shape": "7B"}
+    lines = [common | {"implementation": "ours", "batch": 1, "tokens_per_second": 100.0, "ms_per_token": 10.0,
+                       "share_of_bound": 0.5},
+             common | {"implementation": "static", "batch": 1, "tokens_per_second": 240.0, "ms_per_token": 4.0,
+                       "share_of_bound": 0.9},
+             common | {"implementation": "static", "batch": 32, "left_out": "after 220 s"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measured = baseline.read(str(path))
+    assert baseline.claimed() == 2.54
+    assert baseline.needed(measured, runs, "card", 1) == pytest.approx(2.54), "against the faster of the two"
+    assert np.isnan(baseline.needed(measured, runs, "card", 32))
+    assert np.isnan(baseline.needed(measured, runs, "other", 1))
+    text = baseline.as_text(measured, runs, "card")
+    assert list(text["tokens/s"]) == ["100", "240", "not measured"]
+    assert list(text["tokens a forward for 2.54x"]) == ["2.54", "2.54", "not measured"]
+    nothing = baseline.as_text(baseline.read(str(tmp_path / "none.jsonl")), runs, "card")
+    assert list(nothing["tokens/s"]) == ["not measured"]

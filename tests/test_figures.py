@@ -21,11 +21,11 @@ from report_support import fill
 import fastdllm
 from fastdllm import Decoding, Reuse, stats
 from fastdllm.display import figures as house
-from fastdllm.investigation.collapse import phase6, phase6_figures, similarity
+from fastdllm.investigation.collapse import phase6, phase6_figures, real_model, similarity
 from fastdllm.investigation.speed import gpu_measurements, pareto, sweeps, throughput
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import cell_report, figures, tables
+from fastdllm.report import cell_report, figures, shipped, tables
 from fastdllm.report.audit import sources
 from fastdllm.report.results import Results
 from fastdllm.ui import recording, strip
@@ -146,6 +146,7 @@ DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] =
     phase6_figures.cache_figure: lambda grid, front: [phase6_figures.cache_figure(cached(8)),
                                                       phase6_figures.cache_figure(cached(0, 8)),
                                                       phase6_figures.cache_figure(cached(0))],
+    real_model.run_1_figure: lambda grid, front: [real_model.run_1_figure(real_model.run_1(shipped.read()))],
     phase6_figures.power_figure: lambda grid, front: [phase6_figures.power_figure(
         [(0.96, 0.49, "here: 96% against 49%"), (0.7, 0.1, "log: 70 % against 10 %"), (0.737, 0.672, "January")],
         [5, 10, 50, 200, 1319], [10, 1319])],

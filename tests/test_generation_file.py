@@ -11,7 +11,7 @@ from lab_support import command
 from safetensors.torch import save_file
 
 import fastdllm
-from fastdllm import Decoding, Reuse
+from fastdllm import Decoding, Reuse, tasks
 from fastdllm.decode import Trace, generate_rows
 from fastdllm.investigation.collapse.inspection import side_by_side
 from fastdllm.lab.instrument import generation_file as files
@@ -53,7 +53,8 @@ def test_golden_tokens_through_the_adapter(lm, standin, case):
     decoding, reuse = settings(case)
     rows = DATA["prompts"][case["prompt"]]["rows"]
     [got] = files.decoder(standin, lm, decoding, reuse)(rows)
-    assert got == [files.cut(row, case["stop_token"], 511) for row in case["generated"]]
+    assert case["stop_token"] == 9999      # it never stops, so that nothing is cut
+    assert got == case["generated"]
     assert got[0]
 
 
@@ -81,6 +82,83 @@ def test_a_file_that_unmasks_nothing_ends_with_an_error(lm, standin):
 
     with lm.network.hooks({"logits": predict_mask}), pytest.raises(NothingUnmasked, match=r"block 1: .* full forwards"):
         list(files.generate_rows(lm, [PROMPT], file=standin, decoding=decoding))
+
+
+PUBLISHED = STANDIN.read_text().replace("reuse_k=1, layer_subset=None", "*, reuse_k, layer_subset=None")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """As the published files: `reuse_k` has no default."""
+    (tmp_path / "published.py").write_text(PUBLISHED)
+    return files.load(tmp_path / "published.py", allow_code=True)
+
+
+def rows_of_both(lm, file, revision="26d6179", prompts=(PROMPT,), reuse=Reuse(), seed=0, **decoding):
+    settings = Decoding(**{"threshold": 0.9, "max_new_tokens": 32, "mask_id": 511, "stop_ids": ()} | decoding)
+    theirs = list(files.generate_rows(lm, list(prompts), file=file, decoding=settings, reuse=reuse, seed=seed))
+    ours = list(generate_rows(lm, list(prompts), decoding=settings, reuse=reuse, revision=revision, batch_size=1,
+                              seed=seed))
+    return theirs, ours
+
+
+def test_without_reuse_a_file_that_asks_for_k_is_told_1(lm, published):
+    """The baseline with one's own file, also where `reuse_k` has no default."""
+    [theirs], [ours] = rows_of_both(lm, published)
+    assert (theirs.tokens, theirs.nfe, theirs.finish) == (ours.tokens, ours.nfe, ours.finish)
+    assert not theirs.reused_nothing
+
+
+def test_a_stop_token_that_a_commit_carries_over_is_counted_as_by_the_revision(lm, published):
+    """The published loop doesn't notice it, and what it goes on to decode is its output; one it notices ends it."""
+    [plain], _ = rows_of_both(lm, published, max_new_tokens=96)
+    carried = 32 - len(PROMPT) % 32
+    for stop, finish in ((plain.tokens[carried], "length"), (plain.tokens[3], "stop")):
+        [theirs], [ours] = rows_of_both(lm, published, max_new_tokens=96, stop_ids=(stop,))
+        assert (theirs.tokens, theirs.nfe, theirs.finish) == (ours.tokens, ours.nfe, finish)
+        assert theirs.tokens.index(stop) + 1 == len(theirs.tokens) or finish == "length"
+
+
+@pytest.mark.parametrize(("row", "padding", "answer"), [
+    ([1] * 4 + [5, 6, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0], None, [5, 6, 9]),            # noticed: whole blocks of 8
+    ([1] * 4 + [5, 6, 7, 4, 9, 2, 3, 2, 3, 2, 3, 2, 2], None, [5, 6, 7, 4, 9, 2, 3, 2, 3, 2, 3, 2, 2]),   # ran on
+    ([1] * 4 + [5, 6, 7, 4, 9, 0, 0, 0, 0, 0, 0, 0, 0], None, [5, 6, 7, 4, 9, 0, 0, 0, 0, 0, 0, 0, 0]),   # into padding
+    ([1] * 4 + [5, 6, 7, 9, 0], 0, [5, 6, 7, 9]),                                 # waited for other rows
+    ([1] * 4 + [5, 6, 9], None, [5, 6, 9]), ([1] * 4 + [5, 6, 8, 8], None, [5, 6]), ([1] * 4, None, [])])
+def test_what_a_returned_row_answers(row, padding, answer):
+    assert files.answer(row, length=4, block=8, stop=9, mask=8, padding=padding) == answer
+
+
+def test_a_seed_acts_on_what_the_model_and_the_file_draw(lm, published, tmp_path):
+    first, again, other = (rows_of_both(lm, published, temperature=0.8, seed=seed)[0][0].tokens for seed in (1, 1, 2))
+    assert first == again != other
+    assert first == rows_of_both(lm, published, temperature=0.8, seed=1)[1][0].tokens      # the revision's draws
+    (tmp_path / "own.py").write_text(
+        "import torch\ndef batch_sample(self, input_ids, **_):\n"
+        "    return {0: torch.cat([input_ids[0], torch.randint(0, 500, (5,))])}\n")
+    own, state = files.load(tmp_path / "own.py", allow_code=True), torch.get_rng_state()
+    drawn = [[row.tokens for row in files.generate_rows(lm, [PROMPT, PROMPT], file=own, seed=seed,
+                                                        decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32))]
+             for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0][0] != drawn[0][1]                         # rows are drawn from seeds of their own
+    assert torch.equal(torch.get_rng_state(), state)          # and nobody else's draws are touched
+
+
+def test_stop_strings_end_the_text_as_under_a_revision(tiny, published):
+    [problem] = tasks.get("arithmetic").problems(limit=1)
+    own = {"mask_id": None, "stop_ids": None, "prompts": [problem.prompt]}
+    [[plain], _] = rows_of_both(tiny, published, **own)
+    for strings in ((plain.text[5:8],), ("never said",)):
+        [theirs], [ours] = rows_of_both(tiny, published, stop_strings=strings, **own)
+        assert theirs.text == ours.text == plain.text.partition(strings[0])[0]
+    special = tiny.tokenizer.convert_ids_to_tokens(tiny.stop_ids[0])      # a stop string that is a token
+    [theirs], [ours] = rows_of_both(tiny, published, max_new_tokens=96, stop_strings=(special,),
+                                    **own | {"stop_ids": ()})
+    assert (theirs.tokens, theirs.finish) == (ours.tokens, ours.finish)
+    assert theirs.finish == "stop"
+    with pytest.raises(ValueError, match="at most one"):
+        rows_of_both(tiny, published, stop_strings=(special,), **own | {"stop_ids": (5,)})
 
 
 def test_side_by_side_says_where_a_file_parts(lm, standin):
@@ -234,6 +312,35 @@ def test_the_command_writes_a_record_with_the_files_hash(project):
                      command("grid", "status", "byo", code=1))
     file.unlink()      # the copy beside the record is what ran
     assert "✓ k2_middle_b1_max32_old\n" in command("grid", "status", "byo", code=1)
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (("--revision", "26d6179"), "--revision 26d6179 beside --generation-file"),
+    (("--set", "revision=6c8822f"), "revision='6c8822f' with --generation-file"),
+    (("--set", "batch_size=8"), "batch_size=8 with --generation-file"),
+    (("--set", "engine=autoregressive", "--k", "1"), "engine='autoregressive' with --generation-file"),
+    (("--task", "arc_easy", "--k", "1"), "task='arc_easy' with --generation-file: it is scored by likelihood"),
+    (("--policy", "residual"), "policy='residual'"), (("--layers", "8-19"), "Reuse.layers='8-19'"),
+    (("--set", "full_forwards=true"), "full_forwards=True")])
+def test_what_a_file_knows_nothing_of_is_refused_before_it_is_loaded(project, words, why):
+    (project / "old.py").write_text("raise SystemExit('loaded')")
+    assert why in " ".join(run_file("--allow-code", *words, code=1).split())
+    assert not (project / "executed").exists()
+
+
+def test_the_baseline_by_command_counts_tokens_as_the_revision_does(project):
+    from fastdllm.lab import records
+    from fastdllm.lab.config import single
+    from fastdllm.lab.evaluation.evaluate import evaluate
+    from fastdllm.lab.evaluation.prepare import PreparedRun
+    (project / "old.py").write_text(PUBLISHED)
+    run_file("--allow-code", "--k", "1", "--set", "max_new_tokens=96")
+    file = records.read(next((project / "executed").rglob("summary.json")))
+    [planned] = single.grid_of({"k": 1, "limit": 1, "max_new_tokens": 96, "batch_size": 1, "revision": "26d6179"},
+                               "byo").configurations()
+    revision = evaluate(PreparedRun(planned))
+    assert (file.parameters.reuse.k, file.tokens, file.nfe, file.finish) == (1, revision.tokens, revision.nfe,
+                                                                             revision.finish)
 
 
 def test_a_file_that_raises_marks_its_cell_failed(project):

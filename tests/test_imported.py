@@ -104,6 +104,21 @@ def test_results_of_the_harness_are_imported_as_the_help_promises(tmp_path):
     assert "lm-evaluation-harness" in lab_support.command("import", "--help")
 
 
+def test_configurations_in_one_folder_are_told_apart_by_what_they_ran_with(tmp_path):
+    ran_with = ("threshold=0.9", "threshold=0.8", "k=2,layers=[8,9],policy=residual", "threshold=0.9")
+    for day, given in enumerate(ran_with, 1):
+        folder = tmp_path / "evals" / "out"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"results_2026-01-0{day}T00-00-00.0.json").write_text(json.dumps({
+            "results": {"gsm8k": {"exact_match,flexible-extract": day / 10}}, "config": {"model_args": given}}))
+    lines = importer.take(tmp_path / "evals", target=tmp_path / "executed")
+    assert lines[-1] == "imported 3 of 4"      # the first is an older result of the last one's configuration
+    read = {path.parent.name: records.read(path.parent) for path in (tmp_path / "executed").rglob("summary.json")}
+    assert {name: record.headline.value for name, record in read.items()} == {
+        "out": 0.4, "out_k-2_layers-8,9_policy-residual": 0.3, "out_threshold-0.8": 0.2}
+    assert {name: record.config for name, record in read.items()} == {name: name for name in read}
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A project of its own, so that nothing is written into this one."""

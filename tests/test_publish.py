@@ -141,6 +141,7 @@ PICTURE = base64.b64encode(bytes(range(256)) * 8).decode()
 
 @pytest.mark.parametrize("text", [
     f'<img src="data:image/png;base64,{PICTURE[:150]}+vm/{PICTURE[:150]}">', f"{PICTURE[:150]}/vm+{PICTURE[:150]}==",
+    f"{PICTURE[:70]}+/vm/+\n{PICTURE[:70]}+/vm/+\n{PICTURE[:20]}/vm==", f"{PICTURE[:58]}+/vm/+\\n{PICTURE[:60]}/vm/",
     f"data:image/png;base64,{PICTURE[:76]}/vm/\n{PICTURE[:76]}\n", f"base {PICTURE[:120]}+/home/vm/+{PICTURE[:120]}="])
 def test_no_word_is_found_inside_base64(text):
     redactor = redact.build(b"key", ["vm"], ["jdoe"], None, ["/home/jdoe"])
@@ -169,7 +170,26 @@ def test_a_variable_is_no_host(before, after):
     assert redactor.code(before) == after
     cell = {"cell_type": "code", "source": before, "metadata": {}, "outputs": []}
     assert redactor.notebook({"cells": [cell], "metadata": {}})["cells"][0]["source"] == after
-    assert redactor.html(f"<script>{before}</script>") == f"<script>{after}</script>"
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("<script>vm = run(vm);  // on vm</script>", "<script>vm = run(vm);  // on NODE</script>"),
+    ("<script>a.vm = 'vm'; /* on\nvm */ this.#vm(`vm`)</script>",
+     "<script>a.vm = 'NODE'; /* on\nNODE */ this.#vm(`NODE`)</script>"),
+    ("<style>#vm, .vm { color: #vm } /* vm */</style>", "<style>#vm, .vm { color: #vm } /* NODE */</style>")])
+def test_a_variable_a_selector_and_a_colour_of_a_page_are_no_host(before, after):
+    redactor = redact.build(b"key", ["vm"], ["jdoe"], None, ["/home/jdoe"])
+    assert redactor.html(before) == after.replace("NODE", redactor.node("vm"))
+
+
+def test_a_buffer_of_a_widget_is_left_alone_however_short():
+    buffer = {"data": "AA+/vm/+AA==", "encoding": "base64", "path": ["value"]}
+    state = {"widgets": {"application/vnd.jupyter.widget-state+json": {
+        "state": {"a": {"buffers": [buffer], "on": "vm"}}}}}
+    redactor = redact.build(b"key", ["vm"])
+    widget = redactor.notebook({"cells": [], "metadata": state})["metadata"]["widgets"]
+    assert widget["application/vnd.jupyter.widget-state+json"]["state"]["a"] == {"buffers": [buffer],
+                                                                               "on": redactor.node("vm")}
 
 
 def test_a_field_of_a_record_is_no_host(complete):

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+from report_support import shipped_of
+
 from fastdllm.lab.config import grid_file
-from fastdllm.report import tables
+from fastdllm.report import shipped, tables
 from fastdllm.report.results import Results
 from tools import readme
 
-TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def published():
@@ -29,4 +33,32 @@ def test_another_number_would_be_seen():
 
 def test_the_picture_of_the_verdict_is_the_published_one():
     assert readme.VERDICT in TEXT
-    assert (Path(__file__).parent.parent / readme.VERDICT).read_bytes() == readme.verdict_picture()
+    assert (ROOT / readme.VERDICT).read_bytes() == readme.verdict_figure()[0]
+    assert readme.verdict_block() in TEXT
+
+
+def test_the_first_table_is_the_real_model_s_from_the_shipped_records():
+    records = shipped.read(ROOT / "executed" / "published")
+    assert readme.real_block(records, shipped.missing(records)) in TEXT
+    assert TEXT.index(readme.REAL[0]) < TEXT.index(readme.BEGIN)
+    assert "| --- |" not in TEXT[:TEXT.index(readme.REAL[0])]
+
+
+def test_the_real_model_s_table_says_what_ran_what_did_not_and_what_the_log_published():
+    records = shipped_of({("26d6179", 1, "first"): [1, 1, 0, 0], ("26d6179", 2, "middle"): [1, 0, 0, 0]})
+    made = readme.real_block(records, shipped.missing(records))
+    rows = {line.split(" | ")[0].removeprefix("| "): line.strip("| ").split(" | ") for line in made.splitlines()
+            if line.startswith("| k")}
+    assert list(rows) == ["k1", *(f"k{k} {layers}" for k in (2, 3) for layers in ("first", "middle", "last"))]
+    assert rows["k1"][1:] == ["50.0 (15.0 to 85.0)", "not run", "not run", "80.4", "60.0 / 70.0"]
+    assert rows["k2 middle"][1:] == ["25.0 (4.6 to 69.9)", "not run", "not run", "73.6", "10.0"]
+    assert rows["k3 last"][1:] == ["not run", "not run", "not run", "67.7", "0.0"]
+    assert "n = 4 problems" in made and "commit 0123456; a card; 2026-11-25" in made
+    assert "Not run: " in made and "`fastdllm grid run gsm8k_smol`" in made
+
+
+def test_a_block_takes_the_place_of_the_one_between_its_markers():
+    assert readme.between("a <b> old <e> c", ("<b>", "<e>"), "<b> new <e>") == "a <b> new <e> c"
+    for text in ("a <b> old", "<e> a <b>"):
+        with pytest.raises(ValueError, match="allowed: both, in this order"):
+            readme.between(text, ("<b>", "<e>"), "new")

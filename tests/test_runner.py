@@ -73,7 +73,7 @@ def test_missing_data_or_checkpoint_can_not_pass_as_complete(tmp_path):
 
 def test_running_queued_and_ended_jobs(grid):
     configuration = grid.configurations()[2]
-    with locks.lock(configuration.directory / status.RUN_LOCK):
+    with locks.lock(configuration.directory / locks.RUN):
         state = looks(grid)["k2_first"]
     assert state.state == "running"
     assert "process" in state.detail

@@ -143,3 +143,27 @@ def test_a_share_lies_in_its_wilson_interval():
         for correct in {0, 1, n // 2, n - 1, n}:
             low, high = stats.wilson(correct, n)
             assert 0 <= low <= correct / n <= high <= 1, (correct, n)
+
+
+def test_a_share_over_clusters_draws_whole_clusters() -> None:
+    alike = stats.share_by_cluster([10, 0, 10, 0, 10, 0], [10] * 6)
+    apart = stats.share_by_cluster([1, 0] * 30, [1] * 60)
+    assert alike[0] == apart[0] == 0.5
+    assert alike[2] - alike[1] > 2 * (apart[2] - apart[1])      # 60 units, but 6 observations
+    share, low, high = stats.share_by_cluster([2, 1, 0, 4], [4, 2, 8, 5])
+    assert share == pytest.approx(7 / 19)
+    assert 0 <= low < share < high <= 1
+
+
+@pytest.mark.parametrize("clusters", [1, 5, 40])
+def test_a_share_of_none_or_all_is_bounded_by_the_number_of_clusters(clusters: int) -> None:
+    none, every = (stats.share_by_cluster([hits] * clusters, [20] * clusters) for hits in (0, 20))
+    exact = 1 - 0.05 ** (1 / clusters)      # Clopper-Pearson, one-sided, 0 of so many
+    assert none == pytest.approx((0.0, 0.0, exact))
+    assert every == pytest.approx((1.0, 1 - exact, 1.0))
+
+
+@pytest.mark.parametrize(("hits", "sizes"), [([3], [2]), ([-1], [2]), ([0, 0], [0, 0])])
+def test_a_share_over_clusters_refuses_impossible_counts(hits: list[int], sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="allowed: 0 <= hits <= sizes"):
+        stats.share_by_cluster(hits, sizes)

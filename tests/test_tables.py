@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lab_support import command
 from report_support import fill
 
 from fastdllm.display.tables import (
@@ -21,9 +22,10 @@ from fastdllm.display.tables import (
     together,
 )
 from fastdllm.investigation.collapse.inspection import merged_prompts
+from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.record import Record
-from fastdllm.report import cost_model, figures, tables
+from fastdllm.report import cost_model, figures, plain_control, tables
 from fastdllm.report.results import Results
 
 AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
@@ -206,6 +208,18 @@ def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
     assert row["speed_from"] == "predicted"      # the record's own sums are enough for that
 
 
+def test_a_speed_up_that_was_not_measured_at_equal_batching_says_so(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=50, axes={"k": [1, 2, 3], "layers": ["first"]})
+    fill(grid, collapse)
+    for configuration in grid.configurations()[:2]:
+        records.write(configuration.directory, records.read(configuration.directory).model_copy(
+            update={"shards": 4 if configuration.name == "k2_first" else 1}))
+    table = tables.grid_table(Results.of(grid))
+    shown = as_text(table).set_index("config")["speed-up"]
+    assert "(not at equal batching: in 4 shards, k=1 in 1)" in shown["k2_first"]
+    assert "batching" not in shown["k1_first"] + shown["k3_first"]
+
+
 def test_changed_samples_are_refused(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=20, axes={"k": [1, 2], "layers": ["first"]})
     fill(grid)
@@ -259,3 +273,68 @@ def test_a_sweep_without_reuse_on_a_cpu_shows_no_clock_either(tmp_path: Path) ->
     table = tables.grid_table(Results.of(grid))
     assert only_predicted(table) and "tokens/s" not in as_text(table)
     assert figures.grid_figure(table).axes[1].get_xlabel().startswith("forwards")
+
+
+def front(configuration: Configuration) -> tuple[float, float, int]:
+    """Plain: accuracy falls and speed grows as the threshold falls. residual is worse than a plain one as fast, token
+    is better than all, adaptive is faster than any plain one."""
+    parameters = configuration.parameters
+    if parameters.reuse.k == 1:
+        return {0.9: (0.9, 0.03, 60), 0.7: (0.8, 0.02, 60), 0.5: (0.4, 0.01, 60)}[parameters.decoding.threshold]
+    return {"residual": (0.6, 0.021, 60), "token": (0.95, 0.02, 60), "adaptive": (0.5, 0.005, 60)}[
+        parameters.reuse.policy]
+
+
+@pytest.fixture(scope="module")
+def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    grid = Grid(experiment="front", output=str(tmp_path_factory.mktemp("front")), limit=100, configs=[
+        *({"k": 1, "threshold": threshold} for threshold in (0.9, 0.7, 0.5)),
+        *({"k": 2, "layers": "middle", "policy": policy, "threshold": 0.9}
+          for policy in ("residual", "token", "adaptive"))])
+    fill(grid, front)
+    return Results.of(grid)
+
+
+def by_the_clock(results: Results) -> pd.DataFrame:
+    """The grid's table without the cost model's seconds: what is known of a GPU."""
+    return tables.grid_table(results).assign(predicted_seconds=float("nan"))
+
+
+def test_each_reuse_is_held_against_the_best_plain_threshold_that_is_as_fast(thresholds: Results) -> None:
+    table = plain_control.against_plain(thresholds, by_the_clock(thresholds)).set_index("config")
+    residual, token, adaptive = (table.loc[f"k2_middle_{name}_t0.9"] for name in ("residual", "token", "adaptive"))
+    assert residual["control"] == "k1_t0.7" and residual["gain"] == pytest.approx(-20)
+    assert residual["gain_high"] < 0 and residual["lost_to_it"] - residual["won"] == 20
+    assert token["control"] == "k1_t0.7" and token["gain_low"] > 0
+    assert adaptive["control"] == "" and adaptive["gain"] != adaptive["gain"]
+    assert table.loc["k1_t0.5", "relative_speed"] == pytest.approx(3)
+    assert table.loc["k1_t0.9", "relative_speed"] == 1
+    text = plain_control.as_text(table.reset_index())
+    assert "baseline" not in text.to_numpy() and "none is as fast" in text["best plain as fast"].tolist()
+    lines = plain_control.sentences(table.reset_index())
+    assert len(lines) == 3 and any("no plain threshold of this grid is as fast" in line for line in lines)
+
+
+def test_a_clock_of_another_executor_is_no_control(thresholds: Results) -> None:
+    rows = by_the_clock(thresholds)
+    rows["executor"] = ["fast" if k == 1 else "eager" for k in rows["k"]]
+    assert plain_control.against_plain(thresholds, rows)["control"].eq("").all()
+    predicted = rows.assign(predicted_seconds=rows["seconds"])        # forwards compare whatever executor ran them
+    assert plain_control.against_plain(thresholds, predicted)["control"].ne("").sum() == 2
+
+
+def test_a_grid_of_one_threshold_has_no_control(results: Results, thresholds: Results) -> None:
+    assert not plain_control.applies(tables.grid_table(results))
+    assert plain_control.applies(tables.grid_table(thresholds))
+
+
+def test_all_rows_and_columns_are_written_as_csv_and_parquet(thresholds: Results, tmp_path: Path) -> None:
+    params = tmp_path / "front.json.yml"
+    params.write_text(thresholds.grid.model_dump_json(exclude_defaults=True))
+    text = command("grid", "table", params, "--csv", tmp_path / "new" / "t.csv", "--parquet", tmp_path / "t.parquet")
+    assert "best plain as fast" in text and "6 rows" in text
+    read = [pd.read_csv(tmp_path / "new" / "t.csv"), pd.read_parquet(tmp_path / "t.parquet")]
+    for table in read:
+        assert len(table) == 6 and {"accuracy", "nfe_small", "gain_low", "identity", "control"} <= set(table.columns)
+        assert not set(tables.HERE) & set(table.columns)
+    assert list(read[0].columns) == list(read[1].columns)

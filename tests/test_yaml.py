@@ -40,6 +40,9 @@ def load(tmp_path: Path, text: str | bytes):
     (HEAD + "decoding: {threshold: false}\n", 3, "decoding.threshold=False; allowed: a number"),
     (HEAD + "decoding:\n  stop_ids: [1, true]\n", 4, r"stop_ids=\[1, True\]; allowed: a whole number"),
     (HEAD + "decoding: {max_new_tokens: 0}\n", 3, "max_new_tokens=0; allowed: 1 or more"),
+    (HEAD + "decoding: {block_cache: 0}\n", 3, "block_cache=0; allowed: true or false"),
+    (HEAD + "axes:\n  full_forwards: [1]\n", 4, "full_forwards.0=1; allowed: true or false"),
+    (HEAD + "seed: 1" + "0" * 5000 + "\n", 3, "not valid YAML"),
     (HEAD + "slurm: {cpus: true}\n", 3, "slurm.cpus=True; allowed: a whole number"),
     ("limit: 0\nexperiment: e\n", 1, "limit=0; allowed: 1 or more")])
 def test_errors_have_file_and_line(tmp_path, text, line, words):

@@ -1,29 +1,70 @@
-"""The README's table and pictures, from what is published: python -m tools.readme
+"""The README's tables and pictures, from what is published: python -m tools.readme
 
-The table is that of `make demo`, the picture of the verdict the first figure of the executed notebook.
-Numbers in the README come from records and from nowhere else; a test compares them with executed/published/.
+The first table is the real model's, out of the shipped records; then comes that of `make demo`. The picture of the
+verdict is the first figure of the executed notebook, with the sentence under it. Numbers in the README come from
+records and from nowhere else; a test compares them with executed/published/.
 """
 
 from __future__ import annotations
 
 import base64
-import re
+import itertools
 from typing import Any
 
 import nbformat
 import pandas as pd
 
+from fastdllm import prior_results
+from fastdllm.display.tables import Html
+from fastdllm.investigation.collapse import phase6, real_model, verdict_real_model
 from fastdllm.lab import atomic
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.paths import root
 from fastdllm.model import files as files_of
 from fastdllm.model.config import ModelConfig
-from fastdllm.report import cost_model, figures, tables
+from fastdllm.report import cost_model, figures, shipped, tables
 from fastdllm.report.results import Results
 
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
+REAL = ("<!-- real: begin -->", "<!-- real: end -->")
+SHOWN = ("<!-- verdict: begin -->", "<!-- verdict: end -->")
+CODES = ("26d6179", "6c8822f", "8e18baac")
 PICTURE, VERDICT = "docs/images/demo.png", "docs/images/verdict.png"
 NOTEBOOK = "executed/published/notebooks/20_verdict/20_verdict.ipynb"
+
+
+def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
+    """The real model's grid beside January's and Run 2's published ones, between its markers.
+
+    absent: `shipped.missing`. Cells that did not run say so, and their command stands below.
+    """
+    have, cells = real_model.results(records), real_model.run_1(records)
+    n = ", ".join(map(str, sorted(set(have.frame["n"])))) or "0"
+    head = ("| configuration | " + " | ".join(f"`{code}`" for code in CODES)
+            + " | January, 7B, n = 1319 | Run 2, 7B, n = 10 |\n|" + " --- |" * (len(CODES) + 3))
+    said = [one.text for one in verdict_real_model.mystery(records, cells) if one.state is not None]
+    where = ("*Right answers in % (95 % interval) on GSM8K: SmolLM2-135M made a block-diffusion model (`smol`), all "
+             f"n = {n} problems, in words, threshold {real_model.THRESHOLD:g}, {real_model.DTYPE}; "
+             f"{shipped.label(have.frame)} ([a line a problem](executed/published)). The 7B's columns are the log's "
+             "(`ce2817c0`, `f7f4c2c0`): another model, another level, the same question.*")
+    lines = [real_line(have, k, layers) for k, layers in [(1, "")] + [
+        (k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]]
+    every = real_model.overview(records)
+    every = every.loc[:, [name.startswith(("benchmark", "n", *CODES[:2])) for name in every]]
+    every = every.loc[(every.iloc[:, 2:] != "not run").any(axis=1)]
+    return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
+                      "Everything that ships, over the subsets that ran, right answers in %:", "",
+                      Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
+
+
+def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:
+    """One configuration on the real model under each code, and in the log; k=1 is one run under three names."""
+    cells = [real_model.accuracy_text(real_model.measured(have, {"revision": code, "k": k, "layers": layers}))
+             for code in CODES]
+    log = prior_results.results().query("task == 'gsm8k' and k == @k and (k == 1 or layers == @layers)")
+    published = [" / ".join(dict.fromkeys(f"{100 * value:.1f}" for value in log[log["batch"] == batch]["accuracy"]))
+                 for batch in ("jan_full", "feb16_run2")]
+    return f"| k{k} {layers}".rstrip() + " | " + " | ".join([*cells, *published]) + " |"
 
 
 def line(row: dict[Any, Any], base: float) -> str:
@@ -68,27 +109,50 @@ def sentence(table: pd.DataFrame) -> str:
             f"other tokens take more forwards; what is saved of all layer calls is {saved}.")
 
 
-def verdict_picture() -> bytes:
-    """The first figure of the published verdict, as PNG. Raises ValueError if it has none."""
+def verdict_figure() -> tuple[bytes, str, str]:
+    """The first figure of the published verdict: PNG, text for those who don't see it, and the sentence under it.
+
+    Raises ValueError if it has none.
+    """
     for cell in nbformat.read(root() / NOTEBOOK, as_version=4).cells:
-        for output in cell.get("outputs", []):
+        outputs = cell.get("outputs", [])
+        for output, below in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
             if "image/png" in output.get("data", {}):
-                return base64.b64decode(output.data["image/png"])
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "The first figure of the verdict")
+                caption = below.get("data", {}).get("text/markdown", "")
+                return base64.b64decode(output["data"]["image/png"]), alt, caption
     raise ValueError(f"{NOTEBOOK}: no figure in it; allowed: after `make notebooks` and `make publish`")
 
 
+def verdict_block() -> str:
+    """The verdict's figure with its sentence, between its markers."""
+    _, alt, below = verdict_figure()
+    return "\n".join([SHOWN[0], f"![{alt}]({VERDICT})", *(["", " ".join(below.split())] if below else []), SHOWN[1]])
+
+
+def between(text: str, markers: tuple[str, str], block: str) -> str:
+    """The text with this block in the place of what stands between the markers. Raises ValueError without them."""
+    begin, end = (text.find(marker) for marker in markers)
+    if not 0 <= begin < end:
+        raise ValueError(f"README.md: no {' ... '.join(markers)}; allowed: both, in this order")
+    return text[:begin] + block + text[end + len(markers[1]):]
+
+
 def refresh() -> None:
-    """Rewrite the block and the pictures. Raises ValueError unless all configurations of the demo grid are complete."""
+    """Rewrite the blocks and the pictures. Raises ValueError unless all of the demo grid is complete."""
     results = Results.of(grid_file.load("demo"))
     if results.missing:
         raise ValueError(f"demo: {len(results.missing)} configurations are not complete; allowed: after `make demo`")
     table, readme = tables.grid_table(results), root() / "README.md"
     device = f"{results.records[0].environment.device_name}"
     text = readme.read_text(encoding="utf-8")
-    made = re.sub(f"{BEGIN}.*?{END}", lambda _: block(table, device), text, flags=re.DOTALL)
+    records = shipped.read()
+    made = between(text, (BEGIN, END), block(table, device))
+    made = between(made, REAL, real_block(records, shipped.missing(records)))
+    made = between(made, SHOWN, verdict_block())
     drawn = figures.grid_figure(alike(table), "Skipping 12 of 28 layers on the embedded checkpoint")
     drawn.savefig(root() / PICTURE, dpi=110)
-    (root() / VERDICT).write_bytes(verdict_picture())
+    (root() / VERDICT).write_bytes(verdict_figure()[0])
     atomic.write(readme, made)
 
 

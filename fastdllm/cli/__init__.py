@@ -6,29 +6,67 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
-from fastdllm.cli import audit, chat, doctor, fetch, grid, lm_eval, options, run, share, suite, train, webapp
+from fastdllm.cli import (
+    audit,
+    bench,
+    chat,
+    compare,
+    doctor,
+    explore,
+    fetch,
+    grid,
+    lm_eval,
+    new,
+    options,
+    run,
+    share,
+    suite,
+    train,
+    webapp,
+)
+from fastdllm.cli.interrupted import Interrupted
 from fastdllm.model.errors import DecodingError
+from fastdllm.version import __version__
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+    no_args_is_help=True, cls=options.Group, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    add_completion=False,
     help="Layer reuse in block-diffusion language models: decode, instrument, investigate.",
     epilog="First steps: [bold]fastdllm grid run demo[/bold], then [bold]fastdllm grid report demo[/bold].")
 app.add_typer(grid.app, name="grid")
 app.command("run", cls=options.RunCommand, epilog=run.EXAMPLES)(run.run)
-app.command("notebooks", epilog=suite.EXAMPLES)(suite.notebooks)
-app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
+app.command("new", cls=options.Command, epilog=new.EXAMPLES)(new.new)
+app.command("notebooks", cls=options.Command, epilog=suite.EXAMPLES)(suite.notebooks)
+app.command("compare", cls=options.Command, epilog=compare.EXAMPLES)(compare.compare)
+app.command("explore", cls=options.Command, epilog=explore.EXAMPLES)(explore.explore)
+app.command("audit", cls=options.Command, epilog=audit.EXAMPLES)(audit.audit)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
-app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
-app.command("app", epilog=webapp.EXAMPLES)(webapp.app)
-app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("publish", epilog=share.PUBLISH)(share.publish)
-app.command("gallery", epilog=share.GALLERY)(share.gallery)
-app.command("import", epilog=share.IMPORT)(share.import_results)
+app.command("chat", cls=options.Command, epilog=chat.EXAMPLES)(chat.chat)
+app.command("app", cls=options.Command, epilog=webapp.EXAMPLES)(webapp.app)
+app.command("fetch", cls=options.Command, epilog=fetch.EXAMPLES)(fetch.fetch)
+app.command("train", cls=options.Command, epilog=train.EXAMPLES)(train.train)
+app.command("bench", cls=options.Command, epilog=bench.EXAMPLES)(bench.bench)
+app.command("doctor", cls=options.Command, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("publish", cls=options.Command, epilog=share.PUBLISH)(share.publish)
+app.command("gallery", cls=options.Command, epilog=share.GALLERY)(share.gallery)
+app.command("import", cls=options.Command, epilog=share.IMPORT)(share.import_results)
+
+
+def print_version(wanted: bool) -> None:
+    """`fastdllm --version`."""
+    if wanted:
+        typer.echo(f"fastdllm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(version: Annotated[bool, options.flag("--version", callback=print_version, is_eager=True,
+                                                         help="Print the version.")] = False) -> None:
+    """What may stand before a command."""
 
 
 def main() -> None:
@@ -39,6 +77,6 @@ def main() -> None:
     except (ValueError, OSError, MemoryError, DecodingError) as error:
         print(f"fastdllm: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        print("fastdllm: interrupted; finished samples are kept, the same command goes on from there", file=sys.stderr)
+    except Interrupted as stopped:
+        print(f"fastdllm: interrupted; {stopped}", file=sys.stderr)
         raise SystemExit(130) from None

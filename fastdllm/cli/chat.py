@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastdllm.cli import options
+
 if TYPE_CHECKING:
     from fastdllm.ui.conversation import Conversation
 
@@ -32,7 +34,7 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
          layers: Annotated[str, typer.Option(help="first, middle, last, 8-19, or 1,2,5.")] = "middle",
          policy: Annotated[str, typer.Option(help="output, residual, token, adaptive, replay, or a .py.")] = "output",
          revision: Annotated[str, typer.Option(help="Of the historical code: fixed, 26d6179 ...")] = "fixed",
-         forget: Annotated[bool | None, typer.Option("--forget/--remember", help="Each question stands alone (default "
+         forget: Annotated[bool | None, options.flag("--forget/--remember", help="Each question stands alone (default "
                                                      "for tiny, which was trained on single questions).")] = None,
          device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
          dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto") -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli import options
+
 EXAMPLES = ("Examples: [bold]fastdllm doctor[/bold] · [bold]fastdllm doctor layer_reuse_7b[/bold] (its needs) · "
             "[bold]fastdllm doctor --task gpqa_main_n_shot[/bold] (gated data) · "
             "[bold]fastdllm doctor --model Efficient-Large-Model/Fast_dLLM_v2_7B --device cuda --dtype bfloat16[/bold]")
@@ -18,7 +20,7 @@ def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="What a job asks before it starts: no network, no data, no weights.")
+        bool, options.flag("--offline", help="What a job asks before it starts: no network, no data, no weights.")
     ] = False,
 ) -> None:
     """Check device, dtype, versions, driver, Slurm, hub login, checkpoint and data. Status 0: a run would start."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastdllm.cli import options
+from fastdllm.cli.interrupted import counting
 
 if TYPE_CHECKING:
     from fastdllm.lab.config.grid import Configuration, Grid
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
     from fastdllm.lab.jobs.slurm import SlurmJob
 
 app = typer.Typer(
-    no_args_is_help=True,
-    help="Grids of runs: params/*.yml, one configuration per configuration.",
+    no_args_is_help=True, cls=options.Group,
+    help="Grids of runs: params/*.yml, one configuration for each combination of the axes.",
     epilog=(
         "Examples: [bold]fastdllm grid status[/bold] (the default grid, layer_reuse) · "
         "[bold]fastdllm grid run demo[/bold] · [bold]fastdllm grid run layer_reuse_7b --task gsm8k --limit 10[/bold] · "
@@ -32,10 +35,30 @@ TASK = typer.Option("--task", help="Only this task of the grid; a task that it l
 LIMIT = typer.Option("--limit", min=1, help="At most so many problems (per subtask); kept apart in _limit_N.")
 CONFIG = typer.Option("--config", help="Only this configuration, like k2_middle (may be given again).")
 SET = typer.Option("--set", help="Change a value, like decoding.threshold=0.8 or axes.k=[1,2].")
-FORCE = typer.Option("--force", help="Start over, also where complete; names may follow.")
+FORCE = options.flag("--force", help="Start over, also where complete; names may follow.")
 FORCED = typer.Option("--force-config", help="Start this configuration over (may be given again).")
-DRY = typer.Option("--dry-run", help="Print exactly what would happen, and do nothing.")
-JOBS = typer.Option("--jobs", min=1, help="Cells at once (default: what cores, memory and GPUs hold).")
+JOBS = typer.Option("--jobs", min=1, help="Configurations at once (default: what cores, memory and GPUs hold).")
+SHARDS = typer.Option("--shards", min=1, help="Split each configuration into so many parts, each a process or an array "
+                                              "task of its own (default here: only to keep all GPUs busy).")
+SHARD = typer.Option("--shard", help="Only this part of each configuration, like 2of4; other machines do the others.")
+DRY = options.flag("--dry-run", help="Print exactly what would happen, and do nothing.")
+
+
+def options_text(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
+                 changes: list[str] | None) -> str:
+    """The options that mean the same configurations again, as they are typed."""
+    words = [*([params] if params else []), *(["--task", task] if task else []),
+             *(["--limit", str(limit)] if limit else [])]
+    words += [word for name in config or [] for word in ("--config", name)]
+    words += [word for change in changes or [] for word in ("--set", change)]
+    return shlex.join(words)
+
+
+def part_name(task: str | None, limit: int | None, changes: list[str] | None) -> str:
+    """What of a params file's grid is meant, as a folder's name; "" for all of it."""
+    from fastdllm.lab.atomic import sha256
+    return "_".join([*([task] if task else []), *([f"limit_{limit}"] if limit else []),
+                     *([f"set-{sha256(' '.join(changes))[:6]}"] if changes else [])])
 
 
 def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
@@ -43,6 +66,7 @@ def read(params: str | None, task: str | None, limit: int | None, config: list[s
     """The grid and the configurations that are meant."""
     from fastdllm.lab.config import grid_file
     from fastdllm.lab.jobs import plan as plans
+    part = part_name(task, limit, changes)
     changes = list(changes or [])
     if limit is not None:
         changes.append(f"limit={limit}")
@@ -50,6 +74,8 @@ def read(params: str | None, task: str | None, limit: int | None, config: list[s
     if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
         axis = "axes.task" if "task" in grid.axes else "task"
         grid = grid_file.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
+    if part:
+        grid = grid.model_copy(update={"part": part})
     return grid, plans.select(grid.configurations(), task, config or ())
 
 
@@ -82,15 +108,18 @@ def queue(grid: Grid) -> dict[str, SlurmJob]:
 
 
 def planned(params: str | None, names: list[str] | None, task: str | None, limit: int | None, config: list[str] | None,
-            changes: list[str] | None, force: bool, force_config: list[str] | None) -> tuple[RunPlan,
-                                                                                             list[Configuration]]:
+            changes: list[str] | None, force: bool, force_config: list[str] | None, shards: int | None,
+            shard: str | None = None) -> tuple[RunPlan, list[Configuration]]:
     """The plan of `run` and `submit`, and the configurations that were asked for."""
+    from fastdllm.lab.config.shard import Shard
     from fastdllm.lab.jobs import plan as plans
+    part = None if shard is None else Shard.parse(shard)
     params, over = forced(params, names, force, force_config)
+    changes = [*(changes or []), *([] if shards is None else [f"shards={shards}"])]
     grid, configurations = read(params, task, limit, config, changes)
     if not isinstance(over, bool):
         plans.select(configurations, None, over)      # an unknown name is an error
-    return plans.plan(grid, configurations, over, queue=queue(grid)), configurations
+    return plans.plan(grid, configurations, over, queue=queue(grid), shard=part), configurations
 
 
 def preview(plan: RunPlan, text: str, costs: frozenset[Cost]) -> None:
@@ -124,19 +153,22 @@ def run(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[str]
         task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
         config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
         force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
-        jobs: Annotated[int | None, JOBS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Run what is missing on this machine; partial configurations go on at the next unsolved problem."""
+        jobs: Annotated[int | None, JOBS] = None, shards: Annotated[int | None, SHARDS] = None,
+        shard: Annotated[str | None, SHARD] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
+    """Run what is missing on this machine, on all its GPUs; partial configurations go on at the next unsolved problem.
+    """
     from fastdllm.lab.jobs import preflight, runner
     from fastdllm.lab.jobs import status as states
-    plan, configurations = planned(params, names, task, limit, config, changes, force, force_config)
+    plan, configurations = planned(params, names, task, limit, config, changes, force, force_config, shards, shard)
     if dry_run:
         preview(plan, plan.text(), preflight.STARTED)
         return
-    good = runner.run(plan, jobs)
+    with counting([planned.configuration for planned in plan.run]):
+        good = runner.run(plan, jobs)
     after = states.states(configurations, jobs=queue(plan.grid))
     typer.echo(states.text(after))
     typer.echo(f"records: {plan.grid.directory}")
-    if not (good and states.all_complete(after)):
+    if not (good and (shard or states.all_complete(after))):
         raise typer.Exit(1)
 
 
@@ -145,12 +177,12 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
            task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
            config: Annotated[list[str] | None, CONFIG] = None, force: Annotated[bool, FORCE] = False,
            force_config: Annotated[list[str] | None, FORCED] = None, dry_run: Annotated[bool, DRY] = False,
-           report: Annotated[bool, typer.Option("--dependency", "--report", help="Run the report after the grid, as a "
+           report: Annotated[bool, options.flag("--dependency", "--report", help="Run the report after the grid, as a "
                                                 "job that depends on it.")] = False,
-           changes: Annotated[list[str] | None, SET] = None) -> None:
+           shards: Annotated[int | None, SHARDS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
     from fastdllm.lab.jobs import preflight, runner, submission
-    plan, _ = planned(params, names, task, limit, config, changes, force, force_config)
+    plan, _ = planned(params, names, task, limit, config, changes, force, force_config, shards)
     for state in plan.busy:
         typer.echo(f"left alone: {state.configuration.path} ({state.state}: {state.detail})")
     if dry_run and plan.run:
@@ -163,7 +195,9 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
         typer.echo("nothing to submit: everything is complete or under way")
         return
     note = submission.submit(submission.plan_grid(plan, report=report))
-    typer.echo(f"submitted job {note.job}: {len(note.tasks)} runs; follow it with: fastdllm grid status {params or ''}")
+    again = options_text(params, task, limit, config, changes)
+    typer.echo(f"submitted job {note.job}: {len(note.tasks)} array tasks; follow it with: "
+               f"{' '.join(filter(None, ['fastdllm grid status', again]))}")
 
 
 @app.command(cls=options.GridCommand)
@@ -181,7 +215,7 @@ def cancel(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
 @app.command(cls=options.GridCommand)
 def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuration's name in the default grid.")],
          name: Annotated[str | None, typer.Argument(help="The configuration, like k2_middle.")] = None,
-         follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
+         follow: Annotated[bool, options.flag("-f", "--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
          task: Annotated[str | None, TASK] = None, limit: Annotated[int | None, LIMIT] = None,
          changes: Annotated[list[str] | None, SET] = None) -> None:
     """Print a configuration's log, wherever the configuration runs, and its path."""
@@ -194,10 +228,13 @@ def logs(params: Annotated[str, typer.Argument(help="A grid, or the configuratio
 @app.command(cls=options.GridCommand)
 def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
            limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open."""
+    """Table, figures, criteria and audit of a grid, as a notebook and HTML; names the file to open.
+
+    Beside the records; with --task, --limit or --set in a folder of its own below reports/.
+    """
     from fastdllm.report.grid_report import write
     grid, _ = read(params, task, limit, None, changes)
-    typer.echo(write(grid))
+    typer.echo(write(grid.of_task(task) if task else grid))
 
 
 @app.command(cls=options.GridCommand)
@@ -210,13 +247,30 @@ def new(name: Annotated[str, typer.Argument(help="The new experiment's name.")],
 
 @app.command(cls=options.GridCommand)
 def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | None, TASK] = None,
-          limit: Annotated[int | None, LIMIT] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
-    """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals."""
+          limit: Annotated[int | None, LIMIT] = None, config: Annotated[list[str] | None, CONFIG] = None,
+          changes: Annotated[list[str] | None, SET] = None,
+          csv: Annotated[Path | None, typer.Option(help="Also write all rows and columns to this CSV file.")] = None,
+          parquet: Annotated[Path | None, typer.Option(help="The same as Parquet.")] = None) -> None:
+    """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals.
+
+    A grid of thresholds and reuse: each reuse against the best plain threshold that is at least as fast.
+    """
     from fastdllm.display.tables import Html, as_text
+    from fastdllm.report import plain_control, tables
     from fastdllm.report.results import Results
-    from fastdllm.report.tables import grid_table
-    grid, configurations = read(params, task, limit, None, changes)
-    shown = as_text(grid_table(Results.of(grid, configurations)))
-    if shown.empty:
+    grid, configurations = read(params, task, limit, config, changes)
+    results = Results.of(grid, configurations)
+    rows = tables.grid_table(results)
+    if rows.empty:
         raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
-    typer.echo(Html(shown.loc[:, :"seconds"]).markdown())
+    if plain_control.applies(rows):
+        rows = plain_control.against_plain(results, rows)
+        typer.echo(Html(plain_control.as_text(rows), plain_control.caption(rows)).markdown())
+    else:
+        typer.echo(Html(as_text(rows).loc[:, :"seconds"]).markdown())
+    data = rows.drop(columns=list(tables.HERE))
+    for path, save in ((csv, lambda file: data.to_csv(file, index=False)), (parquet, data.to_parquet)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path)
+            typer.echo(f"wrote {path}: {len(data)} rows, {len(data.columns)} columns")

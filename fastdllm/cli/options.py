@@ -1,13 +1,40 @@
-"""Options that a command doesn't have: where else the value can be given."""
+"""How options are shown, and for those that a command doesn't have: where else the value can be given."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperCommand
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 
-class RunCommand(TyperCommand):
+def flag(*names: str, **settings: Any) -> Any:
+    """A switch: shown by its names alone, without a type; `settings` are typer's."""
+    return typer.Option(*names, metavar="", **settings)
+
+
+class Command(TyperCommand):
+    """A command whose --help is shown as the switch that it is."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return plain(super().get_help_option(ctx))
+
+
+class Group(TyperGroup):
+    """The same for a group of commands."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return plain(super().get_help_option(ctx))
+
+
+def plain(option: Any) -> Any:
+    """A switch without the type that typer would show behind it."""
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
+class RunCommand(Command):
     """`fastdllm run`: what has no option of its own goes through --set."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
 
+from fastdllm.cli.interrupted import counting
 
-def flat_parameters(file: str | None, changes: list[str]) -> dict[str, Any]:
-    """Flat parameters of a YAML file (None: of nothing) with `key=value` changes. Raises ValueError naming the line."""
+
+def flat_parameters(file: Path | None, changes: list[str]) -> dict[str, Any]:
+    """Flat parameters of a YAML file (None: of nothing) with `key=value` changes.
+
+    Raises ValueError naming the line, and for a grid.
+    """
     from fastdllm.lab.config import yaml_file
     start = yaml_file.read(file) if file else yaml_file.of_options()
+    if "experiment" in start.values:
+        raise ValueError(f"{start.where(('experiment',))}: a grid of runs; allowed: flat parameters of one run, or "
+                         f"fastdllm grid run {start.path.stem}")
     return start.set(changes).values
 
 
@@ -30,7 +39,8 @@ def run_configuration(flat: dict[str, Any], experiment: str, trace: int, force: 
     if dry_run:
         preview(to_do, to_do.text(), preflight.STARTED)
         return True
-    good = runner.run(to_do, jobs=1)
+    with counting([configuration]):
+        good = runner.run(to_do, jobs=1)
     after = states.states([configuration])
     typer.echo(states.text(after))
     typer.echo(f"record: {configuration.directory}")

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from fastdllm.lab.config.parameters import Parameters
+
+
+def check(parameters: Parameters) -> None:
+    """Raises ValueError for parameters of which a file's own loop knows nothing, before anything is loaded."""
+    from fastdllm.lab.config.computation import generative
+    from fastdllm.lab.instrument.generation_file import check_reuse
+    values = parameters.flat()
+    for name, allowed, why in (("revision", "fixed", "the file is a revision of its own; allowed: fixed, the default"),
+                               ("batch_size", 1, "it runs one prompt at a time; allowed: 1"),
+                               ("engine", "diffusion", "the file is the engine; allowed: diffusion")):
+        if values[name] != allowed:
+            raise ValueError(f"{name}={values[name]!r} with --generation-file: {why}")
+    if not generative(parameters.task):
+        raise ValueError(f"task={parameters.task!r} with --generation-file: it is scored by likelihood, nothing is "
+                         "generated; allowed: a generative task")
+    check_reuse(parameters.reuse)
 
 
 def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat: dict[str, Any], experiment: str,
@@ -26,7 +45,8 @@ def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat
         raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
     if own_code and trace:
         raise ValueError(f"--trace {trace} with --own-code: the layers are not ours; allowed: --trace 0")
-    [planned] = single.grid_of({**flat, "batch_size": 1}, experiment).configurations()
+    [planned] = single.grid_of({"batch_size": 1, **flat}, experiment).configurations()
+    check(planned.parameters)
     file = generation_file.load(path, allow_code, own_code)
     name = f"{planned.name}_{file.path.stem}" + ("_own_code" if own_code else "")
     configuration = replace(planned, name=name, directory=planned.directory.with_name(name))

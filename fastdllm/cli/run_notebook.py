@@ -7,11 +7,11 @@ from pathlib import Path
 import typer
 
 
-def run_notebook(what: str, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,
+def run_notebook(notebook: Path, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,
                  profile: str, dry_run: bool) -> bool:
     """Execute a notebook, submit it, or with `dry_run` say what would happen; whether it was done."""
-    from fastdllm.lab.jobs import notebook_run, notebooks
-    notebook = notebooks.find(what)
+    from fastdllm.lab.jobs import notebook_run
+    notebook = notebook.resolve()
     values = notebook_run.read_parameters(notebook, params, changes)
     experiment = "notebooks" if experiment == "single" else experiment
     directory = notebook_run.notebook_directory(notebook, experiment, Path(params).stem if params else "")

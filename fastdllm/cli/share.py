@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli import options
+
 PUBLISH = ("Examples: [bold]fastdllm publish demo --dry-run[/bold] (says how much git would take) · "
            "[bold]fastdllm publish demo notebooks[/bold] · [bold]fastdllm publish demo --anyway[/bold]")
 GALLERY = ("Examples: [bold]fastdllm gallery[/bold], then open executed/gallery/index.html · "
@@ -17,12 +19,12 @@ IMPORT = "Example: [bold]fastdllm import old/results --experiment january[/bold]
 def publish(
     names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="Directories below executed/.")],
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Also incomplete, stale or audit-failing configurations; each is named.")
+        bool, options.flag("--anyway", help="Also incomplete, stale or audit-failing configurations; each is named.")
     ] = False,
     compact: Annotated[
-        bool, typer.Option("--compact", help="A line for each problem (right, tokens, forwards) instead of notebooks.")
+        bool, options.flag("--compact", help="A line for each problem (right, tokens, forwards) instead of notebooks.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be copied.")] = False,
+    dry_run: Annotated[bool, options.flag("--dry-run", help="Say what would be copied.")] = False,
 ) -> None:
     """Copy summaries and executed notebooks, redacted, without samples and traces, to executed/published/."""
     from fastdllm.share import publish as report
@@ -38,9 +40,9 @@ def publish(
 
 def gallery(names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIMENT...]",
                                                               help="Default: all of executed/.")] = None,
-            zipped: Annotated[bool, typer.Option("--zip", help="Pack the site into one file as well.")] = False,
+            zipped: Annotated[bool, options.flag("--zip", help="Pack the site into one file as well.")] = False,
             output: Annotated[Path | None, typer.Option(help="Default: executed/gallery.")] = None,
-            names_too: Annotated[bool, typer.Option("--no-redaction", help="Keep host, user and path names.")] = False
+            names_too: Annotated[bool, options.flag("--no-redaction", help="Keep host, user and path names.")] = False
             ) -> None:
     """Render executed/ into one static site that opens from the file system, without a network."""
     from fastdllm.share import gallery as report

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli import options
+
 EXAMPLES = ("Examples: [bold]fastdllm notebooks[/bold] (everything, full size) · "
             "[bold]fastdllm notebooks --smoke[/bold] (everything, seconds each) · "
             "[bold]fastdllm notebooks --only bisection[/bold]")
 
 
-def notebooks(smoke: Annotated[bool, typer.Option("--smoke", help="With the parameters of params/smoke/.")] = False,
+def notebooks(smoke: Annotated[bool, options.flag("--smoke", help="With the parameters of params/smoke/.")] = False,
               only: Annotated[str, typer.Option(help="Only notebooks whose name has this in it.")] = "",
               jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once.")] = 2,
-              force: Annotated[bool, typer.Option("--force", help="Also what is complete.")] = False) -> None:
+              force: Annotated[bool, options.flag("--force", help="Also what is complete.")] = False) -> None:
     """Run every notebook: first the grids that they read, then the notebooks, what is missing only."""
     from fastdllm.lab.jobs import suite
     if not suite.run(smoke, only, jobs, force):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Unpack
 
-import pandas as pd
-
 from fastdllm.decode.loop import Engine
+from fastdllm.decode.output import Output
 from fastdllm.decode.parallel import rows_in_threads
 from fastdllm.decode.prompts import Prompt, check_types, prompt_list, token_ids
 from fastdllm.decode.revisions import Revision
@@ -20,19 +19,6 @@ from fastdllm.decode.step import RowResult, Step
 from fastdllm.decode.trace import Trace
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Execution, ExecutionKeywords, Reuse, plain_value
-
-
-@dataclass(frozen=True)
-class Output:
-    """What `generate` returns; lists are in the order of the prompts."""
-
-    texts: list[str]
-    tokens: list[list[int]]            # generated part, up to and including the stop token
-    nfe: list[dict[str, int]]          # per row, forwards by kind
-    trace: pd.DataFrame | None
-    rows: list[RowResult]
-    seconds: float
-    reused_nothing: bool               # k > 1, and no row reused anything
 
 
 def build(lm: LM, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse, revision: str | Revision,
@@ -94,7 +80,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
     if len(made) > 1:
         with closing(rows_in_threads(made, queue)) as rows:      # a caller who stops early ends the threads
             for row in rows:
-                yield finish(lm, row, rules.find_stop)
+                yield finish(lm, row, rules.find_stop, made[0].executor_name)
         return
     yield from rows_of(made[0], queue)
 
@@ -103,15 +89,15 @@ def rows_of(engine: Engine, prompts: Iterator[tuple[int, list[int]]]) -> Iterato
     """Drain an engine: its rows as they finish."""
     for _ in engine.steps(prompts):
         while engine.finished:
-            yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop)
+            yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop, engine.executor_name)
     while engine.finished:
-        yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop)
+        yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop, engine.executor_name)
 
 
-def finish(lm: LM, row: Row, stop: object) -> RowResult:
-    """The result of a finished row, its text cut before a stop string."""
+def finish(lm: LM, row: Row, stop: object, executor: str = "eager") -> RowResult:
+    """The result of a finished row, its text cut before a stop string; `executor` is the name of what ran it."""
     text = lm.decode(row.generated)
-    return row.result(stop.cut(text) if isinstance(stop, StopStrings) else text)
+    return replace(row.result(stop.cut(text) if isinstance(stop, StopStrings) else text), executor=executor)
 
 
 def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),

@@ -17,8 +17,10 @@ from fastdllm.decode.policies import OutputPolicy, ReusePlan, policy_class
 from fastdllm.decode.row import Row
 from fastdllm.decode.rules import Rules
 from fastdllm.decode.step import Forward, Prediction, Step
+from fastdllm.decode.threads import in_one_thread
 from fastdllm.decode.trace import Trace
 from fastdllm.decode.verify import Verify
+from fastdllm.model import cpu
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 
@@ -108,6 +110,9 @@ class Engine:
             self.turn = Plain(Fast(lm.network, slots, positions, decoding, self.policy) if fast else
                               Eager(lm.network, slots, positions, decoding, self.policy, trace, self.generators),
                               self.policy)
+        self.executor_name = "fast" if fast else "eager"
+        # Its operations are too short to be shared: threads that wait for each other cost more than they do.
+        self.small = cpu.usable(lm.network)
         self.slots: list[Row | None] = [None] * slots
         self.resident: list[list[int]] = [[] for _ in range(slots)]   # tokens whose keys lie in the slot's prefix
         self.finished: list[Row] = []
@@ -127,7 +132,8 @@ class Engine:
             rows = [row for row in self.slots if row is not None]
             if not rows:
                 return
-            yield from self.turn.tick(rows)
+            turn = self.turn.tick(rows)
+            yield from in_one_thread(turn) if self.small else turn
             self._retire()
 
     def _admit(self, prompts: Iterator[tuple[int, list[int]]]) -> None:

@@ -9,26 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from queue import SimpleQueue
-
-import torch
 
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.pack_executor import Together
 from fastdllm.decode.row import Row
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Each operation of torch may use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+from fastdllm.decode.threads import torch_threads
 
 
 class Shared:

@@ -65,6 +65,8 @@ def get(revision: str | Revision) -> Revision:
     """
     if isinstance(revision, Revision):
         return revision
+    if not isinstance(revision, str):
+        raise ValueError(f"revision={revision!r}; allowed: {', '.join(REVISIONS)}, or a Revision")
     name, *changes = revision.split("+")
     if name not in REVISIONS:
         raise ValueError(f"revision={name!r}; allowed: {', '.join(REVISIONS)}")

@@ -87,3 +87,4 @@ class RowResult:
     steps: int = field(default=0)
     forwards_run: int = 0            # passes that carried the row; policy verify: fewer than its NFE
     drafts: tuple[DraftCount, ...] = ()
+    executor: str = "eager"          # what computed the row's forwards, see `Executor`

@@ -16,7 +16,7 @@ verdict states anything that does not come out of one, so that the opposite can 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,12 @@ def claim(*, holds: str, fails: str, unknown: str) -> Callable[[Callable[..., De
     return lambda decide: Claim(decide.__name__, decide, holds, fails, unknown)
 
 
+def told(which: Claim, *cases: Sequence[Any]) -> Judged:
+    """A claim on the first of several sets of data that can tell; on the first one if none can."""
+    judged = [which(*data) for data in cases]
+    return next((one for one in judged if one.state is not None), judged[0])
+
+
 def verdict(claims: Iterable[Judged | str], details: Iterable[str] = ()) -> str:
     """Markdown: the claims, one paragraph each, then the details behind a fold. Text is for plain measurements."""
     text = "\n\n".join(str(judged) for judged in claims)
@@ -84,6 +90,7 @@ class RunLabel:
     unit: str = "problems"
     device: str = ""
     date: str = ""
+    code: str = ""      # of shipped records: which commit ran
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> RunLabel:
@@ -91,9 +98,10 @@ class RunLabel:
         def every(column: str) -> str:
             return ", ".join(dict.fromkeys(str(value) for value in frame[column])) if column in frame else ""
         return cls(every("model"), every("task"), every("metric"), int(frame["n"].max()), device=every("device_name"),
+                   code=every("code"),
                    date=max((str(day)[:10] for day in frame["date"]), default="") if "date" in frame else "")
 
     def __str__(self) -> str:
         parts = (self.model, self.task, f"n = {self.n} {self.unit}", f"rule {self.metric}" if self.metric else "",
-                 self.device, self.date)
+                 self.device, self.code, self.date)
         return ", ".join(part for part in parts if part)

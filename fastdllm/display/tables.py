@@ -69,7 +69,8 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             "of k=1's, %": number(100 * row["lost_relative"])
             if row["k"] > 1 and row.get("lost_relative", math.nan) == row.get("lost_relative", math.nan) else "",
             speed: "baseline" if row.get("speed_from") == "baseline" else interval_text(
-                row["speedup"], row["speed_low"], row["speed_high"], 2),
+                row["speedup"], row["speed_low"], row["speed_high"], 2)
+            + (f" ({row['batching']})" if row.get("batching") and row.get("speed_from") != "predicted" else ""),
             "tokens/s": f"{row['tokens_per_second']:.1f}",
             "tokens": whole(row["tokens"]),
             "seconds": f"{row['seconds']:.1f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ READ = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", 
 READ_FOLDER = "additional_chat_templates/*.jinja"
 # What is fetched from the hub: all of the above (docs/running_the_7b_on_slurm.md names the same patterns).
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def local(model: str | Path) -> Path | None:
@@ -25,6 +27,8 @@ def local(model: str | Path) -> Path | None:
 
     A `Path`, and a text with a slash or a dot (`./tiny`, `tiny/`), is a directory and never an embedded checkpoint.
     """
+    if not isinstance(model, (str, Path)):
+        raise ValueError(f"model={model!r}; allowed: {embedded()}, a checkpoint directory, or a hub id")
     if isinstance(model, str) and model in embedded():
         return EMBEDDED / model
     path = Path(model).expanduser()
@@ -48,7 +52,7 @@ def find(model: str | Path, revision: str | None = None) -> Path:
     if (directory := local(model)) is not None:
         return directory
     name = str(model)
-    if isinstance(model, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+    if not isinstance(model, str) or not HUB_ID.fullmatch(name):
         raise ValueError(f"model: {name!r} is no directory; allowed: {embedded()}, a checkpoint directory, or a hub id "
                          "like 'Efficient-Large-Model/Fast_dLLM_v2_7B'")
     from huggingface_hub import snapshot_download

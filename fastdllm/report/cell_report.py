@@ -76,6 +76,7 @@ def identity(record: Record) -> Html:
         "policy file": (code.policy or "")[:16], "date": record.date, "author": record.author,
         "python, torch, transformers": f"{where.python}, {where.torch}, {where.transformers}",
         "device": f"{record.parameters.device}: {where.device_name}", "platform": where.platform,
+        "executor": record.executor or "not recorded",
         "node": where.node, "Slurm job": where.slurm_job or ""})
 
 
@@ -162,6 +163,12 @@ def trace_figure(run: Recording) -> Figure:
     return drawn
 
 
+def explore(record: Record, problem: str) -> str:
+    """The command that shows how a problem of this record was decoded."""
+    folder = record.task + (f"_limit_{record.limit}" if record.limit else "")
+    return f"fastdllm explore {record.experiment}/{folder}/{record.config} --problem {problem}"
+
+
 def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
     """Some wrong and some right answers, as HTML: prompt, target, output, what each rule extracted."""
     problems, _ = CurrentFingerprints().problems(record.parameters)
@@ -178,7 +185,8 @@ def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
                      f"target {escape(problem.target[:80])} · extracted {escape(rules or 'nothing')}</summary>"
                      f"<pre style='white-space:pre-wrap'>{escape(prompt[-600:])}</pre>"
                      f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
-                     f"{escape(row['output'][:1200])}</pre></details>")
+                     f"{escape(row['output'][:1200])}</pre><p>step by step: <code>{escape(explore(record, row['id']))}"
+                     "</code></p></details>")
     return "\n".join(parts)
 
 

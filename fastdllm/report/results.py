@@ -20,7 +20,7 @@ from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records.record import Record
 from fastdllm.report import cost_model
-from fastdllm.settings import Reuse
+from fastdllm.settings import Decoding, Reuse
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,13 @@ class Results:
 def baseline_key(record: Record) -> str:
     """Equal for two runs that differ in nothing but the reuse and the repeat."""
     return record.parameters.model_copy(update={"reuse": Reuse(), "repeat": 0}).model_dump_json()
+
+
+def without_reuse(record: Record, *names: str) -> str:
+    """Equal for two runs that differ in nothing but the reuse, the repeat, and these settings of decoding."""
+    defaults = {name: Decoding.model_fields[name].default for name in names}
+    decoding = record.parameters.decoding.model_copy(update=defaults)
+    return record.parameters.model_copy(update={"reuse": Reuse(), "repeat": 0, "decoding": decoding}).model_dump_json()
 
 
 def run_key(record: Record) -> str:

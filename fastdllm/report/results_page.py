@@ -26,7 +26,6 @@ from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
 PAGE, ENTRY, TABLE = "results.md", "log_entry.md", "results.csv"
-HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 MOST_LINES = 40
 NOTES, NOTES_END = "<!-- notes: kept when this page is written again -->", "<!-- end of notes -->"
 NO_NOTES = "_No notes yet. What stands between the two marks is kept._"
@@ -207,7 +206,7 @@ def summary_text(report: Report) -> str:
                 if row["lost"] == row["lost"] and row["k"] > 1 else "")
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
-    folder = report.results.grid.directory
+    folder = report.results.grid.report_directory
     return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} configurations complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
@@ -215,12 +214,12 @@ def summary_text(report: Report) -> str:
 
 def write(report: Report) -> list[Path]:
     """Write page, entry and table beside the records; free notes on an older page are kept."""
-    folder = report.results.grid.directory
+    folder = report.results.grid.report_directory
     old = folder / PAGE
     notes = kept_notes(old.read_text(encoding="utf-8")) if old.exists() else NO_NOTES
     atomic.write(old, page(report, notes))
     atomic.write(folder / ENTRY, entry(report))
-    atomic.write(folder / TABLE, report.table.drop(columns=[*HERE]).to_csv(index=False))
+    atomic.write(folder / TABLE, report.table.drop(columns=[*tables.HERE]).to_csv(index=False))
     return [old, folder / ENTRY, folder / TABLE]
 
 

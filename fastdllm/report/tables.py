@@ -24,6 +24,7 @@ COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed
 DRAWS = 2000
 REPEATS = 3     # runs of each side from which a clock's interval is made: two say nothing of their spread
 PREDICTED = "predicted"
+HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 
 
 def grid_table(results: Results) -> pd.DataFrame:
@@ -33,6 +34,7 @@ def grid_table(results: Results) -> pd.DataFrame:
     speed_from: the clock's from REPEATS or more runs of each side, with their interval; else, on a CPU, which others
     share, the cost model's prediction from the forwards (`predicted`; its interval is that of the problems); else one
     run's clock, without an interval. predicted_seconds is the cost model's time of the whole run.
+    A run in shards has smaller batches at its ends: where the two sides were not split alike, `batching` says so.
     The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
     by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each computation once.
     """
@@ -55,9 +57,11 @@ def grid_table(results: Results) -> pd.DataFrame:
     for row in rows:
         speeds.setdefault(row["run"], {})[row["identity"]] = row["tokens_per_second"]
     for i, row in enumerate(rows):
+        row["batching"] = unequal_batching(row, base.get(row["key"]))
         row |= dict.fromkeys((*COMPARED, *(f"sure_{name}" for name in COMPARED if "_" in name)), math.nan)
         if i in pairs:
             row |= pairs[i].values(bounds.get(i), levels, speeds)
+            row |= of_other_executor(row, base[row["key"]])
         elif row["key"] in base:
             row |= {"lost": 0.0, "speedup": 1.0, "speed_from": "baseline"}
         else:
@@ -79,6 +83,13 @@ def predicted(results: Results) -> list[float]:
                                [record.decisions.get("reuse", 0)],
                                None if record.forwards_run is None else [record.forwards_run])[0])
             for record in results.records]
+def of_other_executor(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """No speed-up where the two clocks measured different executors; a prediction from forwards stands."""
+    if row["executor"] == base["executor"] or row["speed_from"] == "predicted":
+        return {}
+    names = [side["executor"] or "not recorded" for side in (row, base)]
+    return {**dict.fromkeys(("speedup", "speed_low", "speed_high", "sure_speed_low", "sure_speed_high"), math.nan),
+            "speed_from": f"not compared: executor {names[0]}, baseline's {names[1]}"}
 
 
 def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:
@@ -157,6 +168,14 @@ def _ratio(row: dict[str, Any], base: dict[str, Any], seconds: str) -> float:
     mine, theirs = (side["tokens_per_second"] if seconds == "seconds" else side["tokens"] / side[seconds]
                     for side in (row, base))
     return mine / theirs if theirs else math.nan
+def unequal_batching(row: dict[str, Any], base: dict[str, Any] | None) -> str:
+    """What keeps a row's speed from being compared at equal batching with its baseline's; "" if nothing does.
+
+    The batch size is part of what makes the two comparable at all (`results.baseline_key`).
+    """
+    if base is None or row["shards"] == base["shards"]:
+        return ""
+    return f"not at equal batching: in {row['shards']} shards, k=1 in {base['shards']}"
 
 
 def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dict[int, np.ndarray]:

@@ -29,6 +29,7 @@ from fastdllm.report.results import Results
 from fastdllm.share import bundle, inventory
 from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
+from fastdllm.share.inventory import Experiment
 from fastdllm.share.redact import Redactor, read_notebook, redactor
 from fastdllm.version import __version__
 
@@ -89,35 +90,31 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     Raises ValueError for an unknown experiment, or if there is nothing to show.
     """
     folder = folder or executed()
-    shelves = _shelves(folder)
-    known = list(dict.fromkeys(shelf.name for shelf in shelves))
-    if unknown := [name for name in names or [] if name not in known]:
-        raise ValueError(f"experiment {', '.join(unknown)}; allowed: {', '.join(known) or 'none: nothing has run'}")
     current, shown = CurrentFingerprints(), []
-    for shelf in shelves:
-        if not names or shelf.name in names:
-            grid = inventory.grid_of(shelf.name)
-            shown.append((shelf, grid, inventory.configuration_states(shelf.folder, current, grid),
-                          inventory.notebook_runs(shelf.folder)))
+    for experiment in inventory.experiments(folder, names):
+        grid = inventory.grid_of(experiment.name)
+        shown.append((experiment, grid, inventory.configuration_states(experiment.directory, current, grid),
+                      inventory.notebook_runs(experiment.directory)))
     if not any(cells or runs for _, _, cells, runs in shown):
         raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
     nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
     draft = SiteDraft(redactor(folder, nodes) if redact else None)
     cells, sections = [], []
-    for shelf, grid, states, runs in shown:
-        log(f"{shelf.name}{' (shipped with the project)' if shelf.shipped else ''}: {len(states)} configurations, "
+    for experiment, grid, states, runs in shown:
+        name, shipped = experiment.key, experiment.shipped
+        log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} configurations, "
             f"{len(runs)} notebooks")
-        own = [_configuration(draft, shelf, state) for state in states]
+        own = [_configuration(draft, experiment, state) for state in states]
         notebooks = []
         for run in runs:
-            page_path = Path("notebooks") / shelf.address / run.path.parent.relative_to(shelf.folder)
-            page, notebook = draft.notebook(run.path, page_path, f"{shelf.name}: {run.name}")
+            page_path = Path("notebooks") / name / run.path.parent.relative_to(experiment.directory)
+            page, notebook = draft.notebook(run.path, page_path, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem,
                               "question": draft.text(question(read_notebook(run.path)))})
-        sections.append({"name": shelf.name, "shipped": shelf.shipped, "cells": own, "notebooks": notebooks,
+        sections.append({"name": experiment.name, "shipped": shipped, "cells": own, "notebooks": notebooks,
                          "hypothesis": draft.text(grid.hypothesis) if grid else "",
-                         "figure": _headline(draft, shelf, grid, states),
+                         "figure": _headline(draft, experiment, grid, states),
                          "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
     applicable = [cell for cell in cells if cell["state"] != "not applicable"]
@@ -170,27 +167,6 @@ def pack(site: Site) -> Path:
     return target
 
 
-@dataclass(frozen=True)
-class Shelf:
-    """An experiment's folder: run here, or shipped with the project."""
-
-    name: str
-    folder: Path
-    shipped: bool
-
-    @property
-    def address(self) -> Path:
-        """Where its pages lie in the site: an experiment of one's own and a shipped one may have one name."""
-        return Path("shipped") / self.name if self.shipped else Path(self.name)
-
-
-def _shelves(folder: Path) -> list[Shelf]:
-    """What ran here, then what the project ships, whatever ran since."""
-    published = folder / inventory.PUBLISHED
-    return [Shelf(name, folder / name, False) for name in inventory.names(folder)] + [
-        Shelf(name, published / name, True) for name in inventory.names(published)]
-
-
 def question(notebook: dict[str, Any]) -> str:
     """What a notebook asks: the first sentence of its opening that is a question, else its title."""
     opening = next(("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"), "")
@@ -199,25 +175,25 @@ def question(notebook: dict[str, Any]) -> str:
     return (asked[0] if asked else title.lstrip("# ")).replace("`", "")
 
 
-def _headline(draft: SiteDraft, shelf: Shelf, grid: Grid | None, states: list[ConfigurationState]) -> str:
+def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None, states: list[ConfigurationState]) -> str:
     """The experiment in one figure; "" where fewer than two configurations have a record."""
-    results = Results(grid or Grid(experiment=shelf.name), states)
+    results = Results(grid or Grid(experiment=experiment.name), states)
     if len(results.recorded) < 2:
         return ""
     drawn, picture = figures.grid_figure(tables.grid_table(results)), io.BytesIO()
     drawn.savefig(picture, format="png", dpi=80)
-    return draft.add(Path("assets") / f"{'shipped-' * shelf.shipped}{shelf.name}.png", picture.getvalue())
+    return draft.add(Path("assets") / f"{experiment.key.replace('/', '-')}.png", picture.getvalue())
 
 
-def _configuration(draft: SiteDraft, shelf: Shelf, state: ConfigurationState) -> dict[str, Any]:
+def _configuration(draft: SiteDraft, experiment: Experiment, state: ConfigurationState) -> dict[str, Any]:
     """One row of the index; adds the cell's pages and downloads."""
     configuration, reuse = state.configuration, state.configuration.parameters.reuse
     record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
     row = records.row(record) if record else None
-    page_path = Path("cells") / shelf.address / configuration.directory.parent.name / configuration.directory.name
+    page_path = Path("cells") / experiment.key / configuration.directory.parent.name / configuration.directory.name
     entry: dict[str, Any] = {
-        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": shelf.name,
-        "shipped": shelf.shipped,
+        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment.name,
+        "shipped": experiment.shipped,
         "task": configuration.directory.parent.name, "config": configuration.name, "row": row,
         "k": figure(row["k"]) if row else str(reuse.k), "page": "", "notebook": "", "record": "", "traceback": "",
         "revision": configuration.parameters.revision,
@@ -231,7 +207,7 @@ def _configuration(draft: SiteDraft, shelf: Shelf, state: ConfigurationState) ->
         entry["record"] = draft.add(page_path / records.SUMMARY,
                                     json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     facts = _facts(state, row)
-    title = f"{shelf.name}: {configuration.path}"
+    title = f"{experiment.key}: {configuration.path}"
     for path in bundle.executed_notebooks(configuration.directory):
         entry["page"], entry["notebook"] = draft.notebook(path, page_path, title, facts,
                                                            records.SUMMARY if record else "")

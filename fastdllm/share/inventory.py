@@ -8,11 +8,12 @@ from pathlib import Path
 
 import yaml
 
+from fastdllm.errors import did_you_mean
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.config.paths import executed, root
+from fastdllm.lab.config.paths import executed, listed
 from fastdllm.lab.jobs import notebook_run, notebooks, status
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
@@ -41,12 +42,41 @@ def names(folder: Path | None = None) -> list[str]:
                   if path.is_dir() and path.name not in (PUBLISHED, GALLERY) and not path.name.startswith("."))
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's directory. `key` tells one that ran here from one of the same name that ships."""
+
+    name: str
+    directory: Path
+    shipped: bool
+
+    @property
+    def key(self) -> str:
+        return f"{PUBLISHED}/{self.name}" if self.shipped else self.name
+
+
+def experiments(folder: Path | None = None, wanted: list[str] | None = None) -> list[Experiment]:
+    """What ran here and what ships with the project, beside each other; or those that are wanted, by key or name.
+
+    A bare name means what ran here, if something did. Raises ValueError for a name that neither has.
+    """
+    folder = folder or executed()
+    shelf = folder / PUBLISHED
+    every = [*(Experiment(name, folder / name, False) for name in names(folder)),
+             *(Experiment(name, shelf / name, True) for name in names(shelf))]
+    by_key = {**{each.name: each for each in reversed(every)}, **{each.key: each for each in every}}
+    if unknown := [name for name in wanted or [] if name not in by_key]:
+        raise ValueError(f"experiment {', '.join(unknown)}; {did_you_mean(unknown[0], by_key)}allowed: "
+                         f"{', '.join(by_key) or 'none: nothing has run'}")
+    return [by_key[name] for name in wanted] if wanted else every
+
+
 def grid_of(experiment: str) -> Grid | None:
     """The grid of params/ that an experiment is named after, or None.
 
     Raises ValueError for a params file that is not valid.
     """
-    for path in sorted((root() / "params").glob("*.yml")):
+    for path in listed("params", "*.yml"):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("experiment") == experiment:
             return grid_file.load(path)

@@ -43,11 +43,15 @@ PLACES = re.compile(rf"{BEFORE}(?:home|root|Users|scratch|work|tmp|var|opt|usr|m
                     rf"private|beegfs|ceph|projects?|cluster|storage|nobackup)/(?:{PART}+/)*{PART}*")
 # Base64: a data URI, or a long run that is no path (few slashes). Inside it nothing is a word.
 DATA_URI = re.compile(r"(data:[\w/+.;=-]*base64,[A-Za-z0-9+/=]*(?:(?:\\n|\n)[A-Za-z0-9+/=]{40,})*)")
-RUN = re.compile(r"((?<![A-Za-z0-9+/=])[A-Za-z0-9+/]{100,}={0,2})")
+RUN = re.compile(r"((?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/]{100,}|(?:(?:[A-Za-z0-9+/]{76}|[A-Za-z0-9+/]{64})(?:\\n|\r?\n))+"
+                 r"[A-Za-z0-9+/]{1,76})={0,2}(?![A-Za-z0-9+/]))")      # in one line, or wrapped at 76 or 64
 SLASHES = 20                # base64 has a slash in 64 characters, a path one in fewer than this
 # A string or a comment in code: the only places of it where a name can be somebody's.
 QUOTED = re.compile(r"""(\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|"""
                     r"""`(?:[^`\\]|\\.)*`|(?:\#|//)[^\n]*)""", re.DOTALL)
+# The same in JavaScript and CSS, where # begins a selector, a colour or a private name.
+QUOTED_IN_PAGES = re.compile(r"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`|/\*.*?\*/|//[^\n]*)""",
+                             re.DOTALL)
 SCRIPTS = re.compile(r"(<(?:script|style)\b.*?</(?:script|style)>)", re.DOTALL | re.IGNORECASE)
 
 
@@ -63,7 +67,9 @@ class Redactor:
     _pattern: re.Pattern[str] | None = field(default=None, compare=False)
 
     def node(self, name: str) -> str:
-        """The pseudonym of a node, always the same."""
+        """The pseudonym of a node, always the same; of the nodes of shards, one for each."""
+        if ", " in name:
+            return ", ".join(map(self.node, name.split(", ")))
         if name == "unknown" or re.fullmatch(r"node-[0-9a-f]{6}", name):
             return name
         return f"node-{hmac.new(self.key, name.split('.')[0].encode(), hashlib.sha256).hexdigest()[:6]}"
@@ -72,10 +78,10 @@ class Redactor:
         """Text that people or programs wrote: secrets, known names and places go, other slashes stay."""
         return _outside_base64(self._secrets(text), lambda part: self._names(self._places(part)))
 
-    def code(self, text: str) -> str:
-        """Code: as `plain`, but what may be a variable (`vm = 3`) goes from strings and comments only."""
+    def code(self, text: str, quoted: re.Pattern[str] = QUOTED) -> str:
+        """Code: as `plain`, but what may be a variable (`vm = 3`) goes from what is `quoted`, strings and comments."""
         def change(part: str) -> str:
-            pieces = QUOTED.split(self._places(part))
+            pieces = quoted.split(self._places(part))
             return "".join(self._names(piece, variables=index % 2 == 0) for index, piece in enumerate(pieces))
         return _outside_base64(self._secrets(text), change)
 
@@ -86,7 +92,8 @@ class Redactor:
     def html(self, text: str) -> str:
         """HTML: paths in what is shown; in scripts and styles only known names and places."""
         parts = SCRIPTS.split(text)
-        return "".join(self.code(part) if index % 2 else self.output(part) for index, part in enumerate(parts))
+        return "".join(self.code(part, QUOTED_IN_PAGES) if index % 2 else self.output(part)
+                       for index, part in enumerate(parts))
 
     def values(self, value: Any) -> Any:
         """Every string in a JSON value."""
@@ -130,7 +137,7 @@ class Redactor:
             return self.values(content)
         text = "".join(content) if isinstance(content, list) else str(content)
         if kind.endswith("javascript"):
-            return self.code(text)
+            return self.code(text, QUOTED_IN_PAGES)
         return self.html(text) if kind in ("text/html", "image/svg+xml") else self.output(text)
 
     def _secrets(self, text: str) -> str:
@@ -156,7 +163,8 @@ class Redactor:
 
 def redactor(executed: Path, nodes: Iterable[str] = ()) -> Redactor:
     """What knows this machine, this user, the nodes of some records, and every secret of the environment."""
-    hosts = {socket.gethostname(), socket.gethostname().split(".")[0], os.environ.get("SLURMD_NODENAME", ""), *nodes}
+    hosts = {socket.gethostname(), socket.gethostname().split(".")[0], os.environ.get("SLURMD_NODENAME", ""),
+             *(name for node in nodes for name in node.split(", "))}      # a run in shards names several
     hosts |= {host.split(".")[0] for host in hosts}
     users = {getpass.getuser(), Path.home().name, *(os.environ.get(name, "") for name in ("USER", "LOGNAME"))}
     tokens = [value for name, value in os.environ.items() if SECRET_NAMES.search(name) and len(value) >= 8]
@@ -218,6 +226,8 @@ def _mapped(value: Any, change: Callable[[str], str], keys: bool = True) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
+        if value.get("encoding") == "base64" and isinstance(value.get("data"), str):      # a buffer of a widget
+            return value
         return {change(str(name)) if keys else name: _mapped(item, change, keys) for name, item in value.items()}
     return [_mapped(item, change, keys) for item in value] if isinstance(value, list) else value
 

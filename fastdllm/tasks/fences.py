@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 PYTHON = ("python", "py", "ipython")         # python3, Python, {.python}, py: as well
 _OPENING = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+# Behind a sentence, where Markdown has no fence, a model opens one all the same; only if it names the language.
+_INLINE = re.compile(r".*\S[ \t]+(?P<fence>`{3,})(?P<info>[{.]*[A-Za-z][^\s`]*)[ \t]*$")
 _LINE_END = re.compile(r"\r\n|\r|\n")        # and nothing else: U+2028 may stand in a string of the program
 
 
@@ -28,7 +30,7 @@ def code_blocks(output: str) -> Iterator[CodeBlock]:
     """
     lines = iter(_LINE_END.split(output))
     for line in lines:
-        opening = _OPENING.match(line)
+        opening = _OPENING.match(line) or _INLINE.match(line)
         if opening is None:
             continue
         fence, code = opening["fence"], []

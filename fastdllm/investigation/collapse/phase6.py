@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,11 +33,16 @@ NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1)", "26d617
 
 @dataclass(frozen=True)
 class Phase6Results:
-    """Configurations: one row each in `frame`, and for each whether each problem was solved, in the task's order."""
+    """Configurations: one row each in `frame`, and for each whether each problem was solved, in the task's order.
+
+    configurations: of records that ran here. computed: for other records, equal where every problem took the same
+    tokens and forwards (report/shipped.py).
+    """
 
     frame: pd.DataFrame
     correct: dict[str, np.ndarray]
     configurations: dict[str, Configuration]
+    computed: dict[str, str] = field(default_factory=dict)
 
     def first(self, n: int) -> pd.DataFrame:
         """The same table as if the grid had run on the first n problems only (the log's `--limit n`)."""
@@ -68,15 +73,15 @@ class Phase6Results:
     def computation(self) -> dict[str, str]:
         """What a configuration computed: equal for two that agree, problem by problem, in answer, tokens and forwards.
 
-        Three subsets that are one computation are one observation, and are tested once. Where no samples are kept,
-        the totals stand in for the tokens and forwards of each problem.
+        Three subsets that are one computation are one observation, and are tested once. Where neither samples nor
+        `computed` are at hand, the totals stand in for the tokens and forwards of each problem.
         """
         keys = {}
         for row in self.frame.itertuples():
             parts: list[object] = [int(row.k), row.policy, self.correct[row.config].tolist()]
             configuration = self.configurations.get(row.config)
             if configuration is None:
-                parts += [int(row.tokens), int(row.nfe)]
+                parts += [self.computed.get(row.config), int(row.tokens), int(row.nfe)]
             else:
                 samples = records.samples(configuration.directory)
                 parts += [samples["output"].tolist(), samples["tokens"].tolist(), samples["nfe"].tolist()]

@@ -9,10 +9,16 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from fastdllm import stats
 from fastdllm.display.claim import Decision, claim, verdict
+from fastdllm.investigation.collapse import real_model
 from fastdllm.investigation.collapse.bisection import BisectionResult
+from fastdllm.investigation.collapse.phase6 import Phase6Results
+from fastdllm.investigation.collapse.verdict_revisions import JANUARY, RUN_1
+from fastdllm.report.shipped import ShippedRecords
 
 REUSED = "layer calls reused"      # column of the bisection's table
+REFRESHED = f"{RUN_1}+on_full_block=refresh"
 
 
 def spell(changes: Mapping[str, tuple[object, object]]) -> str:
@@ -70,18 +76,90 @@ def one_cause_for_every_subset(results: Sequence[tuple[str, BisectionResult]]) -
     return (None if not any(causes) else len(set(causes)) == 1), {"switches": switches}
 
 
+def reverted(results: Phase6Results, baseline: str = JANUARY) -> pd.DataFrame:
+    """Accuracy of each code, one row a revision: right, n, accuracy, tokens, nfe, reuse (layer calls), and against
+    `baseline` on the same problems points, low, high, p, p_holm (over different computations), same (one computation).
+    """
+    frame, rows, seen = results.frame, [], {}
+    base = str(frame.loc[frame["revision"] == baseline, "config"].iloc[0])
+    for row in frame.itertuples():
+        pair = stats.compare_paired(results.correct[base], results.correct[row.config])
+        same = results.computation[row.config] == results.computation[base]
+        rows.append({"revision": row.revision, "right": row.correct, "n": row.n, "accuracy": row.accuracy,
+                     "tokens": row.tokens, "nfe": row.nfe, "reuse": row.reuse, "points": 100 * pair.difference,
+                     "low": 100 * pair.low, "high": 100 * pair.high, "p": pair.p, "same": same})
+        if not same:
+            seen.setdefault(results.computation[row.config], pair.p)
+    corrected = dict(zip(seen, stats.holm(list(seen.values())), strict=True))
+    return pd.DataFrame(rows).assign(p_holm=[corrected.get(results.computation[config], 1.0)
+                                             for config in frame["config"]])
+
+
+@claim(holds="One bug of January's code, reverted by itself, changes accuracy: {names} (n = {n}).",
+       fails="No bug of January's code, reverted by itself, changes accuracy beyond chance ({low:+.1f} to {high:+.1f} "
+             "points, n = {n}).",
+       unknown="Accuracy per reverted bug was not measured.")
+def a_reverted_bug_changes_accuracy(table: pd.DataFrame) -> Decision:
+    """table: `reverted`; its rows of January's code with one switch changed."""
+    rows = table[table["revision"].str.startswith(f"{JANUARY}+")] if len(table) else table
+    if rows.empty:
+        return None, {}
+    hit = rows[rows["p_holm"] < 0.05]
+    names = ", ".join(f"`{row.revision.partition('+')[2]}` {row.points:+.1f} points" for row in hit.itertuples())
+    return len(hit) > 0, {"names": names, "n": int(rows["n"].max()), "low": rows["points"].min(),
+                          "high": rows["points"].max()}
+
+
+@claim(holds="Reverting bug 5 alone brings `6c8822f` from {bad} to {good} of {n} right: the others' price is small.",
+       fails="Reverting bug 5 alone does not bring `6c8822f` back: {bad} and {good} of {n} right.",
+       unknown="`6c8822f` with bug 5 alone reverted was not measured.")
+def bug_5_is_the_collapse(table: pd.DataFrame) -> Decision:
+    """table: `reverted`: Newcombe's interval of the gain lies above 0."""
+    rows = table.set_index("revision") if len(table) else table
+    if not {RUN_1, REFRESHED} <= set(rows.index):
+        return None, {}
+    bad, good = rows.loc[RUN_1], rows.loc[REFRESHED]
+    low, _ = stats.difference_unpaired(int(bad["right"]), int(bad["n"]), int(good["right"]), int(good["n"]))
+    return low > 0, {"bad": bad["right"], "good": good["right"], "n": bad["n"]}
+
+
+@claim(holds="On the real model bugs 1 and 3 change no more than rounding: `8e18baac` and Run 1's changed tree differ "
+             "in {differ} of {n} decodes.",
+       fails="On the real model bugs 1 and 3 matter: `8e18baac` and Run 1's changed tree differ in {differ} of {n} "
+             "decodes.",
+       unknown="On the real model `8e18baac` and Run 1's changed tree did not both run.")
+def bugs_1_and_3_change_rounding_only(shipped: ShippedRecords) -> Decision:
+    """The records of `first` at k = 1, 2, 3 on both codes: answer, tokens and forwards of each problem.
+
+    Rounding: surely fewer than one decode in a hundred.
+    """
+    codes = [real_model.results(shipped).frame.query("revision == @name and layers == 'first'").set_index("k")["path"]
+             for name in (JANUARY, "6f96d95-dirty")]
+    ks = sorted(set(codes[0].index) & set(codes[1].index))
+    if not ks:
+        return None, {}
+    differ = [(shipped.problems[codes[0][k]] != shipped.problems[codes[1][k]]).any(axis=1) for k in ks]
+    count, n = int(sum(each.sum() for each in differ)), sum(map(len, differ))
+    return stats.wilson(count, n)[1] < 0.01, {"differ": count, "n": n}
+
+
 def describe(result: BisectionResult) -> str:
     """Where the two decoders part, as one line."""
     return "" if result.parting is None else (
         f"They part at {result.parting}; over the whole run in {', '.join(result.separates)}.")
 
 
-def bisection(results: Sequence[tuple[str, BisectionResult]]) -> str:
-    """F. What the subsets have in common, the tokens' cause for one of them, and each in full."""
+def bisection(results: Sequence[tuple[str, BisectionResult]], table: pd.DataFrame, shipped: ShippedRecords) -> str:
+    """F. What the subsets have in common, the tokens' cause for one of them, accuracy per reverted bug, each in full.
+
+    table: `reverted`; shipped: the real model's records.
+    """
     runs = sum(result.tried for _, result in results)
     name, first = next(((name, result) for name, result in results if result.tokens_by), results[0])
     lines = [f"- {known_switches_explain(name, result)} {describe(result)} {tokens_have_a_cause(name, result)}"
              for name, result in results]
-    return verdict([one_cause_for_every_subset(results), tokens_have_a_cause(name, first)],
+    return verdict([bugs_1_and_3_change_rounding_only(shipped), bug_5_is_the_collapse(table),
+                    a_reverted_bug_changes_accuracy(table), one_cause_for_every_subset(results),
+                    tokens_have_a_cause(name, first)],
                    ["\n".join(lines), f"{runs} short runs of candidates, of {results[0][1].combinations} combinations "
                     "for each subset. Other prompts may part earlier, or in another observable."])

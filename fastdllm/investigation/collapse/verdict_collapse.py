@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fastdllm import prior_results, stats
-from fastdllm.display.claim import Decision, RunLabel, claim, verdict
+from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses
 from fastdllm.investigation.collapse.verdict_revisions import (
     JANUARY,
@@ -37,8 +37,8 @@ def log_runs() -> pd.DataFrame:
     return table.assign(name=table.batch.map(LOG), low=[b[0] for b in bounds], high=[b[1] for b in bounds])
 
 
-@claim(holds="**The log's scores contradict themselves.** {name}: {cases}. Equal totals mean one computation, "
-             "which can't score differently.",
+@claim(holds="**The log's scores contradict themselves.** {name}: {cases}. Equal totals are one "
+             "computation.",
        fails="**The log's scores don't contradict themselves**: no run has subsets with equal token totals and "
              "different scores.",
        unknown="**Whether the log's scores contradict themselves can't be told**: no run has token totals of two "
@@ -116,17 +116,21 @@ def january_is_uniform(rows: pd.DataFrame) -> Decision:
 
 
 def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame, published: pd.DataFrame,
-             january: pd.DataFrame) -> str:
-    """The verdict. runs: sets of records, the first one decides the head; stale: what was served under Run 1's and
-    Run 2's code; published: `log_runs`; january: the published full GSM8K run.
+             january: pd.DataFrame, real: Sequence[Judged] = (), not_run: str = "") -> str:
+    """The verdict. runs: sets of records, the real model's first: each claim is on the first that can tell; stale: what
+    was served under Run 1's and Run 2's code; published: `log_runs`; january: the published full GSM8K run; real:
+    `verdict_real_model.mystery`; not_run: what of the real model's grids did not run.
     """
+    runs = [(label, results) for label, results in runs if len(results.frame)]
     tables = [(against(results, JANUARY, RUN_1), against(results, JANUARY, RUN_2)) for _, results in runs]
-    (label, _), (run_1, run_2) = runs[0], tables[0]
-    details = [f"Accuracies: {label}.", str(second_run_repeats_the_first(published)), str(january_is_uniform(january)),
+    names = [f"{label.model} (n = {label.n})" for label, _ in runs]
+    run_1 = [(f"On {name}, Run 1's code", bad) for name, (bad, _) in zip(names, tables, strict=True)]
+    run_2 = [(f"On {name}, Run 2's code", good) for name, (_, good) in zip(names, tables, strict=True)]
+    head = [one for one in real[:1] if one.state is not None] or [*real[:1], told(worse_than_january, *run_1)]
+    details = [str(told(worse_than_january, *run_1)), *map(str, real[1:]), not_run,
+               str(told(hits_every_subset, *[[bad] for _, bad in run_1])),
+               str(second_run_repeats_the_first(published)), str(january_is_uniform(january)),
                str(first_ran_on_another_commit(published)),
-               "Which subsets collapse on `6c8822f` is for measurement to say: bypass in full forwards breaks the "
-               "premise of the invariance (notebook 06), and tokens may differ by subset there. Under refresh "
-               "(`26d6179`) the equality of the subsets is a theorem.",
                *(f"{label}:\n\n" + "\n".join(block(results, *pair))
                  for (label, results), pair in zip(runs, tables, strict=True)),
                "What the audit finds in the published table (notebook 07):\n"
@@ -134,8 +138,7 @@ def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame
                "What would change this: a configuration of `26d6179` that loses against January's on more problems, or "
                "subsets that differ under refresh in float32. A checkpoint that is not the 7B can't say how large the "
                "7B's losses are."]
-    return verdict([equal_tokens_score_differently(published), worse_than_january("Here Run 1's code", run_1),
-                    hits_every_subset(run_1), worse_than_january("Run 2's code", run_2),
+    return verdict([equal_tokens_score_differently(published), *head, told(worse_than_january, *run_2),
                     collapse_goes_with_foreign_outputs(stale)], details)
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from fastdllm.display.claim import Decision, Judged, claim, verdict
@@ -87,9 +89,10 @@ def claims_are_left(untestable: pd.DataFrame, claims: pd.DataFrame) -> Decision:
     return (None if claims.empty else len(untestable) > 0), {"n": len(untestable)}
 
 
-def open_points(points: list[Judged]) -> str:
-    """One line a point."""
-    return verdict(points, ["The 7B on one known GPU, with repeats, would settle the first two. Testable for the first "
+def open_points(points: list[Judged], details: Sequence[Judged] = ()) -> str:
+    """One line a point; details: what else bears on them."""
+    return verdict(points, [*map(str, details),
+                            "The 7B on one known GPU, with repeats, would settle the first two. Testable for the first "
                             "are threshold, stop rule, extraction, on this checkpoint: how large such effects can be, "
                             "not how large they are on the 7B. Missing: the samples of January's k=1 run, the 7B at "
                             "thresholds 1.0, 0.95 and 0.9, and the prompt that gave 83.7 %.",

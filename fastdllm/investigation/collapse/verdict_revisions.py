@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display.claim import Decision, RunLabel, claim, verdict
+from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses
 from fastdllm.investigation.collapse.verdict_suspects import list_differences
 
@@ -95,21 +97,31 @@ def mean_accuracies(results: Phase6Results) -> list[tuple[float, float, str]]:
     return [pair for pair in pairs if pair[0] == pair[0] and pair[1] == pair[1] and round(pair[0] - pair[1], 3)]
 
 
-def old_code(results: Phase6Results, small: int, check: pd.DataFrame) -> str:
-    """E. The three revisions against each other, and what `small` problems can show."""
-    run_1, run_2 = against(results, JANUARY, RUN_1), against(results, JANUARY, RUN_2)
+def old_code(runs: Sequence[tuple[RunLabel, Phase6Results]], small: int, check: pd.DataFrame,
+             real: Sequence[Judged] = ()) -> str:
+    """E. The three revisions against each other, and what `small` problems can show. runs: sets of records, the real
+    model's first: each claim is on the first that can tell; real: what its records say of Run 1's own table.
+    """
+    run_1, run_2 = ([(f"{who}, on {label.model}, n = {label.n}", against(results, JANUARY, revision))
+                     for label, results in runs] for who, revision in (("Run 1's code (`6c8822f`)", RUN_1),
+                                                                       ("Run 2's code (`26d6179`)", RUN_2)))
     low, high = stats.wilson(round(0.7 * small), small)
-    agree = [subsets_are_one_computation(f"`{revision}`", across_subsets(results, revision))
+    powers = [shows(good, bad, small) for good, bad, _ in mean_accuracies(runs[-1][1])]
+    one, every = told(worse_than_january, *run_1), told(hits_every_subset, *[[table] for _, table in run_1])
+    head = [each for each in real if each.state is not None] or [one, every, powers[-2]]
+    details = [f"{one} {every}", *("\n".join([f"{label}. Subsets that are one computation are compared, and corrected "
+                                              "for, once.", "", *_lines(results)]) for label, results in runs)]
+    return verdict([*head, told(worse_than_january, *run_2), records_are_reproduced(check)],
+                   [*details, "Power of Fisher's exact test:\n" + "\n".join(f"- {judged}" for judged in powers)
+                    + f"\n- At {small} problems 70 % has the interval {low:.0%} to {high:.0%}."])
+
+
+def _lines(results: Phase6Results) -> list[str]:
+    """One set of records: whether the subsets agree, both codes against January's, each against its own k=1."""
+    agree = [f"- {subsets_are_one_computation(f'`{revision}`', across_subsets(results, revision))}"
              for revision in (JANUARY, RUN_1, RUN_2)]
-    powers = [shows(good, bad, small) for good, bad, _ in mean_accuracies(results)]
-    return verdict(
-        [worse_than_january("Run 1's code (`6c8822f`)", run_1), hits_every_subset(run_1),
-         worse_than_january("Run 2's code (`26d6179`)", run_2), powers[-2], records_are_reproduced(check)],
-        [f"{RunLabel.of(results.frame)}. Subsets that are one computation are compared, and corrected for, once.",
-         "\n".join(f"- {judged}" for judged in agree),
-         *(f"{NAMES[revision]} against January's:\n{list_differences(table)}"
-           for revision, table in ((RUN_1, run_1), (RUN_2, run_2)) if len(table)),
-         *(f"{NAMES[revision]} against its own k=1:\n{list_differences(table)}"
-           for revision in (JANUARY, RUN_1, RUN_2) if len(table := losses(results, revision))),
-         "Power of Fisher's exact test:\n" + "\n".join(f"- {judged}" for judged in powers)
-         + f"\n- At {small} problems 70 % has the interval {low:.0%} to {high:.0%}."])
+    parts = [(f"{NAMES[revision]} against January's", against(results, JANUARY, revision))
+             for revision in (RUN_1, RUN_2)]
+    parts += [(f"{NAMES[revision]} against its own k=1", losses(results, revision))
+              for revision in (JANUARY, RUN_1, RUN_2)]
+    return agree + [f"\n{title}:\n{list_differences(table)}" for title, table in parts if len(table)]

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from fastdllm.display.claim import Decision, claim, verdict
+from fastdllm.display.claim import Decision, Judged, claim, verdict
 
 
 def pooled(pairs: pd.DataFrame, kind: str) -> dict[str, int]:
@@ -58,14 +60,17 @@ def residual_depends_on_the_subset(pairs: pd.DataFrame) -> Decision:
     return (counts["differ"] > 0 if counts["n"] else None), counts
 
 
-def invariance(pairs: pd.DataFrame, logits: pd.DataFrame) -> str:
-    """pairs: tokens compared in pairs of configurations; logits: those of reuse steps against the served ones."""
+def invariance(pairs: pd.DataFrame, logits: pd.DataFrame, real: Sequence[Judged] = ()) -> str:
+    """pairs: tokens compared in pairs of configurations; logits: those of reuse steps against the served ones; real:
+    what the real model's records say.
+    """
     lines = "\n".join(f"- k={row.k}: {row.a} and {row.b}: {row.same} of {row.n} decodes alike"
                       for row in pairs.itertuples())
     return verdict(
-        [subsets_agree(pairs), logits_are_old(logits), replay_is_equivalent(pairs),
+        [*real[:1], subsets_agree(pairs), logits_are_old(logits), replay_is_equivalent(pairs),
          residual_depends_on_the_subset(pairs)],
-        [lines, "The premise is that stored outputs are refreshed in every full forward (`26d6179`, `fixed`): then "
-                "this is a theorem. Under `6c8822f` (wrappers bypassed in full forwards) the premise fails: tokens "
-                "may differ by subset there, and which subsets collapse is an observation (notebook 05), no theorem.",
+        [*map(str, real[1:]), lines,
+         "The premise is that stored outputs are refreshed in every full forward (`26d6179`, `fixed`): then this is a "
+         "theorem. Under `6c8822f` (wrappers bypassed in full forwards) the premise fails: tokens may differ by subset "
+         "there, and which subsets collapse is an observation (notebook 05), no theorem.",
          "In half precision matrix products of other shapes may round differently (notebook 08)."])

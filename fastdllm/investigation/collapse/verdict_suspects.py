@@ -163,18 +163,19 @@ def skipped_layers(differences: pd.DataFrame, same: Sequence[bool], results: Pha
 
 # -- D: what was served where?
 
-@claim(holds="**`{name}`: {strange} of {n} reusing forwards ({low:.0%} to {high:.0%}) served what had been computed "
-             "for another small block or block.**",
-       fails="**`{name}`: none of {n} reusing forwards served what had been computed for another small block** (95 % "
-             "sure: fewer than {high:.1%}).",
+@claim(holds="**`{name}`: {strange} of {n} reusing forwards ({low:.0%} to {high:.0%}, drawn by prompt) served what had "
+             "been computed for another small block or block.**",
+       fails="**`{name}`: none of {n} reusing forwards of {prompts} prompts served what had been computed for another "
+             "small block** (95 % sure: fewer than {high:.0%}, counting prompts).",
        unknown="**`{name}`: nothing was reused on these prompts.**")
 def serves_elsewhere(name: str, served: pd.DataFrame) -> Decision:
-    """served: `phase6.staleness` of a trace. Forwards of a prompt are alike: the interval is a rough one."""
+    """served: `phase6.staleness` of a trace. Forwards of a prompt are alike: the interval draws whole prompts."""
     if served.empty:
         return None, {"name": name}
-    strange = int((served.other_small_block | served.other_block).sum())
-    low, high = stats.wilson(strange, len(served))
-    return strange > 0, {"name": name, "strange": strange, "n": len(served), "low": low, "high": high}
+    by_prompt = (served.other_small_block | served.other_block).groupby(served.row).agg(["sum", "size"])
+    share, low, high = stats.share_by_cluster(by_prompt["sum"], by_prompt["size"])
+    return share > 0, {"name": name, "strange": int(by_prompt["sum"].sum()), "n": len(served), "low": low,
+                       "high": high, "prompts": len(by_prompt)}
 
 
 def served_numbers(trace: pd.DataFrame, served: pd.DataFrame, name: str) -> str:

@@ -18,7 +18,7 @@ from matplotlib.ticker import NullFormatter
 from fastdllm import stats
 from fastdllm.display.figures import BLUE, GREEN, GREY, ORANGE, styled
 from fastdllm.display.tables import interval_text
-from fastdllm.lab.config.grid_file import root
+from fastdllm.lab.config.paths import look_up
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
 
@@ -30,8 +30,8 @@ PREFIX = 256          # tokens of the prompt at batch 1
 
 
 def read(path: str) -> dict[str, Any]:
-    """A JSON file; relative paths are the project's."""
-    return json.loads((Path(path) if Path(path).is_absolute() else root() / path).read_text(encoding="utf-8"))
+    """A JSON file; relative paths are the project's, or lead into what the package brings."""
+    return json.loads((look_up(path) or Path(path)).read_text(encoding="utf-8"))
 
 
 def part(path: str, dtype: str) -> tuple[dict[str, Any], cost_model.Card]:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display.claim import Decision, RunLabel, claim, verdict
+from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
 
@@ -174,10 +174,10 @@ def the_threshold_tells_policies_apart(rows: pd.DataFrame) -> Decision:
     return (None if reuse.empty else len(better) + len(worse) > 0), {"better": named(better), "worse": named(worse)}
 
 
-def policies(rows: pd.DataFrame, speed: float, points: float) -> str:
-    """09. Which policies meet the proposal's criterion, and which beat the plain threshold."""
-    return verdict([a_policy_is_worth_having(rows, speed, points), a_policy_meets_the_criterion(rows, speed, points),
-                    the_threshold_tells_policies_apart(rows)],
+def policies(rows: pd.DataFrame, speed: float, points: float, real: Sequence[Judged] = ()) -> str:
+    """09. Which policies meet the proposal's criterion, and which beat the plain threshold. real: on the real model."""
+    return verdict([*real, a_policy_is_worth_having(rows, speed, points),
+                    a_policy_meets_the_criterion(rows, speed, points), the_threshold_tells_policies_apart(rows)],
                    [f"{RunLabel.of(rows)}. Speed is the cost model's at the 7B shape, batch 1, for the forwards "
                     "measured here; intervals are of single comparisons, paired over the same problems."])
 
@@ -208,9 +208,9 @@ def the_cost_model_holds(runs: pd.DataFrame) -> Decision:
 
 
 @claim(holds="Reuse of 12 layers can gain: {k2:.2f}x for k=2 and {k3:.2f}x for k=3 are predicted at the mix of "
-             "forwards measured here, above {goal:g}x.",
+             "forwards measured {of}, above {goal:g}x.",
        fails="Reuse of 12 layers can't gain {goal:g}x: {k2:.2f}x for k=2 and {k3:.2f}x for k=3 are predicted at the "
-             "mix of forwards measured here.",
+             "mix of forwards measured {of}.",
        unknown="What reuse can gain can't be predicted: no run reused.")
 def reuse_can_reach_the_goal(table: pd.DataFrame, goal: float) -> Decision:
     """table: `throughput.mixes`; goal: the speed-up that counts as success."""
@@ -218,7 +218,7 @@ def reuse_can_reach_the_goal(table: pd.DataFrame, goal: float) -> Decision:
     if not {"k=1", "k=2 output", "k=3 output"} <= set(rows.index):
         return None, {}
     k2, k3 = rows["k=2 output"] / rows["k=1"], rows["k=3 output"] / rows["k=1"]
-    return max(k2, k3) > goal, {"k2": k2, "k3": k3, "goal": goal}
+    return max(k2, k3) > goal, {"k2": k2, "k3": k3, "goal": goal, "of": table.attrs.get("of", "here")}
 
 
 @claim(holds="January's k>1 were slower than k=1 on the same node ({low:.2f} to {high:.2f} times): its skipped layers "
@@ -252,13 +252,18 @@ def half_precision_is_free(table: pd.DataFrame) -> Decision:
 
 
 def throughput(forwards: pd.DataFrame, runs: pd.DataFrame, loop: dict[str, Any], table: pd.DataFrame,
-               configurations: pd.DataFrame, dtypes: pd.DataFrame, goal: float = 1.2) -> str:
-    """13. Bytes, model, ceiling, January; the measured runs and half precision behind the fold."""
+               configurations: pd.DataFrame, dtypes: pd.DataFrame, real: pd.DataFrame, goal: float = 1.2,
+               details: Sequence[Judged] = ()) -> str:
+    """13. Bytes, model, ceiling, January; the measured runs and half precision behind the fold.
+
+    table, real: the mix of forwards here, and of the real model (which decides the head if it can tell).
+    """
     first = configurations.loc[configurations["k"] == 1, "tokens_per_s"]
     return verdict(
-        [bytes_explain_a_forward(forwards), the_cost_model_holds(runs), reuse_can_reach_the_goal(table, goal),
-         january_was_slower(configurations)],
-        [measured_runs(forwards, runs, loop), str(half_precision_is_free(dtypes)),
+        [bytes_explain_a_forward(forwards), the_cost_model_holds(runs),
+         told(reuse_can_reach_the_goal, (real, goal), (table, goal)), january_was_slower(configurations)],
+        [*map(str, details), f"On the embedded checkpoint: {reuse_can_reach_the_goal(table, goal)}",
+         measured_runs(forwards, runs, loop), str(half_precision_is_free(dtypes)),
          f"12 of 28 layers are {1 - 1 / cost_model.ceiling(SHAPE_7B, 1.0):.1%} of a forward's bytes; the mix is that "
          f"of n = {table.attrs['problems']} problems at threshold {table.attrs['threshold']:g} on the embedded "
          "checkpoint.",

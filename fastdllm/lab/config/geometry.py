@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastdllm.lab.config.parameters import Parameters
@@ -17,9 +16,8 @@ def of(model: str, revision: str | None = None) -> ModelConfig | None:
 
     Raises ValueError for a config.json that is none.
     """
-    path = Path(expand(model))
     if (directory := files.local(expand(model))) is None:
-        if path.is_absolute() or model.count("/") != 1:
+        if not files.HUB_ID.fullmatch(model):
             return None
         from huggingface_hub import try_to_load_from_cache
         cached = try_to_load_from_cache(model, "config.json", revision=revision)

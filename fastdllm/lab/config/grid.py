@@ -31,7 +31,8 @@ AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", 
         "full_forwards", "similarity", "temperature", "max_new_tokens", "dtype", "engine", "prompt", "seed", "repeat")
 SHORT = {"threshold": "t", "batch_size": "b", "small_block": "s", "repeat": "r", "seed": "seed", "similarity": "sim",
          "temperature": "temp", "max_new_tokens": "max"}
-GRID_FILE = "grid.json"     # the resolved grid, beside the records: what a report is made from
+GRID_FILE = "grid.json"     # the resolved grid, beside its report: what that is made from
+REPORTS = "reports"         # below an experiment: the reports of parts of its grid (--limit, --task, --set)
 CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
           "XDG_CACHE_HOME", "TMPDIR")
 
@@ -82,9 +83,15 @@ class Grid(RunFields):
     jobs: int | None = Field(
         default=None, ge=1, description="configurations at once on this machine; none: what it can hold"
     )
+    shards: int | None = Field(
+        default=None, ge=1, description="parts of a configuration, each a process or an array task of its own; "
+        "none: 1, or as many as use all GPUs of this machine"
+    )
     output: str = "executed"
     suffix: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="behind the names of all configurations")
     caches: dict[str, str] = Field(default_factory=dict)
+    part: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]*$", description="what of the grid of the params file this "
+                                                                             "is, like limit_2; empty: that grid")
 
     @field_validator("axes")
     @classmethod
@@ -116,10 +123,22 @@ class Grid(RunFields):
         """Where the experiment's records lie; a relative `output` starts at the project."""
         return root() / expand(self.output) / self.experiment
 
+    @property
+    def report_directory(self) -> Path:
+        """Where the report lies: beside the records, that of a part of the grid in a folder of its own."""
+        return self.directory / REPORTS / self.part if self.part else self.directory
+
     def save(self) -> Path:
-        """Write grid.json beside the records; returns the directory."""
-        atomic.write(self.directory / GRID_FILE, self.model_dump_json(indent=1) + "\n")
-        return self.directory
+        """Write grid.json where the report goes; returns that directory."""
+        atomic.write(self.report_directory / GRID_FILE, self.model_dump_json(indent=1) + "\n")
+        return self.report_directory
+
+    def of_task(self, task: str) -> Grid:
+        """The grid with this one of its tasks."""
+        if "task" in self.axes:
+            return self.model_copy(update={"axes": {**self.axes, "task": [task]}})
+        return self.model_copy(update={"configs": [config for config in self.configs
+                                                   if config.get("task", self.task) == task]})
 
     def configurations(self) -> list[Configuration]:
         """All configurations, in order of the axes, first repeats before second ones: what is compared runs in turns.

@@ -7,31 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm import tasks
-from fastdllm.errors import SettingsError, with_location
+from fastdllm.errors import SettingsError, did_you_mean, with_location
 from fastdllm.lab.config import geometry, yaml_file
 from fastdllm.lab.config.grid import AXES, Grid
-from fastdllm.lab.config.parameters import OF_TASK, SECTION, SECTIONS, Slurm, check
-from fastdllm.lab.config.paths import expand, policy_path, root
+from fastdllm.lab.config.parameters import OF_TASK, SECTION, SECTIONS, Parameters, Slurm, check
+from fastdllm.lab.config.paths import expand, listed, look_up, policy_path, root
 
 DEFAULT = "layer_reuse"
 
 
 def find(name: str | Path | None) -> Path:
-    """The file of a grid: a path, or the bare name of a file in params/; none: the default grid."""
+    """A params file: a path, or the bare name of a file in params/; none: the default grid."""
     path = Path(expand(str(name or DEFAULT)))
     if path.is_file():
         return path
-    shipped = root() / "params" / (path.name if path.suffix else f"{path.name}.yml")
-    if shipped.is_file() and path.parent == Path("."):
-        return shipped
-    known = sorted(file.stem for file in (root() / "params").glob("*.yml"))
-    raise ValueError(f"{name}: no such file; allowed: a YAML file, or one of {', '.join(known)}")
+    by_name = look_up(Path("params", path.name if path.suffix else f"{path.name}.yml"))
+    if by_name and path.parent == Path("."):
+        return by_name
+    known = [file.stem for file in listed("params", "*.yml")]
+    raise ValueError(f"{name}: no such file; {did_you_mean(path.stem, known)}allowed: a YAML file, or one of "
+                     f"{', '.join(known)}")
 
 
 def load(name: str | Path | None = None, overrides: list[str] | None = None) -> Grid:
     """Read and validate a grid. Raises ValueError that names file, line, key, value and what is allowed."""
     file = yaml_file.read(find(name)).set(overrides or [])
     values = dict(file.values)
+    if values and "experiment" not in values and set(values) <= set(Parameters().flat()):
+        raise ValueError(f"{file.path}: flat parameters of one run; allowed: fastdllm run {file.path.stem}, or a grid, "
+                         "which has an experiment")
     if isinstance(values.get("slurm"), dict):
         values["slurm"] = _with_profile(file, values["slurm"])
     try:
@@ -66,10 +70,11 @@ def _with_profile(file: yaml_file.YamlFile, slurm: dict[str, Any]) -> dict[str, 
 
 def slurm_profile(name: str) -> Slurm:
     """A Slurm profile: a YAML file, or the name of one in params/slurm. Raises ValueError naming file and line."""
-    path = Path(expand(name)) if name.endswith((".yml", ".yaml")) else root() / "params" / "slurm" / f"{name}.yml"
-    if not path.is_file():
-        known = sorted(p.stem for p in (root() / "params" / "slurm").glob("*.yml"))
-        raise ValueError(f"profile {name!r}; allowed: {', '.join(known)}, or a YAML file")
+    by_path = name.endswith((".yml", ".yaml"))
+    path = Path(expand(name)) if by_path else look_up(Path("params", "slurm", f"{name}.yml"))
+    if path is None or not path.is_file():
+        known = [profile.stem for profile in listed("params/slurm", "*.yml")]
+        raise ValueError(f"profile {name!r}; {did_you_mean(name, known)}allowed: {', '.join(known)}, or a YAML file")
     file = yaml_file.read(path)
     try:
         return Slurm(**file.values)
@@ -99,7 +104,8 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
             check(name, value)
             geometry.check(shape, name, value, grid.decoding.get("block_size"))
             if name == "task" and value not in tasks.names():
-                raise ValueError(f"task={value!r}; allowed: {', '.join(tasks.names())}")
+                raise ValueError(f"task={value!r}; {did_you_mean(str(value), tasks.names())}allowed: "
+                                 f"{', '.join(tasks.names())}")
             if name == "revision" and value != "fixed":
                 from fastdllm.decode.revisions import get
                 get(str(value))

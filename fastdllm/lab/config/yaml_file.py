@@ -19,6 +19,7 @@ from ruamel.yaml.reader import ReaderError
 from fastdllm.errors import Key, SettingsError, with_location
 
 TEXT, WHOLE, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+LONG_NUMBER = re.compile(r"\d{4300}")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")      # eight for YAML 1.1, ten for 1.2, and nobody knows who wrote it
 
 
@@ -138,6 +139,11 @@ def _load(text: str) -> tuple[Any, Node | None]:
     except ReaderError as error:
         line = text[:error.position].count("\n") + 1
         raise ValueError(f"line {line}: not valid YAML (the control character U+{error.character:04X})") from error
+    except ValueError as error:      # a number of thousands of digits
+        if str(error).startswith("line "):
+            raise
+        line = next((number for number, row in enumerate(text.split("\n"), 1) if LONG_NUMBER.search(row)), "?")
+        raise ValueError(f"line {line}: not valid YAML ({error})") from error
     except RecursionError as error:
         raise ValueError("line 1: not valid YAML (nested too deeply)") from error
 

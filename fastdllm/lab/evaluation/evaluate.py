@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.config.shard import WHOLE, Shard
 from fastdllm.lab.evaluation import summary
 from fastdllm.lab.evaluation.prepare import PreparedRun, ResolvedRun, resolve
 from fastdllm.lab.records import journal
 from fastdllm.lab.records.external_code import NOTE
 from fastdllm.lab.records.journal import Journal
-from fastdllm.lab.records.locks import lock
+from fastdllm.lab.records.locks import RECORD, SAMPLES, Locked, at_work, lock, shard_lock
 from fastdllm.lab.records.record import Record
 from fastdllm.tasks import Problem, Task
 from fastdllm.tasks.answers import stopped_by
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 WARM_UP_TOKENS = 64      # two blocks: every kind of forward runs once before the clock does
 REPORT_SECONDS = 5.0
+PATIENCE = 5.0           # seconds that a run waits for another one to end
+AT_THE_END = 600.0       # and that a finished shard waits for one that begins, ends or writes
 
 
 def evaluate(prepared: PreparedRun, log: Callable[[str], None] = print) -> Record:
@@ -36,24 +39,60 @@ def evaluate(prepared: PreparedRun, log: Callable[[str], None] = print) -> Recor
     rest is run. Raises ValueError before the model is loaded for parameters, data or a checkpoint that can't be had;
     Locked if another process works on the configuration; ValueError if k > 1 and no problem reused anything.
     """
+    record = evaluate_shard(prepared, WHOLE, log)
+    assert record is not None      # the whole run has no other shard to wait for
+    return record
+
+
+def evaluate_shard(prepared: PreparedRun, shard: Shard, log: Callable[[str], None] = print) -> Record | None:
+    """Run what is missing of a configuration's shard; the record if there is one now, None if other shards go on.
+
+    Who ends last writes it: a shard that ends finds, under the record's lock, another one at work and leaves the
+    record to it, or finds all problems solved. Raises what `evaluate` raises; Locked also for another split, ValueError
+    for `force`, since shards don't start over one by one (lab/jobs/units.py, `start_over`).
+    """
+    if prepared.force and not shard.whole:
+        raise ValueError(f"force=True with shard {shard}; allowed: the whole run, or all its shards at once "
+                         "(fastdllm grid run --shards N --force)")
     run = resolve(prepared)
-    if record := complete(run):
-        log(f"complete already: identity {run.identity[:12]}, {record.n} problems")
-        return record
-    with lock(prepared.directory / ".samples.lock", wait=5.0):
-        if record := complete(run):      # another process finished it while we waited
-            return record
-        done = schedule(run, log)
-        loaded = load(run) if len(done.done) < len(run.problems) or prepared.record.trace else None
+    with ExitStack() as own:
+        done = begin(run, shard, own, log)
+        if isinstance(done, Record):
+            return done
+        loaded = load(run) if done.left else None
         if loaded is not None:
             solve(run, loaded, done, log)
-        return postprocess(run, loaded, done)
+        with lock(prepared.directory / RECORD, wait=AT_THE_END):
+            samples = journal.collect(prepared.directory, run.identity, len(run.problems))
+            if set(at_work(prepared.directory, SAMPLES)) - {shard} or len(samples.done) < len(run.problems):
+                own.close()      # before the record's lock is free: the next one sees that nobody is left here
+                return None
+            if prepared.record.trace and loaded is None:
+                loaded = load(run)
+            return postprocess(run, loaded, samples)
+
+
+def begin(run: ResolvedRun, shard: Shard, own: ExitStack, log: Callable[[str], None]) -> Record | Journal:
+    """The record, if it is complete; else the shard's journal, its lock held by `own`."""
+    directory, until = run.prepared.directory, time.monotonic() + PATIENCE
+    while True:
+        try:
+            with lock(directory / RECORD, wait=PATIENCE):
+                if record := complete(run):
+                    log(f"complete already: identity {run.identity[:12]}, {record.n} problems")
+                    return record
+                own.enter_context(shard_lock(directory, shard))
+                return schedule(run, shard, log)
+        except Locked:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)      # another process may finish it
 
 
 def complete(run: ResolvedRun) -> Record | None:
     """The record, if it is this run's and whole, and if the run is not to start over."""
     directory = run.prepared.directory
-    unfinished = journal.path_of(directory, run.identity).exists() or not (directory / records.SUMMARY).exists()
+    unfinished = bool(journal.paths(directory, run.identity)) or not (directory / records.SUMMARY).exists()
     if run.prepared.force or unfinished:
         return None
     record = records.read(directory)
@@ -62,20 +101,20 @@ def complete(run: ResolvedRun) -> Record | None:
 
 # -- schedule
 
-def schedule(run: ResolvedRun, log: Callable[[str], None]) -> Journal:
+def schedule(run: ResolvedRun, shard: Shard, log: Callable[[str], None]) -> Journal:
     """The journal of the run: what is solved already. Code that is not the package's is copied beside it."""
     directory, reuse = run.prepared.directory, run.parameters.reuse
     if run.prepared.force:
-        journal.path_of(directory, run.identity).unlink(missing_ok=True)
+        journal.discard(directory, run.identity)
     if reuse.active and reuse.policy.endswith(".py"):
         atomic.write(directory / Path(reuse.policy).name, Path(reuse.policy).read_bytes())
     if run.external:
         run.external.keep(directory)
     else:
         (directory / NOTE).unlink(missing_ok=True)
-    done = journal.begin(directory, run.identity, run.parameters, len(run.problems))
-    if done.done:
-        log(f"resuming at problem {len(done.done) + 1} of {len(run.problems)}")
+    done = journal.begin(directory, run.identity, run.parameters, len(run.problems), shard, summary.node())
+    if solved := len(shard.indexes(done.n)) - len(done.left):
+        log(f"resuming at problem {solved + 1} of {len(shard.indexes(done.n))}")
     return done
 
 
@@ -103,9 +142,7 @@ def load(run: ResolvedRun) -> Loaded:
 
 def solve(run: ResolvedRun, loaded: Loaded, done: Journal, log: Callable[[str], None]) -> None:
     """Decode and score the problems that are left, each on disk as soon as it is finished."""
-    left = [index for index in range(len(run.problems)) if index not in done.done]
-    if not left:
-        return
+    left = done.left
     with threads_for(loaded.lm):
         loaded.warmup_seconds = warm_up(run, loaded, left)
         elapsed, base, session, reported = 0.0, done.seconds, done.sessions, time.perf_counter()
@@ -119,16 +156,19 @@ def solve(run: ResolvedRun, loaded: Loaded, done: Journal, log: Callable[[str], 
             sample = scored(result, run.problems[result.row], run.task, loaded.lm, run.prepared.record.token_ids,
                             run.parameters.decoding.stop_strings)
             done.add({**sample, "session": session, "elapsed": base + elapsed})
-            if time.perf_counter() - reported > REPORT_SECONDS or len(done.done) == len(run.problems):
+            if time.perf_counter() - reported > REPORT_SECONDS:
                 reported = time.perf_counter()
                 log(progress(run, done))
+        log(progress(run, done))
 
 
 def progress(run: ResolvedRun, done: Journal) -> str:
     """How far a run is, in a line of its log."""
     samples = done.done.values()
     tokens, correct = sum(each["tokens"] for each in samples), sum(each["correct"][run.task.metric] for each in samples)
-    return f"{len(samples)} of {len(run.problems)} problems, {correct} correct, {tokens / done.seconds:.0f} tokens/s"
+    own = len(done.shard.indexes(done.n))
+    return (f"{own - len(done.left)} of {own} problems, {correct} of {len(samples)} correct, "
+            f"{tokens / done.seconds:.0f} tokens/s")
 
 
 def warm_up(run: ResolvedRun, loaded: Loaded, left: list[int]) -> float:
@@ -152,7 +192,7 @@ def rows(run: ResolvedRun, loaded: Loaded, parameters: Parameters, numbers: list
     if loaded.generation is not None:
         from fastdllm.lab.instrument import generation_file
         return generation_file.generate_rows(lm, prompts, file=loaded.generation, decoding=decoding, reuse=reuse,
-                                             numbers=numbers)
+                                             seed=parameters.seed, numbers=numbers)
     if parameters.engine == "autoregressive":
         from fastdllm.decode import autoregressive
         return autoregressive.generate_rows(lm, prompts, decoding=decoding, execution=parameters.execution,
@@ -172,7 +212,7 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
         "extracted": {rule: score.extracted for rule, score in scores.items()},
         "correct": {rule: score.correct for rule, score in scores.items()},
         "tokens": len(result.tokens), "nfe": result.nfe, "decisions": result.decisions, "finish": result.finish,
-        "reused_nothing": result.reused_nothing, "seconds": round(result.seconds, 6)}
+        "reused_nothing": result.reused_nothing, "executor": result.executor, "seconds": round(result.seconds, 6)}
     if result.drafts:
         sample |= {"forwards_run": result.forwards_run, "drafts": [asdict(draft) for draft in result.drafts]}
     if result.finish == "stop_string":
@@ -185,7 +225,7 @@ def scored(result: Any, problem: Problem, task: Task, lm: Any, token_ids: bool,
 @contextmanager
 def threads_for(lm: LM) -> Iterator[None]:
     """One torch thread for a small network on a CPU: its operations are too short to be shared by two cores."""
-    from fastdllm.decode.parallel import torch_threads
+    from fastdllm.decode.threads import torch_threads
     from fastdllm.model import cpu
     with torch_threads(1) if cpu.usable(lm.network) else nullcontext():
         yield
@@ -194,7 +234,8 @@ def threads_for(lm: LM) -> Iterator[None]:
 # -- postprocess
 
 def postprocess(run: ResolvedRun, loaded: Loaded | None, done: Journal) -> Record:
-    """The record of the samples in the journal, written; the journal goes.
+    """The record of the samples in the journals, written; the journals go. Of a run in shards, `seconds` is their sum,
+    what one device would take; environment, load and warm-up are of the shard that ended last, `node` names all.
 
     Raises ValueError if k > 1 and no problem reused anything.
     """
@@ -205,9 +246,9 @@ def postprocess(run: ResolvedRun, loaded: Loaded | None, done: Journal) -> Recor
     record = summary.summarise(
         done, run.parameters, run.task, run.dataset, run.identity, experiment=configuration.experiment,
         config=configuration.name, author=prepared.author, checkpoint=run.checkpoint,
-        code=summary.code(run.code, run.policy), environment=summary.environment(run.parameters),
+        code=summary.code(run.code, run.policy), environment=summary.environment(run.parameters, done.nodes),
         load_seconds=loaded.load_seconds if loaded else 0.0, warmup_seconds=loaded.warmup_seconds if loaded else 0.0,
-        notes=notes)
+        notes=notes, shards=done.split)
     return finish(prepared.directory, done, record)
 
 
@@ -221,7 +262,7 @@ def write_trace(run: ResolvedRun, loaded: Loaded, done: Journal) -> dict[str, An
     if loaded.generation is not None:
         from fastdllm.lab.instrument import generation_file
         same = generation_file.write_trace(loaded.lm, loaded.generation, prompts, parameters.decoding, parameters.reuse,
-                                           outputs, directory / records.TRACE)
+                                           parameters.seed, outputs, directory / records.TRACE)
         return {"traced": len(problems), "traced_same_output": same}
     from fastdllm.lab.records.steps import STEPS, Recorder
     recorder = Recorder(loaded.lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed)

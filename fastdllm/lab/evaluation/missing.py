@@ -34,7 +34,7 @@ def _pass(grid: Grid, chosen: list[Configuration] | None, apart: bool, log: Call
     free = replace(to_do, busy=[])
     if not apart:
         taken = [planned for planned in free.run if not _run_here(free, planned, log)]
-    elif free.run and not runner.run(free):
+    elif free.run and not runner.run(replace(free, grid=grid.model_copy(update={"shards": 1}))):
         raise RuntimeError(f"a configuration of {grid.experiment} failed; see {grid.directory}")
     else:
         taken = []

@@ -56,7 +56,7 @@ def verdicts(samples: list[dict[str, Any]], rule: str) -> list[bool]:
 
 def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset, identity: str, *, experiment: str,
               config: str, author: str, checkpoint: Checkpoint, code: Code, environment: Environment,
-              load_seconds: float, warmup_seconds: float, notes: dict[str, Any]) -> Record:
+              load_seconds: float, warmup_seconds: float, notes: dict[str, Any], shards: int = 1) -> Record:
     """The record of a finished run.
 
     Raises ValueError if problems are missing, or if k > 1 and no sample reused anything.
@@ -87,7 +87,8 @@ def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset
         finish={**dict.fromkeys(FINISHES, 0), **Counter(sample["finish"] for sample in samples)},
         reused_nothing=idle if parameters.reuse.active else 0,
         forwards_run=forwards_run(samples) if parameters.reuse.drafts else None, drafts=drafts(samples),
-        sessions=max(sample["session"] for sample in samples), notes=notes)
+        executor="+".join(sorted({sample.get("executor", "") for sample in samples})),
+        sessions=max(sample["session"] for sample in samples), shards=shards, notes=notes)
 
 
 def code(tree: str, policy: str | None) -> Code:
@@ -104,11 +105,19 @@ def code(tree: str, policy: str | None) -> Code:
                 hash=tree, policy=policy)
 
 
-def environment(parameters: Parameters) -> Environment:
-    """Versions, device and node. Never the variables of the environment: they may hold secrets."""
+def node() -> str:
+    """The name of this machine, as Slurm or it itself has it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def environment(parameters: Parameters, nodes: tuple[str, ...] = ()) -> Environment:
+    """Versions, device and node (all of them, where shards ran on several `nodes`). Never the variables of the
+    environment: they may hold secrets.
+    """
     return Environment(python=sys.version.split()[0], torch=version("torch"), transformers=version("transformers"),
                        platform=platform.platform(), device_name=device_name(parameters.device),
-                       node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), slurm_job=slurm_job())
+                       node=", ".join(sorted({node(), *nodes} - {""})) if len(nodes) > 1 else node(),
+                       slurm_job=slurm_job())
 
 
 def device_name(device: str) -> str:

@@ -20,7 +20,10 @@ import torch
 from torch import nn
 
 from fastdllm.decode import userfile
-from fastdllm.decode.generate import Prompt, token_ids
+from fastdllm.decode.loop import row_generator
+from fastdllm.decode.prompts import Prompt, token_ids
+from fastdllm.decode.rules import check_prompt, resolve
+from fastdllm.decode.rules import stops as stops_of
 from fastdllm.decode.step import RowResult
 from fastdllm.decode.trace import COLUMNS, WHOLE
 from fastdllm.lab.atomic import sha256
@@ -95,49 +98,79 @@ def own_code(lm: LM, allow_code: bool = False) -> nn.Module:
     return nn.Module.to(model, lm.device).eval()
 
 
+def check_reuse(reuse: Reuse) -> None:
+    """Raises ValueError for reuse that a published loop has no words for."""
+    if reuse.active and (reuse.layers not in SUBSETS or reuse.policy != "output" or reuse.full_forwards):
+        raise ValueError(f"Reuse.layers={reuse.layers!r}, policy={reuse.policy!r}, full_forwards="
+                         f"{reuse.full_forwards}; allowed with a generation file: {', '.join(SUBSETS)}, policy output "
+                         "and full_forwards False")
+
+
 def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], decoding: Decoding,
          reuse: Reuse) -> list[list[int]]:
-    """One call of the file's `batch_sample` for all prompts; generated tokens per prompt, cut at the stop token.
+    """One call of the file's `batch_sample` for all prompts; the tokens of each prompt's `answer`.
 
-    Raises ValueError for settings that the file's signature has no parameter for.
+    At k=1 the file decodes without reuse; `reuse_k` and `layer_subset` are given to a file that asks for them. The
+    published loop knows one stop token: of the checkpoint's several it is the first, the tokenizer's own.
+
+    Raises ValueError for settings or prompts that don't fit, as our loop with a revision does, and for settings that
+    the file's signature has no parameter for.
     """
-    mask = decoding.mask_id if decoding.mask_id is not None else lm.mask_id
-    stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids[:1]      # the tokenizer's own
-    if mask is None:
-        raise ValueError(f"Decoding.mask_id=None: {lm.name} names no mask token; allowed: an id")
-    if len(stops) > 1:
-        raise ValueError(f"Decoding.stop_ids={stops}; allowed with a generation file: at most one")
-    stop = stops[0] if stops else NEVER
+    rules = resolve(lm, decoding, reuse, "upstream")
+    for index, prompt in enumerate(prompts):
+        check_prompt(lm, index, prompt, rules)
+    check_reuse(reuse)
+    if len(stops := stop_ids(lm, decoding)) > 1:
+        raise ValueError(f"Decoding: the stop tokens {stops}, of stop_ids and stop_strings; allowed with a generation "
+                         "file: at most one")
+    mask, stop = rules.mask_id, stops[0] if stops else NEVER
     pad = next(iter(special_ids("pad_token_id", lm.config.pad_token_id)), max(stop, 0))
     lengths = [len(prompt) for prompt in prompts]
     ids = torch.full((len(prompts), max(lengths)), mask, device=lm.device)
     for row, prompt in enumerate(prompts):
         ids[row, :len(prompt)] = torch.tensor(prompt, device=lm.device)
     values: dict[str, Any] = {
-        "input_ids": ids, "tokenizer": Special(pad, stop, mask), "block_size": decoding.block_size or lm.config.bd_size,
+        "input_ids": ids, "tokenizer": Special(pad, stop, mask), "block_size": rules.block,
         "max_new_tokens": decoding.max_new_tokens, "small_block_size": decoding.small_block, "min_len": min(lengths),
         "seq_len": torch.tensor(lengths, device=lm.device), "mask_id": mask, "threshold": decoding.threshold,
         "stop_token": stop, "use_block_cache": decoding.block_cache, "top_p": decoding.top_p,
         "temperature": decoding.temperature}
-    if reuse.active:
-        if reuse.layers not in SUBSETS or reuse.policy != "output" or reuse.full_forwards:
-            raise ValueError(f"Reuse.layers={reuse.layers!r}, policy={reuse.policy!r}; allowed with a generation "
-                             f"file: {', '.join(SUBSETS)} and policy output")
-        values |= {"reuse_k": reuse.k, "layer_subset": reuse.layers}
     parameters = inspect.signature(file.batch_sample).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    reusing = {"reuse_k": reuse.k, "layer_subset": reuse.layers if reuse.active else None}
+    values |= {name: value for name, value in reusing.items() if reuse.active or takes_all or name in parameters}
     unknown = [] if takes_all else sorted(set(values) - set(parameters))
     if unknown:
         raise ValueError(f"{file.path.name}: batch_sample has no parameter {', '.join(unknown)}; allowed: "
                          f"{', '.join(list(parameters)[1:])}")
     rows = MethodType(file.batch_sample, model)(**values)
-    return [cut(rows[index].tolist()[len(prompt):], stop, mask) for index, prompt in enumerate(prompts)]
+    padding = None if len(prompts) == 1 else pad      # in lockstep a finished row waits, padded, for the others
+    return [answer(rows[index].tolist(), len(prompt), rules.block, stop, mask, padding)
+            for index, prompt in enumerate(prompts)]
 
 
-def cut(tokens: list[int], stop: int, mask: int) -> list[int]:
-    """Up to and with the stop token, before any mask."""
+def stop_ids(lm: LM, decoding: Decoding) -> list[int]:
+    """The stop tokens a file is to know: those asked for, or the tokenizer's own, and stop strings that are tokens."""
+    asked = tuple(lm.stop_ids if decoding.stop_ids is None else decoding.stop_ids)
+    own = asked[:1] if decoding.stop_ids is None else asked
+    return sorted({*own, *stops_of(lm, decoding)[0].difference(asked)})
+
+
+def answer(row: list[int], length: int, block: int, stop: int, mask: int, padding: int | None = None) -> list[int]:
+    """The generated tokens of a returned row, counted as a revision's are (`Row`, upstream termination).
+
+    `length` is the prompt's. What a loop returns ends before any mask. A loop that noticed the stop token ends with
+    its block, and what lies behind the token is no output. A loop that did not notice it (a token that a commit
+    carries over) ran on: it returns one token more than whole blocks, and all of them are its output. In lockstep
+    such a row may also be a finished one that waited for others, where only `padding` lies behind the stop token.
+    """
+    tokens = row[length:]
     tokens = tokens[:tokens.index(mask)] if mask in tokens else tokens
-    return tokens[:tokens.index(stop) + 1] if stop in tokens else tokens
+    if stop not in tokens:
+        return tokens
+    end = tokens.index(stop) + 1
+    ran_on = len(row) % block == 1 and not (padding is not None and set(tokens[end:]) <= {padding})
+    return tokens if ran_on else tokens[:end]
 
 
 def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse) -> Decoder:
@@ -148,49 +181,55 @@ def decoder(file: GenerationFile, lm: LM, decoding: Decoding, reuse: Reuse) -> D
 
 
 def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, decoding: Decoding = Decoding(),
-                  reuse: Reuse = Reuse(), traces: list[pd.DataFrame] | None = None,
+                  reuse: Reuse = Reuse(), seed: int = 0, traces: list[pd.DataFrame] | None = None,
                   numbers: Sequence[int] | None = None) -> Iterator[RowResult]:
     """Rows as they finish, one prompt at a time, as the published runs did: what `decode.generate_rows` yields.
 
-    `decisions` count layer calls seen from outside: a layer that runs is a recompute, whatever becomes of
-    its result. With `traces`, each row's trace is appended to it. With `own_code` the model is
-    not ours, and forwards are not counted.
+    `seed` and a row's number seed what is drawn at temperature > 0. The text ends before a stop string, which the
+    loop itself knows nothing of. `decisions` count layer calls seen from outside: a layer that runs is a recompute,
+    whatever becomes of its result; `seconds` hold the looking. With `traces`, each row's trace is appended to it. With
+    `own_code` the model is not ours, and forwards are not counted.
     """
-    forwards: Counter[str] = Counter()
-
-    def count_forward(kind: str, _rows: int) -> None:
-        forwards[kind] += 1
-
-    model = file.model
+    find_stop = stops_of(lm, decoding)[1]
     for index, prompt in enumerate(prompts):
-        forwards.clear()
-        ids = token_ids(lm, index, prompt)
-        ours = PublishedModel(lm.network, count_forward)
-        began = time.perf_counter()
+        ids, number = token_ids(lm, index, prompt), index if numbers is None else numbers[index]
+        forwards: Counter[str] = Counter()
         decisions: dict[str, int] = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
-        if model is not None:
-            tokens = call(file, model, lm, [ids], decoding, reuse)[0]
+        began = time.perf_counter()
+        if file.model is not None:
+            tokens = seeded_call(file, file.model, lm, ids, decoding, reuse, seed, number)
         else:
+            def count_forward(kind: str, _rows: int, forwards: Counter[str] = forwards) -> None:
+                forwards[kind] += 1
+            ours = PublishedModel(lm.network, count_forward, row_generator(lm.device, seed, number))
             with Probe(lm.network) as probe:
-                tokens = call(file, ours, lm, [ids], decoding, reuse)[0]
+                tokens = seeded_call(file, ours, lm, ids, decoding, reuse, seed, number)
             frame = trace(probe.seen, index, lm, decoding, reuse)
             decisions |= {str(name): int(count) for name, count in frame.decision.value_counts().items()}
             if traces is not None:
                 traces.append(frame)
-        stops = decoding.stop_ids if decoding.stop_ids is not None else lm.stop_ids
         nfe = {kind: forwards[kind] for kind in ("prefill", "full", "small", "commit")} | {"replay": 0}
-        yield RowResult(row=index if numbers is None else numbers[index], tokens=tokens, text=lm.decode(tokens),
-                        nfe=nfe, decisions=decisions,
-                        finish="stop" if tokens and tokens[-1] in stops else "length",
-                        reused_nothing=reuse.active and model is None and decisions["reuse"] == 0,
+        text = lm.decode(tokens)
+        yield RowResult(row=number, tokens=tokens, text=find_stop.cut(text) if find_stop else text, nfe=nfe,
+                        decisions=decisions,
+                        finish="stop" if tokens and tokens[-1] in stop_ids(lm, decoding) else "length",
+                        reused_nothing=reuse.active and file.model is None and decisions["reuse"] == 0,
                         seconds=time.perf_counter() - began, steps=nfe["full"] + nfe["small"])
 
 
-def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse,
+def seeded_call(file: GenerationFile, model: Any, lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, seed: int,
+                number: int) -> list[int]:
+    """`call` for one prompt; what the file draws by itself, from torch's global generator, comes from the seed too."""
+    with torch.random.fork_rng([lm.device] if lm.device.type == "cuda" else []):
+        torch.manual_seed(row_generator(torch.device("cpu"), seed, number).initial_seed())
+        return call(file, model, lm, [ids], decoding, reuse)[0]
+
+
+def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decoding: Decoding, reuse: Reuse, seed: int,
                 outputs: list[str], path: Path) -> int:
     """Decode again and write the trace as Parquet; how many rows gave `outputs` again."""
     traces: list[pd.DataFrame] = []
-    rows = list(generate_rows(lm, prompts, file=file, decoding=decoding, reuse=reuse, traces=traces))
+    rows = list(generate_rows(lm, prompts, file=file, decoding=decoding, reuse=reuse, seed=seed, traces=traces))
     pd.concat(traces, ignore_index=True).to_parquet(path, index=False)
     return sum(row.text == output for row, output in zip(rows, outputs, strict=True))
 

@@ -130,11 +130,17 @@ class PublishedDecoder(nn.Module):
 
 
 class PublishedModel(nn.Module):
-    """Our network as a published generation file sees it. `on_forward(kind, rows)` is told of every forward."""
+    """Our network as a published generation file sees it.
 
-    def __init__(self, network: Network, on_forward: Callable[[str, int], None] | None = None):
+    `on_forward(kind, rows)` is told of every forward. What is sampled is drawn from `generator`, which is on the
+    network's device (None: torch's global one).
+    """
+
+    def __init__(self, network: Network, on_forward: Callable[[str, int], None] | None = None,
+                 generator: torch.Generator | None = None):
         super().__init__()
         self.network, self.on_forward, self.config = network, on_forward, network.config
+        self.generator = generator
         self.repeated: dict[tuple[str, int], tuple[list[list[int]], int]] = {}      # see `_goes_on`
         self.model = PublishedDecoder(network)
 
@@ -206,12 +212,12 @@ class PublishedModel(nn.Module):
         """Tokens [R, n] and the distribution [R, n, vocab] they come from.
 
         At temperature > 0 every row is drawn from its own distribution (the published function draws all
-        rows from row 0's), with torch's global generator.
+        rows from row 0's).
         """
         if temperature == 0:
             probability = torch.softmax(logits, -1)
             return probability.argmax(-1), probability
-        generator = torch.default_generator
-        tokens, confidence = sample(logits, temperature, top_p, [generator] * len(logits))
+        generators: list[Any] = [self.generator] * len(logits)      # torch takes None as well
+        tokens, confidence = sample(logits, temperature, top_p, generators)
         probability = torch.zeros_like(logits).scatter_(-1, tokens[..., None], confidence[..., None])
         return tokens, probability

@@ -6,10 +6,6 @@ import os
 import shutil
 import subprocess
 from functools import cache
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 KERNEL_BYTES = int(1.5e9)       # a kernel with torch, pandas, matplotlib and the embedded checkpoint
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -27,23 +23,28 @@ def free_memory() -> int:
 
 
 @cache
-def gpu_count() -> int:
-    """GPUs that nvidia-smi lists; asked without torch, which takes seconds to import."""
+def gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: those in it (Slurm sets it), else all
+    that nvidia-smi lists. Asked without torch, which takes seconds to import.
+    """
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return len([gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()])
+        return tuple(gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip())
     if shutil.which("nvidia-smi") is None:
-        return 0
+        return ()
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return tuple(str(number) for number in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
 
 
-def default_jobs(device: str, configurations: int) -> int:
-    """Cells at once: one a GPU, or one a core as far as memory goes."""
-    if device.startswith("cuda") or (device == "auto" and gpu_count()):
-        return max(1, min(configurations, gpu_count()))
-    return max(1, min(configurations, cores(), free_memory() // KERNEL_BYTES))
+def devices(device: str) -> tuple[str, ...]:
+    """The GPUs among which runs on `device` (auto, cpu, cuda or cuda:N) are shared out; cuda:N is one and no choice."""
+    return gpus() if device in ("auto", "cuda") else ()
 
 
+def default_jobs(device: str, gpus: int, units: int) -> int:
+    """Processes at once: one a GPU, or one a core as far as memory goes."""
+    if gpus or device.startswith("cuda"):
+        return max(1, min(units, gpus))
+    return max(1, min(units, cores(), free_memory() // KERNEL_BYTES))
 
 
 def threads(jobs: int) -> dict[str, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdllm.errors import did_you_mean
 from fastdllm.lab import atomic
-from fastdllm.lab.config.paths import root
+from fastdllm.lab.config.paths import listed, look_up, root
 
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,),
                                       "list": (list, tuple), "dict": (dict,)}
@@ -37,11 +38,12 @@ class Declared:
 
 def find(name: str | Path) -> Path:
     """A notebook by path, or by name in notebooks/. Raises ValueError listing the known ones."""
-    for path in (Path(name), root() / "notebooks" / name, root() / "notebooks" / f"{name}.ipynb"):
-        if path.is_file() and path.suffix == ".ipynb":
+    for path in (Path(name), look_up(Path("notebooks", name)), look_up(Path("notebooks", f"{name}.ipynb"))):
+        if path is not None and path.is_file() and path.suffix == ".ipynb":
             return path.resolve()
-    known = sorted(path.name for path in (root() / "notebooks").glob("*.ipynb"))
-    raise ValueError(f"notebook {str(name)!r}: no such file; allowed: a .ipynb file, or one of {', '.join(known)}")
+    known = [path.name for path in listed("notebooks", "*.ipynb")]
+    raise ValueError(f"notebook {str(name)!r}: no such file; {did_you_mean(Path(name).name, known)}allowed: a .ipynb "
+                     f"file, or one of {', '.join(known)}")
 
 
 def declared(notebook: Path) -> dict[str, Declared]:

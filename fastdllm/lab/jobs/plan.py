@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastdllm.errors import did_you_mean
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.config.shard import Shard
 from fastdllm.lab.jobs import preflight, status
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.jobs.status import ConfigurationState
@@ -32,13 +34,16 @@ class PlannedRun:
 class RunPlan:
     """What happens to a grid's configurations: those that run, records that are copied, what is left alone.
 
-    `copy` holds (from, to): the first is complete, and the second is the same computation under another name.
+    `copy` holds (from, to): the first is complete, and the second is the same computation under another name. `shard`:
+    only this part of each run, others elsewhere. `current` is what it was planned by.
     """
 
     grid: Grid
     run: list[PlannedRun] = field(default_factory=list)
     copy: list[tuple[Configuration, Configuration]] = field(default_factory=list)
     busy: list[ConfigurationState] = field(default_factory=list)
+    shard: Shard | None = None
+    current: CurrentFingerprints = field(default_factory=CurrentFingerprints)
 
     def parameters(self, planned: PlannedRun) -> dict[str, Any]:
         """What the notebook of a run gets."""
@@ -62,9 +67,10 @@ class RunPlan:
 
     def text(self) -> str:
         """What `--dry-run` prints."""
-        lines = []
+        lines, shards = [], self.grid.shards or 1
+        part = f"shard {self.shard} of " if self.shard else f"in {shards} shards " if shards > 1 else ""
         for planned in self.run:
-            lines.append(f"would run    {planned.configuration.path} ({planned.reason}) -> "
+            lines.append(f"would run    {part}{planned.configuration.path} ({planned.reason}) -> "
                          f"{planned.configuration.directory}")
             lines += [f"would share  {to.path} <- {planned.configuration.name} (the same computation)"
                       for to in planned.shared_with]
@@ -78,26 +84,31 @@ def select(
 ) -> list[Configuration]:
     """The configurations of a task and of some names. Raises ValueError for a name that the grid doesn't have."""
     if task is not None and task not in (known := sorted({configuration.task for configuration in configurations})):
-        raise ValueError(f"--task {task!r}; allowed: {', '.join(known)}")
+        raise ValueError(f"--task {task!r}; {did_you_mean(task, known)}allowed: {', '.join(known)}")
     names = list(dict.fromkeys(configuration.name for configuration in configurations))
     for name in config:
         if name not in names and name not in (configuration.path for configuration in configurations):
-            raise ValueError(f"--config {name!r}; allowed: {', '.join(names)}")
+            raise ValueError(f"--config {name!r}; {did_you_mean(name, names)}allowed: {', '.join(names)}")
     wanted = set(config)
     return [configuration for configuration in configurations if task in (None, configuration.task)
             and (not wanted or configuration.name in wanted or configuration.path in wanted)]
 
 
 def plan(grid: Grid, chosen: list[Configuration] | None = None, force: bool | Iterable[str] = False,
-         current: CurrentFingerprints | None = None, queue: Mapping[str, SlurmJob] | None = None) -> RunPlan:
+         current: CurrentFingerprints | None = None, queue: Mapping[str, SlurmJob] | None = None,
+         shard: Shard | None = None) -> RunPlan:
     """Decide for each computation of the grid whether it runs, is copied from another name, or is left alone.
 
     `chosen` are the configurations that were asked for (None: all); one that is complete serves the others that are
     the same computation, chosen or not. `force` names what starts over (True: all that is chosen). `queue` says which
-    configurations wait or run in Slurm.
+    configurations wait or run in Slurm. `shard`: only this part of each; other parts may be at work. Raises ValueError
+    for a shard that is to start over by itself.
     """
-    every, result = grid.configurations(), RunPlan(grid)
-    chosen, current, queue = every if chosen is None else chosen, current or CurrentFingerprints(), queue or {}
+    if shard is not None and force:
+        raise ValueError(f"--force with --shard {shard}; allowed: --force with --shards, all of them at once")
+    current = current or CurrentFingerprints()
+    every, result = grid.configurations(), RunPlan(grid, shard=shard, current=current)
+    chosen, queue = every if chosen is None else chosen, queue or {}
     wanted = {configuration.path for configuration in chosen}
     forced = {configuration.path for configuration in chosen if force is True
               or (not isinstance(force, bool) and {configuration.name, configuration.path} & set(force))}
@@ -107,7 +118,8 @@ def plan(grid: Grid, chosen: list[Configuration] | None = None, force: bool | It
             continue
         states = {configuration.path: status.state_of(configuration, current, queue.get(configuration.path))
                   for configuration in members}
-        if busy := [state for state in states.values() if state.state in ("running", "queued")]:
+        if busy := [state for state in states.values() if state.state in ("running", "queued")
+                    and not (shard and status.only_others(state.configuration.directory, shard))]:
             result.busy += busy
             continue
         again = [configuration for configuration in asked if configuration.path in forced]

@@ -53,4 +53,4 @@ class RunProgress:
     def end(self, name: str, state: str, detail: str) -> None:
         """A configuration has ended."""
         self.bars.remove_task(self.tasks.pop(name))
-        self.print_line(f"{'✓' if state == 'complete' else '✗'} {name}: {state} ({detail})")
+        self.print_line(f"{'✓' if state in ('complete', 'done') else '✗'} {name}: {state} ({detail})")

@@ -1,4 +1,4 @@
-"""Carries out a plan on this machine: a process for each run, as many at once as the machine holds."""
+"""Carries out a plan on this machine: a process for each run or shard, as many at once as the machine holds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,46 +14,53 @@ from typing import IO
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.paths import root
+from fastdllm.lab.config.shard import Shard
 from fastdllm.lab.jobs import notebooks, status
-from fastdllm.lab.jobs.machine import default_jobs, gpu_count, threads
-from fastdllm.lab.jobs.plan import PlannedRun, RunPlan
+from fastdllm.lab.jobs.machine import default_jobs, devices, threads
+from fastdllm.lab.jobs.plan import RunPlan
 from fastdllm.lab.jobs.progress import RunProgress
-from fastdllm.lab.jobs.worker import DONE, LOCKED, Work
+from fastdllm.lab.jobs.units import Unit, start_over, units
+from fastdllm.lab.jobs.worker import DONE, LOCKED, OTHERS_GO_ON, Work
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import PACKAGE
 
 POLL = 0.2     # seconds
+NOTEBOOK_WORKER = "fastdllm.lab.jobs.worker"
+SHARD_WORKER = "fastdllm.lab.evaluation.shard_worker"      # by name: evaluation stands above jobs
 
 
 def share(source: Configuration, target: Configuration) -> None:
     """Give a configuration the record of the configuration that ran the same computation."""
-    with locks.lock(target.directory / status.RUN_LOCK):
+    with locks.lock(target.directory / locks.RUN):
         records.share(source.directory, target.directory, target.name, target.parameters.reuse)
-        for leftover in (*target.directory.glob("partial-*.jsonl"), target.directory / records.SAMPLES,
-                         target.directory / status.OPEN, target.directory / status.FAILED):
+        for leftover in (*journal.paths(target.directory), target.directory / records.SAMPLES):
             leftover.unlink(missing_ok=True)
+        status.clear(target.directory)
 
 
 @dataclass
 class Running:
-    """A worker at work on a planned run."""
+    """A worker at work on a unit."""
 
-    planned: PlannedRun
+    unit: Unit
     process: subprocess.Popen[str]
     log: IO[str]
     slot: int
 
 
-def start(job: Work, log: Path, jobs: int, slot: int = 0, caches: dict[str, str] | None = None) -> tuple[
+def start(job: Work, log: Path, jobs: int, gpu: str | None = None, caches: dict[str, str] | None = None) -> tuple[
         subprocess.Popen[str], IO[str]]:
-    """Start a worker; its output goes to `log`. Its standard input stays open as long as we live."""
+    """Start a worker, on one GPU only where one is named; its output goes to `log`. Its standard input stays open as
+    long as we live.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     handle = log.open("a", encoding="utf-8")
     environment = {**os.environ, **(caches or {}), **threads(jobs), "PYTHONUNBUFFERED": "1",
                    "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    if jobs > 1 and gpu_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpu_count())
-    process = subprocess.Popen([sys.executable, "-m", "fastdllm.lab.jobs.worker"], stdin=subprocess.PIPE, stdout=handle,
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    module = NOTEBOOK_WORKER if Shard.parse(job.shard).whole else SHARD_WORKER
+    process = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=handle,
                                stderr=subprocess.STDOUT, text=True, env=environment, cwd=root())
     assert process.stdin is not None
     process.stdin.write(job.dumps() + "\n")
@@ -60,31 +68,37 @@ def start(job: Work, log: Path, jobs: int, slot: int = 0, caches: dict[str, str]
     return process, handle
 
 
-def run(plan: RunPlan, jobs: int | None = None, show: RunProgress | None = None) -> bool:
-    """Carry out a plan on this machine, each run in a process of its own; True if all of it is complete at the end.
+def run(plan: RunPlan, jobs: int | None = None, show: RunProgress | None = None,
+        gpus: Sequence[str] | None = None) -> bool:
+    """Carry out a plan on this machine, each unit in a process of its own; True if all that was planned is done.
 
-    Raises ValueError before anything starts for what the plan's runs would all fail for (RunPlan.preflight).
+    `gpus` are shared out, one to a process (None: all that this machine or Slurm gives us). Raises ValueError before
+    anything starts for what the plan's runs would all fail for (RunPlan.preflight).
     """
     plan.preflight()
-    show = show or RunProgress()
-    notebook, jobs = notebooks.find(plan.grid.notebook), jobs or plan.grid.jobs or default_jobs(plan.grid.device,
-                                                                                               len(plan.run))
+    show, gpus = show or RunProgress(), devices(plan.grid.device) if gpus is None else tuple(gpus)
+    jobs = jobs or plan.grid.jobs
+    waiting = units(plan, min(len(gpus), jobs or len(gpus)) or 1)
+    jobs = jobs or default_jobs(plan.grid.device, len(gpus), len(waiting))
+    for planned in {unit.planned.configuration.path: unit.planned for unit in waiting if not unit.shard.whole}.values():
+        if planned.forced:
+            start_over(plan, planned)
     for state in plan.busy:
         show.print_line(f"{state.configuration.path}: left alone, {state.state} ({state.detail})")
     copy_complete(plan)
-    good, waiting, running = not plan.busy, list(plan.run), []
+    good, running = not plan.busy, []
     try:
         show.start()
         while waiting or running:
             while waiting and len(running) < jobs:
-                planned = waiting.pop(0)
                 slot = min(set(range(jobs)) - {other.slot for other in running})
-                running.append(begin(plan, planned, notebook, jobs, slot, show))
+                running.append(begin(plan, waiting.pop(0), jobs, slot, gpus, show))
             time.sleep(POLL)
             for one in list(running):
-                directory = one.planned.configuration.directory
-                counts = [journal.progress(path) for path in directory.glob("partial-*.jsonl")]
-                show.update(one.planned.configuration.path, *max(counts, default=(0, 0)))
+                unit = one.unit
+                done, n = max(map(journal.progress, unit.planned.configuration.directory.glob(
+                    journal.pattern(unit.shard))), default=(0, 0))
+                show.update(unit.title, done, len(unit.shard.indexes(n)))
                 if one.process.poll() is not None:
                     running.remove(one)
                     good &= end(one, show)
@@ -102,13 +116,16 @@ def copy_complete(plan: RunPlan) -> None:
         share(source, target)
 
 
-def begin(plan: RunPlan, planned: PlannedRun, notebook: Path, jobs: int, slot: int, show: RunProgress) -> Running:
-    """Start the worker of one run."""
-    directory = planned.configuration.directory
-    job = Work(str(notebook), str(directory / notebook.name), plan.parameters(planned), str(root()))
-    process, log = start(job, directory / records.LOG, jobs, slot, plan.grid.caches)
-    show.begin(planned.configuration.path, planned.reason, directory / records.LOG)
-    return Running(planned, process, log, slot)
+def begin(plan: RunPlan, unit: Unit, jobs: int, slot: int, gpus: Sequence[str], show: RunProgress) -> Running:
+    """Start the worker of one unit; with several GPUs, on that of its slot."""
+    directory, notebook = unit.planned.configuration.directory, notebooks.find(plan.grid.notebook)
+    gpu, parameters = gpus[slot % len(gpus)] if len(gpus) > 1 else None, plan.parameters(unit.planned)
+    job = Work(str(notebook), str(directory / notebook.name),
+               parameters if unit.shard.whole else parameters | {"force": False}, str(root()), str(unit.shard))
+    process, log = start(job, directory / records.LOG, jobs, gpu, plan.grid.caches)
+    reason = unit.planned.reason + (f", GPU {gpu}" if gpu is not None else "")
+    show.begin(unit.title, reason, directory / records.LOG)
+    return Running(unit, process, log, slot)
 
 
 def end(one: Running, show: RunProgress) -> bool:
@@ -116,15 +133,18 @@ def end(one: Running, show: RunProgress) -> bool:
     one.log.close()
     assert one.process.stdin is not None
     one.process.stdin.close()
-    configuration, code = one.planned.configuration, one.process.returncode
+    configuration, code = one.unit.planned.configuration, one.process.returncode
+    if code == OTHERS_GO_ON:
+        show.end(one.unit.title, "done", "the record is made when all shards are")
+        return True
     if code != DONE:
         last = last_line(configuration.directory / records.LOG)
-        show.end(configuration.path, "left alone" if code == LOCKED else "failed", last)
+        show.end(one.unit.title, "left alone" if code == LOCKED else "failed", last)
         return False
     record = records.read(configuration.directory)
-    for target in one.planned.shared_with:
+    for target in one.unit.planned.shared_with:
         share(configuration, target)
-    show.end(configuration.path, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
+    show.end(one.unit.title, "complete", f"{record.score()}, {record.tokens_per_second:.0f} tokens/s, NFE "
              f"{record.forwards}, {record.tokens / max(record.forwards, 1):.2f} tokens per forward, "
              f"{record.seconds:.1f} s")
     return True

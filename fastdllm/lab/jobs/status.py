@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Configuration
+from fastdllm.lab.config.shard import WHOLE, Shard
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import external_code, journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, changes, identity, payload_of
 from fastdllm.lab.records.record import Record
 
 State = Literal["complete", "stale", "partial", "failed", "running", "queued", "not applicable", "pending", "imported"]
-RUN_LOCK, FAILED, OPEN = ".run.lock", "failed.json", "open.json"
+FAILED, OPEN = "failed.json", "open.json"      # of a shard: failed.2of4.json, open.2of4.json
 MARKS = {"complete": "✓", "running": "▶", "queued": "…", "not applicable": "–"}
 
 
@@ -71,13 +72,12 @@ def state_of(
     directory = configuration.directory
     if not directory.is_dir():
         return _waiting(configuration, job) or _after(ConfigurationState(configuration, "pending"), job)
-    holder = locks.holder(directory / RUN_LOCK) or locks.holder(directory / ".samples.lock")
-    if holder is not None:
-        return ConfigurationState(configuration, "running", _running(directory, holder, job))
+    if at_work := locks.at_work(directory):
+        return ConfigurationState(configuration, "running", _running(directory, at_work, job))
     if waiting := _waiting(configuration, job):
         return waiting
-    if (failure := directory / FAILED).exists():
-        return ConfigurationState(configuration, "failed", _last_error(failure))
+    if failures := _of_shards(directory, FAILED):
+        return ConfigurationState(configuration, "failed", "; ".join(map(_last_error, failures)))
     return _after(_recorded(configuration, current), job)
 
 
@@ -85,7 +85,7 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
     """Complete, stale, imported, partial or pending: what the files say against what would run today."""
     directory = configuration.directory
     has_record = (directory / records.SUMMARY).exists()
-    partials = sorted(directory.glob("partial-*.jsonl"))
+    partials = journal.paths(directory)
     if not has_record and not partials:
         return ConfigurationState(configuration, "pending")
     record = None
@@ -102,11 +102,13 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
                             ran.policy(directory) if ran else None)
     except (ValueError, OSError) as error:
         return ConfigurationState(configuration, "stale", f"cannot be checked here: {error}", record)
-    own = journal.path_of(directory, identity(now))
-    if own in partials or (directory / OPEN).exists():
-        done, n = journal.progress(own)
+    if journal.paths(directory, identity(now)) or _of_shards(directory, OPEN):
+        try:
+            standing = journal.standing(directory, identity(now))
+        except ValueError as error:
+            return ConfigurationState(configuration, "failed", str(error), record)
         return ConfigurationState(
-            configuration, "partial", f"{done} of {n}" if n else "interrupted before the first problem", record
+            configuration, "partial", f"{standing}" if standing.n else "interrupted before the first problem", record
         )
     if record is None:
         return ConfigurationState(configuration, "stale", f"unfinished run of {_of_partial(partials[0], now)}")
@@ -148,29 +150,46 @@ def _after(state: ConfigurationState, job: SlurmJob | None) -> ConfigurationStat
     return replace(state, detail=f"{state.detail}; {ended}")
 
 
-def _running(directory: Path, holder: dict[str, Any], job: SlurmJob | None) -> str:
-    counts = [journal.progress(path) for path in directory.glob("partial-*.jsonl")]
-    done, n = max(counts, default=(0, 0))
-    about = f"job {job.name}, {job.node}, {job.elapsed}" if job and job.running else locks.describe(holder)
-    return f"{about}; {done} of {n}" if n else about
+def _running(directory: Path, at_work: dict[Shard, dict[str, Any]], job: SlurmJob | None) -> str:
+    standing, parts = journal.standing(directory), sorted(shard for shard in at_work if not shard.whole)
+    about = f"job {job.name}, {job.node}, {job.elapsed}" if job and job.running else locks.describe(
+        next(iter(at_work.values())))
+    shards = f"; at work: shard {', '.join(map(str, parts))}" if parts else ""
+    return f"{about}; {standing}{shards}" if standing.n else f"{about}{shards}"
 
 
-def fail(directory: Path, error: str, where: str = "") -> None:
-    """Mark a configuration as failed: the last error line and the notebook cell that failed."""
-    atomic.write(directory / FAILED, json.dumps({"error": error, "cell": where}, ensure_ascii=False) + "\n")
+def only_others(directory: Path, shard: Shard) -> bool:
+    """Whether none but other shards of the same split are at work."""
+    return all(other.count == shard.count and other != shard for other in locks.at_work(directory))
 
 
-def clear(directory: Path) -> None:
-    """Take the mark of a failure away."""
-    (directory / FAILED).unlink(missing_ok=True)
+def _of_shards(directory: Path, name: str) -> list[Path]:
+    """The files of a kind that the run and its shards have left."""
+    stem, _, suffix = name.rpartition(".")
+    return sorted(directory.glob(f"{stem}*.{suffix}"))
+
+
+def fail(directory: Path, error: str, where: str = "", shard: Shard = WHOLE) -> None:
+    """Mark a configuration, or a shard of it, as failed: the last error line and the notebook cell that failed."""
+    text = json.dumps({"error": error, "cell": where}, ensure_ascii=False) + "\n"
+    atomic.write(directory / shard.file(FAILED), text)
+
+
+def clear(directory: Path, shard: Shard = WHOLE) -> None:
+    """Take the marks of failures and kills away: the shard's own, and what other splits of the run left."""
+    for path in [*_of_shards(directory, FAILED), *_of_shards(directory, OPEN)]:
+        if (other := Shard.of_file(path)) == shard or other.count != shard.count:
+            path.unlink(missing_ok=True)
 
 
 def _last_error(path: Path) -> str:
+    shard = Shard.of_file(path)
+    part = "" if shard.whole else f"shard {shard}: "
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return f"{values['error']}" + (f" [in cell {values['cell']}]" if values["cell"] else "")
+        return f"{part}{values['error']}" + (f" [in cell {values['cell']}]" if values["cell"] else "")
     except (ValueError, KeyError):
-        return "unknown (failed.json is damaged)"
+        return f"unknown ({path.name} is damaged)"
 
 
 def text(states: list[ConfigurationState], others: list[ConfigurationState] | None = None) -> str:
@@ -189,6 +208,21 @@ def text(states: list[ConfigurationState], others: list[ConfigurationState] | No
     applicable = [state for state in states if state.state != "not applicable"]
     done = sum(state.state == "complete" for state in applicable)
     return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])
+
+
+def kept(configurations: list[Configuration]) -> str:
+    """What an interrupted run leaves: `43 of 150 samples kept; the same command goes on`."""
+    done, sizes = 0, [0]
+    for configuration in configurations:
+        counts = [journal.progress(path) for path in configuration.directory.glob("partial-*.jsonl")]
+        if (configuration.directory / records.SUMMARY).exists() and not counts:
+            record = records.read(configuration.directory)
+            counts = [(record.n, record.n)] if record.status == "complete" else []
+        finished, size = max(counts, default=(0, 0))
+        done, sizes = done + finished, [*sizes, size]
+    # A run that has not begun has as many problems as the others of its grid, as far as is known without its data.
+    total = sum(size or max(sizes) for size in sizes[1:])
+    return f"{done} of {total} samples kept; the same command goes on" if total else "the same command begins again"
 
 
 def all_complete(states: list[ConfigurationState]) -> bool:

@@ -24,11 +24,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.lab import atomic
 from fastdllm.lab.config import yaml_file
-from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Slurm
 from fastdllm.lab.config.paths import root
+from fastdllm.lab.config.shard import WHOLE
 from fastdllm.lab.jobs import slurm
 from fastdllm.lab.jobs.plan import RunPlan
+from fastdllm.lab.jobs.units import Unit, start_over, units
+from fastdllm.lab.records import journal
 from fastdllm.settings import Settings
 from fastdllm.version import __version__
 
@@ -37,9 +40,11 @@ FOLDER = "slurm"
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """One array task: arguments of `fastdllm` and the directory in which it keeps unfinished samples.
+    """One array task: arguments of `fastdllm` and the directory in which it keeps unfinished samples, in files of the
+    names `journals` (a shell pattern).
 
-    `configurations` are complete when it is done; `first` are arguments that hold for the first start only (--force).
+    `configurations` are complete when it is done, a shard's when all its tasks are; `first` are arguments that hold for
+    the first start only (--force).
     """
 
     title: str
@@ -47,6 +52,7 @@ class ArrayTask:
     directory: Path
     configurations: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
+    journals: str = journal.pattern(WHOLE)
 
 
 class Submission(Settings):
@@ -69,6 +75,7 @@ class SubmissionPlan:
     tasks: tuple[ArrayTask, ...]
     grid: Grid | None = None
     report: str | None = None
+    runs: RunPlan | None = None
 
     @property
     def text(self) -> str:
@@ -81,7 +88,7 @@ class SubmissionPlan:
 
 
 def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
-    """A plan's array: one task for each run, which also serves the configurations that share it.
+    """A plan's array: one task for each run or shard, which also serves the configurations that share the run.
 
     Raises ValueError if there is nothing to submit.
     """
@@ -93,16 +100,18 @@ def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
         )
     folder, name = grid.directory / FOLDER, new_name(grid.experiment)
     params = folder / f"{name}.yml"
-    tasks = tuple(_task(params, [planned.configuration, *planned.shared_with], planned.forced) for planned in plan.run)
-    title = f"{grid.experiment}: {len(tasks)} runs for {sum(len(task.configurations) for task in tasks)} configurations"
+    tasks = tuple(_task(params, unit) for unit in units(plan))
+    served = sum(1 + len(planned.shared_with) for planned in plan.run)
+    shards = f" in {len(tasks)} shards" if len(tasks) > len(plan.run) else ""
+    title = f"{grid.experiment}: {len(plan.run)} runs{shards} for {served} configurations"
     script = render(name, tasks, grid.slurm, folder, ("doctor", str(params), "--offline"), grid.caches, title)
     if not report:
-        return SubmissionPlan(name, folder, script, tasks, grid)
+        return SubmissionPlan(name, folder, script, tasks, grid, runs=plan)
     task = ArrayTask("the report", ("grid", "report", str(params)), folder)
     light = grid.slurm.model_copy(update={"gres": None, "constraint": None})
     after = render(f"{name}-report", (task,), light, folder, (), grid.caches,
                    f"{grid.experiment}: the report, when the grid is through")
-    return SubmissionPlan(name, folder, script, tasks, grid, after)
+    return SubmissionPlan(name, folder, script, tasks, grid, after, plan)
 
 
 def plan_command(title: str, command: Sequence[str], directory: Path, settings: Slurm,
@@ -114,8 +123,14 @@ def plan_command(title: str, command: Sequence[str], directory: Path, settings: 
 
 
 def submit(plan: SubmissionPlan) -> Submission:
-    """Write the files of a plan, submit it, and note what was submitted. Raises SlurmError with Slurm's words."""
+    """Write the files of a plan, submit it, and note what was submitted. Raises SlurmError with Slurm's words, and
+    ValueError for forced runs in shards whose identity only a GPU node could tell.
+    """
     script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
+    if plan.runs is not None and (plan.runs.grid.shards or 1) > 1:
+        for planned in plan.runs.run:
+            if planned.forced:
+                start_over(plan.runs, planned)
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
         values = as_submitted.model_dump(mode="json", exclude_defaults=True)
@@ -141,12 +156,16 @@ def submissions(directory: Path) -> list[Submission]:
 
 
 def cell_jobs(directory: Path) -> dict[str, slurm.SlurmJob]:
-    """The latest Slurm task of every configuration that was submitted, by its path; forgotten jobs are left out."""
-    latest = {configuration: (note.job, index) for note in submissions(directory)
-              for index, configurations in enumerate(note.tasks) for configuration in configurations}
+    """The latest Slurm task of every configuration that was submitted, by its path; forgotten jobs are left out. Of
+    several, one for each shard: one that runs, else that waits, else that ended badly.
+    """
+    latest = {configuration: (note.job, [index for index, own in enumerate(note.tasks) if configuration in own])
+              for note in submissions(directory) for configurations in note.tasks for configuration in configurations}
     known = slurm.jobs(job for job, _ in latest.values())
-    jobs = {path: known.get((job, index)) or known.get((job, None)) for path, (job, index) in latest.items()}
-    return {path: job for path, job in jobs.items() if job is not None}
+    jobs = {path: [task for index in indexes if (task := known.get((job, index)) or known.get((job, None)))]
+            for path, (job, indexes) in latest.items()}
+    return {path: min(tasks, key=lambda job: (not job.running, not job.waiting, job.state == "COMPLETED"))
+            for path, tasks in jobs.items() if tasks}
 
 
 def cancel(directory: Path, configurations: set[str] | None = None) -> list[str]:
@@ -223,14 +242,18 @@ def new_name(experiment: str) -> str:
     return f"{experiment}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _task(params: Path, configurations: Sequence[Configuration], forced: bool) -> ArrayTask:
-    command = ["grid", "run", str(params), "--task", configurations[0].task, "--jobs", "1"]
+def _task(params: Path, unit: Unit) -> ArrayTask:
+    planned, shard = unit.planned, unit.shard
+    configurations = [planned.configuration, *planned.shared_with]
+    command = ["grid", "run", str(params), "--task", configurations[0].task]
     for configuration in configurations:
         command += ["--config", configuration.name]
     paths = tuple(configuration.path for configuration in configurations)
-    return ArrayTask(
-        ", ".join(paths), tuple(command), configurations[0].directory, paths, ("--force",) if forced else ()
-    )
+    title, directory = ", ".join(paths), configurations[0].directory
+    if shard.whole:
+        return ArrayTask(title, tuple(command), directory, paths, ("--force",) if planned.forced else ())
+    return ArrayTask(f"{title}: shard {shard}", (*command, "--shard", str(shard)), directory, paths,
+                     journals=journal.pattern(shard))
 
 
 def _keep(folder: Path, note: Submission) -> None:

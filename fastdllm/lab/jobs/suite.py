@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.lab.config import grid_file, yaml_file
-from fastdllm.lab.config.paths import root
+from fastdllm.lab.config.paths import listed, look_up
 from fastdllm.lab.jobs import notebook_run, notebooks, runner
 from fastdllm.lab.jobs.plan import plan
 
@@ -28,13 +28,13 @@ class Entry:
 
 def own_parameters(notebook: Path, size: str) -> dict[str, Any]:
     """The parameters of a notebook at a size, smoke or full: params/SIZE/NAME.yml, none if there is no such file."""
-    path = root() / "params" / size / f"{notebook.stem}.yml"
-    return notebooks.check(notebook, yaml_file.read(path).values) if path.exists() else {}
+    path = look_up(Path("params", size, f"{notebook.stem}.yml"))
+    return notebooks.check(notebook, yaml_file.read(path).values) if path else {}
 
 
 def entries(smoke: bool = False, only: str = "") -> list[Entry]:
     """The notebooks in reading order. Raises ValueError if `only` names none of them."""
-    paths = [path for path in sorted((root() / "notebooks").glob("*.ipynb"))
+    paths = [path for path in listed("notebooks", "*.ipynb")
              if path.stem not in RUN_BY_GRIDS and only in path.stem]
     if not paths:
         raise ValueError(f"--only {only!r}: no such notebook; allowed: part of a name in notebooks/")

@@ -38,13 +38,19 @@ def is_results(values: dict[str, Any]) -> bool:
 
 
 def read(path: Path, top: Path, values: dict[str, Any]) -> list[StatedResult]:
-    """One result for each task of the file that is not part of a group; a group without scores gives its parts."""
+    """One result for each task of the file that is not part of a group; a group without scores gives its parts.
+
+    Raises ValueError for a file in which there is none.
+    """
     groups = {task: [str(part) for part in parts] for task, parts in _object(values, "group_subtasks").items()
               if isinstance(parts, list)}
     inner = {part for task, parts in groups.items() if _scores(values, task) for part in parts}
     empty = {task for task, parts in groups.items() if not _scores(values, task)
              and any(_scores(values, part) for part in parts)}
-    return [_result(path, top, values, task, groups) for task in values["results"] if task not in inner | empty]
+    tasks = [task for task in values["results"] if task not in inner | empty]
+    if not tasks:
+        raise ValueError("results: no task, or only parts of each other; allowed: at least one task or group")
+    return [_result(path, top, values, task, groups) for task in tasks]
 
 
 def _result(path: Path, top: Path, values: dict[str, Any], task: str, groups: dict[str, list[str]]) -> StatedResult:
@@ -61,11 +67,12 @@ def _result(path: Path, top: Path, values: dict[str, Any], task: str, groups: di
     leaves = _leaves(task, groups)
     result = StatedResult(
         path, "lm_eval", location.name, location.batch, task, location.config, stated_k or location.k,
-        layers.strip("[]() ") if layers else None, _limit(values, location, reading), _size(values, leaves, reading),
+        re.sub(r"[\[\]()\s]", "", layers) if layers else None, _limit(values, location, reading),
+        _size(values, leaves, reading),
         headline, metrics.get(headline) if headline and 0 <= metrics[headline] <= 1 else None, metrics,
         finished=timestamp(path.stem.removeprefix("results_")), commit=commit,
         gpu=_gpu(values), torch=_torch(values), settings=settings,
-        group_means=_group_means(values, headline, groups.get(task, [])),
+        group_means=_group_means(values, headline, groups.get(task, []), groups),
         contradictions=(("k", str(stated_k), str(location.k)),) if stated_k and location.k not in (None, stated_k)
         else ())
     result = _with_samples(result, leaves, reading)
@@ -151,10 +158,11 @@ def _effective(values: dict[str, Any], leaf: str, reading: Reading) -> int | Non
     return None if stated is None else reading.whole(f"n-samples.{leaf}", stated, 1)
 
 
-def _group_means(values: dict[str, Any], metric: str, parts: list[str]) -> dict[str, float]:
+def _group_means(values: dict[str, Any], metric: str, parts: list[str],
+                 groups: dict[str, list[str]]) -> dict[str, float]:
     """The mean of a group's parts by problems and by parts; {} where a part's score or size is missing."""
     scores = [_metrics(values, part, Reading()).get(metric) for part in parts]
-    sizes = [_effective(values, part, Reading()) for part in parts]
+    sizes = [_size(values, _leaves(part, groups), Reading()) for part in parts]
     if not parts or None in scores or None in sizes:
         return {}
     known = [(score, size) for score, size in zip(scores, sizes, strict=True) if score is not None and size is not None]

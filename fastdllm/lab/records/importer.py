@@ -7,6 +7,7 @@ hold it, and an accuracy whose n is unknown gets the interval from 0 to 1.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def take(folder: Path, experiment: str | None = None, target: Path | None = None
     files = [*sorted(folder.rglob(records.SUMMARY)), *sorted(folder.rglob("results*.json"), reverse=True)]
     if not files:
         raise ValueError(f"{folder}: holds no {records.SUMMARY} and no results_*.json; {ALLOWED}")
-    lines, taken, count = [], {}, 0
+    lines: list[str] = []
+    taken: dict[Path, StatedResult] = {}
+    count = 0
     for path in files:
         name = path.relative_to(folder)
         try:
@@ -46,14 +49,17 @@ def take(folder: Path, experiment: str | None = None, target: Path | None = None
             count += 1
             try:
                 home = _home(result, path, folder, experiment, target or executed())
+                if home in taken and (settings := _apart(result, taken[home])):
+                    home, result = home.with_name(f"{home.name}_{settings}"), replace(
+                        result, config=f"{result.config}_{settings}")
                 if home in taken:
-                    raise ValueError(f"{home} holds what {taken[home]} states already; allowed: one result a "
-                                     "configuration (of several results files, the newest)")
+                    raise ValueError(f"{home} holds what {taken[home].file.relative_to(folder)} states already; "
+                                     "allowed: one result a configuration (of several results files, the newest)")
                 records.write(home, record(result, experiment or _experiment(result)))
             except ValueError as error:
                 lines.append(f"✗ {name}: {result.task}: {error}")
                 continue
-            taken[home] = name
+            taken[home] = result
             lines.append(f"✓ {name} -> {home}" + "".join(f"\n    not read: {text}" for text in result.skipped)
                          + "".join(f"\n    {text}" for text in result.interpreted))
     if not taken:
@@ -82,6 +88,13 @@ def _home(result: StatedResult, path: Path, top: Path, experiment: str | None, t
     if (home / records.SUMMARY).exists() and records.read(home).status != "imported":
         raise ValueError(f"{home} holds a record of a run of ours; allowed: another --experiment")
     return home
+
+
+def _apart(result: StatedResult, other: StatedResult) -> str:
+    """What a result ran with and another of the same folder did not, as a part of a name; "" for the same settings."""
+    values, theirs = ({"k": one.k, "layers": one.layers, **one.settings} for one in (result, other))
+    return _file_name("_".join(f"{name}-{value}" for name, value in values.items() if value != theirs.get(name)
+                               and value is not None)) if values != theirs else ""
 
 
 def record(result: StatedResult, experiment: str) -> Record:

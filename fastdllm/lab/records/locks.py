@@ -1,4 +1,10 @@
-"""One process per configuration. The lock is the kernel's (flock): it ends with its holder, however that ends."""
+"""One process per configuration, or per shard of it. The lock is the kernel's (flock): it ends with its holder,
+however that ends.
+
+    .run.lock, .samples.lock        held by a worker as long as it lives, and while problems are solved
+    .run.2of4.lock, .samples.2of4.lock    the same for a shard
+    .record.lock                    held for a moment: to begin, to end, and while the record is written
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from fastdllm.lab.config.shard import Shard
+
 POLL = 0.05   # seconds
+RUN, SAMPLES, RECORD = ".run.lock", ".samples.lock", ".record.lock"
 
 
 class Locked(RuntimeError):
@@ -52,6 +61,30 @@ def holder(path: Path) -> dict[str, Any] | None:
         return None
     with path.open("r", encoding="utf-8") as handle:
         return None if _try(handle, fcntl.LOCK_SH, path) else _read(handle)
+
+
+@contextmanager
+def shard_lock(directory: Path, shard: Shard) -> Iterator[None]:
+    """Hold a shard's problems for the length of the block, the record's lock being held at its beginning.
+
+    Raises Locked at once if another process is at them, or if another split of the run is under way.
+    """
+    for other, about in at_work(directory, SAMPLES).items():
+        if other.count != shard.count:
+            raise Locked(f"{directory}: another process works on it, on shard {other} ({describe(about)})")
+    with lock(directory / shard.file(SAMPLES), wait=0.0):
+        yield
+
+
+def at_work(directory: Path, *names: str) -> dict[Shard, dict[str, Any]]:
+    """The shards that processes are at, and who; `names` are the kinds of locks (none: RUN and SAMPLES)."""
+    held: dict[Shard, dict[str, Any]] = {}
+    for name in names or (RUN, SAMPLES):
+        stem, suffix = name[:name.rindex(".")], name[name.rindex("."):]
+        for path in sorted(directory.glob(f"{stem}*{suffix}")):
+            if (about := holder(path)) is not None:
+                held.setdefault(Shard.of_file(path), about)
+    return held
 
 
 def describe(about: dict[str, Any]) -> str:

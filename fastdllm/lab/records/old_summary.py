@@ -53,7 +53,11 @@ def read(path: Path, top: Path) -> StatedResult:
     if layers and location.layers and layers != location.layers:
         contradictions.append(("layers", layers, location.layers))
     limit = _limit(named, location.limit, reading)
-    if "accuracy" not in stated:
+    for ours, names in NAMES.items():
+        for name in names if ours not in stated else ():
+            if isinstance(values.get(name), (list, dict) if ours == "accuracy" else list):      # else: a level
+                reading.skip(name, values[name], "one value")
+    if "accuracy" not in stated and not reading.skipped:
         reading.skipped.append("accuracy is not stated")
     for name in ("k", "layers", "limit"):
         settings.pop(name, None)

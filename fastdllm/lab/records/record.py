@@ -129,7 +129,9 @@ class Record(Settings):
     forwards_run: int | None = Field(default=None, description="policy verify: passes through the network that carried "
                                                                "a row, summed; `nfe` is what k=1 needs")
     drafts: tuple[DraftTotal, ...] = Field(default=(), description="policy verify: drafts by depth and kind")
+    executor: str = Field(default="", description="how the forwards were computed: fast, eager; '' in older records")
     sessions: int = Field(default=1, description="1 + the number of times the run was interrupted and resumed")
+    shards: int = Field(default=1, description="parts that were solved by a process each; seconds is their sum")
     samples_sha256: str | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
 
@@ -146,8 +148,9 @@ class Record(Settings):
         content = self.model_dump(mode="json", by_alias=True, exclude={"checksum"})
         if self.forwards_run is None:
             del content["forwards_run"], content["drafts"]
-        if not self.unknown:
-            del content["unknown"]
+        for name in ("unknown", "executor"):
+            if not content[name]:
+                del content[name]
         for part in (content, content["parameters"], *(content["parameters"][name] for name in ("decoding", "reuse"))):
             for name in self.unknown:
                 part.pop(name, None)
@@ -262,6 +265,7 @@ def row(record: Record) -> dict[str, Any]:
         "threshold": parameters.decoding.threshold, "batch_size": parameters.batch_size,
         "small_block": parameters.decoding.small_block, "block_cache": parameters.decoding.block_cache,
         "dtype": parameters.dtype, "device": parameters.device, "seed": parameters.seed, "repeat": parameters.repeat,
+        "shards": record.shards,
         "limit": record.limit, "n": record.n, "metric": record.metric, "accuracy": headline.value,
         "low": headline.low, "high": headline.high, "correct": headline.correct, "empty": record.empty,
         "tokens": record.tokens, "seconds": record.seconds, "tokens_per_second": record.tokens_per_second,
@@ -271,6 +275,7 @@ def row(record: Record) -> dict[str, Any]:
         **{kind: record.decisions.get(kind, 0) for kind in ("recompute", "reuse", "fallback", "bypass")},
         "reused_nothing": record.reused_nothing, "node": record.environment.node,
         "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,
+        "executor": record.executor,
         "load_seconds": record.load_seconds, "date": record.date, "identity": record.identity,
     }
     return flat | {name: float("nan") if isinstance(flat[name], (int, float)) else None

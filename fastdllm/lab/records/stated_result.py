@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ SETTING_NAMES = {
     "batch_size": ("batch_size",), "threshold": ("threshold",), "temperature": ("temperature",), "top_p": ("top_p",),
     "dtype": ("dtype", "model_dtype"), "stop_strings": ("stop_strings", "until")}
 OURS = {theirs: ours for ours, names in SETTING_NAMES.items() for theirs in names}
+LONGEST = 300       # digits of a whole number that can still be one in a table
 IRRELEVANT = ("show_speed", "experiment_name", "output_path", "log_samples")      # shape no answer
 
 
@@ -138,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ValueError that says what the file holds instead."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:      # of JSON, its encoding or its numbers; no plain file
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{type(values).__name__}; allowed: a JSON object")
@@ -184,11 +186,12 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
 
 def plain_number(value: Any, otherwise: Any = None) -> Any:
     """A finite number, or a string that is one ("1", "0.5"); `otherwise` for everything else ("1,000", true)."""
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*", value):
-        return float(value) if re.search(r"[.eE]", value) else int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\s*", value):
+        number = float(value) if re.search(r"[.eE]", value) or len(value) > LONGEST else int(value)
+        return number if math.isfinite(number) else otherwise
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return otherwise
-    return value
+    return value if abs(value) <= sys.float_info.max else otherwise      # nan and infinity are not, nor is 10**400
 
 
 def timestamp(value: Any) -> str | None:

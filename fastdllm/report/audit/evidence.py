@@ -25,7 +25,7 @@ LEVELS: tuple[Level, ...] = ("impossible", "doubtful", "note")
 # as it stands; group_means, sample_means: as in lab.records.stated_result.
 COLUMNS = ("row", "batch", "task", "config", "k", "layers", "settings", "limit", "n", "n_stated", "metric", "metrics",
            "accuracy", "tokens", "seconds", "tokens_per_s", "finished", "code", "dirty", "torch", "hardware", "node",
-           "empty", "reuse", "model", "origin", "file", "problem", "skipped", "interpreted", "group_means",
+           "shards", "empty", "reuse", "model", "origin", "file", "problem", "skipped", "interpreted", "group_means",
            "sample_means")
 EMPTY: dict[str, Any] = {"settings": {}, "metrics": {}, "group_means": {}, "sample_means": {}, "skipped": (),
                          "interpreted": ()}             # what stands where nothing is given

@@ -55,13 +55,18 @@ def read(directory: str | Path) -> Evidence:
         is_summary = path.name == records.SUMMARY
         if is_summary and old_summary.is_record(values):
             rows.append(_read_record(path, top))
-        elif harness_results.is_results(values):
-            for result in harness_results.read(path, top, values):
-                _add(result, top, rows, statements)
-        elif is_summary:
-            _add(old_summary.read(path, top), top, rows, statements)
-        else:
+            continue
+        if not is_summary and not harness_results.is_results(values):
             rows.append(_broken(path, top, "neither a summary nor results of lm-evaluation-harness", "unreadable"))
+            continue
+        try:
+            results = (harness_results.read(path, top, values) if harness_results.is_results(values)
+                       else [old_summary.read(path, top)])
+        except ValueError as error:
+            rows.append(_broken(path, top, str(error), "unreadable"))
+            continue
+        for result in results:
+            _add(result, top, rows, statements)
     if not rows:
         raise ValueError(f"directory={str(directory)!r}; allowed: a folder that holds summary.json or results_*.json")
     return Evidence.of(rows, statements)
@@ -110,7 +115,7 @@ def _record_row(record: records.Record, file: str) -> dict[str, Any]:
             # the hash names the code whatever its commit; an imported record has none
             "code": code.commit if imported else code.hash[:8], "dirty": code.dirty if imported else False,
             "torch": _known(where.torch), "hardware": _known(where.device_name), "node": _known(where.node),
-            "empty": None if imported else record.empty,
+            "shards": record.shards, "empty": None if imported else record.empty,
             "reuse": None if imported else record.decisions.get("reuse", 0) + record.nfe.get("replay", 0),
             "model": record.checkpoint.name, "origin": "imported" if imported else "record", "file": file}
 

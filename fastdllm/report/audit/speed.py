@@ -102,8 +102,11 @@ def launch_times(evidence: Evidence) -> Iterator[Finding]:
 
 
 def side_by_side(evidence: Evidence) -> Iterator[Finding]:
-    """Runs that overlapped in time on one machine: each took from the other's cores, memory or GPU."""
+    """Runs that overlapped in time on one machine: each took from the other's cores, memory or GPU. Not of runs in
+    shards, whose seconds are a sum and tell no beginning.
+    """
     rows = evidence.rows[(evidence.rows["origin"] == "record") & evidence.rows["finished"].notna()]
+    rows = rows[~(pd.to_numeric(rows["shards"]) > 1)]
     rows = rows.drop_duplicates(["node", "seconds", "tokens_per_s", "finished"])    # a record under several names
     for (batch, node), part in rows.groupby(["batch", "node"], sort=False):
         ends = pd.to_datetime(part["finished"], format=STAMP).to_numpy()

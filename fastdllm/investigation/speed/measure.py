@@ -1,0 +1,105 @@
+"""What this device does: copy bandwidth, rate of matrix products, and milliseconds of our forwards by kind and rows."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from fastdllm.decode import denoise
+from fastdllm.investigation.speed.random_weights import random_prompts
+from fastdllm.model.lm import LM
+from fastdllm.report import cost_model
+from fastdllm.settings import Decoding
+
+PREFIX, TOKENS = 256, 64      # of each row that is timed: two blocks of new tokens
+WIDTH = {"full": 32, "small": 8, "commit": 32, "prefill": PREFIX}
+READ = {"full": 8, "small": 8, "commit": 1, "prefill": 1}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best_seconds(call: Callable[[], object], device: torch.device, repeats: int = 8) -> float:
+    """The shortest time of a call, after one to warm up: what the device can do, whoever else uses the machine."""
+    call()
+    times = []
+    for _ in range(repeats):
+        synchronise(device)
+        began = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def copy_bandwidth(device: torch.device, gigabytes: float | None = None) -> float:
+    """Bytes per second of a large copy, counting those read and those written."""
+    size = (4.0 if device.type == "cuda" else 0.25) if gigabytes is None else gigabytes
+    a = torch.randn(int(size * 1e9 / 4), device=device)
+    b = torch.empty_like(a)
+    return 2 * a.numel() * 4 / best_seconds(lambda: b.copy_(a), device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large square product, a multiply-add counted as two."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n ** 3 / best_seconds(lambda: a @ b, device)
+
+
+@dataclass(frozen=True)
+class ForwardTime:
+    """Forwards of one kind over `rows` rows: median milliseconds with the host's work, how many there were, and the
+    milliseconds that bytes or arithmetic alone would take."""
+
+    kind: str
+    rows: int
+    ms: float
+    count: int
+    bound_ms: float
+
+    @property
+    def share(self) -> float:
+        """Of the bound: 1 is as fast as the device can be."""
+        return self.bound_ms / self.ms
+
+
+def forward_times(lm: LM, rows: int, bandwidth: float, flops: float) -> list[ForwardTime]:
+    """Decode one random prompt in `rows` rows together, one token a forward, and time each kind of forward.
+
+    Equal rows are in step: a forward of each is one forward of all. Where rounding takes them apart, only forwards of
+    one kind in all rows count. The first decoding warms up.
+    """
+    config = lm.config
+    prompts = random_prompts(1, PREFIX, PREFIX, vocabulary=min(100_000, config.vocab_size - 1)) * rows
+    decoding = Decoding(threshold=1.0, max_new_tokens=TOKENS, stop_ids=(), mask_id=lm.mask_id)
+    for _ in range(2):
+        seconds: dict[str, list[float]] = defaultdict(list)
+        kinds: set[str] = set()
+        synchronise(lm.device)
+        last = time.perf_counter()
+        for number, step in enumerate(denoise(lm, prompts, decoding=decoding, batch_size=rows), start=1):
+            kinds.add(step.kind)
+            if number % rows == 0:
+                now = time.perf_counter()
+                if len(kinds) == 1:
+                    seconds[step.kind].append(now - last)
+                kinds, last = set(), now
+    return [ForwardTime(kind, rows, 1e3 * median(each), len(each), 1e3 * bound(lm, kind, rows, bandwidth, flops))
+            for kind, each in sorted(seconds.items())]
+
+
+def bound(lm: LM, kind: str, rows: int, bandwidth: float, flops: float) -> float:
+    """Seconds that a forward takes at least: its bytes at the copy's bandwidth, or its arithmetic at the products'."""
+    config, item = lm.config, lm.dtype.itemsize
+    moved = cost_model.forward_bytes(config, config.num_hidden_layers, rows=rows, visible=PREFIX + 32, item=item)
+    counted = cost_model.forward_flops(config, config.num_hidden_layers, rows * WIDTH[kind], rows * READ[kind])
+    return max(moved / bandwidth, counted / flops)

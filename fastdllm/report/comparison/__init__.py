@@ -1,0 +1,1 @@
+"""Records held against each other, whoever ran them: `sides` reads, `pairs` counts, `text` and `page` show."""

@@ -1,0 +1,45 @@
+"""A comparison as one HTML file that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fastdllm.lab import atomic
+from fastdllm.report.comparison import text
+from fastdllm.report.comparison.pairs import Comparison, Pair
+from fastdllm.tasks import Problem
+
+MOST = 200          # problems that a page shows of each kind: who wants more reads them as data
+
+
+def write(comparison: Comparison, path: Path) -> Path:
+    """Write the page; returns its path."""
+    wordings = text.problem_texts(comparison)
+    letters = list(comparison.letters)[1:]
+    parts = [{"letter": letter, "lines": list(text.lines(pair, letter)),
+              "turned": [{"how": how, "count": len(pair.turned(how)), "problems": problems(pair, how, wordings)}
+                         for how in ("lost", "won")]}
+             for letter, pair in zip(letters, comparison.pairs, strict=True)]
+    environment = Environment(loader=PackageLoader("fastdllm.report.comparison", "."), autoescape=True,
+                              undefined=StrictUndefined)
+    settings, scores = comparison.settings(), text.table(comparison)
+    body = environment.get_template("page.html.j2").render(
+        title=" against ".join(side.name for side in comparison.sides), letters=comparison.letters, parts=parts,
+        tables=[(title, list(table.columns), table.to_numpy().tolist())
+                for title, table in (("What differs", settings), ("Scores and costs", scores))], most=MOST)
+    atomic.write(path, body)
+    return path
+
+
+def problems(pair: Pair, how: str, wordings: dict[str, Problem]) -> list[dict[str, object]]:
+    """The problems that turned, with both answers."""
+    rows = []
+    for problem, row in pair.turned(how).head(MOST).iterrows():
+        wording = wordings.get(str(problem))
+        rows.append({"id": problem, "asked": text.asked(wording) if wording else "",
+                     "target": wording.target if wording else "", "explore": text.explore(pair, str(problem)),
+                     "a": row["output_a"] if isinstance(row["output_a"], str) else "(no text is kept)",
+                     "b": row["output_b"] if isinstance(row["output_b"], str) else "(no text is kept)"})
+    return rows

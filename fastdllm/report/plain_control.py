@@ -1,0 +1,120 @@
+"""Grids that hold thresholds and reuse: each reuse against the best plain threshold that is at least as fast.
+
+Lowering the threshold costs accuracy and buys speed with no reuse at all, so it is what a reuse has to beat. "At least
+as fast" is by the cost model's seconds where the table has them (`predicted_seconds`), else by the clock's, and there
+only between runs of one executor on one device.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false, reportOptionalMemberAccess=false
+# (pandas' own annotations make every df[...] a union)
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from fastdllm import stats
+from fastdllm.display.tables import interval_text, whole
+from fastdllm.report.results import Outcomes, Results, without_reuse
+
+SLACK = 1.02        # so much slower still counts as equally fast
+COLUMNS = ("control", "gain", "gain_low", "gain_high", "won", "lost_to_it", "gain_p")
+
+
+def applies(table: pd.DataFrame) -> bool:
+    """Whether a grid holds plain rows of several thresholds, and reuse to be held against them."""
+    return len(table) > 0 and table.loc[table["k"] == 1, "threshold"].nunique() > 1 and bool((table["k"] > 1).any())
+
+
+def against_plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """The grid's table with the comparison: for each reuse row the configuration of its `control` ("": none is as
+    fast), the points won over it with their 95 % interval (paired where single answers are kept), problems won and
+    lost, McNemar's p.
+
+    `relative_speed` is each row's speed over that of the plain row of the highest threshold.
+    table: `tables.grid_table(results)`.
+    """
+    rows = table.to_dict("records")
+    for row, record in zip(rows, results.records, strict=True):
+        row |= dict.fromkeys(COLUMNS, math.nan) | {"control": "", "family": without_reuse(record, "threshold"),
+                                                  "time": time_of(row)}
+    for row in rows:
+        plain = [other for other in rows if other["family"] == row["family"] and other["k"] == 1]
+        if plain:
+            reference = max(plain, key=lambda other: other["threshold"])
+            row["relative_speed"] = reference["time"] / row["time"]
+        fast = [other for other in plain if other["time"] <= SLACK * row["time"] and comparable(other, row)]
+        if row["k"] > 1 and fast:
+            row |= gain(max(fast, key=lambda other: other["accuracy"]), row, results.outcomes)
+    return pd.DataFrame(rows).drop(columns=["family", "time"])
+
+
+def time_of(row: dict[str, Any]) -> float:
+    """Seconds a token: the cost model's, or the clock's; nan where neither is known."""
+    seconds = row.get("predicted_seconds", math.nan)
+    return (row["seconds"] if seconds != seconds else seconds) / (row["tokens"] or math.nan)
+
+
+def comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the times of two rows measure the same: predicted ones do, clocks on one device with one executor do."""
+    predicted = row_is_predicted(one) and row_is_predicted(other)
+    return predicted or all(one[name] == other[name] for name in ("executor", "device_name"))
+
+
+def row_is_predicted(row: dict[str, Any]) -> bool:
+    """Whether a row's time is the cost model's."""
+    seconds = row.get("predicted_seconds", math.nan)
+    return seconds == seconds
+
+
+def gain(control: dict[str, Any], row: dict[str, Any], outcomes: dict[str, Outcomes | None]) -> dict[str, Any]:
+    """What a reuse row wins over its control, in points."""
+    one, other = outcomes[control["folder"]], outcomes[row["folder"]]
+    if one is not None and other is not None and one.ids == other.ids:
+        pair = stats.compare_paired(one.correct, other.correct)
+        return {"control": control["config"], "gain": 100 * pair.difference, "gain_low": 100 * pair.low,
+                "gain_high": 100 * pair.high, "won": pair.gained, "lost_to_it": pair.lost, "gain_p": pair.p}
+    low, high = stats.difference_unpaired(control["correct"], control["n"], row["correct"], row["n"])
+    return {"control": control["config"], "gain": 100 * (row["accuracy"] - control["accuracy"]), "gain_low": 100 * low,
+            "gain_high": 100 * high}
+
+
+def as_text(rows: pd.DataFrame) -> pd.DataFrame:
+    """`against_plain` for people, the fastest last."""
+    shown = []
+    for row in rows.sort_values(["task", "relative_speed"], kind="stable").to_dict("records"):
+        reuses = row["k"] > 1
+        shown.append({
+            "task": row["task"], "config": row["config"], "threshold": f"{row['threshold']:g}",
+            "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100), "n": whole(row["n"]),
+            "forwards": whole(row["forwards_run"]), "speed": f"{row['relative_speed']:.2f}",
+            "best plain as fast": (row["control"] or "none is as fast") if reuses else "",
+            "points won over it": interval_text(row["gain"], row["gain_low"], row["gain_high"]) if reuses else "",
+            "won, lost": f"{row['won']:.0f}, {row['lost_to_it']:.0f}" if row["won"] == row["won"] else ""})
+    table = pd.DataFrame(shown)
+    return table.drop(columns="task") if table["task"].nunique() == 1 else table
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """What the columns of `as_text` are, and by which clock."""
+    predicted = all(row_is_predicted(row) for row in rows.to_dict("records"))
+    clock = "the cost model's prediction from the forwards" if predicted else "tokens/s by the clock, one run each"
+    return (f"speed: {clock}, over that of the plain row of the highest threshold; best plain as fast: the most "
+            "accurate configuration without reuse that is at least as fast; points won over it: with the 95 % "
+            "interval, on the same problems")
+
+
+def sentences(rows: pd.DataFrame) -> list[str]:
+    """One sentence for each reuse row: whether it beats lowering the threshold."""
+    lines = []
+    for row in rows[rows["k"] > 1].to_dict("records"):
+        name = f"{row['task']} {row['config']}"
+        if not row["control"]:
+            lines.append(f"{name}: no plain threshold of this grid is as fast")
+            continue
+        lines.append(f"{name} against {row['control']}: "
+                     f"{stats.say_difference(row['gain'], row['gain_low'], row['gain_high'], row['n'])}")
+    return lines

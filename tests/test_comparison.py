@@ -1,0 +1,242 @@
+"""Records held against each other, and one problem of a record played again."""
+
+import json
+import re
+import shlex
+import shutil
+
+import pandas as pd
+import pytest
+from lab_support import checkpoint, command, invoke, params
+from report_support import fill
+
+from fastdllm import stats
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config.grid import Grid
+from fastdllm.report import cell_report
+from fastdllm.report.comparison import sides
+from fastdllm.report.comparison.pairs import Comparison
+from fastdllm.share import bundle
+
+N = 60
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project in which a grid has records: k=2 loses ten points, k=3 twenty."""
+    monkeypatch.setenv("FASTDLLM_HOME", str(tmp_path))
+    grid = Grid(experiment="study", output=str(tmp_path / "executed"), limit=N,
+                axes={"k": [1, 2, 3], "layers": ["middle"]})
+    fill(grid, lambda c: (0.95 - 0.1 * (c.parameters.reuse.k - 1), 0.02, 60))
+    return tmp_path / "executed"
+
+
+def pair(*names):
+    return Comparison(tuple(map(sides.find, names))).pairs[0]
+
+
+def test_a_pair_is_counted_on_the_same_problems(project):
+    one = pair("study/k1_middle", "study/k3_middle")
+    assert one.paired is not None and one.paired.n == N
+    assert one.paired == stats.compare_paired(one.shared["right_a"], one.shared["right_b"])
+    assert one.paired.lost - one.paired.gained == 12 and one.difference[0] == pytest.approx(-20)
+    assert one.settled and one.difference[2] < 0
+    assert set(one.turned("lost").index) == set(one.shared.index[one.shared["right_a"] & ~one.shared["right_b"]])
+    assert len(one.turned("won")) == one.paired.gained
+
+
+def test_what_differs_is_named_and_what_is_equal_is_not(project):
+    table = Comparison((sides.find("study/k1_middle"), sides.find("study/k2_middle"))).settings().set_index("")
+    assert table.loc["k"].tolist() == [1, 2]
+    assert "threshold" not in table.index and "weights" not in table.index
+    assert table.loc["policy"].tolist() == ["none: k=1", "output"]
+
+
+def test_the_text_has_the_difference_the_problems_and_the_command(project):
+    text = command("compare", "study/k1_middle", "study/k2_middle", "study/k3_middle", "--show", 1)
+    assert "C - A, strict, on the same problems: -20.0 points" in text and "settled" in text
+    assert "Lost: 1 of" in text and "A: right" in text and "C: wrong" in text
+    assert "fastdllm explore study/arithmetic_limit_60/k1_middle study/arithmetic_limit_60/k3_middle" in text
+
+
+def test_tables_and_page_are_written(project, tmp_path):
+    command("compare", "study/k1_middle", "study/k3_middle", "--csv", tmp_path / "new/c.csv", "--problems",
+            tmp_path / "p.csv", "--html", tmp_path / "c.html", "--show", 0)
+    numbers = pd.read_csv(tmp_path / "new/c.csv")
+    assert numbers["difference"].tolist()[1] == pytest.approx(-20) and numbers["lost"].tolist()[1] >= 12
+    problems = pd.read_csv(tmp_path / "p.csv")
+    assert len(problems) == N and problems["right_A"].sum() == 57 and problems["right_B"].sum() == 45
+    page = (tmp_path / "c.html").read_text()
+    assert "-20.0 points" in page and "http" not in page and page.count("<details>") == numbers["lost"].iloc[1]
+
+
+@pytest.fixture
+def compact(project):
+    """The grid's records as they are published without samples, and as they are published without texts."""
+    for name, keeps in (("bare", ()), ("compact", (sides.COMPACT,))):
+        for config in ("k1_middle", "k3_middle"):
+            home = project / "study" / f"arithmetic_limit_{N}" / config
+            target = project / "published" / name / home.parent.name / config
+            target.mkdir(parents=True)
+            shutil.copy(home / records.SUMMARY, target)
+            for kept in keeps:
+                (target / kept).write_bytes(bundle.problems(home, records.read(home)))
+    return project / "published"
+
+
+def test_a_published_record_is_compared_by_what_it_keeps(compact):
+    whole, short, bare = (pair(f"{name}/k1_middle", f"{name}/k3_middle") for name in ("study", "compact", "bare"))
+    assert short.paired == whole.paired
+    assert bare.paired is None and bare.difference[0] == pytest.approx(-20)
+    assert bare.difference[2] - bare.difference[1] > whole.difference[2] - whole.difference[1]
+    assert any("single answers are not kept" in caution for caution in bare.cautions())
+    assert pair("study/k1_middle", "compact/k3_middle").paired == whole.paired
+
+
+def test_compact_answers_that_are_not_the_records_are_refused(compact):
+    table = compact / "compact" / f"arithmetic_limit_{N}" / "k1_middle" / sides.COMPACT
+    table.write_text(table.read_text().replace(",1,", ",0,", 1))
+    with pytest.raises(ValueError, match=r"problems\.csv.*allowed: 57 of 60"):
+        sides.find("compact/k1_middle")
+
+
+def test_records_of_other_lengths_are_compared_on_what_they_share(project):
+    grid = Grid(experiment="short", output=str(project), limit=20, axes={"k": [2], "layers": ["middle"]})
+    fill(grid)
+    one = pair("study/k1_middle", "short/k2_middle")
+    assert one.paired is not None and one.paired.n == 20
+    assert any("20 problems that both solved, of 60 and 20" in caution for caution in one.cautions())
+
+
+def test_results_of_the_harness_are_paired_by_document(project, tmp_path):
+    folder, stamp = tmp_path / "theirs", "2026-11-20T10-00-00"
+    folder.mkdir()
+    documents = [{"doc_id": i, "filter": "strict", "exact_match": float(i < 30), "resps": [[f"#### {i}"]],
+                  "filtered_resps": [str(i)]} for i in range(40)]
+    for name, right in (("a", 30), ("b", 20)):
+        (folder / name).mkdir()
+        results = {"results": {"gsm8k": {"alias": "gsm8k", "exact_match,strict": right / 40}},
+                   "n-samples": {"gsm8k": {"effective": 40}}, "config": {"limit": 40}}
+        (folder / name / f"results_{stamp}.json").write_text(json.dumps(results))
+        rows = [{**each, "exact_match": float(each["doc_id"] < right)} for each in documents]
+        (folder / name / f"samples_gsm8k_{stamp}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = pair(str(folder / "a" / f"results_{stamp}.json"), str(folder / "b"))
+    assert one.paired is not None and (one.paired.n, one.paired.lost, one.paired.gained) == (40, 10, 0)
+    assert one.shared.loc["gsm8k-25", "output_b"] == "#### 25"
+    for samples in folder.rglob("samples*"):
+        samples.unlink()
+    assert pair(str(folder / "a"), str(folder / "b")).paired is None
+
+
+def test_figures_of_the_log_can_be_compared(project):
+    text = command("compare", "feb15_run1/k1_first", "feb15_run1/k2_middle")
+    assert "-50.0 points" in text and "single answers are not kept" in text
+
+
+@pytest.mark.parametrize(("names", "answer"), [
+    (("study/k1_middle",), "allowed: two or more"),
+    (("study/k1_midle", "study/k2_middle"), "did you mean study/k1_middle"),
+    (("study/k1_middle", "feb15_run1/k1_first"), "allowed: records of one task"),
+    (("jan_full/k1_first", "study/k1_middle"), "allowed: one of")])
+def test_what_cannot_be_compared_is_said(project, names, answer):
+    status, text = invoke("compare", *names)
+    assert status and answer in text
+
+
+def test_speeds_of_different_executors_are_not_compared_without_a_word(project):
+    home = project / "study" / f"arithmetic_limit_{N}"
+    for config, executor in (("k1_middle", "fast"), ("k2_middle", "eager")):
+        records.write(home / config, records.read(home / config).model_copy(update={"executor": executor}))
+    one = pair("study/k1_middle", "study/k2_middle")
+    assert one.speed != one.speed
+    assert any("different executors (fast and eager)" in caution for caution in one.cautions())
+    assert pair("study/k1_middle", "study/k1_middle").speed == 1
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(10, 2, 100), (30, 10, 200), (3, 0, 50), (1, 0, 8)])
+def test_the_number_of_problems_that_is_named_shows_the_difference(lost, gained, n):
+    """Drawn again and again at that size, the test finds it in about 80 % of the draws."""
+    import numpy as np
+    needed = stats.n_needed_paired(lost, gained, n)
+    assert needed is not None
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(needed, [lost / n, gained / n, 1 - (lost + gained) / n], size=400)
+    found = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
+    assert 0.55 < found < 0.95      # exact McNemar is cautious where few problems turn
+    assert stats.n_needed_paired(5, 5, 100) is None
+
+
+def test_few_needed_where_all_turn_and_never_fewer_than_a_test_can_be_made_of():
+    assert stats.n_needed_paired(10, 0, 10) == 6
+    with pytest.raises(ValueError, match="allowed: counts"):
+        stats.n_needed_paired(6, 6, 10)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A project where a grid of two configurations ran on a random checkpoint, one of them with a trace of a problem.
+    """
+    folder = tmp_path_factory.mktemp("ran")
+    model = checkpoint(folder / "model")
+    file = params(folder / "run.yml", model, limit=2, axes={"k": [1, 2], "layers": ["middle"]}, record={"trace": 1})
+    command("grid", "run", file)
+    return folder
+
+
+@pytest.fixture
+def played(ran, monkeypatch):
+    monkeypatch.setenv("FASTDLLM_HOME", str(ran))
+    return ran
+
+
+def test_a_kept_trace_is_played_and_another_problem_is_decoded_again(played, tmp_path):
+    kept = command("explore", "run/k2_middle", "--problem", 0, "--output", tmp_path / "kept.html")
+    assert "as it was recorded with the run" in kept
+    again = command("explore", "run/k2_middle", "--problem", 1)
+    assert "decoded again" in again and "the text is the record's" in again and "no longer" not in again
+    page = (tmp_path / "kept.html").read_text()
+    assert "http:" not in page.replace("http://www.w3.org", "") and "k2_middle" in page
+
+
+def test_two_records_are_played_beside_each_other_and_part_at_a_named_step(played):
+    text = command("explore", "run/k1_middle", "run/k2_middle", "--problem", "test-0-00001")
+    assert text.count("decoded again") >= 2 and "run-arithmetic_limit_2-k1_middle_run" in text
+    one = pair("run/k1_middle", "run/k2_middle")
+    assert one.first_steps is not None and one.first_steps["id"].tolist() == ["test-0-00000"]
+    assert "first differing step" in command("compare", "run/k1_middle", "run/k2_middle")
+
+
+def test_a_run_that_is_no_longer_todays_says_so(played, tmp_path):
+    home = played / "executed" / "run" / "arithmetic_limit_2" / "k2_middle"
+    other = played / "executed" / "old" / "arithmetic_limit_2" / "k2_middle"
+    shutil.copytree(home, other)
+    record = records.read(other)
+    records.write(other, record.model_copy(update={
+        "identity": "0" * 64, "code": record.code.model_copy(update={"hash": "1" * 64})}))
+    text = command("explore", "old/k2_middle", "--problem", 1, "--output", tmp_path / "o.html")
+    assert "the run's identity is no longer today's: code 11111111 ->" in text
+    shutil.rmtree(other.parents[1])
+
+
+def test_the_command_that_a_report_prints_under_an_answer_leads_to_its_player(played):
+    home = played / "executed" / "run" / "arithmetic_limit_2" / "k2_middle"
+    page = cell_report.samples_html(records.read(home), records.samples(home))
+    printed = re.findall(r"<code>fastdllm (explore [^<]*)</code>", page)
+    assert len(printed) == 2
+    assert "open " in command(*shlex.split(printed[0]))
+
+
+@pytest.mark.parametrize(("arguments", "answer"), [
+    (("run/k2_middle", "--problem", "9"), "allowed: 0 to 1, or an id like test-0-00000"),
+    (("run/k2_middle", "--problem", "test-0-0001"), "did you mean test-0-00001"),
+    (("feb15_run1/k1_first",), "allowed: a record of this suite")])
+def test_what_cannot_be_played_is_said(played, arguments, answer):
+    status, text = invoke("explore", *arguments)
+    assert status and answer in text
+
+
+def test_what_fastdllm_run_leaves_is_compared_like_a_grids(played):
+    command("run", "--set", f"model={played / 'model'}", "--limit", 2, "--set", "max_new_tokens=32")
+    [single] = (played / "executed" / "single").glob("*/*")
+    assert "on the same problems" in command("compare", "run/k1_middle", single)
+    assert atomic.file_sha256(single / records.SAMPLES) == records.read(single).samples_sha256

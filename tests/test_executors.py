@@ -1,0 +1,110 @@
+"""Which executor ran is told by results, records and reports, and a small network keeps to one thread."""
+
+import math
+
+import pytest
+import torch
+from lab_support import checkpoint
+from report_support import fill
+
+import fastdllm
+from fastdllm import Decoding, Reuse
+from fastdllm.lab import records
+from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.evaluation.evaluate import evaluate
+from fastdllm.lab.evaluation.prepare import PreparedRun
+from fastdllm.report import cell_report, tables
+from fastdllm.report.results import Results
+
+SHORT = Decoding(max_new_tokens=40, threshold=0.9, mask_id=511, stop_ids=(510,))
+OWN = "from fastdllm.decode.policies import OutputPolicy\n\n\nclass Policy(OutputPolicy):\n    pass\n"
+
+
+@pytest.mark.parametrize(("keywords", "name"), [
+    ({}, "fast"), ({"executor": "eager"}, "eager"), ({"executor": "fast"}, "fast"), ({"threads": 2}, "fast"),
+    ({"trace": True, "reuse": Reuse(k=2, layers="middle")}, "eager")])
+def test_a_result_tells_what_ran_it(golden, golden_prompts, keywords, name):
+    prompts = [golden_prompts["p5"], golden_prompts["p40"]]
+    out = fastdllm.generate(golden, prompts, decoding=SHORT, **keywords)
+    assert [row.executor for row in out.rows] == [name, name]
+    assert f"executor {name}" in repr(out)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.mark.parametrize(("policy", "name"), [("output", "fast"), ("own", "eager"), ("token", "eager")])
+def test_a_record_tells_what_ran_it(model, tmp_path, policy, name):
+    if policy == "own":
+        policy = str(tmp_path / "own.py")
+        (tmp_path / "own.py").write_text(OWN)
+    parameters = Parameters.of(model=str(model), limit=2, max_new_tokens=32, k=2, layers="middle", policy=policy)
+    directory = tmp_path / "x" / "arithmetic_limit_2" / "one"
+    record = evaluate(PreparedRun(Configuration("x", "one", parameters, directory)), log=lambda _: None)
+    assert record.executor == name == records.read(directory).executor
+    assert cell_report.identity(record).loc["executor", ""] == name
+    assert records.row(record)["executor"] == name
+
+
+def test_a_record_from_before_says_nothing_and_keeps_its_checksum(model, tmp_path):
+    grid = Grid(experiment="x", output=str(tmp_path), limit=4, axes={"k": [1], "layers": ["middle"]})
+    fill(grid)
+    record = records.read(grid.configurations()[0].directory)
+    assert record.executor == "" and "executor" not in record.content()
+    assert record.sealed().checksum == record.checksum
+    assert "executor" in record.model_copy(update={"executor": "fast"}).content()
+
+
+def test_a_speed_of_another_executor_is_not_compared(tmp_path):
+    grid = Grid(experiment="x", output=str(tmp_path), limit=30, axes={"k": [1, 2], "layers": ["middle", "last"]})
+    fill(grid)
+    for configuration in grid.configurations():
+        executor = "eager" if configuration.name == "k2_last" else "fast"
+        record = records.read(configuration.directory)
+        parameters = record.parameters.model_copy(update={"device": "cuda"})     # a clock's, not a prediction's
+        records.write(configuration.directory, record.model_copy(update={"executor": executor,
+                                                                          "parameters": parameters}))
+    table = tables.grid_table(Results.of(grid)).set_index("config")
+    assert math.isnan(table.loc["k2_last", "speedup"]) and not math.isnan(table.loc["k2_middle", "speedup"])
+    assert table.loc["k2_last", "speed_from"] == "not compared: executor eager, baseline's fast"
+    assert not math.isnan(table.loc["k2_last", "lost"])
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("executor", ["eager", "fast"])
+def test_a_small_network_decodes_in_one_thread_whoever_asks(golden, golden_prompts, two_threads, monkeypatch, executor):
+    from fastdllm.decode import executor as eager
+    from fastdllm.decode import fast
+    seen = []
+    kind = {"eager": eager.Eager, "fast": fast.Fast}[executor]
+    run = kind.run
+    monkeypatch.setattr(kind, "run", lambda *arguments: (seen.append(torch.get_num_threads()), run(*arguments))[1])
+    for _ in fastdllm.denoise(golden, [golden_prompts["p40"]], decoding=SHORT, executor=executor):
+        assert torch.get_num_threads() == 2      # what the caller does between two forwards is the caller's
+    assert seen and set(seen) == {1}
+
+
+def test_an_output_shows_what_it_cost_and_how_it_begins(tiny):
+    question = "Leo needs 461 cards. Leo finds 29 of them. At 8 per hour, how many hours does Leo need?"
+    out = fastdllm.generate(tiny, [question] * 10, decoding=Decoding(max_new_tokens=64),
+                            reuse=Reuse(k=2, layers="middle"))
+    text, page = repr(out), out._repr_html_()
+    for part in (f"10 answers in {out.seconds:.2f} s", "NFE", "[0] stop", "... and 2 more in .texts", "reused"):
+        assert part in text and part in page
+    assert out.texts[0].splitlines()[0] in text
+    assert "[8]" not in text and "<script" not in page
+
+
+def test_a_text_cannot_leave_its_place_in_a_page(golden, golden_prompts):
+    from dataclasses import replace
+    out = fastdllm.generate(golden, [golden_prompts["p5"]], decoding=SHORT)
+    assert "<b>" not in replace(out, texts=["<b>"])._repr_html_()

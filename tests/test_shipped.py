@@ -1,0 +1,149 @@
+"""Shipped records: read by their own settings, later ones before earlier ones, nothing guessed, nothing started."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab_support import DATE
+from report_support import fill, ship
+
+from fastdllm.lab import atomic, records
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.grid import Grid
+from fastdllm.lab.jobs.status import states
+from fastdllm.lab.records.record import Code
+from fastdllm.report import shipped
+
+ROOT = Path(__file__).parent.parent
+AXES = {"k": [1, 2], "layers": ["first", "middle"]}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    made = Grid(experiment="made", output=str(tmp_path_factory.mktemp("grid") / "executed"), limit=12, axes=AXES)
+    fill(made)
+    return made
+
+
+@pytest.fixture
+def home(grid, tmp_path):
+    ship(grid, tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+def test_one_row_a_computation_with_the_answers_of_each_problem(home, grid):
+    table = shipped.read(home)
+    assert table.frame[["k", "layers"]].apply(tuple, axis=1).tolist() == [(1, "first"), (2, "first"), (2, "middle")]
+    for configuration in grid.configurations():
+        if configuration.name == "k1_middle":       # k1_first under another name
+            continue
+        record = records.read(configuration.directory)
+        path = table.frame.loc[table.frame["config"] == configuration.name, "path"].iloc[0]
+        assert table.right(path).sum() == record.headline.correct
+        assert table.problems[path]["tokens"].sum() == record.tokens
+        assert table.problems[path]["forwards"].sum() == record.forwards
+        samples = records.samples(configuration.directory)
+        assert table.right(path).tolist() == [int(each["strict"]) for each in samples["correct"]]
+    same = table.frame.set_index(["k", "layers"])["computed"]
+    assert same[(2, "first")] == same[(2, "middle")]      # what is filled in depends on k alone
+
+
+def test_settings_come_from_the_summary_whatever_the_directory_is_called(home):
+    before = shipped.read(home).frame
+    (home / "made").rename(home / "elsewhere")
+    (home / "elsewhere" / "arithmetic_limit_12" / "k2_first").rename(home / "elsewhere" / "k3_last")
+    after = shipped.read(home).frame
+    assert sorted(after["k"]) == sorted(before["k"])
+    assert after.set_index("layers")["accuracy"].drop("first").tolist() == (
+        before.set_index("layers")["accuracy"].drop("first").tolist())
+
+
+def test_the_later_of_two_records_of_one_configuration_counts(home, grid, tmp_path):
+    second = Grid(experiment="again", output=str(tmp_path / "executed"), limit=12, axes={"k": [2], "layers": ["first"]})
+    fill(second, lambda _: (0.25, 0.5, 40))
+    for day, expected in (("2026-11-20", 11), ("2026-11-25", 3)):
+        ship(second, home, date=f"{day}{DATE[10:]}")
+        frame = shipped.read(home).frame
+        assert frame[(frame["k"] == 2) & (frame["layers"] == "first")]["correct"].tolist() == [expected], day
+    assert len(frame) == 3
+    assert frame.set_index(["k", "layers"])["computed"].loc[2].nunique() == 2      # no longer one computation
+
+
+def test_selection_by_columns_and_a_label_of_commit_card_and_day(home, grid):
+    ship(grid, home / "committed", code=Code(version="0", hash="f" * 64, commit="0123456789", dirty=True),
+         date="2026-12-01T00:00:00+00:00")
+    table = shipped.read(home)
+    assert table.where(k=[2]).frame["layers"].tolist() == ["first", "middle"]
+    assert set(table.where(k=2, layers="middle").problems) == set(table.where(k=2, layers="middle").frame["path"])
+    assert shipped.label(table.frame) == "shipped records; commit 0123456, changed; cpu; 2026-12-01"
+    ship(grid, home / "committed", code=Code(version="0", hash="f" * 64), date="2026-12-02T00:00:00+00:00")
+    assert shipped.label(shipped.read(home).frame).startswith(
+        "shipped records; code fffffff (its commit was not recorded); cpu; ")
+    with pytest.raises(ValueError, match=r"treshold: no column of shipped records; allowed: .*threshold"):
+        table.where(treshold=0.9)
+
+
+def test_nothing_shipped_is_no_error_and_says_so(tmp_path):
+    for folder, words in ((tmp_path / "none", "no such folder"), (tmp_path, "there is none")):
+        table = shipped.read(folder)
+        assert words in table.origin
+        assert table.where(k=2).frame.empty
+        assert shipped.label(table.frame) == "nothing shipped"
+
+
+@pytest.mark.parametrize(("broken", "words"), [
+    (lambda text: text.replace("forwards", "steps"), "forwards: no such column; allowed: id, right, tokens, forwards"),
+    (lambda text: text.replace(",1,", ",7,", 1), "line 2: right=7; allowed: 0 or 1"),
+    (lambda text: text.replace(",1,", ",yes,", 1), "line 2: right='yes'; allowed: a whole number"),
+    (lambda text: text.replace(",1,", ",0,", 1), "right: 10 in all; allowed: 11, as summary.json has it"),
+    (lambda text: text.rsplit("\n", 2)[0] + "\n", "11 problems; allowed: n=12, as summary.json has it"),
+], ids=["column", "value", "word", "sum", "problem missing"])
+def test_what_does_not_agree_is_refused_with_file_and_field(home, broken, words):
+    path = home / "made" / "arithmetic_limit_12" / "k2_first" / "problems.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if ",1," in line)
+    lines[1], lines[first] = lines[first], lines[1]      # a solved problem first
+    path.write_text(broken("".join(lines)))
+    with pytest.raises(ValueError) as error:
+        shipped.read(home)
+    assert str(error.value) == f"{path}: {words}"
+
+
+def test_a_damaged_or_missing_summary_is_refused_with_its_file(home):
+    path = home / "made" / "arithmetic_limit_12" / "k2_first" / "summary.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    content["n"] = "many"
+    content["checksum"] = atomic.sha256(atomic.canonical(content))
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"summary\.json: .*n='many'; allowed: a whole number"):
+        shipped.read(home)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"summary\.json: missing"):
+        shipped.read(home)
+
+
+def test_what_does_not_ship_is_named_with_a_command_and_is_not_started(home, tmp_path):
+    shutil.rmtree(home / "made" / "arithmetic_limit_12" / "k2_middle")
+    params = tmp_path / "made.yml"
+    params.write_text(f"experiment: made\noutput: {tmp_path / 'new'}\nlimit: 12\n"
+                      "axes: {k: [1, 2], layers: [first, middle]}\n")
+    absent = shipped.missing(shipped.read(home), [str(params)])
+    assert absent[["k", "layers", "state"]].to_numpy().tolist() == [[2, "middle", "not run"]]
+    assert absent["command"].tolist() == [f"fastdllm grid run {params} --task arithmetic --config k2_middle"]
+    assert "1 of" in shipped.not_run(absent) and not shipped.not_run(absent.iloc[:0])
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_records_that_ship_agree_with_themselves_and_count_as_nothing_done():
+    table = shipped.read(ROOT / "executed" / "published")
+    assert len(table.frame) >= 7
+    for row in table.frame.itertuples():
+        assert np.isclose(table.right(row.path).mean(), row.accuracy)
+        assert row.status == "shipped"
+    for name in shipped.GRIDS:
+        assert not [state for state in states(grid_file.load(name).configurations()) if state.state == "complete"]
