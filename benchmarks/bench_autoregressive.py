@@ -28,10 +28,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, StaticCache
 from benchmarks.random_model import geometry, plain, random_lm, small_geometry
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
-from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.measure import copy_bandwidth, synchronise
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.model.lm import LM
+from fastdllm.report import cost_model
 
 PREFIX, BATCHES = 256, (1, 4, 32)
 IMPLEMENTATIONS = ("ours", "transformers, static cache", "transformers, static cache, compiled")

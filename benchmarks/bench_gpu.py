@@ -23,9 +23,9 @@ from benchmarks.gpu_runs import PREFIX, graph_milliseconds, ours, reference
 from benchmarks.modules_network import ModulesNetwork
 from benchmarks.random_model import plain, random_lm, small_geometry
 from fastdllm import Reuse
-from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.measure import copy_bandwidth
 from fastdllm.investigation.speed.random_weights import random_prompts
+from fastdllm.report import cost_model
 
 
 def measure(dtype: torch.dtype, quick: bool, prompts: int, measured: dict[str, Any],

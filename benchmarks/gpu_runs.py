@@ -17,10 +17,10 @@ from fastdllm import Decoding, Execution, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Engine
-from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.measure import best_seconds, synchronise
 from fastdllm.model.graphs import Shape
 from fastdllm.model.lm import LM
+from fastdllm.report import cost_model
 
 PREFIX = 256
 

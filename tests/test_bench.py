@@ -10,10 +10,11 @@ from benchmarks import bench_autoregressive
 from benchmarks.random_model import random_lm, small_geometry
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
-from fastdllm.investigation.speed import bench, cost_model
+from fastdllm.investigation.speed import bench
 from fastdllm.investigation.speed.measure import ForwardTime
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.lab.config import geometry, grid_file
+from fastdllm.report import cost_model
 
 KINDS = {"prefill": (40.0, 1), "full": (10.0, 20), "small": (5.0, 60), "commit": (10.0, 2)}
 

@@ -1,5 +1,6 @@
 """Chat: the conversation, what streams, the prefix that is kept, and the terminal program in a real terminal."""
 
+import html
 import re
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import fastdllm
 from fastdllm import Decoding
 from fastdllm.ui import chat_page
 from fastdllm.ui.chat_page import ChatPage
-from fastdllm.ui.conversation import Conversation, Streamed
+from fastdllm.ui.conversation import Conversation, Streamed, ability
 
 QUESTION = "Tom has 3 apples. He buys 4 more and gives 2 away. How many apples does Tom have?"
 ROOT = Path(__file__).parent.parent
@@ -161,13 +162,12 @@ def test_notebook_room_keeps_on_the_page_what_the_model_forgets(tiny):
 def test_notebook_room_takes_a_message_or_leaves_it(tiny):
     """`taken` is what empties the field: only what is answered does."""
     room = ChatPage(tiny, max_new_tokens=32, k=2)
-    for spoil, says in ((lambda: setattr(room.controls.layers, "value", "outer"), "layers=&#x27;outer&#x27;"),
-                        (lambda: setattr(room.controls.revision, "value", "8e1"), "revision=&#x27;8e1&#x27;")):
-        spoil()
-        room.message.submit(QUESTION)
-        room.wait(10)
-        assert room.message.taken == 0 and says in room.status.node.value and "Nothing said" in room.talk.value
-        room.controls.layers.value, room.controls.revision.value = "middle", "fixed"
+    room.controls.layers.value = "outer"
+    room.message.submit(QUESTION)
+    room.wait(10)
+    assert room.message.taken == 0 and "layers=&#x27;outer&#x27;" in room.status.node.value
+    assert "Nothing said" in room.talk.value
+    room.controls.layers.value = "middle"
     room.message.submit("apples " * 3000)
     room.wait(10)
     assert room.message.taken == 0 and "max_position_embeddings" in room.status.node.value
@@ -378,3 +378,14 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
         done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
                               timeout=60)
     assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr
+
+
+@pytest.mark.parametrize(("name", "says"), [("tiny", "arithmetic word problems"), ("smol", "GSM8K"),
+                                            ("someone/else", "nothing is known here")])
+def test_what_a_checkpoint_can_do_is_said_for_each(name, says):
+    assert ability(name).startswith(name) and says in ability(name)
+
+
+def test_a_chat_page_begins_with_what_the_checkpoint_can_do(tiny):
+    room = ChatPage(tiny)
+    assert ability(tiny.name) in html.unescape(room.children[0].value)

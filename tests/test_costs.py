@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastdllm.investigation.speed import baseline, cost_model, gpu_measurements
-from fastdllm.investigation.speed.cost_model import SHAPE_7B
+from fastdllm.investigation.speed import baseline, gpu_measurements
+from fastdllm.report import cost_model
+from fastdllm.report.cost_model import SHAPE_7B
 
 GPU = "benchmarks/results/h200_2026-11-21.json"
 

@@ -11,7 +11,7 @@ import pytest
 from report_support import fill
 
 from fastdllm import stats
-from fastdllm.lab.config.grid import Configuration, Grid
+from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import criteria, tables
 from fastdllm.report.results import Results
@@ -66,19 +66,16 @@ def test_more_configurations_need_more_certainty() -> None:
     assert stats.simultaneous(6) == pytest.approx(1 - 0.05 / 6)
 
 
-def fast(configuration: Configuration) -> tuple[float, float, int]:
-    return (0.95, 0.02, 60) if configuration.parameters.reuse.k == 1 else (0.95, 0.014, 60)
-
-
-def slow(configuration: Configuration) -> tuple[float, float, int]:
-    return 0.95, 0.02, 60
-
-
-@pytest.mark.parametrize(("behave", "outcome"), [(fast, "confirmed"), (slow, "rejected")])
-def test_on_a_grid_of_records(tmp_path: Path, behave: Any, outcome: str) -> None:
-    grid = Grid(experiment="x", output=str(tmp_path), limit=300, axes={"k": [1, 2], "layers": ["first", "last"]})
-    fill(grid, behave)
-    assert criteria.judge(Results.of(grid)).outcome == outcome
+@pytest.mark.parametrize(("revision", "outcome"), [("fixed", "confirmed"), ("fixed+run_skipped=true", "rejected")])
+def test_on_a_grid_of_records(tmp_path: Path, revision: str, outcome: str) -> None:
+    """What the layer calls save by the cost model; where skipped layers run all the same, they save nothing."""
+    grid = Grid(experiment="x", output=str(tmp_path), limit=300, revision=revision,
+                axes={"k": [1, 2], "layers": ["first", "last"]})
+    fill(grid, lambda configuration: (0.95, 0.02, 60))
+    verdict = criteria.judge(Results.of(grid))
+    assert verdict.outcome == outcome
+    assert "predicted to run at" in verdict.answer
+    assert len(verdict.rows) == 2 and verdict.merged["config"].tolist() == ["k2 first, last"]
 
 
 def test_on_the_published_grids() -> None:

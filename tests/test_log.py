@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
@@ -53,10 +54,28 @@ def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
 
 def test_the_answer_says_what_speeds_side_by_side_are_worth(grid: Grid) -> None:
     report = results_page.Report.of(Results.of(grid))
-    quiet = replace(report, findings=[])
-    beside = replace(report, findings=[Finding("side_by_side", "note", ("a", "b"), "2 of 2 runs", "certain")])
-    assert "side by side" not in results_page.page(quiet)
+    found = [Finding("side_by_side", "note", ("a", "b"), "2 of 2 runs", "certain")]
+    assert "hold for this run" not in results_page.page(replace(report, findings=found)), "a prediction needs no clock"
+    timed = replace(report, findings=[], table=report.table.assign(speed_from="one run"))
+    assert "speeds hold for this run" not in results_page.page(timed) and "timed once" in timed.answer
+    beside = replace(timed, findings=found)
     assert "hold for this run" in results_page.page(beside) and "hold for this run" in results_page.summary_text(beside)
+
+
+def test_what_is_said_of_several_configurations_is_said_once(grid: Grid) -> None:
+    report = results_page.Report.of(Results.of(grid))
+    lines = results_page.differences(report.table)
+    assert [line.split(":")[0] for line in lines] == ["arithmetic k2 first, middle, last each",
+                                                      "arithmetic k3 first, middle each"]
+    assert results_page.differences(report.table.assign(computation=report.table["config"])) == lines
+
+
+def test_a_report_begins_with_what_ran_when_where_and_on_what_code(grid: Grid) -> None:
+    heading = results_page.Report.of(Results.of(grid)).heading
+    record = Results.of(grid).records[0]
+    assert heading.startswith("# x\n\nReuse pays.\n\n*2026-11-21; ")
+    assert record.environment.device_name in heading and record.code.version in heading
+    assert heading.index(record.environment.device_name) < heading.index("**Answer.**")
 
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
@@ -79,9 +98,11 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     assert str(grid.directory) not in (grid.directory / "results.csv").read_text()
     html = (grid.directory / "90_report.html").read_text()
     assert "k2_middle" in html
-    assert html.count("jp-RenderedImage") >= 2
-    assert 'alt="Accuracy with interval, and tokens/s, of 8 configurations' in html
-    assert 'alt="Points lost against speed-up of 5 reuse configurations' in html
+    assert html.count("<img ") == 1, "one figure"
+    assert 'alt="Accuracy with interval, and cost, of 8 configurations' in html
+    shown = BeautifulSoup(html, "html.parser").main.get_text()
+    assert "Out[" not in shown and "In [" not in shown
+    assert "log entry:" not in shown, "what the command prints is no part of the page"
     assert html.index("Answer.") < html.index("Accuracy with interval")
     assert "IPKernelApp" not in capfd.readouterr().err
     assert 'src="http' not in html

@@ -374,16 +374,40 @@ def test_panel_takes_block_sizes_and_policy_files(project):
                                      "class Policy(ResidualPolicy):\n    pass\n")
     (project / "broken.py").write_text("nothing_of_that_name\n")
     made = Panel("tiny", max_new_tokens=32)
-    made.controls.policy.value, made.controls.block.value = "mine.py", 16
+    made.controls.policy.value, made.controls.block.value = form.OWN_POLICY, 16
+    made.controls.policy_file.value = "mine.py"
     made.start()
     made.wait(60)
     assert made.run.meta["block"] == 16 and made.run.title == "k2 middle mine, fixed"
     flat = yaml.safe_load(made.save().read_text())
     assert (flat["block_size"], flat["policy"], flat["limit"], "data" in flat) == (16, "mine.py", 1, False)
-    made.controls.policy.value = "broken.py"
+    made.controls.policy_file.value = "broken.py"
     made.start()
     made.wait(60)
     assert "NameError: name 'nothing_of_that_name' is not defined" in said_by(made) and not made.go.disabled
+
+
+def test_policies_and_revisions_are_lists_and_a_file_is_asked_for():
+    controls = form.Controls(policy="mine.py", revision="fixed+run_skipped=true")
+    assert {"output", "residual", "replay", form.OWN_POLICY} <= set(controls.policy.options)
+    assert {"26d6179", "fixed", "fixed+run_skipped=true"} <= set(controls.revision.options)
+    assert (controls.policy.value, controls.policy_file.value) == (form.OWN_POLICY, "mine.py")
+    controls.policy.value = "replay"
+    assert controls.policy_file.disabled and controls.reuse().policy == "replay"
+    controls.policy.value, controls.policy_file.value = form.OWN_POLICY, " "
+    with pytest.raises(ValueError, match="its file: empty"):
+        controls.reuse()
+
+
+def test_the_player_says_what_was_asked_for_and_whether_it_came():
+    lm, arithmetic, decoding = fastdllm.load("tiny"), task("arithmetic"), Decoding(max_new_tokens=96)
+    problems = arithmetic.problems(limit=2)
+    runs = comparison.record_all(lm, problems, decoding, Reuse(), task=arithmetic)
+    for run, problem_ in zip(runs, problems, strict=True):
+        shown = player.payload(run)
+        assert shown["target"] == problem_.target
+        assert shown["right"] is (f"#### {problem_.target}" in run.result["text"])
+    assert player.payload(comparison.record_all(lm, problems[:1], decoding, Reuse())[0])["right"] is None
 
 
 def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):

@@ -22,7 +22,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.paths import root
 from fastdllm.model import files as files_of
 from fastdllm.model.config import ModelConfig
-from fastdllm.report import figures, shipped, tables
+from fastdllm.report import cost_model, figures, shipped, tables
 from fastdllm.report.results import Results
 
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
@@ -67,39 +67,46 @@ def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:
     return f"| k{k} {layers}".rstrip() + " | " + " | ".join([*cells, *published]) + " |"
 
 
-def line(row: dict[Any, Any]) -> str:
-    """One configuration as a line of the table."""
+def line(row: dict[Any, Any], base: float) -> str:
+    """Configurations of one computation as a line of the table; `base`: the forwards of k=1."""
     interval = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
-    speed = f"{row['tokens_per_second']:.0f}" + ("" if row["k"] == 1 else f" ({row['speedup']:.2f}x)")
-    return f"| {row['config']} | {interval} | {speed} | {row['nfe']:.0f} | {row['tokens_per_forward']:.2f} |"
+    forwards = f"{row['nfe']:.0f}" + ("" if row["k"] == 1 else f" ({row['nfe'] / base - 1:+.0%})")
+    speed = "1" if row["k"] == 1 else f"{row['speedup']:.2f}x"
+    return f"| {row['name']} | {interval} | {forwards} | {row['tokens_per_forward']:.2f} | {speed} |"
 
 
 def block(table: pd.DataFrame, device: str) -> str:
     """The text between the markers."""
-    head = (f"| configuration | accuracy (95 % interval, n = {int(table['n'].iloc[0])}) | tokens/s (against k1) | "
-            "forwards | tokens per forward |\n| --- | --- | --- | --- | --- |")
-    where = (
-        f"*Embedded checkpoint, task `arithmetic`, batch {int(table['batch_size'].iloc[0])}, {device}, one "
-        "configuration at a time. k1 is one run under three names.*"
-    )
-    picture = f"![Accuracy and tokens/s of the 3x3 grid]({PICTURE})\n"
-    return "\n".join([BEGIN, picture, head, *(line(row) for row in table.to_dict("records")), "", where, "",
+    n, rows = int(table["n"].iloc[0]), figures.merged(alike(table), "computation")
+    head = (f"| configuration | accuracy (95 % interval, n = {n}) | forwards (against k1) | tokens per forward | "
+            "predicted speed-up |\n| --- | --- | --- | --- | --- |")
+    where = (f"*Embedded checkpoint, task `arithmetic`, rule `{table['metric'].iloc[0]}`, n = {n} problems, {device}. "
+             f"Speed-up: tokens/s against k1 that the cost model gives these forwards at {cost_model.SHAPE}; the clock "
+             "of a shared CPU can't tell, and no clock's figure stands here.*")
+    picture = f"![Accuracy and forwards of the 3x3 grid]({PICTURE})\n"
+    base = float(table.loc[table["k"] == 1, "nfe"].iloc[0])
+    return "\n".join([BEGIN, picture, head, *(line(row, base) for row in rows.to_dict("records")), "", where, "",
                       sentence(table), END])
+
+
+def alike(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with one name in `computation` for configurations with the same k, answers right, tokens, forwards."""
+    return table.assign(computation=table[["k", "correct", "tokens", "nfe"]].astype(int).agg(tuple, axis=1).map(str))
 
 
 def sentence(table: pd.DataFrame) -> str:
     """What the table says of the criterion that the grid was made for."""
     reused = table[table["k"] > 1]
     lost = 100 * (table.loc[table["k"] == 1, "accuracy"].iloc[0] - reused["accuracy"])
-    alike = reused.groupby("k")[["accuracy", "nfe", "tokens"]].nunique().to_numpy().max() == 1
-    subsets = " For each k the three subsets have the same accuracy, tokens and forwards." if alike else ""
+    one = reused.groupby("k")[["accuracy", "nfe", "tokens"]].nunique().to_numpy().max() == 1
+    subsets = " For each k the three subsets have the same accuracy, tokens and forwards." if one else ""
     layers = ModelConfig.from_file(files_of.find("tiny") / "config.json").num_hidden_layers
     calls = (layers * table["nfe"] - table["reuse"]).groupby(table["k"]).first()
     saved = ", ".join(f"{1 - calls[k] / calls[1]:.1%} at k={k}" for k in calls.index if k > 1)
-    return (f"Reuse loses {lost.min():.1f} to {lost.max():.1f} points and runs at {reused['speedup'].min():.2f}x to "
-            f"{reused['speedup'].max():.2f}x; worth having would be more than 1.2x at fewer than 5 points.{subsets} "
-            "Little can be gained: full forwards never reuse, and other tokens take more forwards; what is saved of "
-            f"all layer calls is {saved}.")
+    speeds = " to ".join(dict.fromkeys(f"{value:.2f}x" for value in (reused["speedup"].min(), reused["speedup"].max())))
+    return (f"Reuse loses {lost.min():.1f} to {lost.max():.1f} points for a predicted {speeds}; worth having would be "
+            f"more than 1.2x at fewer than 5 points.{subsets} Little can be gained: full forwards never reuse, and "
+            f"other tokens take more forwards; what is saved of all layer calls is {saved}.")
 
 
 def verdict_figure() -> tuple[bytes, str, str]:
@@ -143,7 +150,8 @@ def refresh() -> None:
     made = between(text, (BEGIN, END), block(table, device))
     made = between(made, REAL, real_block(records, shipped.missing(records)))
     made = between(made, SHOWN, verdict_block())
-    figures.grid_figure(table, "Skipping 12 of 28 layers on the embedded checkpoint").savefig(root() / PICTURE, dpi=110)
+    drawn = figures.grid_figure(alike(table), "Skipping 12 of 28 layers on the embedded checkpoint")
+    drawn.savefig(root() / PICTURE, dpi=110)
     (root() / VERDICT).write_bytes(verdict_figure()[0])
     atomic.write(readme, made)
 

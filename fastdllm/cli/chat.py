@@ -49,14 +49,13 @@ def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id
         device=device, dtype=dtype))
     get(revision)
     from fastdllm import load
-    from fastdllm.ui.conversation import ABOUT, EMBEDDED, Conversation
+    from fastdllm.ui.conversation import EMBEDDED, Conversation, ability
     lm = load(model, device=device, dtype=dtype)
     conversation = Conversation(lm, wanted.decoding, wanted.reuse, revision)
     alone = model == EMBEDDED if forget is None else forget
+    earlier = "not seen (--remember keeps them)" if alone else "kept all the same"
+    print(ability(lm.name) + (f"; earlier ones are {earlier}." if model == EMBEDDED else "."))
     print(f"{lm.name}, {lm.device}, {str(lm.dtype).removeprefix('torch.')}.\n{HELP}", flush=True)
-    if model == EMBEDDED:
-        earlier = "not seen (--remember keeps them)" if alone else "kept all the same"
-        print(f"{ABOUT}; earlier ones are {earlier}.", flush=True)
     talk(conversation, alone)
 
 

@@ -10,6 +10,7 @@ from fastdllm.lab import atomic
 
 TEMPLATES = Path(__file__).parent / "templates"     # `report` there extends nbconvert's `lab`
 ELSEWHERE = ("http:", "https:", "//")                 # how the address of another host begins
+ASIDE = {"aside"}      # tag of cells for who runs the notebook: a page for readers leaves them out
 
 
 def export(notebook: Path, hide_code: bool = False) -> Path:
@@ -20,9 +21,13 @@ def export(notebook: Path, hide_code: bool = False) -> Path:
 
 
 def to_html(notebook: Path, hide_code: bool = False) -> str:
-    """A notebook as a page that loads nothing from elsewhere."""
+    """A notebook as a page that loads nothing from elsewhere; without code it is a page for readers (`ASIDE`)."""
     from nbconvert import HTMLExporter
-    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)], exclude_input=hide_code)
+    from nbconvert.preprocessors import TagRemovePreprocessor
+    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)], exclude_input=hide_code,
+                            exclude_input_prompt=hide_code, exclude_output_prompt=hide_code)
+    if hide_code:
+        exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags=ASIDE), enabled=True)
     body, _ = exporter.from_filename(str(notebook))
     return without_foreign(body)[0]
 

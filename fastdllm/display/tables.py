@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 import pandas as pd
@@ -26,6 +28,7 @@ STYLE = """<style>
 </style>"""
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
 MOST = 100      # rows that a page shows: who wants more reads them as data
+LONG = 34       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
 
 
@@ -45,9 +48,13 @@ def interval_text(value: Any, low: Any, high: Any, digits: int = 1, scale: float
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the nine-row table as text, from `tables.grid_table` (or what there is of it)."""
+    """The columns of the nine-row table as text, from `tables.grid_table` (or what there is of it).
+
+    Where the clock is no measure of speed (`only_predicted`), its columns are left out: results.csv has them.
+    """
     if table.empty:
         return table
+    speed = "predicted speed-up" if only_predicted(table) else "speed-up"
     rows = []
     for row in table.to_dict("records"):
         shown: dict[str, Any] = {"task": row["task"], "config": row["config"]}
@@ -61,14 +68,16 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             else "baseline",
             "of k=1's, %": number(100 * row["lost_relative"])
             if row["k"] > 1 and row.get("lost_relative", math.nan) == row.get("lost_relative", math.nan) else "",
-            "speed-up": interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2)
-            + (f" ({row['batching']})" if row.get("batching") else ""),
+            speed: "baseline" if row.get("speed_from") == "baseline" else interval_text(
+                row["speedup"], row["speed_low"], row["speed_high"], 2)
+            + (f" ({row['batching']})" if row.get("batching") and row.get("speed_from") != "predicted" else ""),
             "tokens/s": f"{row['tokens_per_second']:.1f}",
             "tokens": whole(row["tokens"]),
             "seconds": f"{row['seconds']:.1f}",
         }
         if "nfe" in row:
-            shown |= {"NFE": whole(row["nfe"]), "tokens / forward": f"{row['tokens_per_forward']:.2f}",
+            shown |= {"NFE": whole(row["nfe"]), "forwards run": whole(row.get("forwards_run", row["nfe"])),
+                      "tokens / forward": f"{row['tokens_per_forward']:.2f}",
                       **{f"NFE {kind}": whole(row[f"nfe_{kind}"]) for kind in ("prefill", "full", "small", "commit")},
                       "replayed": whole(row["nfe_replay"]),
                       "recompute": whole(row["recompute"]), "reuse": whole(row["reuse"]),
@@ -77,12 +86,47 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     shown_table = pd.DataFrame(rows).fillna("")
     if "replayed" in shown_table and (shown_table["replayed"] == "0").all():
         shown_table = shown_table.drop(columns="replayed")
+    if "forwards run" in shown_table and (shown_table["forwards run"] == shown_table["NFE"]).all():
+        shown_table = shown_table.drop(columns="forwards run")      # policy verify alone runs fewer
+    if speed != "speed-up":
+        shown_table = shown_table.drop(columns=["tokens/s", "seconds"])
     return shown_table.drop(columns="task") if shown_table["task"].nunique() == 1 else shown_table
+
+
+def only_predicted(table: pd.DataFrame) -> bool:
+    """Whether no clock measures speed in this table: every speed-up is the cost model's, or all ran on a CPU at k=1."""
+    if "speed_from" not in table:
+        return False
+    sources = set(table["speed_from"]) - {"baseline", "not measured"}
+    return sources == {"predicted"} or (not sources and set(table["device"]) == {"cpu"} and table["nfe"].gt(0).all())
+
+
+def together(names: Sequence[str]) -> str:
+    """Names that begin alike, said once: k2_first, k2_middle -> k2 first, middle."""
+    if len(names) == 1:
+        return names[0]
+    parts = [name.split("_") for name in names]
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
+    return " ".join(["_".join(parts[0][:alike])] * bool(alike) + [", ".join("_".join(p[alike:]) for p in parts)])
 
 
 def whole(value: Any) -> str:
     """A count with thin separators; a dash where there is none."""
     return "–" if value is None or value != value else f"{int(value):,}".replace(",", " ")
+
+
+def pairs_as_text(pairs: pd.DataFrame) -> Html:
+    """Paired comparisons (lost, gained, points with low and high, p, p_holm) as text."""
+    shown = {column: pairs[column] for column in ("k", "layers", "n", "lost", "gained") if column in pairs}
+    return Html(pd.DataFrame({
+        **shown, "points": [interval_text(row.points, row.low, row.high) for row in pairs.itertuples()],
+        "McNemar p": pairs["p"].map(p_text), "p after Holm": pairs["p_holm"].map(p_text)}),
+        "lost and gained: problems right on one side only; points of accuracy with 95 % interval, paired")
+
+
+def p_text(p: float) -> str:
+    """A p-value for people: never 0.00."""
+    return "–" if p != p else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 class Html:
@@ -93,7 +137,8 @@ class Html:
 
     def _repr_html_(self) -> str:
         columns = list(self.table.columns)
-        kinds = ["w" if c in WIDE else "l" if c in LEFT or i == 0 else "" for i, c in enumerate(columns)]
+        kinds = ["w" if c in WIDE or _longest(self.table.iloc[:, i]) > LONG else "l" if c in LEFT or i == 0 else ""
+                 for i, c in enumerate(columns)]
         head = "".join(f'<th class="{"l" if kind else ""}">{escape(str(c))}</th>'
                        for c, kind in zip(columns, kinds, strict=True))
         body = []
@@ -116,6 +161,10 @@ class Html:
         lines += ["| " + " | ".join(_cell(value).replace("|", "\\|").replace("\n", " ") for value in row) + " |"
                   for row in self.table.itertuples(index=False)]
         return "\n".join(lines + (["", self.caption] if self.caption else []))
+
+
+def _longest(column: pd.Series) -> int:
+    return max((len(_cell(value)) for value in column.head(MOST)), default=0)
 
 
 def _cell(value: Any) -> str:

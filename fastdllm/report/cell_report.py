@@ -9,44 +9,50 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from fastdllm.display import claim as claims
 from fastdllm.display.claim import Decision, claim
+from fastdllm.display.figures import BLUE, GREY, RED, bars, interval, styled
+from fastdllm.display.tables import Html
 from fastdllm.lab import records
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
+from fastdllm.ui import strip
+from fastdllm.ui.recording import Recording
 
-DECISIONS = {"recompute": "#0072B2", "reuse": "#E69F00", "fallback": "#D55E00", "bypass": "#BBBBBB"}   # Okabe-Ito
-RIGHT, WRONG = "#0072B2", "#D55E00"
+
+def applying(record: Record) -> list[str]:
+    """The extraction rules that apply, the headline rule first: one that reads no answer at all says nothing."""
+    return [record.metric, *(rule for rule, a in record.accuracy.items() if rule != record.metric and a.correct)]
 
 
-def scores(record: Record) -> pd.DataFrame:
-    """One row per extraction rule: correct of n, share, 95 % Wilson interval; the headline rule first."""
-    rules = sorted(record.accuracy, key=lambda rule: rule != record.metric)
+def scores(record: Record) -> Html:
+    """One row per extraction rule that applies: correct of n, share, 95 % Wilson interval; the headline rule first."""
+    rules = applying(record)
     rows = [{"rule": rule + (" (headline)" if rule == record.metric else ""), "correct": f"{a.correct} of {a.n}",
              "accuracy": f"{a.value:.1%}", "95 % interval": f"{a.low:.1%} to {a.high:.1%}"}
             for rule in rules for a in (record.accuracy[rule],)]
-    return pd.DataFrame(rows).set_index("rule")
+    unread = [rule for rule in record.accuracy if rule not in rules]
+    return Html(pd.DataFrame(rows), f"No answer has the form that {', '.join(unread)} reads." if unread else "")
 
 
-def costs(record: Record) -> pd.DataFrame:
-    """Tokens, forwards by kind, layer decisions, seconds."""
+def costs(record: Record) -> Html:
+    """Tokens, forwards by kind, layer decisions, seconds; what did not happen is left out."""
     row = records.row(record)
     values: dict[str, Any] = {
         "tokens": row["tokens"], "forwards": row["nfe"], "tokens per forward": f"{row['tokens_per_forward']:.2f}",
-        **{f"{kind} forwards": count for kind, count in record.nfe.items()},
+        **{f"{kind} forwards": count for kind, count in record.nfe.items() if count},
         **_drafts(record),
-        **{f"layer calls: {kind}": count for kind, count in record.decisions.items()},
-        "seconds (no loading, no warm-up)": f"{record.seconds:.2f}", "tokens/s": f"{record.tokens_per_second:.0f}",
+        **{f"layer calls: {kind}": count for kind, count in record.decisions.items() if count},
+        "seconds (no loading, no warm-up)": f"{record.seconds:.2f}",
+        f"tokens/s (batch {record.parameters.batch_size}, n = {record.n}, one run)": f"{record.tokens_per_second:.0f}",
         "loading, warm-up": f"{record.load_seconds:.2f} s, {record.warmup_seconds:.2f} s",
-        "answers that are empty": record.empty,
-        "ended by": ", ".join(f"{how} {count}" for how, count in record.finish.items() if count),
-        "sessions": record.sessions}
-    return _column(values)
+        "empty answers": record.empty,
+        "ended by": ", ".join(f"{how} {count}" for how, count in record.finish.items() if count)}
+    if record.sessions > 1:
+        values["interrupted and resumed"] = f"{record.sessions - 1} times"
+    return _pairs("cost", values)
 
 
 def _drafts(record: Record) -> dict[str, Any]:
@@ -58,51 +64,68 @@ def _drafts(record: Record) -> dict[str, Any]:
                for draft in record.drafts}}
 
 
-def identity(record: Record) -> pd.DataFrame:
+def identity(record: Record) -> Html:
     """What makes this run this run, and where it ran."""
     code, where = record.code, record.environment
-    return _column({
-        "identity": record.identity, "checkpoint": f"{record.checkpoint.name} {record.checkpoint.fingerprint[:16]}",
+    return _pairs("this run", {
+        "identity": record.identity[:16],
+        "checkpoint": f"{record.checkpoint.name} {record.checkpoint.fingerprint[:16]}",
         "data": f"{Path(record.dataset.name).name} {record.dataset.fingerprint[:16]}, {record.dataset.n} problems",
-        "code": f"{code.version} {code.hash[:16]}, commit {(code.commit or 'none')[:12]}"
+        "code": f"{code.version} {code.hash[:16]}" + (f", commit {code.commit[:12]}" if code.commit else "")
                 + (" with changes" if code.dirty else ""),
-        "policy file": (code.policy or "none")[:16], "date": record.date, "author": record.author,
+        "policy file": (code.policy or "")[:16], "date": record.date, "author": record.author,
         "python, torch, transformers": f"{where.python}, {where.torch}, {where.transformers}",
         "device": f"{record.parameters.device}: {where.device_name}", "platform": where.platform,
-        "executor": record.executor or "not recorded", "node": where.node, "Slurm job": where.slurm_job or "none"})
+        "executor": record.executor or "not recorded",
+        "node": where.node, "Slurm job": where.slurm_job or ""})
 
 
-def parameters(record: Record) -> pd.DataFrame:
-    """Every resolved parameter (of an imported record: every stated one)."""
-    return _column({name: repr(value) for name, value in record.stated().items()})
+def parameters(record: Record) -> Html:
+    """Every parameter that has a value and acts, in plain words (of an imported record: every stated one)."""
+    reuse, decoding = record.parameters.reuse, record.parameters.decoding
+    idle = {*(() if reuse.active else ("layers", "policy", "full_forwards")),
+            *(() if reuse.active and reuse.policy == "adaptive" else ("similarity",)),
+            *(() if decoding.temperature else ("top_p", "seed"))}
+    stated = {name: value for name, value in record.stated().items() if name not in idle}
+    unset = [name for name, value in stated.items() if value is None or value == "" or value == () or value == []]
+    shown = {name: _written(value) for name, value in stated.items() if name not in unset}
+    return _pairs("parameter", shown, f"At their defaults, or none: {', '.join(unset)}." if unset else "")
 
 
-def _column(values: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame({"": [str(value) for value in values.values()]}, index=list(values))
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def _pairs(what: str, values: dict[str, Any], caption: str = "") -> Html:
+    """A table of two columns; what has no value is left out."""
+    rows = [(name, str(value)) for name, value in values.items() if str(value)]
+    return Html(pd.DataFrame(rows, columns=[what, "value"]), caption)
+
+
+@styled
 def figure(record: Record, samples: pd.DataFrame) -> Figure:
-    """Accuracy by rule, forwards by kind, length of right and wrong answers."""
-    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
-    for at, (rule, a) in enumerate(sorted(record.accuracy.items(), key=lambda item: item[0] != record.metric)):
-        left.errorbar(at, 100 * a.value, yerr=[[100 * (a.value - a.low)], [100 * (a.high - a.value)]], fmt="o",
-                      color=RIGHT if rule == record.metric else "#888888", capsize=4)
-    left.set(title="accuracy, 95 % interval", ylabel="%", ylim=(0, 103), xlim=(-0.5, len(record.accuracy) - 0.5))
-    left.set_xticks(range(len(record.accuracy)), sorted(record.accuracy, key=lambda rule: rule != record.metric))
+    """Accuracy by the rules that apply, forwards by kind, length of right and wrong answers."""
+    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3))
+    rules = applying(record)
+    for at, rule in enumerate(rules):
+        a = record.accuracy[rule]
+        interval(left, at, 100 * a.value, 100 * a.low, 100 * a.high, upright=True, marker="o",
+                 color=BLUE if rule == record.metric else GREY)
+    left.set(title=f"accuracy %, 95 % interval, n = {record.n}", ylim=(0, 103), xlim=(-0.5, len(rules) - 0.5))
+    left.set_xticks(range(len(rules)), rules)
     kinds = {kind: count for kind, count in record.nfe.items() if count}
-    bars = middle.barh(list(kinds), list(kinds.values()), color=RIGHT)
-    middle.bar_label(bars, padding=3)
-    middle.margins(x=0.2)
+    middle.set_yticks(range(len(kinds)), kinds)
+    bars(middle, list(kinds.values()), [str(count) for count in kinds.values()], [BLUE] * len(kinds))
     middle.invert_yaxis()
     middle.set(title="forwards by kind")
     correct = np.array([each[record.metric] for each in samples["correct"]], dtype=bool)
-    right.hist([samples["tokens"][correct], samples["tokens"][~correct]], stacked=True, bins=20, color=[RIGHT, WRONG],
+    right.hist([samples["tokens"][correct], samples["tokens"][~correct]], stacked=True, bins=20, color=[BLUE, RED],
                label=["right", "wrong"])
-    right.set(title="tokens per answer")
-    right.legend(frameon=False)
-    for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    plt.close(drawn)      # a notebook shows what is returned; it would show an open figure again
+    right.set(title="answers by their tokens", xlabel="tokens", ylabel="answers")
+    right.margins(y=0.3)
+    right.legend(loc="upper right", ncols=2)
     return drawn
 
 
@@ -121,34 +144,23 @@ def trace_caption(trace: pd.DataFrame, row: int = 0) -> str:
             "this problem were reused, and a reused layer did not run.")
 
 
-def trace_summary(trace: pd.DataFrame) -> pd.DataFrame:
+def trace_summary(trace: pd.DataFrame) -> Html:
     """Layer calls by forward kind and decision; for reused ones the median number of changed positions."""
     counts = trace.pivot_table(index="kind", columns="decision", values="layer", aggfunc="size", fill_value=0)
-    reused = trace[trace["decision"] == "reuse"]
+    counts = counts.rename(columns="layer calls: {}".format)
+    reused = trace[trace["decision"] == "reuse"].groupby("kind")["changed"].median()
     if len(reused):
-        counts["changed positions (median)"] = reused.groupby("kind")["changed"].median()
-    return counts
+        counts["changed positions (median)"] = [f"{reused[kind]:g}" if kind in reused else "nothing reused"
+                                                for kind in counts.index]
+    return Html(counts.reset_index().rename(columns={"kind": "forward"}))
 
 
-def trace_figure(trace: pd.DataFrame, row: int = 0) -> Figure:
-    """Decision map of one problem: layers upwards, forwards to the right."""
-    one = trace[trace["row"] == row]
-    codes = {decision: number for number, decision in enumerate(DECISIONS)}
-    coded = one.assign(code=[codes[decision] for decision in one["decision"]])
-    table = coded.pivot_table(index="layer", columns="forward", values="code")
-    drawn, axes = plt.subplots(figsize=(11, 2.8), layout="constrained")
-    _map(axes, table)
-    axes.legend(handles=[Patch(color=color, label=name) for name, color in DECISIONS.items()], ncols=4, frameon=False,
-                loc="lower left", bbox_to_anchor=(0, 1))
-    axes.set_xlabel(f"forward of problem {row}")
-    axes.set_ylabel("layer")
-    plt.close(drawn)
+@styled
+def trace_figure(run: Recording) -> Figure:
+    """Decision map of one decoded problem, drawn as the player draws it: layer 0 on top, forwards to the right."""
+    drawn, axes = plt.subplots(figsize=(11, 3.4))
+    strip.draw_map(axes, run, 0, min(len(run.steps), strip.WINDOW))
     return drawn
-
-
-def _map(axes: Axes, table: pd.DataFrame) -> None:
-    axes.pcolormesh(table.columns.to_numpy(), table.index.to_numpy(), table.to_numpy(),
-                    cmap=ListedColormap(list(DECISIONS.values())), vmin=-0.5, vmax=len(DECISIONS) - 0.5)
 
 
 def explore(record: Record, problem: str) -> str:
@@ -168,9 +180,9 @@ def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
         problem = problems[row["index"]]
         prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
         mark = "right" if row["correct"][record.metric] else "wrong"
-        rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items())
+        rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items() if value is not None)
         parts.append(f"<details open><summary><b>{mark}</b> · {escape(row['id'])} · {row['tokens']} tokens · "
-                     f"target {escape(problem.target[:80])} · extracted {escape(rules)}</summary>"
+                     f"target {escape(problem.target[:80])} · extracted {escape(rules or 'nothing')}</summary>"
                      f"<pre style='white-space:pre-wrap'>{escape(prompt[-600:])}</pre>"
                      f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
                      f"{escape(row['output'][:1200])}</pre><p>step by step: <code>{escape(explore(record, row['id']))}"

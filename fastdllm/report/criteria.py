@@ -21,9 +21,9 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, claim
-from fastdllm.display.tables import interval_text
+from fastdllm.display.tables import interval_text, together
 from fastdllm.lab.config.parameters import Criteria
-from fastdllm.report import tables
+from fastdllm.report import cost_model, tables
 from fastdllm.report.results import Results
 
 Outcome = Literal["confirmed", "rejected", "undecided"]
@@ -41,6 +41,15 @@ class CriterionVerdict:
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.why} (rule: {self.rule})"
+
+    @property
+    def merged(self) -> pd.DataFrame:
+        """The rows, one for all configurations of a task of which the same is said."""
+        said: dict[tuple[str, ...], list[str]] = {}
+        for row in self.rows.to_dict("records"):
+            said.setdefault((row["task"], row["is"], row["why"]), []).append(row["config"])
+        return pd.DataFrame([{"task": task, "config": together(configs), "is": kind, "why": why}
+                             for (task, kind, why), configs in said.items()])
 
 
 def judge(results: Results, table: pd.DataFrame | None = None) -> CriterionVerdict:
@@ -106,9 +115,9 @@ def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, 
     relative = f", {row['lost_relative']:z.0%} of k=1's right answers" if row.get("lost_relative", math.nan) == row.get(
         "lost_relative", math.nan) else ""
     figures = (
-        f"{row['config']}, runs at {interval_text(row['speedup'], row['speed_low'], row['speed_high'], 2)} times "
-        f"the tokens/s of k=1 and loses {interval_text(row['lost'], row['lost_low'], row['lost_high'])} points"
-        f"{relative} (n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)"
+        f"{row['config']}, {_runs_at(row)} and loses "
+        f"{interval_text(row['lost'], row['lost_low'], row['lost_high'])} points{relative} "
+        f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)"
     )
     if sought == "meets":
         return True, {"goal": goal, "figures": figures}
@@ -119,6 +128,14 @@ def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, 
         return None, {"why": f"Not settled, as some are not complete; of the others none reaches {goal}: the fastest, "
                              f"{figures}."}
     return False, {"goal": goal, "figures": figures}
+
+
+def _runs_at(row: pd.Series) -> str:
+    """The speed-up in words: the clock's, or what the cost model makes of the forwards."""
+    ratio = interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2)
+    if row.get("speed_from") == tables.PREDICTED:
+        return f"is predicted to run at {ratio} times the tokens/s of k=1 (its forwards at {cost_model.SHAPE})"
+    return f"runs at {ratio} times the tokens/s of k=1"
 
 
 def _one(row: dict, criteria: Criteria) -> dict[str, str]:

@@ -8,94 +8,62 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from fastdllm.display.figures import COLORS, GREY, MARKERS, style
+from fastdllm.display import figures as house
+from fastdllm.display.figures import BLUE, COLORS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY, styled
+from fastdllm.display.tables import only_predicted, together
 
 LABELLED = 40  # more rows than this are drawn without names
+BY_K = {1: "D", 2: "o", 3: "s", 4: "^", 5: "v", 6: "<", 7: ">", 8: "P"}      # markers by k
 
 
-
-
-
-
+@styled
 def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy with its interval and tokens/s, one line per configuration, baselines in grey.
+    """Accuracy with its interval, and the cost beside it, one line per computation, k=1 in grey.
 
-    `table` as `tables.grid_table` or `tables.published_table` makes it.
+    The cost is forwards, with the speed-up that the cost model gives them, where the clock is no measure
+    (`only_predicted`), else tokens/s. `table` as `tables.grid_table` or `tables.published_table` makes it.
     """
-    rows = table.reset_index(drop=True)
-    many = len(rows) > LABELLED
-    height = 1.3 + (0.27 if not many else 0.02) * len(rows)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, min(height, 14)), sharey=True, layout="constrained")
-    at = np.arange(len(rows))
-    names = rows["layers"].map(_subset).where(rows["k"] > 1, "")
-    colors = names.map(COLORS)
-    for name, part in rows.groupby(names):
-        value = 100 * part[["accuracy", "low", "high"]].to_numpy(float)
-        left.errorbar(value[:, 0], part.index, xerr=np.abs(value[:, 1:] - value[:, :1]).T,
-                      color=COLORS[name], markersize=6, fmt=MARKERS[name], linewidth=1.6, capsize=0 if many else 3)
-    base = rows.loc[rows["k"] == 1, "accuracy"]
-    if len(base) and rows["task"].nunique() == 1:
+    counted = only_predicted(table)
+    lines = merged(table, "computation" if counted else "run")
+    many = len(lines) > LABELLED
+    several = lines["task"].nunique() > 1
+    labels = [f"{task} {name}" if several else name for task, name in zip(lines["task"], lines["name"], strict=True)]
+    figure, (left, right) = house.rows([""] * len(lines) if many else labels)
+    names = lines["layers"].map(_subset).where(lines["k"] > 1, "")
+    looks = [(BLUE if row.k > 1 and row.several else COLORS[name], MARKERS[name])
+             for row, name in zip(lines.itertuples(), names, strict=True)]
+    for at, (row, (color, marker)) in enumerate(zip(lines.itertuples(), looks, strict=True)):
+        house.interval(left, at, 100 * row.accuracy, 100 * row.low, 100 * row.high, color=color, marker=marker,
+                       capsize=0 if many else 2.5)
+    base = lines.loc[lines["k"] == 1, "accuracy"]
+    if len(base) and not several:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
-    if many:
-        right.scatter(rows["tokens_per_second"], at, c=colors, s=8)
-        right.set_xlim(0)
-    else:
-        bars = right.barh(at, rows["tokens_per_second"], color=colors, height=0.62)
-        right.bar_label(bars, [f" {speed:.1f}" + (f"  ({ratio:.2f}x)" if k > 1 and ratio == ratio else "")
-                               for speed, ratio, k in zip(rows["tokens_per_second"], rows["speedup"], rows["k"],
-                                                          strict=True)], fontsize=8.5)
-        right.set_xlim(0, 1.28 * rows["tokens_per_second"].max())
-    several = rows["task"].nunique() > 1
-    if many:
-        left.set_yticks([])         # a thousand ticks without a name would take longer to draw than all the rest
-    else:
-        left.set_yticks(at, [f"{t} {c}" if several else c for t, c in zip(rows["task"], rows["config"], strict=True)])
-    left.invert_yaxis()
-    left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {_span(rows['n'])})")
-    right.set_xlabel("tokens/s (and against k=1)")
-    for axes in (left, right):
-        style(axes)
+    cost = lines["forwards_run"] if counted else lines["tokens_per_second"]
+    texts = [f"{value:,.0f}".replace(",", " ") + (f", predicted {ratio:.2f}x" if k > 1 and ratio == ratio else "")
+             if counted else f"{value:.1f}" + (f" ({ratio:.2f}x)" if k > 1 and ratio == ratio else "")
+             for value, ratio, k in zip(cost, lines["speedup"], lines["k"], strict=True)]
+    house.bars(right, cost.tolist(), [""] * len(lines) if many else texts, [color for color, _ in looks])
+    left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {_span(lines['n'])})")
+    right.set_xlabel("forwards (predicted: speed-up in tokens/s)" if counted else "tokens/s (and against k=1)")
     if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def tradeoff_figure(table: pd.DataFrame, criteria: tuple[float, float] = (1.2, 5.0), title: str = "") -> Figure:
-    """Points lost against speed-up with both intervals; the shaded corner is where the criterion is met."""
-    rows = table[(table["k"] > 1) & table["speedup"].notna()].reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    edge = max(1.3, float(np.nanmax([criteria[0], *rows["speedup"], *rows["speed_high"].clip(upper=3)]))) + 0.05
-    axes.fill_between([criteria[0], edge], -100, criteria[1], color="#009E73", alpha=0.12, linewidth=0)
-    axes.text(edge, criteria[1], " criterion met ", ha="right", va="bottom", color="#007a5a", fontsize=9)
-    for k, marker in zip(sorted(rows["k"].unique()), "osD^v<>", strict=False):
-        by_subset = dict(list(rows[rows["k"] == k].groupby(rows["layers"].map(_subset))))
-        for name, part in ((name, by_subset[name]) for name in COLORS if name in by_subset):
-            error_x = [(part["speedup"] - part["speed_low"]).clip(lower=0).fillna(0),
-                       (part["speed_high"] - part["speedup"]).clip(lower=0).fillna(0)]
-            error_y = [(part["lost"] - part["lost_low"]).clip(lower=0).fillna(0),
-                       (part["lost_high"] - part["lost"]).clip(lower=0).fillna(0)]
-            axes.errorbar(part["speedup"], part["lost"], xerr=error_x, yerr=error_y, fmt=marker, color=COLORS[name],
-                          label=f"k={k} {name}".strip(), capsize=0 if len(rows) > LABELLED else 2, linewidth=1.2,
-                          markersize=6)
-    axes.axvline(1, color=GREY, linewidth=0.9, linestyle="--")
-    axes.axhline(0, color=GREY, linewidth=0.9, linestyle="--")
-    low = float(np.nanmin([0, *rows["lost_low"], *rows["lost"]]))
-    high = float(np.nanmax([6, *rows["lost_high"], *rows["lost"]]))
-    axes.set(xlabel="speed-up against k=1 (tokens/s)", ylabel="accuracy points lost against k=1",
-             ylim=(low - 1, high + 1), xlim=(min(0.9, float(np.nanmin([1, *rows["speed_low"].clip(lower=0.3),
-                                                                        *rows["speedup"]]))) - 0.03, edge))
-    bars, names = axes.get_legend_handles_labels()
-    figure.legend([bar[0] for bar in bars], names, loc="outside lower center", frameon=False, fontsize=8.5,
-                  ncols=min(5, max(1, rows["k"].nunique())))     # outside, it covers no marker; markers alone tell more
-    style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
-    if title:
-        axes.set_title(title, loc="left", fontsize=11)
-    return figure
+def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One row for all rows of a task with one value of `column`: `name` says all of them, `several` that they are.
+
+    A table without the column stays as it is.
+    """
+    by = ["task", column] if column in table else ["task", "config"]
+    lines = table.drop_duplicates(by).copy()
+    names = table.groupby(by, sort=False)["config"].agg(list)
+    lines["name"] = [together(each) for each in names]
+    lines["several"] = [len(each) > 1 for each in names]
+    return lines.reset_index(drop=True)
 
 
 def _subset(layers: str) -> str:
@@ -107,6 +75,7 @@ def _span(values: pd.Series) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+@styled
 def runs_figure(rows: pd.DataFrame) -> Figure:
     """Accuracy against tokens per problem, one panel per published table: equal scores with unequal outputs stand out.
 
@@ -116,28 +85,25 @@ def runs_figure(rows: pd.DataFrame) -> Figure:
     groups = [(name, part) for name, part in timed.groupby(["batch", "task", "limit"], sort=False) if len(part) > 2][:6]
     if not groups:
         return _nothing("no table with tokens and accuracies")
-    figure, axes = plt.subplots(1, len(groups), figsize=(3.1 * len(groups), 3.1), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(max(5.5, 3.1 * len(groups)), 3.4), squeeze=False)
     for panel, ((batch, task, limit), part) in zip(axes[0], groups, strict=True):
         for row in part.to_dict("records"):
             name = _subset(str(row["layers"]))
-            panel.plot(row["tokens"] / row["n"], 100 * row["accuracy"], MARKERS[name] if row["k"] > 1 else "D",
+            panel.plot(row["tokens"] / row["n"], 100 * row["accuracy"], BY_K.get(int(row["k"]), "X"),
                        color=COLORS[name] if row["k"] > 1 else GREY, alpha=0.85, markersize=7)
-            panel.annotate(f" k{row['k']:.0f}", (row["tokens"] / row["n"], 100 * row["accuracy"]), fontsize=7.5,
-                           xytext=(4, 3), textcoords="offset points", color=GREY)
-        panel.set_title(f"{batch} {task}" + (f"\nlimit {limit}" if limit else "\nall problems"), fontsize=9, loc="left")
+        panel.set_title(f"{batch} {task}" + (f"\nlimit {limit:.0f}" if limit else "\nall problems"), fontsize=9)
         panel.set_xlabel("tokens a problem")
         panel.set_ylim(-5, 105)
         panel.margins(x=0.15)
-        style(panel).grid(axis="y", color="#dddddd", linewidth=0.7)
+        panel.locator_params(axis="x", nbins=4)
     axes[0, 0].set_ylabel("accuracy %")
-    names = [name for name in COLORS if name]
-    figure.legend(handles=[*(Line2D([], [], marker=MARKERS[n], color=COLORS[n], linestyle="", label=n)
-                             for n in names),
-                           Line2D([], [], marker="D", color=GREY, linestyle="", label="k=1")],
-                  loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    ks = sorted({int(k) for _, part in groups for k in part["k"]})
+    house.keys(figure, [*((name, "o", COLORS[name]) for name in COLORS if name), ("k=1", "D", GREY),
+                        *((f"k={k}", BY_K.get(k, "X"), "#bbbbbb") for k in ks if k > 1)], 8)
     return figure
 
 
+@styled
 def nodes_figure(rows: pd.DataFrame) -> Figure:
     """tokens/s by k, one colour and marker per node: does speed follow the configuration or the machine?"""
     timed = rows[rows["tokens_per_s"].notna() & rows["node"].notna()]
@@ -145,17 +111,17 @@ def nodes_figure(rows: pd.DataFrame) -> Figure:
               if part["node"].nunique() > 1][:4]
     if not groups:
         return _nothing("no table that was timed on more than one node")
-    palette = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]  # Okabe-Ito
-    figure, axes = plt.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.1), layout="constrained", squeeze=False)
+    palette = [BLUE, ORANGE, GREEN, RED, PINK, SKY]
+    figure, axes = plt.subplots(1, len(groups), figsize=(max(5.5, 3.6 * len(groups)), 3.6), squeeze=False)
     for panel, ((batch, task, limit), part) in zip(axes[0], groups, strict=True):
-        for i, (node, own) in enumerate(part.groupby("node")):
-            panel.plot(own["k"] + 0.09 * (i - (part["node"].nunique() - 1) / 2), own["tokens_per_s"], "osD^v<>"[i % 7],
+        nodes = list(part.groupby("node"))
+        for i, (node, own) in enumerate(nodes):
+            panel.plot(own["k"] + 0.09 * (i - (len(nodes) - 1) / 2), own["tokens_per_s"], "osD^v<>"[i % 7],
                        color=palette[i % 6], label=node, linestyle="", markersize=7, alpha=0.85)
-        panel.set_title(f"{batch} {task}" + (f" limit {limit}" if limit else ""), fontsize=9, loc="left")
+        panel.set_title(f"{batch} {task}" + (f" limit {limit:.0f}" if limit else ""), fontsize=9)
         panel.set_xticks(sorted(part["k"].unique()), [f"k={k:.0f}" for k in sorted(part["k"].unique())])
         panel.set_ylim(0)
-        panel.legend(frameon=False, fontsize=8)
-        style(panel).grid(axis="y", color="#dddddd", linewidth=0.7)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8)
     axes[0, 0].set_ylabel("tokens/s")
     return figure
 
@@ -165,7 +131,7 @@ def runs_caption(rows: pd.DataFrame) -> str:
     apart = []
     for (batch, task, limit, k), part in rows[rows["k"] > 1].groupby(["batch", "task", "limit", "k"], sort=False):
         if part["tokens"].notna().all() and part["tokens"].nunique() == 1 and part["accuracy"].nunique() > 1:
-            apart.append(f"{batch} {task}{f' limit {limit}' if limit else ''} k={k}")
+            apart.append(f"{batch} {task}{f' limit {limit:.0f}' if limit else ''} k={k}")
     return ("One point a configuration. Points above each other have equally long outputs and other scores: "
             + (", ".join(apart) or "none here") + ".")
 
@@ -179,7 +145,7 @@ def nodes_caption(rows: pd.DataFrame) -> str:
 
 
 def _nothing(why: str) -> Figure:
-    figure, axes = plt.subplots(figsize=(5, 0.6))
+    figure, axes = plt.subplots(figsize=(6, 0.6))
     axes.axis("off")
     axes.text(0, 0.5, f"nothing to draw: {why}", va="center")
     return figure

@@ -19,17 +19,22 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records.record import Record
+from fastdllm.report import cost_model
 from fastdllm.settings import Decoding, Reuse
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The answers of one run by problem: arrays [n] of right or wrong, tokens and seconds."""
+    """The answers of one run by problem: arrays [n] of right or wrong, tokens, seconds, and predicted seconds.
+
+    predicted: the cost model's, from the forwards (`cost_model.predicted_seconds`); NaN where they are not known.
+    """
 
     ids: tuple[str, ...]
     correct: np.ndarray
     tokens: np.ndarray
     seconds: np.ndarray
+    predicted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -118,4 +123,22 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
     return Outcomes(tuple(row["id"] for row in rows),
                     np.array([bool(row["correct"][record.metric]) for row in rows], dtype=np.float32),
                     np.array([row["tokens"] for row in rows], dtype=np.float32),
-                    np.array([row["seconds"] for row in rows], dtype=np.float32))
+                    np.array([row["seconds"] for row in rows], dtype=np.float32),
+                    predicted(record, {kind: [row["nfe"].get(kind, 0) for row in rows] for kind in record.nfe},
+                              [row["decisions"].get("reuse", 0) for row in rows],
+                              [row["forwards_run"] for row in rows] if record.forwards_run is not None else None))
+
+
+def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], ran: list[int] | None = None) -> np.ndarray:
+    """Seconds [n] that the cost model gives these forwards; NaN where a record does not count forwards by kind.
+
+    ran: the passes that ran, under policy verify fewer than its forwards; that a pass then carries drafts besides is
+    not counted, so that its prediction is an upper bound of the speed.
+    """
+    run, reuse = record.parameters, record.parameters.reuse
+    if run.engine != "diffusion" or not record.nfe:
+        return np.full(len(reused), np.nan)
+    seconds = cost_model.predicted_seconds(nfe, reused, reuse.policy, run.revision, full_forwards=reuse.full_forwards)
+    if ran is None:
+        return seconds
+    return seconds * np.asarray(ran) / np.maximum(1, sum(np.asarray(count) for count in nfe.values()))

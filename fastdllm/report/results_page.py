@@ -17,10 +17,10 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display import claim as claims
-from fastdllm.display.tables import Html, as_text, interval_text
+from fastdllm.display.tables import Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
-from fastdllm.report import criteria, tables
+from fastdllm.report import cost_model, criteria, tables
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
@@ -42,11 +42,45 @@ class Report:
 
     @cached_property
     def answer(self) -> str:
-        """The verdict's plain answer, and what its speeds are worth where configurations ran side by side."""
-        beside = any(finding.rule == "side_by_side" for finding in self.findings)
-        caution = (" Cells ran side by side: speeds and their intervals hold for this run, those of another can differ "
-                   "by a fifth.")
-        return self.verdict.answer + (caution if beside else "")
+        """The verdict's plain answer, and what its speeds are worth where a clock was read once, or side by side."""
+        measured = set(self.table["speed_from"])
+        once = (" Each configuration was timed once, so its speed has no interval; an axis `repeat: [0, 1, 2]` gives "
+                "one.") if "one run" in measured else ""
+        clocked = measured - {"baseline", "not measured", tables.PREDICTED}
+        beside = " Cells ran side by side: speeds hold for this run, those of another can differ by a fifth." if (
+            clocked and any(finding.rule == "side_by_side" for finding in self.findings)) else ""
+        return self.verdict.answer + once + beside
+
+    @property
+    def heading(self) -> str:
+        """Markdown: the experiment, its hypothesis, when and where it ran and on what code, and the answer."""
+        records = self.results.records
+        days = sorted({record.date[:10] for record in records})
+        where = sorted({f"{record.environment.device_name} ({record.parameters.device}, {record.parameters.dtype})"
+                        for record in records})
+        code = sorted({f"fastdllm {record.code.version}, "
+                       + (f"commit {record.code.commit[:9]}" if record.code.commit else f"code {record.code.hash[:9]}")
+                       + (" with changes" if record.code.dirty else "") for record in records})
+        ran = " to ".join(dict.fromkeys((days[0], days[-1])))
+        stated = f"\n\n{self.results.grid.hypothesis.strip()}" if self.results.grid.hypothesis.strip() else ""
+        return (f"# {self.results.grid.experiment}{stated}\n\n*{ran}; {' and '.join(where)}; {'; '.join(code)}*\n\n"
+                f"**Answer.** {self.answer}")
+
+    @property
+    def caption(self) -> str:
+        """Under the table: what its columns are, and where its speeds come from."""
+        if only_predicted(self.table):
+            drafted = ("; policy verify: an upper bound, as what drafts cost in a pass is not counted"
+                       if "forwards run" in self.shown else "")
+            speed = (f"predicted speed-up: tokens/s against k=1 that the cost model gives the counted forwards at "
+                     f"{cost_model.SHAPE}, because a CPU that others share is no clock (its interval is that of the "
+                     f"problems); the clock's seconds and tokens/s are in results.csv{drafted}")
+        else:
+            speed = ("speed-up: tokens/s against k=1, with a 95 % interval from repeats and without one where a "
+                     "configuration ran fewer than three times; seconds without loading and warm-up")
+        return (f"accuracy with 95 % Wilson interval; points lost (also in percent of k=1's right answers) against k=1 "
+                f"with 95 % interval, paired over the same problems; the verdict's intervals are wider, they hold for "
+                f"all configurations together; {speed}; NFE: forwards; as data in results.csv")
 
     @cached_property
     def shown(self) -> pd.DataFrame:
@@ -110,8 +144,8 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
         "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
         f"Rule: {verdict.rule}.", "",
-        Html(verdict.rows).markdown() if len(verdict.rows) else "", "",
-        "## Results", "", Html(report.shown, CAPTION).markdown(), "",
+        Html(verdict.merged).markdown() if len(verdict.rows) else "", "",
+        "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
         "## Best configuration per benchmark", "", Html(tables.best(report.table)).markdown(), "",
         "## Extraction rules", "", Html(tables.rules_table(results), RULES).markdown(), "",
@@ -123,11 +157,8 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
 
-CAPTION = ("accuracy with 95 % Wilson interval; points lost (also in percent of k=1's right answers) and speed-up "
-           "against k=1 with 95 % intervals, paired over the same problems, of one run each: a second run's speed may "
-           "differ by more; the verdict's intervals are wider, they hold for all configurations together; NFE: "
-           "forwards; seconds without loading and warm-up; recompute, reuse and fallback count layer calls; as data in "
-           "results.csv")
+COUNTED = ("NFE: forwards by kind; recompute, reuse and fallback: layer calls. Rows with the same counts are one "
+           "computation.")
 COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
          "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
@@ -139,17 +170,18 @@ COVERAGE = (
 
 
 def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
-    """One sentence per computation that reuses, with McNemar's p, Holm-corrected over the grid's computations."""
-    lines = []
-    reused = table[(table["k"] > 1) & table["lost"].notna()]
-    for _, rows in reused.groupby(["task", "computation"], sort=False):
-        row = next(rows.head(1).itertuples())
+    """What was lost, one sentence for all configurations that lost the same.
+
+    With McNemar's p, Holm-corrected over the grid's computations, where the samples are kept.
+    """
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in table[(table["k"] > 1) & table["lost"].notna()].itertuples():
         difference = stats.say_difference(-row.lost, -row.lost_high, -row.lost_low, row.n)
         relative = "" if math.isnan(row.lost_relative) else f", {-row.lost_relative:+z.1%} of k=1's right answers"
         p = f"; McNemar p = {row.p:.2g}, Holm over the grid {row.p_holm:.2g}" if row.p == row.p else ""
-        one = " (one computation)" if len(rows) > 1 else ""
-        lines.append(f"{row.task} {', '.join(rows['config'])}{one}: {difference}{relative}{p}")
-    return lines[:most]
+        said.setdefault((row.task, f"{difference}{relative}{p}"), []).append(row.config)
+    return [f"{task} {together(configs)}{' each' if len(configs) > 1 else ''}: {text}"
+            for (task, text), configs in said.items()][:most]
 
 
 def verdict_text(report: Report) -> str:
@@ -166,9 +198,11 @@ def summary_text(report: Report) -> str:
     rows = report.table.to_dict("records")
     names = [f"{row['task']} {row['config']}" for row in rows]
     width = max(map(len, names))
+    counted = only_predicted(report.table)
     lines = [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} [{100 * row['low']:.1f}, "
-             f"{100 * row['high']:.1f}]  {row['tokens_per_second']:7.1f} tokens/s"
-             + (f"  {row['lost']:.1f} points lost, {row['speedup']:.2f}x"
+             f"{100 * row['high']:.1f}]  "
+             + (f"{row['nfe']:6.0f} forwards" if counted else f"{row['tokens_per_second']:7.1f} tokens/s")
+             + (f"  {row['lost']:.1f} points lost, {'predicted ' * counted}{row['speedup']:.2f}x"
                 if row["lost"] == row["lost"] and row["k"] > 1 else "")
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
@@ -206,7 +240,8 @@ def _list(rows: pd.DataFrame, text) -> str:
 
 
 def _speedup(row) -> str:
-    return interval_text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
+    ratio = interval_text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
+    return f"{ratio} predicted" if row.speed_from == tables.PREDICTED else ratio
 
 
 def _accuracy(row) -> str:

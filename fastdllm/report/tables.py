@@ -17,18 +17,23 @@ from scipy import stats as scipy_stats
 
 from fastdllm import prior_results, stats
 from fastdllm.report.results import Outcomes, Results
+from fastdllm.report.results import predicted as predicted_of
 
 KINDS = ("prefill", "full", "small", "commit", "replay")
 COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
 DRAWS = 2000
+REPEATS = 3     # runs of each side from which a clock's interval is made: two say nothing of their spread
+PREDICTED = "predicted"
 HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 
 
 def grid_table(results: Results) -> pd.DataFrame:
     """One row per configuration, numbers only: accuracy, points lost and speed-up against k=1 with intervals, costs.
 
-    Both comparisons are paired over the same problems where the samples are kept. The interval of the speed-up comes
-    from repeats where both sides have two or more, else from the problems (run-to-run noise is then not in it).
+    Both comparisons are paired over the same problems where the samples are kept. What the speed-up is stands in
+    speed_from: the clock's from REPEATS or more runs of each side, with their interval; else, on a CPU, which others
+    share, the cost model's prediction from the forwards (`predicted`; its interval is that of the problems); else one
+    run's clock, without an interval. predicted_seconds is the cost model's time of the whole run.
     A run in shards has smaller batches at its ends: where the two sides were not split alike, `batching` says so.
     The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
     by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each computation once.
@@ -36,7 +41,7 @@ def grid_table(results: Results) -> pd.DataFrame:
     frame = results.frame
     if frame.empty:
         return pd.DataFrame()
-    rows = frame.to_dict("records")
+    rows = frame.assign(predicted_seconds=predicted(results)).to_dict("records")
     base: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["k"] == 1:
@@ -58,8 +63,7 @@ def grid_table(results: Results) -> pd.DataFrame:
             row |= pairs[i].values(bounds.get(i), levels, speeds)
             row |= of_other_executor(row, base[row["key"]])
         elif row["key"] in base:
-            ratio = row["tokens_per_second"] / base[row["key"]]["tokens_per_second"]
-            row |= {"lost": 0.0, "speedup": ratio, "speed_from": "baseline"}
+            row |= {"lost": 0.0, "speedup": 1.0, "speed_from": "baseline"}
         else:
             row["speed_from"] = "not measured"
     table = pd.DataFrame(rows)
@@ -73,6 +77,12 @@ def grid_table(results: Results) -> pd.DataFrame:
     return table
 
 
+def predicted(results: Results) -> list[float]:
+    """Seconds that the cost model gives each record's forwards at the 7B's shape; NaN where they are not counted."""
+    return [float(predicted_of(record, {kind: [count] for kind, count in record.nfe.items()},
+                               [record.decisions.get("reuse", 0)],
+                               None if record.forwards_run is None else [record.forwards_run])[0])
+            for record in results.records]
 def of_other_executor(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """No speed-up where the two clocks measured different executors; a prediction from forwards stands."""
     if row["executor"] == base["executor"] or row["speed_from"] == "predicted":
@@ -112,6 +122,12 @@ class ComparedPair:
     def paired(self) -> bool:
         return self.mine is not None and self.theirs is not None and self.mine.ids == self.theirs.ids
 
+    @property
+    def predicted(self) -> bool:
+        """Whether the cost model stands in for the clock: on a CPU, where other programs run beside."""
+        known = self.row["predicted_seconds"] + self.base["predicted_seconds"]
+        return self.row["device"] == "cpu" == self.base["device"] and known == known
+
     def values(self, bounds: np.ndarray | None, levels: tuple[float, float],
                speeds: dict[str, dict[str, float]]) -> dict[str, Any]:
         """Points lost (positive: worse than k=1) and throughput over the baseline's, with both kinds of interval.
@@ -119,14 +135,13 @@ class ComparedPair:
         bounds [2, levels, 2] from the bootstrap: (loss, speed ratio), (low, high).
         """
         row, base = self.row, self.base
-        ratio = row["tokens_per_second"] / base["tokens_per_second"] if base["tokens_per_second"] else math.nan
-        values: dict[str, Any] = {"lost": 100 * (base["accuracy"] - row["accuracy"]), "speedup": ratio,
-                                  "speed_from": "one run" if bounds is None else "problems"}
+        values: dict[str, Any] = {"lost": 100 * (base["accuracy"] - row["accuracy"])}
         if bounds is not None and self.mine is not None and self.theirs is not None:
             mine, theirs = self.mine.correct, self.theirs.correct
             lost, gained = ((theirs == 1) & (mine == 0)).sum(), ((theirs == 0) & (mine == 1)).sum()
             values["p"] = stats.mcnemar(int(lost), int(gained))
         runs = [list(speeds[side["run"]].values()) for side in (base, row)]
+        repeats = min(map(len, runs))
         for at, (level, sure) in enumerate(zip(levels, ("", "sure_"), strict=True)):
             if bounds is not None:
                 (low, high), (slow, fast) = bounds[:, at]
@@ -134,17 +149,25 @@ class ComparedPair:
                 low, high = (-100 * end for end in reversed(stats.difference_unpaired(
                     base["correct"], base["n"], row["correct"], row["n"], level)))
                 slow = fast = math.nan
-            if min(map(len, runs)) >= 2:
+            if repeats >= REPEATS:
                 values["speedup"], slow, fast = stats.repeats_ratio(*runs, level)
-                values["speed_from"] = f"{len(runs[1])} repeats"
+                values["speed_from"] = f"{repeats} repeats"
+            elif self.predicted:
+                values |= {"speedup": _ratio(row, base, "predicted_seconds"), "speed_from": PREDICTED}
+                slow, fast = values["speedup"] * slow, values["speedup"] * fast
             else:
-                # Rows of a batch overlap in time: single problems give the spread, the whole run gives the value.
-                slow, fast = ratio * slow, ratio * fast
+                values |= {"speedup": _ratio(row, base, "seconds"), "speed_from": "one run"}
+                slow = fast = math.nan
             values |= {f"{sure}lost_low": low, f"{sure}lost_high": high, f"{sure}speed_low": slow,
                        f"{sure}speed_high": fast}
         return values
 
 
+def _ratio(row: dict[str, Any], base: dict[str, Any], seconds: str) -> float:
+    """Throughput of a row over its baseline's; NaN where either is not known."""
+    mine, theirs = (side["tokens_per_second"] if seconds == "seconds" else side["tokens"] / side[seconds]
+                    for side in (row, base))
+    return mine / theirs if theirs else math.nan
 def unequal_batching(row: dict[str, Any], base: dict[str, Any] | None) -> str:
     """What keeps a row's speed from being compared at equal batching with its baseline's; "" if nothing does.
 
@@ -159,7 +182,7 @@ def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dic
     """Bootstrap bounds of all pairs: [2, levels, 2] each, one matrix of draws per number of problems.
 
     First the points lost (with Agresti and Min's two extra pairs, see `stats.compare_paired`), then the ratio of the
-    throughputs divided by its own value.
+    predicted throughputs divided by its own value; NaN where nothing is predicted.
     """
     bounds: dict[int, np.ndarray] = {}
     weights: dict[int, np.ndarray] = {}
@@ -171,8 +194,9 @@ def _bootstrap(pairs: dict[int, ComparedPair], levels: tuple[float, ...]) -> dic
                 weights[size] = stats.resamples(size, DRAWS)
         lost = 100 * np.array(stats.paired_bounds(pair.mine.correct, pair.theirs.correct, level=levels,
                                                   weights=weights[n + 2]))
-        ratio, *ends = stats.ratio_bootstrap(pair.theirs.tokens, pair.theirs.seconds, pair.mine.tokens,
-                                             pair.mine.seconds, level=levels, weights=weights[n])
+        ratio, *ends = stats.ratio_bootstrap(
+            pair.theirs.tokens, pair.theirs.predicted, pair.mine.tokens, pair.mine.predicted, level=levels,
+            weights=weights[n]) if pair.predicted else [math.nan] * (1 + 2 * len(levels))
         bounds[i] = np.array([lost, np.array(ends) / ratio]).reshape(2, len(levels), 2)
     return bounds
 
@@ -270,11 +294,13 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
     """Per benchmark: the best accuracy, the fastest, and the fastest reuse whose loss is surely below 5 points."""
     rows = []
     for task, part in table[table["state"].isin(["complete", "published"])].groupby("task", sort=False):
-        most, fastest = part.loc[part["accuracy"].idxmax()], part.loc[part["tokens_per_second"].idxmax()]
+        by = "speedup" if part["speedup"].notna().all() else "tokens_per_second"
+        most, fastest = part.loc[part["accuracy"].idxmax()], part.loc[part[by].idxmax()]
         safe = part[(part["lost_high"] < 5) & (part["k"] > 1)]
-        quick = safe.loc[safe["tokens_per_second"].idxmax()] if len(safe) else None
+        quick = safe.loc[safe[by].idxmax()] if len(safe) else None
         rows.append({"benchmark": task, "best accuracy": f"{most['config']} ({100 * most['accuracy']:.1f} %)",
-                     "fastest": f"{fastest['config']} ({fastest['tokens_per_second']:.1f} tokens/s)",
+                     "fastest": f"{fastest['config']} (" + (
+                         f"{fastest['speedup']:.2f}x)" if by == "speedup" else f"{fastest[by]:.1f} tokens/s)"),
                      "fastest reuse, surely under 5 points lost": quick["config"] if quick is not None else "none"})
     return pd.DataFrame(rows)
 

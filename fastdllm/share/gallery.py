@@ -6,6 +6,7 @@ Nothing is loaded from elsewhere. Hosts, users, paths and secrets are left out u
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -19,20 +20,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fastdllm.lab import records
+from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
-from fastdllm.share import bundle, inventory, redact
+from fastdllm.report import figures, tables
+from fastdllm.report.results import Results
+from fastdllm.share import bundle, inventory
 from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
-from fastdllm.share.redact import Redactor
+from fastdllm.share.inventory import Experiment
+from fastdllm.share.redact import Redactor, read_notebook, redactor
 from fastdllm.version import __version__
 
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
+# `wide` ones leave a narrow window.
 COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
-           ("Tokens/forward", "number"), ("k", "number"), ("Layers", ""), ("Policy", ""), ("Revision", ""),
-           ("Experiment", ""), ("Node", ""), ("Date", "number"))
+           ("Tokens/forward", "number"), ("k", "number"), ("Layers", "wide"), ("Policy", "wide"), ("Revision", "wide"),
+           ("Experiment", ""), ("Node", "wide"), ("Date", "number wide"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class SiteDraft:
     def notebook(self, source: Path, folder: Path, title: str, facts: Iterable[tuple[str, str]] = (),
                  record: str = "") -> tuple[str, str]:
         """A notebook's page and its download; returns both addresses."""
-        notebook = redact.read_notebook(source)
+        notebook = read_notebook(source)
         notebook = self.redactor.notebook(notebook) if self.redactor else notebook
         describe_figures(notebook)
         name = source.name.removesuffix(".ipynb")
@@ -92,21 +98,23 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     if not any(cells or runs for _, _, cells, runs in shown):
         raise ValueError(f"{folder}: nothing to show; allowed: a folder with records or executed notebooks")
     nodes = [cell.record.environment.node for _, _, cells, _ in shown for cell in cells if cell.record]
-    draft = SiteDraft(_redactor(folder, nodes) if redact else None)
+    draft = SiteDraft(redactor(folder, nodes) if redact else None)
     cells, sections = [], []
     for experiment, grid, states, runs in shown:
         name, shipped = experiment.key, experiment.shipped
         log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} configurations, "
             f"{len(runs)} notebooks")
-        own = [_configuration(draft, name, state) for state in states]
+        own = [_configuration(draft, experiment, state) for state in states]
         notebooks = []
         for run in runs:
             page_path = Path("notebooks") / name / run.path.parent.relative_to(experiment.directory)
             page, notebook = draft.notebook(run.path, page_path, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
-            notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem})
-        sections.append({"name": name, "shipped": shipped, "hypothesis": draft.text(grid.hypothesis) if grid else "",
-                         "cells": own, "notebooks": notebooks,
+            notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem,
+                              "question": draft.text(question(read_notebook(run.path)))})
+        sections.append({"name": experiment.name, "shipped": shipped, "cells": own, "notebooks": notebooks,
+                         "hypothesis": draft.text(grid.hypothesis) if grid else "",
+                         "figure": _headline(draft, experiment, grid, states),
                          "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
     applicable = [cell for cell in cells if cell["state"] != "not applicable"]
@@ -159,18 +167,39 @@ def pack(site: Site) -> Path:
     return target
 
 
-def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState) -> dict[str, Any]:
+def question(notebook: dict[str, Any]) -> str:
+    """What a notebook asks: the first sentence of its opening that is a question, else its title."""
+    opening = next(("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"), "")
+    title, _, rest = opening.partition("\n")
+    asked = re.search(r"(?:^|(?<=[.?:] ))[^.?\n]*\?", rest.strip())
+    return (asked[0] if asked else title.lstrip("# ")).replace("`", "")
+
+
+def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None, states: list[ConfigurationState]) -> str:
+    """The experiment in one figure; "" where fewer than two configurations have a record."""
+    results = Results(grid or Grid(experiment=experiment.name), states)
+    if len(results.recorded) < 2:
+        return ""
+    drawn, picture = figures.grid_figure(tables.grid_table(results)), io.BytesIO()
+    drawn.savefig(picture, format="png", dpi=80)
+    return draft.add(Path("assets") / f"{experiment.key.replace('/', '-')}.png", picture.getvalue())
+
+
+def _configuration(draft: SiteDraft, experiment: Experiment, state: ConfigurationState) -> dict[str, Any]:
     """One row of the index; adds the cell's pages and downloads."""
     configuration, reuse = state.configuration, state.configuration.parameters.reuse
     record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
     row = records.row(record) if record else None
-    page_path = Path("cells") / experiment / configuration.directory.parent.name / configuration.directory.name
+    page_path = Path("cells") / experiment.key / configuration.directory.parent.name / configuration.directory.name
     entry: dict[str, Any] = {
-        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment,
+        "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment.name,
+        "shipped": experiment.shipped,
         "task": configuration.directory.parent.name, "config": configuration.name, "row": row,
         "k": figure(row["k"]) if row else str(reuse.k), "page": "", "notebook": "", "record": "", "traceback": "",
         "revision": configuration.parameters.revision,
         **{name: (row and row[name]) or "" for name in ("layers", "policy", "node")}}
+    if not reuse.active:
+        entry["policy"] = ""        # nothing is reused, by no policy
     if state.shared_with:
         entry["detail"] = "; ".join(filter(None, [entry["detail"], f"same run as {state.shared_with}"]))
     if record:
@@ -178,7 +207,7 @@ def _configuration(draft: SiteDraft, experiment: str, state: ConfigurationState)
         entry["record"] = draft.add(page_path / records.SUMMARY,
                                     json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     facts = _facts(state, row)
-    title = f"{experiment}: {configuration.path}"
+    title = f"{experiment.key}: {configuration.path}"
     for path in bundle.executed_notebooks(configuration.directory):
         entry["page"], entry["notebook"] = draft.notebook(path, page_path, title, facts,
                                                            records.SUMMARY if record else "")
@@ -194,12 +223,10 @@ def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[
     if row is None:
         return [("state", state.state)]
     return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
-            ("n", figure(row["n"])), ("tokens/s", figure(row["tokens_per_second"])), ("node", row["node"]),
+            ("n", figure(row["n"])), ("forwards", figure(row["nfe"])),
+            (f"tokens/s (batch {figure(row['batch_size'])}, one run)", figure(row["tokens_per_second"])),
+            ("node", row["node"]),
             ("identity", row["identity"][:12])]
-
-
-def _redactor(folder: Path, nodes: list[str]) -> Redactor:
-    return redact.redactor(folder, nodes)
 
 
 def _templates() -> Environment:

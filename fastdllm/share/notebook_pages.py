@@ -12,9 +12,10 @@ from typing import Any
 import nbformat
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
-from fastdllm.display.notebook_html import without_foreign
+from fastdllm.display.notebook_html import ASIDE, without_foreign
 
 STATIC = Path(__file__).parent / "static"
 STATE = "application/vnd.jupyter.widget-state+json"
@@ -26,6 +27,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.exporter = HTMLExporter(template_name="gallery", extra_template_basedirs=[str(TEMPLATES)])
+        self.exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags=ASIDE), enabled=True)
         self.templates = Environment(loader=PackageLoader("fastdllm.share", "static"), autoescape=True,
                                      undefined=StrictUndefined)
         self.widgets = False

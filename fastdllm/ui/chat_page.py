@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from fastdllm.model.lm import LM
 from fastdllm.ui.controls import BackgroundJob, Controls, Live, Message, Status, button, fields, labelled, row
-from fastdllm.ui.conversation import ABOUT, EMBEDDED, AnswerProgress, Conversation
+from fastdllm.ui.conversation import EMBEDDED, AnswerProgress, Conversation, ability
 from fastdllm.ui.player import Player
 
 REFRESH = 0.25       # seconds between two pictures of a live answer
@@ -24,7 +24,7 @@ class ChatPage(Live):
     def __init__(self, lm: LM, **settings: object) -> None:
         self.controls = Controls(**{"k": 1, "max_new_tokens": 192, **settings})         # pyright: ignore
         self.conversation = Conversation(lm, self.controls.decoding(), self.controls.reuse(),
-                                         self.controls.revision.value, trace=True)
+                                         str(self.controls.revision.value), trace=True)
         self.last: AnswerProgress | None = None            # where the last answer stands
         self.status, self.player = Status(), Player()
         # Drawn from its end on: the newest line stays in view, and who scrolled back stays there.
@@ -35,7 +35,8 @@ class ChatPage(Live):
         self.message.add_class("fd-message")
         self.message.observe(lambda _: self.send(), "sent")
         single = lm.name == EMBEDDED        # it was trained on single questions
-        self.about = f" {ABOUT}." if single else ""
+        self.about = w.HTML(f"<b>{html.escape(ability(lm.name))}.</b>", layout=w.Layout(flex="0 0 auto"))
+        self.about.add_class("fd-about")
         whole = w.Layout(width="auto", max_width="100%", flex="0 0 auto", margin="2px 12px 2px 2px")
         self.alone = w.Checkbox(single, description="each question stands alone", indent=False, layout=whole)
         self.live = w.Checkbox(True, description="show the denoising live", indent=False, layout=whole)
@@ -46,7 +47,7 @@ class ChatPage(Live):
         switches = row(self.halt, self.empty, self.alone, self.live)
         below = w.Accordion([fields(self.controls.all())], titles=("settings",))
         below.add_class("fd-settings")
-        super().__init__([self.talk, self.message, switches, self.status.node, self.player, below],
+        super().__init__([self.about, self.talk, self.message, switches, self.status.node, self.player, below],
                          "The chat needs JupyterLab with a kernel, or fastdllm app.")
         self._busy(False)
         self._draw()
@@ -59,7 +60,7 @@ class ChatPage(Live):
         chat = self.conversation
         tail = [{"role": "assistant", "content": pending + " …"}] if pending else []
         parts = ["".join(map(line, chat.earlier)), "".join(map(line, [*chat.messages, *tail]))]
-        self.talk.value = DIVIDER.join(filter(None, parts)) or f"<em>Nothing said yet.{self.about}</em>"
+        self.talk.value = DIVIDER.join(filter(None, parts)) or "<em>Nothing said yet.</em>"
 
     def send(self) -> None:
         """Answer the message, in the background. A message that can't be asked stays in its field."""
@@ -69,7 +70,7 @@ class ChatPage(Live):
         chat, number = self.conversation, self.message.sent
         try:
             chat.decoding, chat.reuse = self.controls.decoding(), self.controls.reuse()
-            chat.revision = self.controls.revision.value
+            chat.revision = str(self.controls.revision.value)
         except ValueError as error:
             self.status.message(labelled(error), error=True)
             return

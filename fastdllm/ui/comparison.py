@@ -16,20 +16,22 @@ from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 from fastdllm.stats import wilson
-from fastdllm.tasks.base import Problem
-from fastdllm.ui.recording import Recording, first_difference, of_recorder, title
+from fastdllm.tasks.base import Problem, Task
+from fastdllm.ui.recording import Recording, first_difference, judged, of_recorder, title
 
 
 def record_all(lm: LM, problems: Sequence[Problem], decoding: Decoding, reuse: Reuse,
-               revision: str | Revision = "fixed", distance: bool = True) -> list[Recording]:
-    """Each problem as a run, with trace."""
+               revision: str | Revision = "fixed", distance: bool = True, task: Task | None = None) -> list[Recording]:
+    """Each problem as a run, with trace; judged by `task`, if it is given."""
     recorder = Recorder(lm, [problem.prompt for problem in problems], decoding, reuse, revision, distance=distance)
     for _ in recorder:
         pass
     whole = of_recorder(recorder)
     trace = recorder.trace.frame()
-    return [Recording(title(reuse, revision), whole.steps.query("row == @row").reset_index(drop=True),
-                trace.query("row == @row").reset_index(drop=True), whole.meta, row) for row in range(len(problems))]
+    runs = [Recording(title(reuse, revision), whole.steps.query("row == @row").reset_index(drop=True),
+                      trace.query("row == @row").reset_index(drop=True), whole.meta, row)
+            for row in range(len(problems))]
+    return runs if task is None else [judged(run, task, problem) for run, problem in zip(runs, problems, strict=True)]
 
 
 def partings(problems: Sequence[Problem], baseline: Sequence[Recording], suspect: Sequence[Recording]) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from fastdllm.settings import POLICIES, SUBSETS, Decoding, Reuse
 WIDE = {"description_width": "95px"}
 EXPECTED = (ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)     # what a run may fail with
 MODELS_OWN = "model's own"
+OWN_POLICY = "a file of your own"
 LABELS = {"prompts[0]": "prompt", "max_new_tokens": "new tokens", "small_block": "small block", "block_size": "block"}
 MOST = 100_000       # new tokens
 
@@ -41,17 +42,21 @@ class Controls:
         self.k = w.IntSlider(k, min=1, max=6, description="k", **shared)
         self.layers = w.Combobox(value=layers, options=list(SUBSETS), description="layers", ensure_option=False,
                                  placeholder="first, middle, last, 8-19", **shared)
-        self.policy = w.Combobox(value=policy, options=list(POLICIES), description="policy", ensure_option=False,
-                                 placeholder="output ... or my_policy.py", **shared)
-        self.revision = w.Combobox(value=revision, options=list(REVISIONS), description="revision",
-                                   ensure_option=False, **shared)
+        own = policy not in POLICIES
+        self.policy = w.Dropdown(options=[*POLICIES, OWN_POLICY], value=OWN_POLICY if own else policy,
+                                 description="policy", **shared)
+        self.policy_file = w.Text(value=policy if own else "", description="its file", placeholder="my_policy.py",
+                                  disabled=not own, **shared)
+        self.policy.observe(lambda _: setattr(self.policy_file, "disabled", self.policy.value != OWN_POLICY), "value")
+        self.revision = w.Dropdown(options=list(dict.fromkeys([*REVISIONS, revision])), value=revision,
+                                   description="revision", **shared)
         for control in self.all():
             control.add_class(f"fd-in-{str(control.description).replace(' ', '-')}")
 
     def all(self) -> list[Any]:
         """Every control, in reading order."""
         return [self.threshold, self.small_block, self.block, self.max_new_tokens, self.k, self.layers, self.policy,
-                self.revision]
+                self.policy_file, self.revision]
 
     def decoding(self) -> Decoding:
         """Raises ValueError for what can't be."""
@@ -62,7 +67,10 @@ class Controls:
 
     def reuse(self) -> Reuse:
         """Raises ValueError for what can't be. A policy file is looked for, and run when the run begins."""
-        return Reuse(k=self.k.value, layers=self.layers.value or None, policy=policy_path(str(self.policy.value)))
+        policy = self.policy_file.value.strip() if self.policy.value == OWN_POLICY else str(self.policy.value)
+        if not policy:
+            raise ValueError("its file: empty; allowed: the path of a policy of your own, like my_policy.py")
+        return Reuse(k=self.k.value, layers=self.layers.value or None, policy=policy_path(policy))
 
 
 def column_layout() -> dict[str, Any]:
@@ -117,10 +125,11 @@ class Live(w.VBox):
         self.anchor, self.sentence = f"fd-{uuid.uuid4().hex[:12]}", sentence
         hides = w.HTML(f"<style>#{self.anchor} {{ display: none }}</style>", layout=w.Layout(display="none"))
         super().__init__([*children, hides])
+        self.add_class("fd-live")      # by which a page without a kernel knows what to leave out
 
     def _ipython_display_(self) -> None:
         """The sentence first, then the widgets, which hide it where they come to life."""
-        display(HTML(f'<p id="{self.anchor}"><em>{html.escape(self.sentence)}</em></p>'))
+        display(HTML(f'<p id="{self.anchor}" class="fd-dead"><em>{html.escape(self.sentence)}</em></p>'))
         display(self._repr_mimebundle_(), raw=True)
 
 

@@ -20,7 +20,15 @@ from fastdllm.ui.recording import Recording, title
 EMBEDDED = "tiny"   # this checkpoint was trained on single questions; a second turn is nothing that it knows
 ABOUT = ("tiny, the embedded checkpoint, knows the generated arithmetic word problems that it was trained on and "
          "nothing else. It was trained on single questions")
+SMOL = ("smol answers grade-school word problems as in GSM8K, about one in seven of them right, and nothing else; it "
+        "does not chat")
 SPARE = 4096        # positions that a conversation may grow by before its cache is laid out anew
+
+
+def ability(name: str) -> str:
+    """What a checkpoint can do, in a sentence without its full stop: the first line of chat and app."""
+    known = {EMBEDDED: ABOUT, "smol": SMOL}
+    return known.get(name, f"{name}: nothing is known here of what it can do; its card says what it was trained for")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fastdllm.ui import controls
 from fastdllm.ui.controls import BackgroundJob, Controls, Live, Status, button, labelled, whole
 from fastdllm.ui.player import Player
 from fastdllm.ui.problem import DisplayedProblem, fetch, pick
-from fastdllm.ui.recording import Recording, of_recorder
+from fastdllm.ui.recording import Recording, judged, of_recorder
 
 OWN = "own prompt"
 LAST = 999           # the last problem that may be asked for
@@ -135,7 +135,7 @@ class Panel(Live):
             self.status.message(f"loading {name} ...")
             self.models = {name: load(name)}             # one at a time: a 7B fills a card
         recorder = Recorder(self.models[name], [self._prompt(self.models[name])], self.controls.decoding(),
-                            self.controls.reuse(), self.controls.revision.value, distance=self.distance.value)
+                            self.controls.reuse(), str(self.controls.revision.value), distance=self.distance.value)
         self.progress.value, self.progress.max = 0, recorder.decoding.max_new_tokens
         began = shown = time.perf_counter()
         count, new = 0, True
@@ -150,7 +150,7 @@ class Panel(Live):
                     self._show(of_recorder(recorder), new)
                     new = False
                 shown = time.perf_counter()
-        self.run = of_recorder(recorder)
+        self.run = self._judged(of_recorder(recorder))
         self._show(self.run, new)
         self._conclude(recorder, count, time.perf_counter() - began)
 
@@ -162,6 +162,14 @@ class Panel(Live):
         if not all(word.isdigit() for word in words):
             raise ValueError(f"prompt: {lm.name} has no tokenizer; allowed: token ids, like 5 6 7")
         return [int(word) for word in words]
+
+    def _judged(self, run: Recording) -> Recording:
+        """With the known answer, where the prompt is an embedded task's problem."""
+        name = str(self.task.value)
+        if name not in tasks.EMBEDDED or not self.problem.id:
+            return run
+        task, index = tasks.get(name), whole(self.index, 0, LAST)
+        return judged(run, task, task.problems(limit=index + 1)[index])
 
     def _show(self, run: Recording, new: bool = False) -> None:
         """A new run opens at its end; as it grows, a reader who went elsewhere stays there."""
@@ -203,7 +211,7 @@ class Panel(Live):
         flat: dict[str, object] = {
             "model": self.model.value, "k": reuse.k, "layers": self.controls.layers.value,
             "policy": str(policy.relative_to(home) if policy.is_relative_to(home) else policy),
-            "revision": self.controls.revision.value, "threshold": decoding.threshold,
+            "revision": str(self.controls.revision.value), "threshold": decoding.threshold,
             "max_new_tokens": decoding.max_new_tokens, "small_block": decoding.small_block}
         if decoding.block_size is not None:
             flat["block_size"] = decoding.block_size

@@ -14,14 +14,15 @@ function legend() {
   const ramp = make("span");
   ramp.append("confidence 0", make("span", "fd-ramp"), "1");
   node.append(ramp);
-  const signs = [["prompt", "text"], ["masked", "\u00b742"], ["carried", "over"], ["stop", "\u25a0end"], ["cut", "cut"], ["new", "new"]];
-  const names = { masked: "masked (looked at: 42 %)", carried: "carried over", stop: "stop", cut: "behind the end", new: "appears now", prompt: "prompt" };
+  const signs = [["prompt", "text"], ["masked", "\u00b742"], ["carried", "over"], ["stop", "\u25a0end"], ["cut", "cut"], ["new", "new"], ["differs", "tok"]];
+  const names = { masked: "masked (looked at: 42 %)", carried: "carried over", stop: "stop", cut: "behind the end", new: "appears now", prompt: "prompt",
+    differs: "\u2260 and underlined: the other run has something else here" };
   for (const [role, text] of signs) {
     const item = make("span");
     item.append(make("span", `fd-token fd-${role}`, text), ` ${names[role]}`);
     node.append(item);
   }
-  node.append(make("span", "", "P prefill, F full, S small, C commit, R replay"));
+  node.append(make("span", "", "map: a column is a forward (P prefill, F full, S small, C commit, R replay), a line a layer"));
   return node;
 }
 
@@ -61,11 +62,11 @@ function render({ model, el }) {
     bar.append(node);
     return node;
   };
-  button("|\u25c0", "first step (Home)", () => move(-1e9));
-  button("\u25c0 step", "step back (arrow left)", () => move(-1));
-  const toggle = button("\u25b6 play", "play or pause (space)", () => play(!model.get("playing")));
-  button("step \u25b6", "step on (arrow right)", () => move(1));
-  button("\u25b6|", "last step (End)", () => move(1e9));
+  button("|\u25c4", "first step (Home)", () => move(-1e9));
+  button("\u25c4 step", "step back (arrow left)", () => move(-1));
+  const toggle = button("\u25ba play", "play or pause (space)", () => play(!model.get("playing")));
+  button("step \u25ba", "step on (arrow right)", () => move(1));
+  button("\u25ba|", "last step (End)", () => move(1e9));
   bar.append(slider, where, speed);
   const differ = [button("first differing step", "first forward after which the texts differ (d)", () => difference("text")),
     button("first differing decision", "first forward at which other layers run (D)", () => difference("layers"))];
@@ -101,7 +102,9 @@ function render({ model, el }) {
     details.className = `fd-details ${runs.length === 2 ? "fd-panes fd-two" : ""}`;
     panes.replaceChildren(...runs.map((run, i) => {
       const pane = make("div", "fd-pane"), head = make("div", "fd-head", `${run.title} `);
-      head.append(make("small", "", `${run.forwards} forwards${run.finish ? `, ended by ${run.finish}` : ""}`));
+      const verdict = run.right === null ? "" : run.right ? "right" : "wrong", aim = run.target ? `, target ${run.target}` : "";
+      head.append(make("small", "", `${run.forwards} forwards${run.finish ? `, ended by ${run.finish}` : ""}${aim}`));
+      if (verdict) head.append(make("span", `fd-verdict fd-${verdict}`, verdict));
       pane.append(head, texts[i].node, maps[i].node);
       return pane;
     }));
@@ -113,7 +116,7 @@ function render({ model, el }) {
   }
 
   function run() {
-    toggle.textContent = model.get("playing") ? "\u2016 pause" : "\u25b6 play";
+    toggle.textContent = model.get("playing") ? "|| pause" : "\u25ba play";
     speed.value = model.get("rate");
     clearInterval(timer);
     if (model.get("playing") && !model.get("driver")) play(true); // it was the kernel that said so

@@ -101,6 +101,7 @@ def payload(run: Recording) -> dict[str, Any]:
     return {
         "title": run.title, "forwards": len(steps), "layers": run.meta["layers"], "block": run.meta["block"],
         "small": run.meta["small"], "prompt": len(run.prompt), "finish": run.result.get("finish", ""),
+        "target": run.meta.get("target", ""), "right": run.meta.get("right"),
         "kinds": steps["kind"].tolist(), "start": packed(steps["start"], np.int32),
         "small_block": packed(steps["small_block"].fillna(-1), np.int32),
         "block_step": packed(steps["step"].fillna(-1), np.int32),

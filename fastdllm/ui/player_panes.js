@@ -28,7 +28,7 @@ function unpack(raw) {
 
 function piece(run, id) { // a checkpoint without a tokenizer has numbers
   const text = run.pieces[id] ?? `${id} `;
-  return text.replaceAll("\n", "\u21b5").replaceAll("\t", "\u21e5") || "\u2205";
+  return text.replaceAll("\n", "\u00b6").replaceAll("\t", "\u2192") || "(empty)"; // signs that every font has
 }
 
 function paint(node, confidence) { // cividis, text black or white by luminance
@@ -176,9 +176,10 @@ class MapPane {
     this.node.setAttribute("role", "img");
     this.node.setAttribute("aria-label", `decisions of ${run.layers} layers in ${run.forwards} forwards`);
     this.row = 10;
-    this.left = 30;
+    this.left = 42;
     this.top = 18;
-    this.height = this.top + run.layers * this.row + 4;
+    this.bottom = this.top + run.layers * this.row;
+    this.height = this.bottom + 30; // numbers and name of the axis below
     this.node.style.height = `${this.height}px`;
     this.node.addEventListener("click", (event) => {
       const box = this.node.getBoundingClientRect();
@@ -211,16 +212,25 @@ class MapPane {
       context.fillText(KIND[run.kinds[f]] ?? "?", x + w / 2, 12);
       for (let l = 0; l < run.layers; l++)
         mark(context, run.decisions[f * run.layers + l], x, top + l * row, w, row - 1, colours);
-      if (run.block_step[f] === 0) { context.fillStyle = colours.ink; context.fillRect(x - 1, 2, 1, this.height); }
+      if (run.block_step[f] === 0) { context.fillStyle = colours.ink; context.fillRect(x - 1, 2, 1, this.bottom); }
+      if ((f + 1) % 5 === 0 || f === 0) { context.fillStyle = colours.ink; context.font = "10px sans-serif"; context.fillText(String(f + 1), x + w / 2, this.bottom + 11); }
     }
     context.textAlign = "right";
     context.font = "10px sans-serif";
     context.fillStyle = colours.ink;
     for (let l = 0; l < run.layers; l += 4) context.fillText(String(l), left - 5, top + l * row + 8);
+    context.textAlign = "left";
+    context.fillText("forward, counted from 1", left, this.bottom + 25);
+    context.save();
+    context.translate(10, top + (run.layers * row) / 2);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "center";
+    context.fillText("layer", 0, 0);
+    context.restore();
     context.strokeStyle = colours.focus;
     context.lineWidth = 2;
     const x = left + (at - this.first) * this.column;
-    context.strokeRect(x - 1.5, 1, w + 3, this.height - 2);
+    context.strokeRect(x - 1.5, 1, w + 3, this.bottom + 1);
     context.lineWidth = 3;
     context.strokeRect(x - 1.5, top + layer * row - 1.5, w + 3, row + 2);
   }

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fastdllm.lab.records import steps as steps_file
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
+from fastdllm.tasks.base import Problem, Task
 
 TRACE = "trace.parquet"
 ROLES = ("prompt", "unmasked", "carried", "stop", "cut")      # of a position; "cut": behind the end of the output
@@ -117,14 +118,21 @@ def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Re
     return of_recorder(recorder)
 
 
+def judged(run: Recording, task: Task, problem: Problem) -> Recording:
+    """The run with the known answer (`target`) and whether its own is right by the task's headline rule (`right`)."""
+    right = task.score(problem, run.result["text"])[task.metric].correct if run.result else None
+    return replace(run, meta={**run.meta, "target": problem.target, "right": right})
+
+
 def load(directory: str | Path, row: int = 0) -> Recording:
     """A run that was saved, or row `row` of a finished record that kept a trace (`record: {trace: N}`).
 
     Raises FileNotFoundError if there is no steps file, ValueError if it does not hold that row.
     """
     home = Path(directory)
-    if (home / records.SUMMARY).exists() and (twin := records.read(home).shared_from):
-        home = home.with_name(twin)      # one run under two names
+    record = records.read(home) if (home / records.SUMMARY).exists() else None
+    if record is not None and record.shared_from:
+        home = home.with_name(record.shared_from)      # one run under two names
     path = home / steps_file.STEPS
     if not path.exists():
         raise FileNotFoundError(f"{path}: no steps are kept here; a grid keeps them with record: {{trace: N}}")
@@ -135,6 +143,9 @@ def load(directory: str | Path, row: int = 0) -> Recording:
     trace = pd.read_parquet(home / TRACE) if (home / TRACE).exists() else None
     if trace is not None:
         trace = trace.query("row == @row").reset_index(drop=True)
+    if record is not None and (home / records.SAMPLES).exists():
+        about |= {"right": next((bool(sample["correct"][record.metric]) for sample in
+                                 records.samples(home).to_dict("records") if sample["index"] == row), None)}
     name = about.get("title") or f"{home.name}, row {row}"
     return Recording(name, table.query("row == @row").reset_index(drop=True), trace, about, row)
 

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from fastdllm.display.figures import DECISIONS
 from fastdllm.ui.recording import CODES, ROLES, Recording, first_difference
 
-COLOURS = ("#f2f2f2", "#0072B2", "#E69F00", "#CC79A7", "#bdbdbd", "#009E73")     # as CODES; Okabe-Ito
+COLOURS = tuple(DECISIONS[name] for name in CODES)
 HATCHES = ("", "", "//", "xx", "--", "\\\\")
 KINDS = {"prefill": "P", "full": "F", "small": "S", "commit": "C", "replay": "R"}
 # A place is coloured by its confidence; where it has none, and where it ends the answer, by its role.
@@ -124,7 +125,7 @@ def signs(mark: int | None) -> list[Artist]:
 def text(run: Recording, position: int) -> str:
     """The token at a position, short and on one line; $ is masked from matplotlib's mathematics."""
     token = int(run.positions.token[position])
-    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "↵")[:18].replace("$", r"\$")
+    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "¶")[:18].replace("$", r"\$")
 
 
 def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
@@ -140,6 +141,7 @@ def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
                 axes.add_patch(Rectangle((first + column - 0.5, low - 0.5), 1, high - low, fill=False, linewidth=0,
                                          edgecolor="#333", hatch=HATCHES[codes[low]]))
     axes.set_ylabel("layer")
+    axes.grid(visible=False)
     axes.set_yticks(range(0, run.meta["layers"], 4))
     if last - first <= WINDOW:
         axes.set_xticks(range(first, last), forward_labels(run, first, last), fontsize=9 if last - first <= 80 else 7,

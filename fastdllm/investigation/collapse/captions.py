@@ -80,4 +80,6 @@ def similarity(table: pd.DataFrame, what: str = "output") -> str:
     if table.empty:
         return "Nothing was measured: no small block took more than one step."
     medians = "; ".join(f"{lag} back {rows[what].median():.3f}" for lag, rows in table.groupby("lag"))
-    return f"Bright is a layer whose {what} is nearly what it was; medians: {medians}."
+    beside = table[f"{what}_beside"].median()
+    return (f"Bright is a layer whose {what} is nearly what it was; medians: {medians}. The scale begins at the "
+            f"lowest; the baseline, two neighbouring positions in one forward, is {beside:.3f}.")

@@ -164,6 +164,19 @@ def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decodin
     return pd.DataFrame(rows)
 
 
+def merged_prompts(table: pd.DataFrame) -> pd.DataFrame:
+    """`side_by_side` with its subsets in `layers`, one row for all decodes that agree, or part, in the same way."""
+    alike = ["same tokens", "how the file ended", "first parting", "differs in"]
+    lines = []
+    for kind, rows in table.groupby(alike, sort=False):
+        counts = {column: int(rows[column].sum()) for column in table
+                  if column.startswith(("tokens of", "forwards of"))}
+        lines.append({"layers": ", ".join(dict.fromkeys(rows["layers"])), "decodes": len(rows), **counts,
+                      **dict(zip(alike, kind, strict=True)), "same tokens": "yes" if kind[0] else "no",
+                      "first parting": kind[2] or "none", "differs in": kind[3] or "nothing"})
+    return pd.DataFrame(lines)
+
+
 @claim(holds="**{name} and `{revision}` give the same tokens in all {n} decodes.**",
        fails="**{name} and `{revision}` part in {apart} of {n} decodes**, first at {where}, in {what}.",
        unknown="**Nothing was decoded with both.**")

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fastdllm import prior_results, stats
-from fastdllm.display.figures import COLORS, GREY, MARKERS, style
+from fastdllm.display.figures import COLORS, GREY, MARKERS, styled
 from fastdllm.display.tables import whole
 from fastdllm.investigation.collapse import phase6
 from fastdllm.investigation.collapse.phase6 import Phase6Results
@@ -112,13 +112,14 @@ def central(correct: int, n: int, size: int, level: float = stats.LEVEL) -> tupl
     return int(np.searchsorted(below, tail * (1 + 1e-9))), int(np.searchsorted(below, (1 - tail) * (1 - 1e-9)))
 
 
+@styled
 def run_1_figure(cells: pd.DataFrame, size: int = 10) -> Figure:
     """Left: accuracy of Run 1's cells over all problems; right: chances of each count among `size` drawn problems.
 
     Hollow: `first` on the commit of `middle` and `last`; crosses: Run 1's own counts, of ten problems on the 7B. Cells
     without a record keep their place, empty.
     """
-    figure, (whole_set, draws) = plt.subplots(1, 2, figsize=(11.5, 3.9), layout="constrained")
+    figure, (whole_set, draws) = plt.subplots(1, 2, figsize=(12, 4.1))
     kinds = [("first", OF_THE_LOG), ("middle", OF_THE_LOG), ("last", OF_THE_LOG), ("first", MOVED)]
     places = [(k, *kind) for k in (1, 2, 3) for kind in kinds if k > 1 or MOVED not in kind]
     for row in cells[cells["path"] != ""].itertuples():
@@ -141,17 +142,16 @@ def run_1_figure(cells: pd.DataFrame, size: int = 10) -> Figure:
             if cells[(cells.k == k) & (cells.layers == layers) & (cells.what == what)]["path"].eq("").all():
                 axes.text(at, 0.02, "not run", rotation=90, color=GREY, fontsize=8, ha="center", va="bottom",
                           transform=axes.get_xaxis_transform())
-        axes.set_xticks(range(len(places)), names, fontsize=8)
+        axes.set_xticks(range(len(places)), names, fontsize=7)
         axes.set_xlim(-0.6, len(places) - 0.4)
-        style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
         axes.grid(axis="x", visible=False)
     ran = cells.loc[cells["path"] != "", "n"]
     whole_set.set_ylabel(f"accuracy %, 95 % interval, n = {ran.max():.0f}" if len(ran) else "accuracy %")
     whole_set.set_ylim(bottom=0)
-    whole_set.set_title("Run 1's table, each cell on the commit that it ran on", fontsize=9.5)
+    whole_set.set_title("Run 1's table, each cell on the commit that it ran on")
     draws.set_ylabel(f"right of {size} drawn problems")
     draws.set_ylim(-0.6, size + 0.4)
-    draws.set_title(f"what {size} of these problems show: dots as large as their chance", fontsize=9.5)
+    draws.set_title(f"what {size} of these problems show: dots as large as their chance")
     return figure
 
 

@@ -24,7 +24,8 @@ def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Seque
 
     One row per prompt, forward, lag, layer and position of the small block that is being denoised; both
     steps are of the same small block. `step` counts denoising forwards since the block began; `changed` says
-    whether the token at the position is another one now, `masked` whether it is still masked.
+    whether the token at the position is another one now, `masked` whether it is still masked. The baseline is
+    `output_beside` and `residual_beside`: the cosine to the position at the left in the same forward.
     """
     rows = []
     inputs: list[Tensor] = []
@@ -65,6 +66,7 @@ def masked_before(tokens: tuple[int, ...], unmasked: tuple[bool, ...], lm: LM) -
 def _rows(prompt: int, step, lag: int, now, then, lm: LM) -> pd.DataFrame:
     output = F.cosine_similarity(now[0], then[0], dim=-1)            # [layers, b]
     residual = F.cosine_similarity(now[1], then[1], dim=-1)
+    beside = [F.cosine_similarity(each, each.roll(1, dims=1), dim=-1).flatten().cpu().numpy() for each in now[:2]]
     count, width = output.shape
     layer, position = (index.flatten().numpy() for index in
                        torch.meshgrid(torch.arange(count), torch.arange(width), indexing="ij"))
@@ -73,6 +75,7 @@ def _rows(prompt: int, step, lag: int, now, then, lm: LM) -> pd.DataFrame:
     return pd.DataFrame({"prompt": prompt, "block": step.block, "small_block": step.small_block, "step": step.step,
                          "kind": step.kind, "lag": lag, "layer": layer, "position": position,
                          "output": output.flatten().cpu().numpy(), "residual": residual.flatten().cpu().numpy(),
+                         "output_beside": beside[0], "residual_beside": beside[1],
                          "changed": [changed[p] for p in position], "masked": [masked[p] for p in position]})
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 
 from fastdllm import prior_results
-from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.measure import (
     PREFIX,
     TOKENS,
@@ -30,6 +29,7 @@ from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs.plan import computations
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.model.config import ModelConfig
+from fastdllm.report import cost_model
 from fastdllm.settings import Reuse
 
 ROWS = (1, 4, 16, 32, 64, 128)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.cost_model import SHAPE_7B
+from fastdllm.report import cost_model
+from fastdllm.report.cost_model import SHAPE_7B
 
 
 def front(rows: pd.DataFrame) -> str:
@@ -16,9 +16,10 @@ def front(rows: pd.DataFrame) -> str:
     reuse = rows[rows["k"] > 1]
     fastest = rows.loc[rows["speedup"].idxmax()]
     above = int((reuse["gain"] > 0).sum())
-    return (f"Right is faster, up is more accurate; the grey line is no reuse at lower thresholds, what reuse has to "
-            f"beat. Fastest: `{fastest['config']}`, {fastest['speedup']:.2f}x; {above} of {len(reuse)} reuse "
-            "configurations lie above the best plain threshold as fast (whether by chance says the table).")
+    return ("A line a configuration, the fastest below. Grey is no reuse at a threshold, what reuse has to beat; "
+            f"filled is what no other beats in both. Fastest: `{fastest['config']}`, {fastest['speedup']:.2f}x. "
+            f"{above} of {len(reuse)} reuse configurations score above the best plain threshold as fast (whether by "
+            "chance says the table).")
 
 
 def thresholds(table: pd.DataFrame) -> str:
@@ -26,7 +27,8 @@ def thresholds(table: pd.DataFrame) -> str:
     low, high = table.iloc[0], table.iloc[-1]
     return (f"From threshold {high['threshold']:g} down to {low['threshold']:g} a forward yields "
             f"{high['tokens_per_forward']:.2f} and then {low['tokens_per_forward']:.2f} tokens, and accuracy goes from "
-            f"{high['accuracy']:.1%} to {low['accuracy']:.1%}. Filled points are on the front: no other has both more.")
+            f"{high['accuracy']:.1%} to {low['accuracy']:.1%}. Filled points and dark bars are on the front: no other "
+            "has both more.")
 
 
 def batches(table: pd.DataFrame) -> str:

@@ -13,15 +13,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from fastdllm import stats
-from fastdllm.display.figures import GREY, style
+from fastdllm.display.figures import BLUE, GREEN, GREY, ORANGE, styled
 from fastdllm.display.tables import interval_text
-from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.cost_model import SHAPE_7B
 from fastdllm.lab.config.paths import look_up
+from fastdllm.report import cost_model
+from fastdllm.report.cost_model import SHAPE_7B
 
-LOOKS = {"small": ("#0072B2", "o"), "full": ("#E69F00", "s"), "commit": ("#009E73", "^")}
+LOOKS = {"small": (BLUE, "o"), "full": (ORANGE, "s"), "commit": (GREEN, "^")}
 COLUMNS = ["executor", "network", "variant", "note", "batch", "k", "policy", "full_forwards", "tokens", "seconds",
            "tokens_per_second", "nfe", "reused", "ms_by_kind"]
 LOOPS = {"PlainNetwork": "plain loop", "ModulesNetwork": "plain loop on transformers' modules"}
@@ -81,9 +82,10 @@ def predicted(run: dict[str, Any], card: cost_model.Card) -> float:
             + nfe["replay"] * cost_model.REPLAY_SECONDS)
 
 
+@styled
 def roofline(table: pd.DataFrame, products: pd.DataFrame) -> Figure:
     """Attained TFLOP/s against FLOPs per byte: forwards and single products under the card's two ceilings."""
-    drawn, axis = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
+    drawn, axis = plt.subplots(figsize=(7.5, 4.4))
     bandwidth = table.attrs["copy"]
     x = np.logspace(0.5, 3.2, 50)
     axis.plot(x, np.minimum(x * bandwidth, cost_model.H200.flops) / 1e12, color=GREY,
@@ -98,8 +100,8 @@ def roofline(table: pd.DataFrame, products: pd.DataFrame) -> Figure:
     work = products["bytes"] * products["rows"]          # 2 FLOPs a weight of 2 bytes and row
     axis.scatter(work / products["bytes"], work / time / 1e6, color="none", edgecolor=GREY, label="single products")
     axis.set(xscale="log", yscale="log", xlabel="FLOPs per byte read", ylabel="TFLOP/s")
-    axis.legend(frameon=False, fontsize=8.5)
-    style(axis).grid(axis="y", color="#dddddd", linewidth=0.7)
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    drawn.legend(loc="outside lower center", ncols=3)
     return drawn
 
 

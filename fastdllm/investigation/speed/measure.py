@@ -11,9 +11,9 @@ from statistics import median
 import torch
 
 from fastdllm.decode import denoise
-from fastdllm.investigation.speed import cost_model
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.model.lm import LM
+from fastdllm.report import cost_model
 from fastdllm.settings import Decoding
 
 PREFIX, TOKENS = 256, 64      # of each row that is timed: two blocks of new tokens

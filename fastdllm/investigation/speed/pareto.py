@@ -9,30 +9,19 @@ those of the cost model at batch 1 on the 7B shape, for the forwards that this c
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fastdllm import stats
-from fastdllm.display.figures import GREY, style
-from fastdllm.investigation.speed import cost_model
+from fastdllm.display import figures as house
+from fastdllm.display.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, styled
 from fastdllm.investigation.speed.sweeps import front, one_task
+from fastdllm.report import tables
 from fastdllm.report.results import Results
 
-LAYERS = 12          # of the named subsets
-LOOKS = {"": ("#666666", "D"), "output": ("#0072B2", "o"), "residual": ("#E69F00", "s"), "token": ("#009E73", "^"),
-         "adaptive": ("#CC79A7", "v"), "replay": ("#D55E00", "P")}
-
-
-def predicted_seconds(row: pd.Series, card: cost_model.Card = cost_model.H200) -> float:
-    """Time of a run's forwards on the 7B shape at batch 1. `token` reads all weights: no saving at batch 1."""
-    reused = row["reuse"] / LAYERS if row["policy"] in ("output", "residual", "adaptive") and row["k"] > 1 else 0.0
-    share = row["nfe_full"] / max(1, row["nfe_full"] + row["nfe_small"]) if "full_forwards" in row["config"] else 0.0
-    mix = cost_model.Mix(full=row["nfe_full"], small=row["nfe_small"], commit=row["nfe_commit"] + row["nfe_prefill"],
-                    reused_full=share * reused, reused_small=(1 - share) * reused)
-    replayed = row["nfe_replay"] * cost_model.REPLAY_SECONDS
-    return cost_model.run_seconds(card, cost_model.SHAPE_7B, mix, skipped=LAYERS) + replayed
+LOOKS = {"": (GREY, "D"), "output": (BLUE, "o"), "residual": (ORANGE, "s"), "token": (GREEN, "^"),
+         "adaptive": (PINK, "v"), "replay": (RED, "P")}
 
 
 def table(results: Results, threshold: float = 0.9) -> pd.DataFrame:
@@ -41,7 +30,7 @@ def table(results: Results, threshold: float = 0.9) -> pd.DataFrame:
     """
     one_task(results)
     rows = results.frame.copy()
-    rows["predicted"] = [predicted_seconds(row) for _, row in rows.iterrows()]
+    rows["predicted"] = tables.predicted(results)
     plain = rows[rows["k"] == 1]
     base = plain.loc[(plain["threshold"] - threshold).abs().idxmin()]
     rows["speedup"] = base["predicted"] / rows["predicted"]
@@ -61,27 +50,24 @@ def table(results: Results, threshold: float = 0.9) -> pd.DataFrame:
     return rows.sort_values("speedup").reset_index(drop=True)
 
 
+@styled
 def figure(rows: pd.DataFrame) -> Figure:
-    """Accuracy against predicted speed, and against forwards; the plain thresholds joined."""
-    drawn, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    for axis, column, label in ((axes[0], "speedup", "predicted speed-up on an H200 at the 7B shape, batch 1"),
-                                (axes[1], "nfe", "forwards (replayed steps not counted)")):
-        plain = rows[rows["k"] == 1].sort_values(column)
-        axis.plot(plain[column], 100 * plain["accuracy"], color=GREY, linewidth=1.2, zorder=1)
-        for _, row in rows.iterrows():
-            name = row["policy"] if row["k"] > 1 else ""
-            color, marker = LOOKS.get(name, ("#000000", "x"))
-            errors = [[100 * max(0.0, row["accuracy"] - row["low"])], [100 * max(0.0, row["high"] - row["accuracy"])]]
-            axis.errorbar(row[column], 100 * row["accuracy"], yerr=errors, fmt=marker, color=color, markersize=7,
-                          elinewidth=0.8, label=name or "no reuse, threshold as labelled")
-            text = f"{row['threshold']:g}" if row["k"] == 1 else f"k{row['k']}"
-            axis.annotate(text, (row[column], 100 * row["accuracy"]), xytext=(6, 4), textcoords="offset points",
-                          fontsize=8)
-        axis.set_xlabel(label)
-        style(axis).grid(axis="y", color="#dddddd", linewidth=0.7)
-    axes[0].set_ylabel(f"accuracy % (95 % Wilson interval, n = {rows['n'].iloc[0]})")
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    axes[0].legend(handles.values(), handles.keys(), frameon=False, loc="lower left", fontsize=8.5)
+    """Predicted speed-up beside accuracy with its interval, a line for each configuration, the fastest below.
+
+    Grey diamonds are plain decoding at a threshold; filled are those that no other beats in both.
+    """
+    drawn, (left, right) = house.rows(rows["config"].tolist())
+    for at, row in enumerate(rows.itertuples()):
+        color, marker = LOOKS.get(row.policy if row.k > 1 else "", ("#000000", "X"))
+        looks = {"color": color, "marker": marker, "markerfacecolor": color if row.on_front else "white"}
+        house.interval(left, at, row.speedup, np.nan, np.nan, **looks)
+        house.interval(right, at, 100 * row.accuracy, 100 * row.low, 100 * row.high, **looks)
+    left.axvline(1, color=GREY, linewidth=0.9, linestyle="--")
+    left.set_xlabel("predicted speed-up (H200, the 7B's shape, batch 1)")
+    right.set_xlabel(f"accuracy % (95 % Wilson interval, n = {rows['n'].iloc[0]})")
+    used = set(rows["policy"].where(rows["k"] > 1, ""))
+    house.keys(drawn, [(name or "no reuse, at a threshold", marker, color)
+                       for name, (color, marker) in LOOKS.items() if name in used], 6)
     return drawn
 
 

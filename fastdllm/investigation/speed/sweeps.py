@@ -14,14 +14,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fastdllm import stats
-from fastdllm.display.figures import GREY, style
+from fastdllm.display import figures as house
+from fastdllm.display.figures import BLUE, GREY, ORANGE, styled
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.evaluation.missing import run_missing
 from fastdllm.report.results import Results
-
-BLUE, ORANGE = "#0072B2", "#E69F00"
 
 
 def complete(params: str, apart: bool = False, **changes: object) -> Results:
@@ -68,32 +67,17 @@ def threshold_table(results: Results) -> pd.DataFrame:
     return table
 
 
+@styled
 def threshold_figure(table: pd.DataFrame) -> Figure:
-    """Accuracy against tokens per forward, the front joined; and both against the threshold."""
-    figure, (plane, axis) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    value = 100 * table[["accuracy", "low", "high"]]
-    errors = [(value["accuracy"] - value["low"]).clip(lower=0), (value["high"] - value["accuracy"]).clip(lower=0)]
-    best = table[table["on_front"]].sort_values("tokens_per_forward")
-    plane.plot(best["tokens_per_forward"], 100 * best["accuracy"], color=BLUE, linewidth=1.2, label="Pareto front")
-    plane.errorbar(table["tokens_per_forward"], value["accuracy"], yerr=errors, fmt="none", ecolor=GREY, capsize=2,
-                   linewidth=1)
-    for held, filled in ((True, BLUE), (False, "white")):
-        part = table[table["on_front"] == held]
-        plane.scatter(part["tokens_per_forward"], 100 * part["accuracy"], color=filled, edgecolor=BLUE, zorder=3)
-    for x, y, threshold in zip(table["tokens_per_forward"], 100 * table["accuracy"], table["threshold"], strict=True):
-        plane.annotate(f"{threshold:g}", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8.5)
-    plane.set(xlabel="tokens per forward (labels: threshold)",
-              ylabel=f"accuracy % (95 % Wilson interval, n = {table['n'].iloc[0]})")
-    plane.legend(frameon=False, loc="lower left")
-    axis.errorbar(table["threshold"], value["accuracy"], yerr=errors, color=BLUE, marker="o", capsize=2)
-    axis.set(xlabel="threshold", ylabel="accuracy %")
-    axis.yaxis.label.set_color(BLUE)
-    twin = axis.twinx()
-    twin.plot(table["threshold"], table["tokens_per_forward"], color=ORANGE, marker="s")
-    twin.set_ylabel("tokens per forward", color="#a86f00")
-    twin.spines[["top"]].set_visible(False)
-    for axes in (plane, axis):
-        style(axes).grid(axis="y", color="#dddddd", linewidth=0.7)
+    """Accuracy with its interval and tokens per forward, a line for each threshold; filled: on the front of both."""
+    figure, (left, right) = house.rows([f"threshold {value:g}" for value in table["threshold"]])
+    for at, row in enumerate(table.itertuples()):
+        house.interval(left, at, 100 * row.accuracy, 100 * row.low, 100 * row.high, color=BLUE, marker="o",
+                       markerfacecolor=BLUE if row.on_front else "white")
+    house.bars(right, table["tokens_per_forward"].tolist(), table["tokens_per_forward"].map("{:.2f}".format).tolist(),
+               [BLUE if front else "#b5cfe0" for front in table["on_front"]])
+    left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {table['n'].iloc[0]})")
+    right.set_xlabel("tokens per forward")
     return figure
 
 
@@ -132,27 +116,27 @@ def batch_table(results: Results) -> pd.DataFrame:
     return table
 
 
+@styled
 def batch_figure(table: pd.DataFrame) -> Figure:
-    """Tokens/s, latency and memory against the batch size."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    """Tokens/s, latency and memory against the batch size; dashed: as fast as rows that cost nothing would be."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
     sizes = table["batch_size"]
     axes[0].plot(sizes, table["tokens_per_second"], color=BLUE, marker="o")
     axes[0].plot(sizes, table["tokens_per_second"].iloc[0] * sizes / sizes.iloc[0], color=GREY, linestyle="--",
-                 linewidth=0.9, label="if rows were free")
-    axes[0].set(ylabel="tokens/s", ylim=(0, 1.25 * table["tokens_per_second"].max()))
-    axes[0].legend(frameon=False)
-    axes[1].plot(sizes, table["latency"], color=BLUE, marker="o", label="mean")
+                 linewidth=0.9)
+    axes[0].set(title="tokens/s of the run", ylim=(0, 1.25 * table["tokens_per_second"].max()))
     axes[1].plot(sizes, table["latency_95"], color=ORANGE, marker="s", label="95th percentile")
-    axes[1].set(ylabel="seconds per answer", ylim=(0, 1.2 * table["latency_95"].max()))
-    axes[1].legend(frameon=False)
+    axes[1].plot(sizes, table["latency"], color=BLUE, marker="o", label="mean")
+    axes[1].set(title="seconds per answer", ylim=(0, 1.35 * table["latency_95"].max()))
+    axes[1].legend(loc="upper left")
     axes[2].plot(sizes, table["memory"] / 1e6, color=BLUE, marker="o")
-    axes[2].set(ylabel=f"peak memory, MB ({table['memory_of'].iloc[0] or 'not measured'})")
+    axes[2].set(title=f"peak memory, MB ({table['memory_of'].iloc[0] or 'not measured'})")
     axes[2].set_ylim(0, 1.2 * np.nanmax([1.0, *table["memory"] / 1e6]))
     for each in axes:
         each.set_xscale("log", base=2)
         each.set_xticks(sizes, [f"{size}" for size in sizes])
-        each.set_xlabel("batch size")
-        style(each).grid(axis="y", color="#dddddd", linewidth=0.7)
+        each.minorticks_off()
+        each.set_xlabel(f"batch size (n = {table['n'].iloc[0]})")
     return figure
 
 

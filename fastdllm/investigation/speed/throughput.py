@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 import fastdllm
 from fastdllm import Decoding, Reuse, prior_results
-from fastdllm.display.figures import COLORS, GREY, MARKERS, style
-from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.cost_model import SHAPE_7B
-from fastdllm.investigation.speed.pareto import LAYERS
+from fastdllm.display import figures as house
+from fastdllm.display.figures import BLUE, COLORS, GREY, ORANGE, styled
+from fastdllm.report import cost_model
+from fastdllm.report.cost_model import LAYERS, SHAPE_7B
 from fastdllm.tasks import get
 
-BLUE, ORANGE = "#0072B2", "#E69F00"
+BY_K = {1: "D", 2: "o", 3: "s"}      # markers
 SETTINGS = [("k=1", "fixed", Reuse())] + [
     (f"k={k} {policy}", "fixed", Reuse(k=k, layers="middle", policy=policy))
     for policy in ("output", "replay") for k in (2, 3)] + [
@@ -62,9 +62,10 @@ def january() -> pd.DataFrame:
     return table
 
 
+@styled
 def ceilings(table: pd.DataFrame) -> Figure:
     """Largest possible speed-up against the share of forwards that reuse 12 of 28 layers, and where the runs lie."""
-    drawn, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    drawn, axis = plt.subplots(figsize=(7.5, 4.2))
     share = np.linspace(0, 0.7, 50)
     axis.plot(share, [cost_model.ceiling(SHAPE_7B, value) for value in share], color=GREY,
               label="12 of 28 layers skipped: only bytes count")
@@ -72,13 +73,11 @@ def ceilings(table: pd.DataFrame) -> Figure:
     base = table.loc[table["run"] == "k=1", "h200_speed"].iloc[0]
     reused = (table["layer calls reused"] + table["replay"] > 0) & ~table["run"].str.contains("January")
     for row in table[reused].itertuples():
-        axis.scatter(row.reused_share, row.h200_speed / base, color=BLUE if "output" in row.run else ORANGE, zorder=3)
-        axis.annotate(row.run, (row.reused_share, row.h200_speed / base), xytext=(6, -10), textcoords="offset points",
-                      fontsize=8.5)
+        axis.plot(row.reused_share, row.h200_speed / base, BY_K[3 if "k=3" in row.run else 2], label=row.run,
+                  color=BLUE if "output" in row.run else ORANGE, linestyle="", markersize=7)
     axis.axhline(1, color=GREY, linewidth=0.7)
-    axis.set(xlabel="share of forwards that reuse", ylabel="speed-up in tokens/s", ylim=(0.85, 2.0))
-    axis.legend(frameon=False, fontsize=8.5)
-    style(axis)
+    axis.set(xlabel="share of forwards that reuse", ylabel="speed-up in tokens/s (predicted, H200)", ylim=(0.85, 2.0))
+    drawn.legend(loc="outside lower center", ncols=3)
     return drawn
 
 
@@ -93,19 +92,18 @@ def predictions(table: pd.DataFrame) -> pd.DataFrame:
         "RTX 6000 tokens/s": table["rtx_speed"].map("{:.0f}".format)})
 
 
+@styled
 def january_figure(table: pd.DataFrame) -> Figure:
     """January's tokens/s by node: what was compared with what."""
-    drawn, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    drawn, axis = plt.subplots(figsize=(7.5, 4))
     nodes = sorted(table["node"].unique())
+    beside = {"first": -0.05, "middle": 0.0, "last": 0.05}      # equal speeds stay visible beside each other
     for row in table.itertuples():
-        at = nodes.index(row.node) + {1: -0.2, 2: 0.0, 3: 0.2}[row.k]
-        axis.scatter(at, row.tokens_per_s, color=COLORS[row.layers], marker=MARKERS[row.layers], zorder=3)
-        axis.annotate(f"k{row.k}", (at, row.tokens_per_s), xytext=(6, -3), textcoords="offset points", fontsize=8)
-    for layers in ("first", "middle", "last"):
-        axis.scatter([], [], color=COLORS[layers], marker=MARKERS[layers], label=layers)
+        at = nodes.index(row.node) + {1: -0.22, 2: 0.0, 3: 0.22}[row.k] + beside[row.layers]
+        axis.plot(at, row.tokens_per_s, BY_K[row.k], color=COLORS[row.layers], markersize=7)
     axis.set_xticks(range(len(nodes)), nodes)
-    axis.set(ylabel="tokens/s (GSM8K, 1319 problems)", ylim=(0, 1.15 * table["tokens_per_s"].max()),
+    axis.set(ylabel="tokens/s (GSM8K, n = 1319, one run each)", ylim=(0, 1.15 * table["tokens_per_s"].max()),
              xlim=(-0.5, len(nodes) - 0.5))
-    axis.legend(frameon=False, loc="lower left")
-    style(axis).grid(axis="y", color="#dddddd", linewidth=0.7)
+    house.keys(drawn, [*((f"k={k}", marker, "#999999") for k, marker in BY_K.items()),
+                       *((name, "o", COLORS[name]) for name in beside)])
     return drawn

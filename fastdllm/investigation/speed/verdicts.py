@@ -12,8 +12,8 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
-from fastdllm.investigation.speed import cost_model
-from fastdllm.investigation.speed.cost_model import SHAPE_7B
+from fastdllm.report import cost_model
+from fastdllm.report.cost_model import SHAPE_7B
 
 FORWARDS = ("prefill", "full", "small", "commit")
 

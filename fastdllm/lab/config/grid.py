@@ -141,7 +141,7 @@ class Grid(RunFields):
                                                    if config.get("task", self.task) == task]})
 
     def configurations(self) -> list[Configuration]:
-        """All configurations, in order of the axes.
+        """All configurations, in order of the axes, first repeats before second ones: what is compared runs in turns.
 
         Raises ValueError for values that make no sense, and for two configurations of one name. Of those that are
         the same computation (computation.py) the first one runs, the others say so as not applicable.
@@ -163,7 +163,7 @@ class Grid(RunFields):
         reasons = repeated({path: configuration.parameters for path, configuration in made.items()
                             if configuration.not_applicable is None})
         return [replace(configuration, not_applicable=reasons.get(path, configuration.not_applicable))
-                for path, configuration in made.items()]
+                for path, configuration in sorted(made.items(), key=lambda item: item[1].parameters.repeat)]
 
     def _configuration(self, values: dict[str, Any], varying: set[str]) -> Configuration:
         """The grid's own values with these parameters set in them."""

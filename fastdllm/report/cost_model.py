@@ -7,12 +7,20 @@ describe a card and an executor; `benchmarks/bench_gpu.py` measures them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastdllm.decode import revisions
 from fastdllm.model.config import ModelConfig
 
 SHAPE_7B = ModelConfig(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
                        num_key_value_heads=4, vocab_size=152064, max_position_embeddings=32768)
+LAYERS = 12                 # of the named subsets
+SHAPE = "the 7B's shape on an H200, batch 1"      # what `predicted_seconds` predicts for
 LAYER_KERNELS = 7           # norm, qkv, attention, o, norm, gate-up, down
 
 
@@ -66,19 +74,19 @@ def forward_seconds(card: Card, config: ModelConfig, *, layers: int | None = Non
 class Mix:
     """Forwards of a run by kind; `reused` of the full and small ones skip layers or, under replay, do not run."""
 
-    full: float
-    small: float
-    commit: float
-    reused_full: float = 0.0
-    reused_small: float = 0.0
+    full: Any            # numbers, or arrays [n] of one run each
+    small: Any
+    commit: Any
+    reused_full: Any = 0.0
+    reused_small: Any = 0.0
 
     @property
-    def steps(self) -> float:
+    def steps(self) -> Any:
         return self.full + self.small
 
 
 def run_seconds(card: Card, config: ModelConfig, mix: Mix, *, skipped: int = 12, replay: bool = False,
-                visible: int = 288) -> float:
+                visible: int = 288) -> Any:
     """Predicted time of a run at batch 1; `skipped` layers do not run in reused forwards (none, under replay)."""
     def cost(width: int, layers: int | None = None) -> float:
         return forward_seconds(card, config, layers=layers, width=width, visible=visible) + card.host_seconds
@@ -88,6 +96,23 @@ def run_seconds(card: Card, config: ModelConfig, mix: Mix, *, skipped: int = 12,
     if replay:
         return whole + (mix.reused_full + mix.reused_small) * REPLAY_SECONDS
     return whole + mix.reused_full * cost(32, left) + mix.reused_small * cost(8, left)
+
+
+def predicted_seconds(nfe: Mapping[str, ArrayLike], reused: ArrayLike, policy: str, revision: str, *,
+                      full_forwards: bool = False, card: Card = H200) -> np.ndarray:
+    """Seconds that the 7B's shape would need at batch 1 for forwards that were counted here; numbers or arrays [n].
+
+    nfe: forwards by kind (prefill, full, small, commit, replay); reused: layer calls that were reused. Nothing is
+    saved by `token` (it reads all weights) nor by a revision that runs the layers it skips. Counts do not depend on
+    the machine, so neither does this.
+    """
+    count: dict[str, Any] = {kind: np.asarray(value, float) for kind, value in nfe.items()}
+    full, small, replayed = (count.pop(kind, np.zeros(())) for kind in ("full", "small", "replay"))
+    saves = policy != "token" and not revisions.get(revision).run_skipped
+    forwards = np.asarray(reused, float) / LAYERS * saves
+    share = full / np.maximum(1.0, full + small) if full_forwards else 0.0
+    mix = Mix(full, small, sum(count.values()), share * forwards, (1 - share) * forwards)
+    return np.asarray(run_seconds(card, SHAPE_7B, mix, skipped=LAYERS) + replayed * REPLAY_SECONDS)
 
 
 def ceiling(config: ModelConfig, reused_share: float, skipped: int = 12) -> float:
