@@ -23,9 +23,8 @@ from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
 CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
-CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode", "transformers.models.auto",
-                                "scipy.stats",
-                                "lab_support"])
+CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode.generate",
+                                "transformers.models.auto", "scipy.stats", "lab_support"])
 
 
 @pytest.fixture(scope="module")

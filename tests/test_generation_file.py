@@ -11,8 +11,9 @@ from lab_support import command
 from safetensors.torch import save_file
 
 import fastdllm
-from fastdllm import Decoding, Reuse, tasks
-from fastdllm.decode import Trace, generate_rows
+from fastdllm import Decoding, Reuse
+from fastdllm.decode.generate import generate_rows
+from fastdllm.decode.trace import Trace
 from fastdllm.investigation.collapse.inspection import side_by_side
 from fastdllm.lab.instrument import generation_file as files
 from fastdllm.model.errors import NothingUnmasked

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from fastdllm.decode import Step
+from fastdllm.decode.step import Step
 from fastdllm.display.figures import COLORS, GREY, MARKERS, style
 from fastdllm.investigation.collapse.verdict_revisions import power
 from fastdllm.model.lm import LM

@@ -197,7 +197,7 @@ def rows(run: ResolvedRun, loaded: Loaded, parameters: Parameters, numbers: list
         from fastdllm.decode import autoregressive
         return autoregressive.generate_rows(lm, prompts, decoding=decoding, execution=parameters.execution,
                                             numbers=numbers)
-    from fastdllm.decode import generate_rows
+    from fastdllm.decode.generate import generate_rows
     return generate_rows(lm, prompts, decoding=decoding, reuse=reuse, execution=parameters.execution,
                          revision=parameters.revision, numbers=numbers)
 
