@@ -11,7 +11,7 @@ from lab_support import command
 from safetensors.torch import save_file
 
 import fastdllm
-from fastdllm import Decoding, Reuse
+from fastdllm import Decoding, Reuse, tasks
 from fastdllm.decode.generate import generate_rows
 from fastdllm.decode.trace import Trace
 from fastdllm.investigation.collapse.inspection import side_by_side
