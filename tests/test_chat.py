@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pexpect
+import process_support
 import pytest
 from browser import free_port
 
@@ -306,7 +307,7 @@ def test_the_count_is_taken_back_without_a_trace():
     assert "… forward 123" in chat.before
     assert [row.rstrip() for row in screen(chat.before, 40) if row] == [
         "one two", "x" * 40, "y" * 37 + "\u732b", "\u732b!END"]
-    piped = subprocess.run([sys.executable, "-c", TEXTS], cwd=ROOT, text=True, capture_output=True, check=True)
+    piped = process_support.script(TEXTS, ROOT)
     assert piped.stdout == "one two\n" + "x" * 40 + "y" * 37 + "\u732b\u732b!END\n"
 
 
@@ -340,8 +341,7 @@ def test_terminal_says_where_an_answer_was_cut():
     (["--revision", "8e1"], "revision='8e1'; allowed: upstream"),
     (["--threshold", "2"], r"threshold=2.0; allowed: at most 1 \(a probability")])
 def test_terminal_says_what_is_wrong_before_anything_else(options, says):
-    done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", *options], cwd=ROOT, input="", text=True,
-                          capture_output=True, check=False)
+    done = process_support.program("chat", *options, cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
 
 
@@ -351,8 +351,7 @@ def test_terminal_says_what_is_wrong_before_anything_else(options, says):
     ("tests/golden", "model=tests/golden: .* lacks .* tokenizer; allowed: "),
     ("tests/data", "no weights; allowed: model.safetensors")])
 def test_app_refuses_a_checkpoint_before_anything_starts(model, says, dry):
-    done = subprocess.run([sys.executable, "-m", "fastdllm", "app", "--model", model, f"--port={free_port()}", *dry],
-                          cwd=ROOT, text=True, capture_output=True, check=False, timeout=60)
+    done = process_support.program("app", "--model", model, f"--port={free_port()}", *dry, cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
 
 
@@ -361,8 +360,7 @@ def test_app_does_not_print_an_address_that_leads_elsewhere():
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        done = subprocess.run([sys.executable, "-m", "fastdllm", "app", f"--port={port}"], cwd=ROOT, text=True,
-                              capture_output=True, check=False, timeout=60)
+        done = process_support.program("app", f"--port={port}", cwd=ROOT)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"fastdllm: port={port} is taken; allowed: a free port, --port N\n"
 
@@ -375,6 +373,5 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
         start = (f"from pathlib import Path; from fastdllm.ui import chat_app; "
                  f"chat_app.serve(chat_app.prepare(Path('notebooks/18_chat.ipynb'), 'tiny', Path({str(tmp_path)!r})), "
                  f"{other.getsockname()[1]})")
-        done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
-                              timeout=60)
+        done = process_support.script(start, ROOT)
     assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr

@@ -1,7 +1,6 @@
 """Faults: killed at any moment, two at once, a full disk. A configuration never reads as complete and is not."""
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -13,6 +12,7 @@ import time
 
 import lab_support
 import pytest
+from process_support import CONTEXT
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
@@ -21,10 +21,6 @@ from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
-
-CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
-CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode.generate",
-                                "transformers.models.auto", "scipy.stats", "lab_support"])
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ else:
     import triton.language as tl
 
 
-
 def usable(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether these kernels can run this network on this device."""
     return (AVAILABLE and device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)

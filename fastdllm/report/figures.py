@@ -18,10 +18,6 @@ from fastdllm.display.figures import COLORS, GREY, MARKERS, style
 LABELLED = 40  # more rows than this are drawn without names
 
 
-
-
-
-
 def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy with its interval and tokens/s, one line per configuration, baselines in grey.
 
