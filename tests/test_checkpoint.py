@@ -274,8 +274,8 @@ def test_the_doctor_says_fit_only_of_what_loads(copy, name, content):
         shutil.copy(EMBEDDED / "tiny" / file, copy)
     assert preflight.checkpoint(str(copy), None).ok
     (copy / name).write_text(content)
-    found = preflight.checkpoint(str(copy), None)
-    assert found.ok is False and str(copy) in found.text
+    check = preflight.checkpoint(str(copy), None)
+    assert check.ok is False and str(copy) in check.text
 
 
 def test_every_file_that_is_read_enters_the_fingerprint(copy):

@@ -39,8 +39,8 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 def marked(page, language):
     """(mark, code) of each block of a language; the mark is "" where none stands before it."""
-    return [(found["mark"] or "", found["code"]) for found in FENCE.finditer(page.read_text())
-            if found["language"] == language]
+    return [(match["mark"] or "", match["code"]) for match in FENCE.finditer(page.read_text())
+            if match["language"] == language]
 
 
 def blocks(page, language):
@@ -60,8 +60,8 @@ def run_here():
         for mark, code in marked(page, "bash"):
             if mark.startswith("not run: "):
                 continue
-            found = MARK.match(mark)
-            status = int(found["status"]) if found else 0
+            match = MARK.match(mark)
+            status = int(match["status"]) if match else 0
             for command in commands(code):
                 seen.setdefault(command, (page.name, status))
     return [(page, command, status) for command, (page, status) in seen.items()]

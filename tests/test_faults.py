@@ -209,12 +209,12 @@ def test_the_runner_killed_in_mid_run(tmp_path, model):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 kB; only root can mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]).returncode:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]).returncode:
         pytest.skip("a full disk can't be made here (needs root and mount)")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):

@@ -20,8 +20,8 @@ def notebook(path, *sources, parameters="x: int = 1  # a number\ny: float = 0.5\
 
 
 def test_parameters_are_read_without_running_anything(tmp_path):
-    found = notebooks.declared(notebook(tmp_path / "n.ipynb"))
-    assert {name: (each.type, each.default) for name, each in found.items()} == {
+    known = notebooks.declared(notebook(tmp_path / "n.ipynb"))
+    assert {name: (each.type, each.default) for name, each in known.items()} == {
         "x": ("int", 1), "y": ("float", 0.5), "z": ("str", "a"), "on": ("bool", True)}
     with pytest.raises(ValueError, match="allowed: a literal value"):
         notebooks.declared(notebook(tmp_path / "m.ipynb", parameters="x: int = open('/etc/passwd')"))
@@ -47,8 +47,8 @@ def test_wrong_parameters_are_refused_before_anything_starts(tmp_path, values, m
 
 def test_every_shipped_notebook_declares_its_parameters():
     for path in sorted((root() / "notebooks").glob("*.ipynb")):
-        found = notebooks.declared(path)
-        assert all(each.type in notebooks.TYPES for each in found.values()), path.name
+        known = notebooks.declared(path)
+        assert all(each.type in notebooks.TYPES for each in known.values()), path.name
         content = json.loads(path.read_text())
         assert not any(cell.get("outputs") for cell in content["cells"]), f"{path.name} carries outputs"
 

@@ -103,9 +103,9 @@ if AVAILABLE:
         where = (row * read + n[:, None]) * stretches + s[None, :]
         peak = tl.load(best + where, mask=there, other=-1e30)
         summed = tl.load(total + where, mask=there, other=0.0)
-        found = tl.load(index + where, mask=there, other=0)
+        candidate = tl.load(index + where, mask=there, other=0)
         top = tl.max(peak, 1)
-        token = tl.min(tl.where(peak == top[:, None], found, 2147483647), 1)
+        token = tl.min(tl.where(peak == top[:, None], candidate, 2147483647), 1)
         confidence = 1.0 / tl.sum(summed * tl.exp(peak - top[:, None]), 1)
         open_ = (n < read) & (tl.load(masked + row * along + n, mask=n < read, other=0) != 0)
         highest = tl.max(tl.where(open_, confidence, -1.0), 0)
