@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pexpect
@@ -58,6 +59,24 @@ def test_second_turn_uses_the_prefix_and_gives_the_same_tokens(tiny):
     out = fastdllm.generate(tiny, [chat.ids], decoding=decoding)
     assert out.tokens[0] == chat.result.tokens
     assert tiny.decode(chat.ids).count("And how many if he eats one?") == 1
+
+
+def test_any_stop_token_ends_an_answer_and_the_template_s_own_is_what_it_writes(tiny):
+    """A checkpoint with several: their order is no matter, and one that ended an answer is not followed by another."""
+    questions, decoding = (QUESTION, "And how many if he eats one?"), Decoding(max_new_tokens=48)
+
+    def ids_of_both_turns(stop_ids):
+        chat = Conversation(replace(tiny, stop_ids=stop_ids), decoding)
+        answers = [(list(chat.ask(text)), chat.ids, chat.result.tokens)[1:] for text in questions]
+        assert answers[1][0][:len(answers[0][0])] == answers[0][0], "the first turn stands in the second as it was"
+        return answers
+
+    [stop], other = tiny.stop_ids, tiny.mask_id
+    assert ids_of_both_turns((other, stop)) == ids_of_both_turns((stop, other)) == ids_of_both_turns((stop,))
+    (first, written), _ = ids_of_both_turns((stop,))
+    early = written[5]
+    (_, cut), (second, _) = ids_of_both_turns((early, stop))
+    assert cut[-1] == early and second[len(first) + len(cut)] != stop
 
 
 def test_tokens_are_those_of_the_text(tiny):
