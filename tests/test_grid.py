@@ -1,7 +1,11 @@
 """Grid files: what they span, and what they refuse, by file, line, key and value."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -256,6 +260,24 @@ def test_paths_expand(tmp_path, monkeypatch):
     assert made.directory == tmp_path / "out" / "e"
     assert made.configurations()[0].parameters.data == str(Path.home() / "x.jsonl")
     assert made.caches == {"HF_HOME": f"{tmp_path}/hf"}
+
+
+def test_a_checkpoint_is_looked_for_in_the_grid_s_own_caches(tmp_path):
+    """By the process that plans, too, and before the hub's library fixes where it looks: so in one of its own."""
+    cached = tmp_path / "hf" / "hub" / "models--who--what"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(Path(__file__).parent / "golden", cached / "snapshots" / ("0" * 40))
+    (tmp_path / "g.yml").write_text(f"experiment: g\nmodel: who/what\noutput: {tmp_path}/out\n"
+                                    f"caches: {{HF_HOME: {tmp_path}/hf}}\naxes: {{k: [2], layers: [middle]}}\n")
+
+    def ran(*arguments):
+        done = subprocess.run([sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml"), "--dry-run",
+                               *arguments], env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    assert "would run" in (text := ran()) and "would be refused" not in text
+    assert "'3-40'; allowed: layer indices from 0 to 27" in ran("--set", "axes.layers=[3-40]")
 
 
 def test_policy_file_beside_the_params_file(tmp_path):
