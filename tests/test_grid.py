@@ -224,6 +224,15 @@ def test_what_the_hints_name_is_there():
     assert single.grid_of({"small_block": 16}, "e").configurations()[0].parameters.decoding.small_block == 16
 
 
+def test_the_same_layers_run_once_however_they_are_written(tmp_path):
+    every = grid(tmp_path, "experiment: e\naxes: {k: [1, 2], layers: [middle, 8-19, '8,9,10-19', "
+                           "[19, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], 8-18]}\n").configurations()
+    again = {each.name: each.not_applicable for each in every if each.not_applicable}
+    assert list(again) == ["k2_8-19", "k2_8+9+10-19", "k2_19+8+9+10+11+12+13+14+15+16+17+18"]
+    assert again["k2_8-19"] == "the same computation as k2_middle: layers 8-19 are layers middle"
+    assert len({each.parameters.key() for each in every if each.parameters.reuse.k == 1}) == 1
+
+
 def test_reuse_that_cannot_act_is_not_applicable(tmp_path):
     configurations = {configuration.path: configuration for configuration in grid(
         tmp_path, "experiment: e\naxes:\n  task: [mmlu, arithmetic]\n  k: [1, 2]\n  layers: [first]\n"
