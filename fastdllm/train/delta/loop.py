@@ -13,13 +13,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastdllm.model import delta
 from fastdllm.tasks.word_problems import EQUATIONS, WORDS, asked
-from fastdllm.train.adapter import Adapter
-from fastdllm.train.gsm8k import WordProblem
+from fastdllm.train.delta.adapter import Adapter
+from fastdllm.train.delta.gsm8k import WordProblem
+from fastdllm.train.delta.mixture import Mixture, encode
+from fastdllm.train.delta.packed import PackedForward
+from fastdllm.train.delta.packing import (
+    Document,
+    Example,
+    Noise,
+    PackedBatch,
+    diffusion_document,
+    next_token_document,
+    pack,
+)
+from fastdllm.train.delta.recipe import DeltaRecipe, PackedPhase
 from fastdllm.train.loop import CURVE, STATE, TrainingCall, make_optimizer
-from fastdllm.train.mixture import Mixture, encode
-from fastdllm.train.packed import PackedForward
-from fastdllm.train.packing import Document, Example, Noise, PackedBatch, diffusion_document, next_token_document, pack
-from fastdllm.train.smol import DeltaRecipe, PackedPhase
 from fastdllm.train.state import TrainingProgress, load_state, restore_moments, save_state
 
 DELTA = "delta.safetensors"
