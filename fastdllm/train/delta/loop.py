@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset
 
 from fastdllm.model import delta
+from fastdllm.model.config import token_ids
 from fastdllm.tasks.word_problems import EQUATIONS, WORDS, asked
 from fastdllm.train.delta.adapter import Adapter
 from fastdllm.train.delta.gsm8k import WordProblem
@@ -90,7 +91,8 @@ def train_delta(recipe: DeltaRecipe, call: TrainingCall, adapter: Adapter, token
         progress, moments = load_state(path, recipe, adapter)
         call.log(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
     config = adapter.network.config
-    noise = Noise(config.bd_size, recipe.small_block, adapter.mask, config.pad_token_id or 0, recipe.paper_share,
+    padding, *_ = *token_ids("pad_token_id", config.pad_token_id), 0
+    noise = Noise(config.bd_size, recipe.small_block, adapter.mask, padding, recipe.paper_share,
                   recipe.right_weight, recipe.padding_weight)
     mixture = Mixture(problems[0], tokenizer, recipe.window)
     forward = PackedForward(adapter, call.compile_layers)
