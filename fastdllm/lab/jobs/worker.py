@@ -67,8 +67,10 @@ def execute_notebook(job: Work) -> int:
 
 
 def guarded(directory: Path, shard: Shard, do: Callable[[], int]) -> int:
-    """What `do` returns, done under the run lock of a shard; whatever ends it, the configuration says so. Only a kill
-    leaves OPEN behind. What ends it besides the notebook's own errors (no such kernel, a full disk) goes on to the caller.
+    """What `do` returns, done under the run lock of a shard; whatever ends it, the configuration says so.
+
+    Only a kill leaves OPEN behind. What ends it besides the notebook's own errors (no such kernel, a full disk) goes on
+    to the caller.
     """
     try:
         with lock(directory / shard.file(locks.RUN), wait=5.0):
