@@ -179,8 +179,9 @@ def fail(directory: Path, error: str, where: str = "", shard: Shard = WHOLE) -> 
 
 @contextmanager
 def failure_kept(directory: Path, shard: Shard = WHOLE) -> Iterator[None]:
-    """Mark a configuration, or a shard of it, as failed by whatever ends the block, and let the error go on; a held lock is no failure.
+    """Mark a configuration, or a shard of it, as failed by whatever ends the block, and let the error go on.
 
+    A held lock is no failure.
     Inside runs code that is not the package's (a notebook's cells, a policy's or a generation file), which may raise
     anything; here alone all of it is caught. A run that ended before it had a directory leaves no mark.
     """
