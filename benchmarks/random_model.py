@@ -40,7 +40,8 @@ def random_lm(dtype: torch.dtype, device: str = "cuda", config: ModelConfig | No
 def plain(lm: LM) -> PlainNetwork:
     """The same weights in the plain network: views, no second copy."""
     parameters = dict(lm.network.named_parameters())
-    return PlainNetwork(lm.config, {name: place.of(parameters) for name, place in tensor_locations(lm.config).items()})
+    locations = tensor_locations(lm.config)
+    return PlainNetwork(lm.config, {name: location.of(parameters) for name, location in locations.items()})
 
 
 def device_seconds(call: Callable[[], object], repeats: int) -> float:

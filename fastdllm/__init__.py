@@ -32,7 +32,10 @@ from fastdllm.settings import Decoding, Execution, Reuse
 from fastdllm.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fastdllm.decode import Revision, Step, Trace, denoise, generate
+    from fastdllm.decode.generate import denoise, generate
+    from fastdllm.decode.revisions import Revision
+    from fastdllm.decode.step import Step
+    from fastdllm.decode.trace import Trace
     from fastdllm.model.lm import LM, load
     from fastdllm.ui.player import explore
 
@@ -40,8 +43,8 @@ __all__ = ["LM", "Decoding", "Execution", "Reuse", "Revision", "Step", "Trace", 
            "load"]
 
 # What needs torch (2.5 s) is imported when it is first asked for, so that `fastdllm --help` and status are quick.
-_LATER = {"LM": "model.lm", "load": "model.lm", "Revision": "decode", "Step": "decode", "Trace": "decode",
-          "denoise": "decode", "generate": "decode", "explore": "ui.player"}
+_LATER = {"LM": "model.lm", "load": "model.lm", "Revision": "decode.revisions", "Step": "decode.step",
+          "Trace": "decode.trace", "denoise": "decode.generate", "generate": "decode.generate", "explore": "ui.player"}
 
 
 def __dir__() -> list[str]:

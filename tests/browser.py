@@ -135,8 +135,8 @@ def click_at(driver: WebDriver, element: WebElement, x: int, y: int) -> None:
 
 def visible_static(driver: WebDriver) -> int:
     """How many of the player's static figures can be seen."""
-    found = driver.find_elements(By.CSS_SELECTOR, "[id^=fd-] img")
-    return sum(image.is_displayed() and image.size["height"] > 100 for image in found)
+    images = driver.find_elements(By.CSS_SELECTOR, "[id^=fd-] img")
+    return sum(image.is_displayed() and image.size["height"] > 100 for image in images)
 
 
 def menu(driver: WebDriver, *labels: str) -> None:

@@ -13,8 +13,9 @@ import fastdllm
 GOLDEN = Path(__file__).parent / "golden"
 # Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# What a worker does first: the files that take longest, so that all workers end at about the same time.
-LONGEST = ("test_slurm", "test_notebooks", "test_docs", "test_publish", "test_browser", "test_train", "test_runner")
+# What workers do first: the files that take longest. Single notebooks are last, so that all end at about the same time.
+LONGEST = ("test_slurm", "test_docs", "test_publish", "test_browser", "test_faults", "test_train", "test_smol",
+           "test_bisect", "test_runner")
 SHARED = {"test_slurm_jupyterlab": "test_slurm", "test_gallery": "test_publish", "test_secrets": "test_publish"}
 APART = ("test_notebooks",)      # each test is a unit by itself
 
@@ -39,11 +40,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first; otherwise as collected."""
+    """The longest files first, what is dealt test by test last; otherwise as collected."""
     def rank(item):
-        name = item.path.stem
-        name = SHARED.get(name, name)
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        name = SHARED.get(item.path.stem, item.path.stem)
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (name in APART)
     items.sort(key=rank)
 
 
@@ -76,6 +76,15 @@ def golden_prompts():
     """Token lists by length: p5, p31, p32, p33, p40, p44, p64, p70."""
     prompts = json.loads((GOLDEN / "golden.json").read_text())["prompts"]
     return {name: prompt["rows"][0] for name, prompt in prompts.items() if len(prompt["rows"]) == 1}
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory, worker_id):
+    """A directory that all workers of this run of the tests have in common."""
+    own = tmp_path_factory.getbasetemp()
+    directory = (own if worker_id == "master" else own.parent) / "common"
+    directory.mkdir(exist_ok=True)
+    return directory
 
 
 @pytest.fixture(scope="session")

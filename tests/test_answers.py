@@ -32,8 +32,8 @@ def test_the_table_is_large_enough():
 
 @pytest.mark.parametrize("rule", sorted(answers.RULES))
 def test_every_rule_on_the_table(rule: str):
-    wrong = [(output, want, found) for output, want in extractions(rule)
-             if (found := answers.RULES[rule](output)) != want]
+    wrong = [(output, want, got) for output, want in extractions(rule)
+             if (got := answers.RULES[rule](output)) != want]
     assert wrong == []
 
 

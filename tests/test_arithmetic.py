@@ -29,7 +29,7 @@ def splits():
 
 def test_splits_are_disjoint_and_without_repetition(splits):
     questions = {split: {problem.question for problem in problems} for split, problems in splits.items()}
-    assert all(len(found) == 3000 for found in questions.values())
+    assert all(len(texts) == 3000 for texts in questions.values())
     assert not questions["train"] & questions["test"]
     assert not (questions["train"] | questions["test"]) & questions["wordings"]
     assert all(held_out(question) for question in questions["test"])
@@ -56,14 +56,14 @@ def test_every_equation_is_right_and_the_last_one_is_the_target(splits):
     for problem in (p for problems in splits.values() for p in problems):
         *lines, last = problem.answer.split("\n")
         assert 2 <= len(lines) <= 5
-        found = [EQUATION.findall(line) for line in lines]
-        assert all(len(equations) == 1 for equations in found)
-        for left, sign, right, result in (equations[0] for equations in found):
+        by_line = [EQUATION.findall(line) for line in lines]
+        assert all(len(equations) == 1 for equations in by_line)
+        for left, sign, right, result in (equations[0] for equations in by_line):
             numbers = int(left), int(right), int(result)
             assert all(1 <= number <= LARGEST for number in numbers)
             want = {"+": numbers[0] + numbers[1], "-": numbers[0] - numbers[1], "*": numbers[0] * numbers[1]}
             assert numbers[2] == want[sign] if sign != "/" else numbers[2] * numbers[1] == numbers[0]
-        assert last == f"#### {problem.target}" and found[-1][0][3] == problem.target
+        assert last == f"#### {problem.target}" and by_line[-1][0][3] == problem.target
 
 
 def test_every_number_that_the_answer_starts_from_is_in_the_question(splits):

@@ -158,8 +158,8 @@ def test_samples_beside_results_are_compared(tmp_path: Path) -> None:
     for name, right, n in (("honest", 5, 10), ("edited", 7, 10), ("lost", 5, 9)):
         folder = harness(tmp_path / name, {"gsm8k": GSM8K}, **{"n-samples": {"gsm8k": {"effective": 10}}})
         samples(folder, "gsm8k", lines("gsm8k", right, n=n) + lines("gsm8k", 8, "flexible-extract", n=n))
-    found = [f for f in rules.audit(sources.read(tmp_path)) if f.rule == "samples_disagree"]
-    assert {(f.rows[0].split("/")[0], f.level) for f in found} == {("edited", "impossible"), ("lost", "doubtful")}
+    findings = [f for f in rules.audit(sources.read(tmp_path)) if f.rule == "samples_disagree"]
+    assert {(f.rows[0].split("/")[0], f.level) for f in findings} == {("edited", "impossible"), ("lost", "doubtful")}
 
 
 def test_a_record_of_samples_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pexpect
+import process_support
 import pytest
 from browser import free_port
 
@@ -58,6 +60,24 @@ def test_second_turn_uses_the_prefix_and_gives_the_same_tokens(tiny):
     out = fastdllm.generate(tiny, [chat.ids], decoding=decoding)
     assert out.tokens[0] == chat.result.tokens
     assert tiny.decode(chat.ids).count("And how many if he eats one?") == 1
+
+
+def test_any_stop_token_ends_an_answer_and_the_template_s_own_is_what_it_writes(tiny):
+    """A checkpoint with several: their order is no matter, and one that ended an answer is not followed by another."""
+    questions, decoding = (QUESTION, "And how many if he eats one?"), Decoding(max_new_tokens=48)
+
+    def ids_of_both_turns(stop_ids):
+        chat = Conversation(replace(tiny, stop_ids=stop_ids), decoding)
+        answers = [(list(chat.ask(text)), chat.ids, chat.result.tokens)[1:] for text in questions]
+        assert answers[1][0][:len(answers[0][0])] == answers[0][0], "the first turn stands in the second as it was"
+        return answers
+
+    [stop], other = tiny.stop_ids, tiny.mask_id
+    assert ids_of_both_turns((other, stop)) == ids_of_both_turns((stop, other)) == ids_of_both_turns((stop,))
+    (first, written), _ = ids_of_both_turns((stop,))
+    early = written[5]
+    (_, cut), (second, _) = ids_of_both_turns((early, stop))
+    assert cut[-1] == early and second[len(first) + len(cut)] != stop
 
 
 def test_tokens_are_those_of_the_text(tiny):
@@ -306,7 +326,7 @@ def test_the_count_is_taken_back_without_a_trace():
     assert "… forward 123" in chat.before
     assert [row.rstrip() for row in screen(chat.before, 40) if row] == [
         "one two", "x" * 40, "y" * 37 + "\u732b", "\u732b!END"]
-    piped = subprocess.run([sys.executable, "-c", TEXTS], cwd=ROOT, text=True, capture_output=True, check=True)
+    piped = process_support.script(TEXTS, ROOT)
     assert piped.stdout == "one two\n" + "x" * 40 + "y" * 37 + "\u732b\u732b!END\n"
 
 
@@ -340,8 +360,7 @@ def test_terminal_says_where_an_answer_was_cut():
     (["--revision", "8e1"], "revision='8e1'; allowed: upstream"),
     (["--threshold", "2"], r"threshold=2.0; allowed: at most 1 \(a probability")])
 def test_terminal_says_what_is_wrong_before_anything_else(options, says):
-    done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", *options], cwd=ROOT, input="", text=True,
-                          capture_output=True, check=False)
+    done = process_support.program("chat", *options, cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
 
 
@@ -351,8 +370,7 @@ def test_terminal_says_what_is_wrong_before_anything_else(options, says):
     ("tests/golden", "model=tests/golden: .* lacks .* tokenizer; allowed: "),
     ("tests/data", "no weights; allowed: model.safetensors")])
 def test_app_refuses_a_checkpoint_before_anything_starts(model, says, dry):
-    done = subprocess.run([sys.executable, "-m", "fastdllm", "app", "--model", model, f"--port={free_port()}", *dry],
-                          cwd=ROOT, text=True, capture_output=True, check=False, timeout=60)
+    done = process_support.program("app", "--model", model, f"--port={free_port()}", *dry, cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
 
 
@@ -361,8 +379,7 @@ def test_app_does_not_print_an_address_that_leads_elsewhere():
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        done = subprocess.run([sys.executable, "-m", "fastdllm", "app", f"--port={port}"], cwd=ROOT, text=True,
-                              capture_output=True, check=False, timeout=60)
+        done = process_support.program("app", f"--port={port}", cwd=ROOT)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"fastdllm: port={port} is taken; allowed: a free port, --port N\n"
 
@@ -375,8 +392,7 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
         start = (f"from pathlib import Path; from fastdllm.ui import chat_app; "
                  f"chat_app.serve(chat_app.prepare(Path('notebooks/18_chat.ipynb'), 'tiny', Path({str(tmp_path)!r})), "
                  f"{other.getsockname()[1]})")
-        done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, capture_output=True, check=False,
-                              timeout=60)
+        done = process_support.script(start, ROOT)
     assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr
 
 

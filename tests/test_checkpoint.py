@@ -42,6 +42,19 @@ def test_round_trip_keeps_every_tensor(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])     # of transformers 4, and of 5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_saved_checkpoint_names_the_dtype_of_its_weights(tmp_path, key, dtype):
+    values = json.loads((GOLDEN / "config.json").read_text())
+    values.pop("torch_dtype")
+    with Undrawn():
+        network = Network(ModelConfig.from_dict({**values, key: "float64", "vocab_size": 8, "num_hidden_layers": 1}))
+    save(network, tmp_path, dtype)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["torch_dtype"] == str(dtype).removeprefix("torch.") and "dtype" not in written
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+
+
 def test_names_are_those_of_the_published_7b():
     config = ModelConfig.from_file(GOLDEN / "config.json")
     assert len(tensor_locations(config)) == 28 * 12 + 3
@@ -274,8 +287,8 @@ def test_the_doctor_says_fit_only_of_what_loads(copy, name, content):
         shutil.copy(EMBEDDED / "tiny" / file, copy)
     assert preflight.checkpoint(str(copy), None).ok
     (copy / name).write_text(content)
-    found = preflight.checkpoint(str(copy), None)
-    assert found.ok is False and str(copy) in found.text
+    check = preflight.checkpoint(str(copy), None)
+    assert check.ok is False and str(copy) in check.text
 
 
 def test_every_file_that_is_read_enters_the_fingerprint(copy):

@@ -16,13 +16,13 @@ from fastdllm.model import checkpoint, delta
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.files import EMBEDDED
 from fastdllm.model.network import Network
-from fastdllm.train import delta_run, gsm8k, perturb
-from fastdllm.train.drills import drill
+from fastdllm.train.delta import gsm8k, perturb, run
+from fastdllm.train.delta.drills import drill
+from fastdllm.train.delta.recipe import DELTA_SMOKE, SMOL
+from fastdllm.train.delta.written import evaluate, value
 from fastdllm.train.forward import initialise
 from fastdllm.train.loop import TrainingCall
-from fastdllm.train.smol import DELTA_SMOKE, SMOL
 from fastdllm.train.tokenizer import MASK
-from fastdllm.train.written import evaluate, value
 
 CAUSAL = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 512, "hidden_size": 32, "intermediate_size": 48,
           "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
@@ -63,7 +63,7 @@ def call(root: Path, **limits) -> TrainingCall:
 @pytest.mark.parametrize("values", [CAUSAL, LLAMA_LIKE], ids=["Qwen2.5-like, causal", "Llama-like, tied head"])
 def test_a_delta_is_trained_and_makes_a_checkpoint(values, data, tmp_path):
     start = start_from(tmp_path / "start", values)
-    progress = delta_run.run(SHORT, call(tmp_path), data, start)
+    progress = run.run(SHORT, call(tmp_path), data, start)
     assert [(row["phase"], row["step"]) for row in progress.curve] == [
         (phase.name, step) for phase in SHORT.phases for step in (1, 2)]
     lm = fastdllm.load(tmp_path / "out", device="cpu")
@@ -78,21 +78,21 @@ def test_a_delta_is_trained_and_makes_a_checkpoint(values, data, tmp_path):
 
 def test_a_stopped_run_gives_the_same_delta(data, tmp_path):
     start = start_from(tmp_path / "start", LLAMA_LIKE)
-    delta_run.run(SHORT, call(tmp_path / "whole"), data, start)
+    run.run(SHORT, call(tmp_path / "whole"), data, start)
     for _ in range(4):
-        delta_run.run(SHORT, call(tmp_path / "parts", max_steps=1), data, start)
+        run.run(SHORT, call(tmp_path / "parts", max_steps=1), data, start)
     whole, parts = (load_file(tmp_path / name / "out/delta.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_a_run_is_not_mixed_with_other_data(data, tmp_path):
     start = start_from(tmp_path / "start", LLAMA_LIKE)
-    delta_run.run(SHORT, call(tmp_path, max_steps=1), data, start)
+    run.run(SHORT, call(tmp_path, max_steps=1), data, start)
     other = tmp_path / "other"
     other.mkdir()
     (other / gsm8k.FILE).write_text("".join(reversed((data / gsm8k.FILE).read_text().splitlines(keepends=True))))
     with pytest.raises(ValueError, match=r"saved with another recipe \(data differ\)"):
-        delta_run.run(SHORT, call(tmp_path), other, start)
+        run.run(SHORT, call(tmp_path), other, start)
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import lab_support
+import process_support
 import pytest
 
 from fastdllm.model.files import PATTERNS
@@ -38,8 +39,8 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 def marked(page, language):
     """(mark, code) of each block of a language; the mark is "" where none stands before it."""
-    return [(found["mark"] or "", found["code"]) for found in FENCE.finditer(page.read_text())
-            if found["language"] == language]
+    return [(match["mark"] or "", match["code"]) for match in FENCE.finditer(page.read_text())
+            if match["language"] == language]
 
 
 def blocks(page, language):
@@ -59,8 +60,8 @@ def run_here():
         for mark, code in marked(page, "bash"):
             if mark.startswith("not run: "):
                 continue
-            found = MARK.match(mark)
-            status = int(found["status"]) if found else 0
+            match = MARK.match(mark)
+            status = int(match["status"]) if match else 0
             for command in commands(code):
                 seen.setdefault(command, (page.name, status))
     return [(page, command, status) for command, (page, status) in seen.items()]
@@ -81,10 +82,14 @@ def not_run():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of what commands read, so that they write elsewhere; `fastdllm` is the one under test."""
+    """A copy of what commands read, so that they write elsewhere; `fastdllm` is the one under test.
+
+    A configuration's notebook computes here and draws nothing: its figures are seen to in test_notebooks and test_log.
+    """
     home = tmp_path_factory.mktemp("project")
     for name in ("notebooks", "params"):
         shutil.copytree(ROOT / name, home / name)
+    lab_support.computing_notebook(home / "notebooks" / "10_cell.ipynb")
     (home / "bin").mkdir()
     program = home / "bin" / "fastdllm"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fastdllm "$@"\n')
@@ -92,29 +97,33 @@ def project(tmp_path_factory):
     return home
 
 
-def environment(home):
+def ended(command, home):
+    """A command, from the project's root as a reader would; a shell reads what is more than `fastdllm WORDS`."""
     path = f"{home / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "200"}
+    environment = {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+                   "COLUMNS": "200"}
+    words = shlex.split(command)
+    if PROGRAM.match(command) and not set(command) & set("|&;<>$*"):
+        return process_support.program(*words[1:], cwd=home, **environment)
+    done = subprocess.run(["bash", "-c", command], cwd=home, env={**os.environ, **environment}, capture_output=True,
+                          text=True, timeout=540, check=False, stdin=subprocess.DEVNULL)
+    return process_support.Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_blocks_run_in_order(page, project):
-    code = "\n".join(blocks(page, "python"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, env=environment(project), capture_output=True,
-                          text=True, timeout=300, check=False)
+    done = process_support.script("\n".join(blocks(page, "python")), project)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("page", "command", "status"), run_here(), ids=lambda value: str(value)[:60])
 def test_commands_run(page, command, status, project):
-    """From the project's root, as a reader would; files that a page's Python makes are made first."""
+    """Files that a page's Python makes are made first."""
     code = "\n".join(blocks(next(path for path in PAGES if path.name == page), "python"))
     for name in re.findall(r'Path\("([\w/]+\.py)"\)\.write_text', code):
         if name in command and not (project / name).exists():
-            subprocess.run([sys.executable, "-c", blocks(ROOT / "docs" / page, "python")[0]], cwd=project, check=True)
-    done = subprocess.run(["bash", "-c", command], cwd=project, env=environment(project), capture_output=True,
-                          text=True, timeout=540, check=False, stdin=subprocess.DEVNULL)
+            assert process_support.script(blocks(ROOT / "docs" / page, "python")[0], project).returncode == 0
+    done = ended(command, project)
     assert done.returncode == status, f"{page}: {command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 

@@ -1,7 +1,6 @@
 """Faults: killed at any moment, two at once, a full disk. A configuration never reads as complete and is not."""
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -13,6 +12,7 @@ import time
 
 import lab_support
 import pytest
+from process_support import CONTEXT
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
@@ -21,11 +21,6 @@ from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
-
-CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
-CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode", "transformers.models.auto",
-                                "scipy.stats",
-                                "lab_support"])
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +167,18 @@ def test_a_run_that_reused_nothing_is_an_error(tmp_path, model):
     )  # its samples are kept, no record is written
 
 
-def test_a_policy_is_one_file_that_the_params_name(tmp_path, model):
-    source = "from fastdllm.decode.policies import OutputPolicy\n\n\nclass Policy(OutputPolicy):\n    pass\n"
+def test_a_policy_is_a_file_that_the_params_name(tmp_path, model):
+    source = ("from helper import VALUE\n\nfrom fastdllm.decode.policies import OutputPolicy\n\n\n"
+              "class Policy(OutputPolicy):\n    pass\n")
     (tmp_path / "mine.py").write_text(source)
+    (tmp_path / "helper.py").write_text("VALUE = 1\n")
     configuration = cell_of(tmp_path, model, limit=1, configs=[{"k": 2, "layers": "middle", "policy": "mine.py"}])
     assert configuration.name == "k2_middle_mine"
     assert finish(configuration)[0] == "record"
     record = records.read(configuration.directory)
     assert record.decisions["reuse"] > 0
-    assert (configuration.directory / "mine.py").read_text() == source      # copied into the run
+    for name in ("mine.py", "helper.py"):       # copied into the run
+        assert (configuration.directory / name).read_text() == (tmp_path / name).read_text()
     (tmp_path / "mine.py").write_text(source.replace("pass", "x = 1"))
     state = status.state_of(configuration, CurrentFingerprints())
     assert state.state == "stale"
@@ -214,12 +212,12 @@ def test_the_runner_killed_in_mid_run(tmp_path, model):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 kB; only root can mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]).returncode:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]).returncode:
         pytest.skip("a full disk can't be made here (needs root and mount)")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_last_good_record(small_disk):

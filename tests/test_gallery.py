@@ -191,10 +191,10 @@ def test_widgets_show_their_last_state(site, driver):
     from selenium.webdriver.support.ui import WebDriverWait
     page = next(site.folder.rglob("widgets.html"))
     open_page(driver, page)
-    slider = WebDriverWait(driver, 60).until(lambda found: found.find_element(By.CSS_SELECTOR, ".widget-slider"))
+    slider = WebDriverWait(driver, 60).until(lambda page: page.find_element(By.CSS_SELECTOR, ".widget-slider"))
     assert "steps" in slider.text
     assert len(driver.find_elements(By.CSS_SELECTOR, ".widget-slider")) == 1
-    assert WebDriverWait(driver, 60).until(lambda found: found.find_element(By.ID, "word")).text == "alive"
+    assert WebDriverWait(driver, 60).until(lambda page: page.find_element(By.ID, "word")).text == "alive"
     errors = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
 

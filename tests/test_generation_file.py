@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 import fastdllm
 from fastdllm import Decoding, Reuse, tasks
-from fastdllm.decode import Trace, generate_rows
+from fastdllm.decode.generate import generate_rows
+from fastdllm.decode.trace import Trace
 from fastdllm.investigation.collapse.inspection import side_by_side
 from fastdllm.lab.instrument import generation_file as files
 from fastdllm.model.errors import NothingUnmasked
@@ -357,14 +358,14 @@ def test_own_code_from_the_command(project):
     assert "the layers are not ours" in run_file(*own, "--model", "theirs", "--trace", "1", code=1)
     assert "has no modelling code" in run_file(*own, code=1)
     run_file(*own, "--model", "theirs")
-    place, name = project / "executed" / "byo" / "arithmetic_limit_1", "k2_middle_b1_max32_model-theirs_old"
-    record = records.read(place / f"{name}_own_code")
+    directory, name = project / "executed" / "byo" / "arithmetic_limit_1", "k2_middle_b1_max32_model-theirs_old"
+    record = records.read(directory / f"{name}_own_code")
     assert record.code.policy.startswith("generation file ") and ", modelling code " in record.code.policy
     assert record.nfe["full"] == 0 and record.decisions["reuse"] == 0      # seen from outside, it has none
     assert f"✓ {name}_own_code\n" in command("grid", "status", "byo", code=1)
     run_file("--allow-code", "--model", "theirs")
-    ours = records.samples(place / name)
-    assert list(records.samples(place / f"{name}_own_code").token_ids) == list(ours.token_ids)
+    ours = records.samples(directory / name)
+    assert list(records.samples(directory / f"{name}_own_code").token_ids) == list(ours.token_ids)
     code = project / "theirs" / "modeling_standin.py"
     code.write_text(code.read_text() + "\n# changed\n")
     shown = command("grid", "status", "byo", code=1)

@@ -241,9 +241,9 @@ def test_attention_kernel(width: int, starts: tuple[int, int], size: int, split:
     want_keys, want_values = keys.clone(), values.clone()
     monkeypatch.setattr(attention, "SPLIT_PROGRAMS", 256 if split else 0)
     scratch = attention.Scratch(keys.device, heads, size, 160)
-    place = torch.stack([slots, torch.tensor(starts, device="cuda"), ends], 1)      # strided, as the graphs pass it
+    where = torch.stack([slots, torch.tensor(starts, device="cuda"), ends], 1)      # strided, as the graphs pass it
     for _ in range(2):      # the counters must be back at zero
-        out = attention.attend(qkv, cos, sin, keys, values, *place.unbind(1), heads, scratch)
+        out = attention.attend(qkv, cos, sin, keys, values, *where.unbind(1), heads, scratch)
     split = qkv.view(2, width, heads + 2 * kv, size)
     where = torch.tensor(starts, device="cuda")[:, None] + torch.arange(width, device="cuda")
     turned = rotate(split[:, :, :heads + kv].float(), cos[where, None].float(), sin[where, None].float()).bfloat16()

@@ -1,7 +1,11 @@
 """Grid files: what they span, and what they refuse, by file, line, key and value."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -220,6 +224,15 @@ def test_what_the_hints_name_is_there():
     assert single.grid_of({"small_block": 16}, "e").configurations()[0].parameters.decoding.small_block == 16
 
 
+def test_the_same_layers_run_once_however_they_are_written(tmp_path):
+    every = grid(tmp_path, "experiment: e\naxes: {k: [1, 2], layers: [middle, 8-19, '8,9,10-19', "
+                           "[19, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], 8-18]}\n").configurations()
+    again = {each.name: each.not_applicable for each in every if each.not_applicable}
+    assert list(again) == ["k2_8-19", "k2_8+9+10-19", "k2_19+8+9+10+11+12+13+14+15+16+17+18"]
+    assert again["k2_8-19"] == "the same computation as k2_middle: layers 8-19 are layers middle"
+    assert len({each.parameters.key() for each in every if each.parameters.reuse.k == 1}) == 1
+
+
 def test_reuse_that_cannot_act_is_not_applicable(tmp_path):
     configurations = {configuration.path: configuration for configuration in grid(
         tmp_path, "experiment: e\naxes:\n  task: [mmlu, arithmetic]\n  k: [1, 2]\n  layers: [first]\n"
@@ -256,6 +269,24 @@ def test_paths_expand(tmp_path, monkeypatch):
     assert made.directory == tmp_path / "out" / "e"
     assert made.configurations()[0].parameters.data == str(Path.home() / "x.jsonl")
     assert made.caches == {"HF_HOME": f"{tmp_path}/hf"}
+
+
+def test_a_checkpoint_is_looked_for_in_the_grid_s_own_caches(tmp_path):
+    """By the process that plans, too, and before the hub's library fixes where it looks: so in one of its own."""
+    cached = tmp_path / "hf" / "hub" / "models--who--what"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(Path(__file__).parent / "golden", cached / "snapshots" / ("0" * 40))
+    (tmp_path / "g.yml").write_text(f"experiment: g\nmodel: who/what\noutput: {tmp_path}/out\n"
+                                    f"caches: {{HF_HOME: {tmp_path}/hf}}\naxes: {{k: [2], layers: [middle]}}\n")
+
+    def ran(*arguments):
+        done = subprocess.run([sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml"), "--dry-run",
+                               *arguments], env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    assert "would run" in (text := ran()) and "would be refused" not in text
+    assert "'3-40'; allowed: layer indices from 0 to 27" in ran("--set", "axes.layers=[3-40]")
 
 
 def test_policy_file_beside_the_params_file(tmp_path):

@@ -160,20 +160,20 @@ def test_imported_is_never_complete(tmp_path):
     old(tmp_path / "results" / "x" / "arithmetic_limit_4" / "k1_first", {"accuracy": 0.5})
     path = lab_support.params(tmp_path / "small.yml", tmp_path / "model")
     importer.take(tmp_path / "results", "small", tmp_path / "executed")
-    found = {state.configuration.name: state for state in states.states(grid_file.load(path).configurations())}
-    assert found["k1_first"].state == "imported"
-    assert found["k1_first"].record is not None
-    assert not states.all_complete(list(found.values()))
-    assert "Completed: 0 / 4" in states.text(list(found.values()))
+    by_name = {state.configuration.name: state for state in states.states(grid_file.load(path).configurations())}
+    assert by_name["k1_first"].state == "imported"
+    assert by_name["k1_first"].record is not None
+    assert not states.all_complete(list(by_name.values()))
+    assert "Completed: 0 / 4" in states.text(list(by_name.values()))
 
 
 def test_our_own_records_are_not_overwritten(results, tmp_path):
     target = tmp_path / "executed"
     importer.take(results, target=target)
-    place = target / "00_baseline" / "gsm8k" / "k2_middle"
-    records.write(place, records.read(place).model_copy(update={"status": "complete"}))
+    directory = target / "00_baseline" / "gsm8k" / "k2_middle"
+    records.write(directory, records.read(directory).model_copy(update={"status": "complete"}))
     assert any("holds a record of a run of ours" in line for line in importer.take(results, target=target))
-    assert records.read(place).status == "complete"
+    assert records.read(directory).status == "complete"
 
 
 def test_nothing_to_import_is_an_error(tmp_path):

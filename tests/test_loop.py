@@ -81,9 +81,9 @@ def test_stop_needs_unmasked_predecessors(golden, golden_prompts):
     for stop in set(free):
         decoding = Decoding(mask_id=MASK, max_new_tokens=40, stop_ids=(stop,))
         last = list(fastdllm.denoise(golden, [prompt], decoding=decoding))[-1]
-        place = len(prompt) + free.index(stop) - last.start
-        if place < 32 and last.kind != "commit":
-            assert MASK not in last.tokens[:place + 1]
+        offset = len(prompt) + free.index(stop) - last.start
+        if offset < 32 and last.kind != "commit":
+            assert MASK not in last.tokens[:offset + 1]
 
 
 def test_prompt_tokens_are_no_stop(golden, golden_prompts):

@@ -17,9 +17,10 @@ ENTRIES = suite.entries(smoke=True)
 
 
 @pytest.fixture(scope="session")
-def executed(tmp_path_factory):
-    """Records of all notebooks: a grid that several read is run once, as it is for a reader."""
-    return tmp_path_factory.mktemp("records") / "executed"
+def executed(common):
+    """Records of all notebooks: a grid that several read is run once, as it is for a reader, whichever worker they are
+    executed by."""
+    return common / "executed"
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.path.stem for entry in ENTRIES])

@@ -1,12 +1,11 @@
 """The player: what appears where and when, runs on disk, the widget's payload, the static strip, the panel."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import lab_support
 import numpy as np
+import process_support
 import pytest
 import yaml
 
@@ -263,7 +262,7 @@ def test_panel_saves_what_it_ran(project, own):
     assert ("means nothing" in said_by(made)) == ("means nothing" in path.read_text()) == own
     row = json.loads((project / "params" / "mine.jsonl").read_text())
     assert row["question"] == made.prompt.value and bool(row["target"]) == (not own)
-    done = subprocess.run([sys.executable, "-m", "fastdllm", "run", "params/mine.yml"], capture_output=True, text=True)
+    done = process_support.program("run", "params/mine.yml", cwd=project)
     assert done.returncode == 0, done.stderr + done.stdout
     samples = records.samples(Path(next(iter(project.glob("executed/**/summary.json")))).parent)
     assert [list(tokens) for tokens in samples["token_ids"]] == [made.run.result["tokens"]]

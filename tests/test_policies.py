@@ -1,6 +1,8 @@
 """What every policy owes (docs/decoding.md): k=1 is exact; nothing changed since the cache was filled means the exact
 output. That `replay` gives the tokens of `output` stands in tests/test_invariances.py."""
 
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +28,28 @@ def test_k1_is_exact(golden, golden_prompts, policy):
                fastdllm.denoise(golden, prompts, decoding=PLAIN, reuse=Reuse(k=1, layers="middle", policy=policy),
                                 trace=Trace())]
     assert repr(plain) == repr(wrapped)
+
+
+def test_a_policy_s_file_may_import_modules_beside_it(golden, golden_prompts, tmp_path):
+    """Two files whose helpers have one name get their own each, and a helper that has changed is read anew."""
+    def tokens(folder, kept):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "helper.py").write_text(f"KEPT = {kept!r}\n")
+        (tmp_path / folder / "mine.py").write_text(
+            "from helper import KEPT\nfrom fastdllm.decode.policies import BUILT_IN\n"
+            "class Policy(BUILT_IN[KEPT]):\n    pass\n")
+        reuse = Reuse(k=3, layers="middle", policy=str(tmp_path / folder / "mine.py"))
+        return fastdllm.generate(golden, [golden_prompts["p33"]], decoding=PLAIN, reuse=reuse).rows[0]
+
+    def built_in(name):
+        reuse = Reuse(k=3, layers="middle", policy=name)
+        return fastdllm.generate(golden, [golden_prompts["p33"]], decoding=PLAIN, reuse=reuse).rows[0]
+
+    output, token = built_in("output"), built_in("token")
+    assert (output.tokens, output.decisions) != (token.tokens, token.decisions)
+    for folder, kept in (("a", "output"), ("b", "token"), ("a", "token")):
+        assert tokens(folder, kept).decisions == {"output": output, "token": token}[kept].decisions
+    assert "helper" not in sys.modules and str(tmp_path / "a") not in sys.path
 
 
 def prefill(prompt):

@@ -132,8 +132,8 @@ def test_scripts_and_pictures_survive_redaction():
     shown = {"image/png": "iVBOR/home/jdoe/abc", "text/plain": "/home/jdoe/a"}
     cell = {"cell_type": "code", "source": "1 / 2", "metadata": {}, "outputs": [
         {"output_type": "display_data", "metadata": {}, "data": shown}]}
-    found = redactor.notebook({"cells": [cell], "metadata": {}})["cells"][0]["outputs"][0]["data"]
-    assert found == {"image/png": "iVBOR/home/jdoe/abc", "text/plain": "…/a"}
+    shown_data = redactor.notebook({"cells": [cell], "metadata": {}})["cells"][0]["outputs"][0]["data"]
+    assert shown_data == {"image/png": "iVBOR/home/jdoe/abc", "text/plain": "…/a"}
 
 
 PICTURE = base64.b64encode(bytes(range(256)) * 8).decode()
@@ -224,10 +224,10 @@ def test_every_published_image_can_be_decoded(path):
 
 
 def test_the_audit_has_a_word(complete):
-    place = complete / "arithmetic_limit_2" / "k1_middle"
-    record = records.read(place)
+    directory = complete / "arithmetic_limit_2" / "k1_middle"
+    record = records.read(directory)
     score = record.headline.model_copy(update={"correct": 1, "value": 0.5})
-    records.write(place, record.model_copy(update={"accuracy": {record.metric: score}}))
+    records.write(directory, record.model_copy(update={"accuracy": {record.metric: score}}))
     with pytest.raises(ValueError, match="audit, must_agree"):
         report.run("whole")
 

@@ -41,14 +41,14 @@ def test_states_and_the_page(grid):
     )
     lab_support.synthetic(configurations["k1_first"], current)
     status.fail(configurations["k2_first"].directory, "ValueError: no such thing", "run")
-    found = looks(grid, current)
-    assert [found[name].state for name in configurations] == ["complete", "pending", "failed", "pending"]
-    page = status.text(list(found.values())).splitlines()
+    by_name = looks(grid, current)
+    assert [by_name[name].state for name in configurations] == ["complete", "pending", "failed", "pending"]
+    page = status.text(list(by_name.values())).splitlines()
     assert "  ✓ k1_first" in page
     assert "  ✗ k1_middle (pending; shared with k1_first)" in page
     assert "  ✗ k2_first (failed; ValueError: no such thing [in cell run])" in page
     assert page[-2] == "Completed: 1 / 4"
-    assert not status.all_complete(list(found.values()))
+    assert not status.all_complete(list(by_name.values()))
 
 
 def test_a_changed_parameter_makes_a_cell_stale_and_says_which(tmp_path):

@@ -16,7 +16,7 @@ from fastdllm.share import gallery, publish, redact
 
 def holding(folder) -> list[str]:
     """The files below a folder that hold a secret; zips are opened."""
-    found, searched = [], 0
+    leaking_files, searched = [], 0
     for path in folder.rglob("*"):
         if not path.is_file():
             continue
@@ -26,9 +26,9 @@ def holding(folder) -> list[str]:
                 contents = [archive.read(name) for name in archive.namelist()]
         searched += len(contents)
         if any(secret.encode() in content for secret in SECRETS.values() for content in contents):
-            found.append(str(path.relative_to(folder)))
+            leaking_files.append(str(path.relative_to(folder)))
     assert searched
-    return found
+    return leaking_files
 
 
 @pytest.fixture

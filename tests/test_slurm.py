@@ -53,15 +53,15 @@ class Story:
     def until_begun(self, name: str) -> None:
         """Until the first sample of its only configuration is on disk."""
         def begun():
-            [found] = self.look(name).values()
-            assert found.state in ("queued", "running"), f"{found.state}: {found.detail}"
-            return re.search(r"; [1-9]\d* of", found.detail)
+            [state] = self.look(name).values()
+            assert state.state in ("queued", "running"), f"{state.state}: {state.detail}"
+            return re.search(r"; [1-9]\d* of", state.detail)
         cluster.wait(begun, PATIENCE, 1.0)
 
     def until_over(self, name: str) -> dict[str, ConfigurationState]:
         def through():
-            found = self.look(name)
-            return found if all(each.state not in ("queued", "running") for each in found.values()) else None
+            seen = self.look(name)
+            return seen if all(each.state not in ("queued", "running") for each in seen.values()) else None
         return cluster.wait(through, PATIENCE, 1.0)
 
     def log(self, name: str, config: str) -> str:
@@ -79,7 +79,7 @@ def story(tmp_path_factory):
     computing = lab_support.computing_notebook(directory / "configuration.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
-    nine = {"axes": {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}, "limit": 1}
+    six = {"axes": {"k": [1, 2], "layers": ["first", "middle", "last"]}, "limit": 1}
     settings = {
         # 38 problems sleep for over 100 seconds however fast they are decoded; the signal comes after 90 at most
         "limited": slow | {"limit": 38, "slurm": common | {"time": "3", "signal_seconds": 90, "partition": "second"}},
@@ -87,7 +87,7 @@ def story(tmp_path_factory):
         "broken": {"axes": {}, "limit": 2, "configs": [{"k": 1}, {"k": 2, "layers": "middle",
                                                                   "policy": str(HERE / "fails.py")}],
                    "slurm": common},
-        "nine": nine | {"slurm": common},
+        "six": six | {"slurm": common},
         # 24 problems that sleep in three shards: one is killed, one is put back into the queue
         "shards": slow | {"limit": 24, "shards": 3, "slurm": common | {"throttle": 3}},
         "unfit": {"axes": {}, "configs": [{"k": 1}], "device": "cuda", "dtype": "float32", "slurm": common}}
@@ -144,9 +144,9 @@ def test_cancel_takes_this_grids_jobs_and_no_others(story):
     story.until_begun("cancelled")
     note = submission.submissions(story.directory / "executed" / "cancelled")[-1]
     assert str(note.job) in fastdllm("grid", "cancel", str(story.files["cancelled"]))
-    found = story.until_over("cancelled")["k2_middle_slow"]
-    assert found.state == "partial"
-    assert re.search(r"[1-9]\d* of 30.*CANCELLED", found.detail), found.detail
+    state = story.until_over("cancelled")["k2_middle_slow"]
+    assert state.state == "partial"
+    assert re.search(r"[1-9]\d* of 30.*CANCELLED", state.detail), state.detail
     assert slurm.jobs([story.foreign])[story.foreign, None].running
     assert all(not job.over for (number, _), job in slurm.jobs([n.job for n in submission.submissions(
         story.directory / "executed" / "limited")]).items()), "another grid's job was cancelled"
@@ -156,12 +156,12 @@ def test_a_node_that_goes_down_gives_its_cell_to_another(story):
     story.until_begun("node")
     job = submission.cell_jobs(story.directory / "executed" / "node")["arithmetic_limit_6/k2_middle_slow"]
     cluster.kill_node(story.run, job.node)
-    found = story.until_over("node")["k2_middle_slow"]
-    assert found.state == "complete"
-    assert found.record is not None
-    assert found.record.sessions == 2
-    assert found.record.environment.node != job.node
-    assert len(records.samples(found.configuration.directory)["id"].unique()) == 6
+    state = story.until_over("node")["k2_middle_slow"]
+    assert state.state == "complete"
+    assert state.record is not None
+    assert state.record.sessions == 2
+    assert state.record.environment.node != job.node
+    assert len(records.samples(state.configuration.directory)["id"].unique()) == 6
 
 
 def submit(story, name, *options):
@@ -170,49 +170,49 @@ def submit(story, name, *options):
         fastdllm("grid", "submit", str(story.files[name]), *options)
 
 
-def test_nine_cells_through_an_array(story):
+def test_a_grid_through_an_array(story):
     submit(story, "broken", "--dependency")
-    submit(story, "nine")
-    found = story.until_over("nine")
-    assert {each.state for each in found.values()} == {"complete"}
-    assert len(found) == 9
-    note = submission.submissions(story.directory / "executed" / "nine")[-1]
-    assert len(note.tasks) == 7, "k=1 is one computation under three names"
-    jobs = {each.record.environment.slurm_job for each in found.values() if each.record}
-    assert jobs == {f"{note.job}_{index}" for index in range(7)}
-    assert fastdllm("grid", "status", str(story.files["nine"])).rstrip().splitlines()[-2] == "Completed: 9 / 9"
-    log = fastdllm("grid", "logs", str(story.files["nine"]), "k2_middle")
-    assert f"==> {found['k2_middle'].configuration.directory / records.LOG} <==" in log
+    submit(story, "six")
+    cells = story.until_over("six")
+    assert {each.state for each in cells.values()} == {"complete"}
+    assert len(cells) == 6
+    note = submission.submissions(story.directory / "executed" / "six")[-1]
+    assert len(note.tasks) == 4, "k=1 is one computation under three names"
+    jobs = {each.record.environment.slurm_job for each in cells.values() if each.record}
+    assert jobs == {f"{note.job}_{index}" for index in range(4)}
+    assert fastdllm("grid", "status", str(story.files["six"])).rstrip().splitlines()[-2] == "Completed: 6 / 6"
+    log = fastdllm("grid", "logs", str(story.files["six"]), "k2_middle")
+    assert f"==> {cells['k2_middle'].configuration.directory / records.LOG} <==" in log
     assert "finished in" in log
 
 
 def test_resubmission_runs_only_what_is_missing(story):
-    submit(story, "nine")
-    found = story.until_over("nine")
-    assert {each.state for each in found.values()} == {"complete"}
-    assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["nine"]))
-    lost = found["k3_last"].configuration.directory
+    submit(story, "six")
+    cells = story.until_over("six")
+    assert {each.state for each in cells.values()} == {"complete"}
+    assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["six"]))
+    lost = cells["k2_last"].configuration.directory
     (lost / records.SUMMARY).unlink()
     before = {name: (each.configuration.directory / records.SUMMARY).stat().st_mtime_ns
-              for name, each in found.items() if name != "k3_last"}
-    text = fastdllm("grid", "submit", str(story.files["nine"]), "--dry-run")
+              for name, each in cells.items() if name != "k2_last"}
+    text = fastdllm("grid", "submit", str(story.files["six"]), "--dry-run")
     assert "1 runs for 1 configurations" in text
     assert not list(lost.glob(records.SUMMARY)), "a dry run submits nothing"
-    fastdllm("grid", "submit", str(story.files["nine"]))
-    assert "left alone" in fastdllm("grid", "submit", str(story.files["nine"])), "it is in the queue already"
-    found = story.until_over("nine")
-    assert {each.state for each in found.values()} == {"complete"}
+    fastdllm("grid", "submit", str(story.files["six"]))
+    assert "left alone" in fastdllm("grid", "submit", str(story.files["six"])), "it is in the queue already"
+    cells = story.until_over("six")
+    assert {each.state for each in cells.values()} == {"complete"}
     assert before == {
-        name: (found[name].configuration.directory / records.SUMMARY).stat().st_mtime_ns for name in before
+        name: (cells[name].configuration.directory / records.SUMMARY).stat().st_mtime_ns for name in before
     }
 
 
 def test_a_failing_cell_says_why(story):
     submit(story, "broken", "--dependency")
-    found = story.until_over("broken")
-    assert found["k1"].state == "complete"
-    assert found["k2_middle_fails"].state == "failed"
-    assert "planted fault" in found["k2_middle_fails"].detail
+    cells = story.until_over("broken")
+    assert cells["k1"].state == "complete"
+    assert cells["k2_middle_fails"].state == "failed"
+    assert "planted fault" in cells["k2_middle_fails"].detail
     output = fastdllm("grid", "status", str(story.files["broken"]), ok=False)
     assert "Completed: 1 / 2" in output
 
@@ -223,7 +223,7 @@ def test_the_report_follows_the_grid_even_if_a_cell_failed(story):
     directory = story.directory / "executed" / "broken"
     note = submission.submissions(directory)[-1]
     assert note.report_job is not None
-    job = cluster.wait(lambda: (found := slurm.jobs([note.report_job])[note.report_job, None]).over and found, PATIENCE)
+    job = cluster.wait(lambda: (seen := slurm.jobs([note.report_job])[note.report_job, None]).over and seen, PATIENCE)
     log = next((directory / "slurm").glob("*-report-0.log")).read_text()
     assert job.state == "COMPLETED", log
     assert "1 of 2 configurations complete" in log
@@ -242,30 +242,30 @@ def test_a_notebook_is_submitted_like_a_cell(story, monkeypatch):
     assert "--params" in fastdllm(*order, "--dry-run")
     assert not (project / "executed").exists(), "a dry run writes nothing"
     number = int(re.search(r"submitted job (\d+)", fastdllm(*order))[1])
-    job = cluster.wait(lambda: (found := slurm.jobs([number])[number, None]).over and found, PATIENCE)
+    job = cluster.wait(lambda: (seen := slurm.jobs([number])[number, None]).over and seen, PATIENCE)
     directory = project / "executed" / "notebooks" / "question" / "question"
     assert job.state == "COMPLETED", next((directory / "slurm").glob("*.log")).read_text()
     assert "size 7" in (directory / "question.ipynb").read_text()
 
 
 def test_an_unfit_node_is_found_out_before_anything_is_loaded(story):
-    found = next(iter(story.until_over("unfit").values()))
-    assert found.state == "failed", found
-    text = story.log("unfit", found.configuration.name)
+    state = next(iter(story.until_over("unfit").values()))
+    assert state.state == "failed", state
+    text = story.log("unfit", state.configuration.name)
     assert "✗ device" in text
-    assert not (found.configuration.directory / records.LOG).exists(), "the configuration itself was not started"
+    assert not (state.configuration.directory / records.LOG).exists(), "the configuration itself was not started"
 
 
 def test_a_cell_outlives_its_time_limit(story):
-    found = story.until_over("limited")["k2_middle_slow"]
-    assert found.state == "complete", f"{found}\n{story.log('limited', 'k2_middle_slow')}"
-    assert found.record is not None
-    assert found.record.sessions >= 2
-    assert len(records.samples(found.configuration.directory)["id"].unique()) == 38
+    state = story.until_over("limited")["k2_middle_slow"]
+    assert state.state == "complete", f"{state}\n{story.log('limited', 'k2_middle_slow')}"
+    assert state.record is not None
+    assert state.record.sessions >= 2
+    assert len(records.samples(state.configuration.directory)["id"].unique()) == 38
     text = story.log("limited", "k2_middle_slow")
     assert "the time limit is near" in text
     assert "start number 2" in text
-    assert "resuming at problem" in (found.configuration.directory / records.LOG).read_text()
+    assert "resuming at problem" in (state.configuration.directory / records.LOG).read_text()
     shown = subprocess.run(["scontrol", "show", "job", str(submission.submissions(
         story.directory / "executed" / "limited")[-1].job)], capture_output=True, text=True, check=True).stdout
     assert re.search(r"Restarts=[1-9]", shown)
@@ -273,8 +273,8 @@ def test_a_cell_outlives_its_time_limit(story):
 
 def test_no_secret_in_scripts_logs_and_records(story):
     story.until_over("limited")
-    found = [path for path in (story.directory / "executed").rglob("*") if path.is_file()]
-    assert {".sh", ".log", ".json", ".yml", ".ipynb", ".jsonl"} <= {path.suffix for path in found}
-    for path in found:
+    files = [path for path in (story.directory / "executed").rglob("*") if path.is_file()]
+    assert {".sh", ".log", ".json", ".yml", ".ipynb", ".jsonl"} <= {path.suffix for path in files}
+    for path in files:
         content = path.read_bytes()
         assert not [name for name, secret in SECRETS.items() if secret.encode() in content], path

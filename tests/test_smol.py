@@ -21,8 +21,9 @@ import fastdllm
 from fastdllm import Decoding, tasks
 from fastdllm.model import checkpoint, files, gguf_file
 from fastdllm.model.config import ModelConfig
-from fastdllm.train import fetch, gsm8k
-from fastdllm.train.written import evaluate, value
+from fastdllm.train import fetch
+from fastdllm.train.delta import gsm8k
+from fastdllm.train.delta.written import evaluate, value
 
 SHARED = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared"))
 # What published records of "smol" carry: the same on every machine.

@@ -364,9 +364,9 @@ def test_one_forward_scoring_is_the_published_one(marked):
     masked = [position for position, token in enumerate(tokens) if token == 511]
     targets = torch.tensor([labels[i] for i in masked])
     loss = torch.nn.functional.cross_entropy(shifted[masked], targets, reduction="sum")
-    found = likelihood.score_batch(marked, [likelihood.ChoiceForward(0, 0, context, choice)])[0]
-    assert found.value == pytest.approx(-loss.item(), abs=1e-5)
-    assert found.tokens == 1
+    score = likelihood.score_batch(marked, [likelihood.ChoiceForward(0, 0, context, choice)])[0]
+    assert score.value == pytest.approx(-loss.item(), abs=1e-5)
+    assert score.tokens == 1
 
 
 def test_likelihoods_do_not_depend_on_the_batch(marked):
@@ -385,8 +385,8 @@ def test_causal_likelihood_sums_over_all_choice_tokens(golden):
         context = view.context(cache, "prefill", (0,), [0], 4, [4])
         logits = view.logits(view(torch.tensor([[5, 6, 7, 8]]), context, cache))
     expected = logits[0].log_softmax(-1)[[1, 2, 3], [7, 8, 9]].sum().item()
-    found = likelihood.score_batch(golden, [likelihood.ChoiceForward(0, 0, [5, 6], [7, 8, 9])], "autoregressive")[0]
-    assert (found.value, found.tokens) == (pytest.approx(expected, abs=1e-4), 3)
+    score = likelihood.score_batch(golden, [likelihood.ChoiceForward(0, 0, [5, 6], [7, 8, 9])], "autoregressive")[0]
+    assert (score.value, score.tokens) == (pytest.approx(expected, abs=1e-4), 3)
 
 
 def test_likelihood_rows_carry_what_the_score_needs(tiny):

@@ -90,12 +90,12 @@ def test_what_is_masked(encoded):
     hidden, weights = draw_masks(TINY, encoded, np.random.default_rng(0))
     assert hidden.shape == weights.shape == (300, 2, 160)
     assert ((weights > 0) == hidden).all()
-    place = np.arange(160)
+    position = np.arange(160)
     end = -(-encoded.lengths // BLOCK) * BLOCK
-    answer = (place >= encoded.prompts[:, None]) & (place < end[:, None])
-    may_hide = answer & (place % BLOCK != 0)
+    answer = (position >= encoded.prompts[:, None]) & (position < end[:, None])
+    may_hide = answer & (position % BLOCK != 0)
     assert not (hidden & ~may_hide[:, None]).any()          # never the prompt, a block's first token, later blocks
-    padding = (place >= encoded.lengths[:, None])[:, None] & hidden
+    padding = (position >= encoded.lengths[:, None])[:, None] & hidden
     assert weights[padding].max() == pytest.approx(0.1) and weights[hidden & ~padding].min() == pytest.approx(0.3)
 
     complementary = (hidden.sum(1) == may_hide).all(1)      # the paper's half: each token hidden in one view
@@ -121,14 +121,14 @@ def test_targets_are_the_next_tokens(tokenizer, encoded):
     batch = make_batch(TINY, phase, tokenizer, "train", 5)
     clean = batch.inputs[:, copy == 0]
     assert (clean == encoded.tokens[:64]).all()
-    for row, place in zip(*np.nonzero(batch.weights), strict=True):
-        target_position = positions[place] + 1
-        assert batch.targets[row, place] == clean[row, target_position]
-        if copy[place] == 0:
+    for row, position in zip(*np.nonzero(batch.weights), strict=True):
+        target_position = positions[position] + 1
+        assert batch.targets[row, position] == clean[row, target_position]
+        if copy[position] == 0:
             assert target_position % BLOCK == 0
         else:
-            same = np.flatnonzero((copy == copy[place]) & (positions == target_position))[0]
-            assert batch.inputs[row, same] == 511 and positions[same] // BLOCK == positions[place] // BLOCK
+            same = np.flatnonzero((copy == copy[position]) & (positions == target_position))[0]
+            assert batch.inputs[row, same] == 511 and positions[same] // BLOCK == positions[position] // BLOCK
     for row in range(64):
         opens = {p for p in range(BLOCK, 160, BLOCK) if encoded.prompts[row] <= p < encoded.lengths[row]}
         assert set(positions[(copy == 0) & (batch.weights[row] > 0)] + 1) == opens

@@ -72,5 +72,5 @@ def test_ranges_cover_both():
     assert set(locked) == {"transformers", "tokenizers", "huggingface_hub"}
     assert locked["transformers"].startswith("4.57.")
     for name, version in locked.items():
-        for found in (version, importlib.metadata.version(name)):
-            assert Version(found) in ranges[name], f"{name} {found} is outside {ranges[name]}"
+        for installed in (version, importlib.metadata.version(name)):
+            assert Version(installed) in ranges[name], f"{name} {installed} is outside {ranges[name]}"

@@ -38,8 +38,7 @@ def doctor(
         runs, output = [Parameters.of(**given)], root() / "executed"
     else:
         from fastdllm.lab.config import grid_file
-        grid = grid_file.load(params)
-        os.environ.update(grid.caches)
+        grid = grid_file.load(params, environment=os.environ)
         configurations = plan.select(grid.configurations(), task)
         runs = [Parameters.of(**{**same[0].parameters.flat(), **given}) for same in plan.computations(configurations)]
         output = grid.directory

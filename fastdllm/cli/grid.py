@@ -64,13 +64,15 @@ def part_name(task: str | None, limit: int | None, changes: list[str] | None) ->
 def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
          changes: list[str] | None) -> tuple[Grid, list[Configuration]]:
     """The grid and the configurations that are meant."""
+    import os
+
     from fastdllm.lab.config import grid_file
     from fastdllm.lab.jobs import plan as plans
     part = part_name(task, limit, changes)
     changes = list(changes or [])
     if limit is not None:
         changes.append(f"limit={limit}")
-    grid = grid_file.load(params, changes)
+    grid = grid_file.load(params, changes, os.environ)
     if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
         axis = "axes.task" if "task" in grid.axes else "task"
         grid = grid_file.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])

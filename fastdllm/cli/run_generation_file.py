@@ -40,7 +40,6 @@ def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat
     from fastdllm.lab.evaluation.prepare import PreparedRun
     from fastdllm.lab.instrument import generation_file
     from fastdllm.lab.jobs import status
-    from fastdllm.lab.records import external_code, locks
     if path is None:
         raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
     if own_code and trace:
@@ -55,13 +54,7 @@ def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat
         return True
     status.clear(configuration.directory)
     run = PreparedRun(configuration, RecordOptions(trace=trace), force=force, generation=file)
-    try:
+    with status.failure_kept(configuration.directory):
         record = evaluate(run, log=typer.echo)
-    except locks.Locked:
-        raise
-    except Exception as error:      # the file may raise anything
-        if external_code.read(configuration.directory):
-            status.fail(configuration.directory, f"{type(error).__name__}: {error}")
-        raise
     typer.echo(f"{record.score()}, NFE {record.forwards} {record.nfe}\nrecord: {configuration.directory}")
     return True

@@ -36,10 +36,10 @@ def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint a
     import torch
 
     from fastdllm.model.lm import choose_device
+    from fastdllm.train.delta.recipe import DELTA_RECIPES
     from fastdllm.train.loop import TrainingCall
     from fastdllm.train.loop import train as run
     from fastdllm.train.recipe import RECIPES
-    from fastdllm.train.smol import DELTA_RECIPES
     if recipe not in {**RECIPES, **DELTA_RECIPES}:
         raise ValueError(f"--recipe {recipe!r}; allowed: {', '.join([*RECIPES, *DELTA_RECIPES])}")
     if (recipe in DELTA_RECIPES) != (data is not None) or (start is not None and data is None):
@@ -56,6 +56,6 @@ def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint a
     if data is None:
         run(RECIPES[recipe], call)
     else:
-        from fastdllm.train.delta_run import run as run_delta
+        from fastdllm.train.delta.run import run as run_delta
         run_delta(DELTA_RECIPES[recipe], call, data, start)
     typer.echo(f"checkpoint: {out}")

@@ -30,13 +30,3 @@ def app(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.
         return
     with tempfile.TemporaryDirectory() as folder:
         serve(prepare(source, model, Path(folder)), port)
-
-
-
-
-
-
-
-
-
-

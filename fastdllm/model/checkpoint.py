@@ -194,7 +194,10 @@ def load_network(directory: str | Path, device: torch.device, dtype: torch.dtype
 
 
 def save(network: Network, directory: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write config.json and model.safetensors under the names of the published checkpoint, atomically."""
+    """Write config.json and model.safetensors under the names of the published checkpoint, atomically.
+
+    config.json names `dtype`, whatever the network was loaded from.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     parameters = dict(network.named_parameters())
@@ -204,5 +207,7 @@ def save(network: Network, directory: str | Path, dtype: torch.dtype = torch.bfl
     save_file(weights, part, metadata={"format": "pt"})
     os.replace(part, directory / "model.safetensors")
     part = directory / "config.json.part"
-    part.write_text(json.dumps(network.config.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    named = {key: value for key, value in network.config.to_dict().items() if key != "dtype"}     # transformers 5's key
+    named["torch_dtype"] = str(dtype).removeprefix("torch.")
+    part.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(part, directory / "config.json")

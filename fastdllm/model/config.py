@@ -136,7 +136,7 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
 
 
 def rope(values: dict[str, Any]) -> dict[str, Any]:
-    """`rope_theta` as the configuration has it, in whichever place ({}: nowhere).
+    """`rope_theta` as the configuration has it, wherever it stands ({}: nowhere).
 
     Transformers 4 writes it at the top, 5 into rope_parameters, there also by kind of layer. Raises ValueError for
     scaled or partial rotary positions in any nesting, and for two values of rope_theta.

@@ -24,7 +24,6 @@ else:
     import triton.language as tl
 
 
-
 def usable(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether these kernels can run this network on this device."""
     return (AVAILABLE and device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
@@ -104,9 +103,9 @@ if AVAILABLE:
         where = (row * read + n[:, None]) * stretches + s[None, :]
         peak = tl.load(best + where, mask=there, other=-1e30)
         summed = tl.load(total + where, mask=there, other=0.0)
-        found = tl.load(index + where, mask=there, other=0)
+        candidate = tl.load(index + where, mask=there, other=0)
         top = tl.max(peak, 1)
-        token = tl.min(tl.where(peak == top[:, None], found, 2147483647), 1)
+        token = tl.min(tl.where(peak == top[:, None], candidate, 2147483647), 1)
         confidence = 1.0 / tl.sum(summed * tl.exp(peak - top[:, None]), 1)
         open_ = (n < read) & (tl.load(masked + row * along + n, mask=n < read, other=0) != 0)
         highest = tl.max(tl.where(open_, confidence, -1.0), 0)

@@ -31,7 +31,3 @@ def write(grid: Grid) -> str:
         notebooks.execute(source, executed, {"directory": where})
         html = exporter.submit(export, executed, True).result()     # the code is in the notebook beside it
     return f"{notebooks.printed(executed, 'write')}\nreport: {short(html)}"
-
-
-
-

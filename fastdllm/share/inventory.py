@@ -31,8 +31,6 @@ class Executed:
     date: str = ""
 
 
-
-
 def names(folder: Path | None = None) -> list[str]:
     """The experiments that have a directory."""
     folder = folder or executed()

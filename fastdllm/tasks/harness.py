@@ -19,8 +19,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM as HarnessLM
 from tqdm import tqdm
 
-from fastdllm import decode
-from fastdllm.decode import RowResult, autoregressive
+from fastdllm.decode import autoregressive
+from fastdllm.decode.generate import generate_rows
+from fastdllm.decode.step import RowResult
 from fastdllm.model.lm import LM, load
 from fastdllm.settings import Decoding, Reuse
 from fastdllm.tasks import answers, likelihood
@@ -125,8 +126,8 @@ class FastDLLM(HarnessLM):
     def _rows(self, prompts: Sequence[list[int]], decoding: Decoding):
         if self.engine == "autoregressive":
             return autoregressive.generate_rows(self.lm, prompts, decoding=decoding, batch_size=self.batch_size)
-        return decode.generate_rows(self.lm, prompts, decoding=decoding, reuse=self.reuse, revision=self.revision,
-                                    seed=self.seed, batch_size=self.batch_size)
+        return generate_rows(self.lm, prompts, decoding=decoding, reuse=self.reuse, revision=self.revision,
+                             seed=self.seed, batch_size=self.batch_size)
 
     def _decoding(self, wanted: dict[str, Any]) -> Decoding:
         """Our settings with a request's generation_kwargs; max_new_tokens of model_args wins over the task's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdllm.model.checkpoint import load_network, save
 from fastdllm.model.config import ModelConfig
@@ -23,7 +22,7 @@ from fastdllm.train.recipe import Phase, Recipe
 from fastdllm.train.state import TrainingProgress, load_state, restore_moments, save_state
 from fastdllm.train.tokenizer import load_tokenizer, save_tokenizer
 
-STATE = "state.safetensors"
+STATE, CURVE = "state.safetensors", "curve.csv"
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,11 @@ class Objective:
         return weighted_loss(logits, targets.long(), weights)
 
 
-def make_optimizer(recipe: Recipe, network: Network) -> torch.optim.AdamW:
+def make_optimizer(matrices: list[nn.Parameter], others: list[nn.Parameter], weight_decay: float,
+                   betas: tuple[float, float]) -> torch.optim.AdamW:
     """AdamW with decay on the matrices only; the learning rate is set at every step."""
-    matrices, others = decayed(network)
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=network.device.type == "cuda")
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=matrices[0].device.type == "cuda")
 
 
 def train(recipe: Recipe, call: TrainingCall) -> TrainingProgress:
@@ -101,7 +100,7 @@ def train(recipe: Recipe, call: TrainingCall) -> TrainingProgress:
     for number, phase in list(enumerate(recipe.phases))[progress.phase:]:
         if number > progress.phase:
             progress.phase, progress.step, moments = number, 0, {}
-        optimizer = make_optimizer(recipe, network)
+        optimizer = make_optimizer(*decayed(network), recipe.weight_decay, recipe.betas)
         if moments:
             restore_moments(optimizer, network, moments)
         for _ in run_phase(recipe, phase, network, optimizer, progress, call, tokenizer):
@@ -161,8 +160,4 @@ def write_checkpoint(out: Path, network: Network, tokenizer: Tokenizer, progress
     """Write the checkpoint (bf16), its tokenizer and the training curve."""
     save(network, out)
     save_tokenizer(tokenizer, out)
-    if progress.curve:
-        with (out / "curve.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(progress.curve[0]))
-            writer.writeheader()
-            writer.writerows(progress.curve)
+    progress.write_curve(out / CURVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -37,6 +38,14 @@ class TrainingProgress:
     step: int = 0
     seconds: float = 0.0  # of training, without start-up and compilation of earlier calls' processes
     curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def write_curve(self, path: Path) -> None:
+        """The measurements as CSV; no file while there are none."""
+        if self.curve:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(self.curve[0]))
+                writer.writeheader()
+                writer.writerows(self.curve)
 
 
 def save_state(path: Path, recipe: Saved, progress: TrainingProgress, network: Trained,

@@ -15,14 +15,16 @@ import anywidget
 import ipywidgets as w
 import traitlets
 from IPython.display import HTML, display
+from torch import OutOfMemoryError
 
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.errors import message
 from fastdllm.lab.config.paths import policy_path
+from fastdllm.model.errors import DecodingError
 from fastdllm.settings import POLICIES, SUBSETS, Decoding, Reuse
 
 WIDE = {"description_width": "95px"}
-EXPECTED = (ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)     # what a run may fail with
+EXPECTED = (ValueError, DecodingError, MemoryError, OutOfMemoryError, OSError)      # what a run may come to
 MODELS_OWN = "model's own"
 OWN_POLICY = "a file of your own"
 LABELS = {"prompts[0]": "prompt", "max_new_tokens": "new tokens", "small_block": "small block", "block_size": "block"}

@@ -72,6 +72,7 @@ class Conversation:
         self.result: RowResult | None = None
         self.turn = 0
         self._said: list[int] = []                  # all tokens so far, as the model saw and wrote them
+        self._stop = self._stop_of_template()
         self._engine: Engine | None = None
         self._made_for: tuple[object, ...] = ()
         self._positions = 0
@@ -81,13 +82,20 @@ class Conversation:
         self.messages, self.earlier, self._said = [], [], []
         self.steps, self.ids, self.result = [], [], None
 
+    def _stop_of_template(self) -> int | None:
+        """The stop token that the chat template puts behind an answer; None if it is none of the checkpoint's."""
+        tokenizer, said = self.lm.tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = str(tokenizer.apply_chat_template(said, tokenize=False)) if tokenizer else ""
+        ends = {text.rfind(str(tokenizer.decode([stop]))): stop for stop in self.lm.stop_ids} if tokenizer else {}
+        return ends[max(ends)] if max(ends, default=-1) >= 0 else None
+
     def _encode(self, messages: list[dict[str, str]], said: list[int]) -> list[int]:
         """A conversation as token ids. What was answered stands as it was generated, not encoded anew, so that
         the prefix cache holds it; only what the template puts behind it is encoded."""
         tokenizer = self.lm.tokenizer
-        if tokenizer is None or not said:
+        if tokenizer is None or self._stop is None or not said:
             return self.lm.encode(messages)
-        stop = str(tokenizer.decode([self.lm.stop_ids[0]]))
+        stop = str(tokenizer.decode([self._stop]))
         head = str(tokenizer.apply_chat_template(messages[:-1], tokenize=False))
         full = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         if not full.startswith(head) or stop not in head:        # a template that rewrites earlier turns
@@ -155,8 +163,9 @@ class Conversation:
             engine.abandon()
             engine.finished.clear()
             self.messages.append({"role": "assistant", "content": said})
-            stop = self.lm.stop_ids[0]
-            self._said = [*self.ids, *answered, *([] if answered[-1:] == [stop] else [stop])]
+            self._said = [*self.ids, *answered]
+            if self._stop is not None and answered[-1:] not in [[stop] for stop in self.lm.stop_ids]:
+                self._said.append(self._stop)
 
     def ending(self) -> str:
         """How the last answer ended, where not by itself: stopped, or cut at the cap on new tokens."""

@@ -70,7 +70,7 @@ def kill_node(run: Path, node: str) -> None:
 def wait(what, seconds: float, poll: float = 0.3):
     """Wait until `what()` is true and return it. Raises AssertionError after so many seconds."""
     until = time.monotonic() + seconds
-    while not (found := what()):
+    while not (reached := what()):
         assert time.monotonic() < until, f"waited {seconds} s in vain"
         time.sleep(poll)
-    return found
+    return reached

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fastdllm.decode import Step
+from fastdllm.decode.step import Step
 from fastdllm.investigation.collapse.verdict_revisions import power
 
 

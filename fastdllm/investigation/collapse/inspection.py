@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fastdllm.decode import Trace, denoise, generate
+from fastdllm.decode.generate import denoise, generate
 from fastdllm.decode.revisions import Revision
+from fastdllm.decode.trace import Trace
 from fastdllm.display.claim import Decision, claim, verdict
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from fastdllm import stats, tasks
-from fastdllm.decode import Trace, generate, generate_rows
+from fastdllm.decode.generate import generate, generate_rows
 from fastdllm.decode.revisions import Revision
+from fastdllm.decode.trace import Trace
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration

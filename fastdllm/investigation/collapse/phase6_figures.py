@@ -16,7 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fastdllm.decode import Step
+from fastdllm.decode.step import Step
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, DECISIONS, GREY, MARKERS, styled
 from fastdllm.investigation.collapse.verdict_revisions import power

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.decode import denoise
+from fastdllm.decode.generate import denoise
 from fastdllm.display import claim as claims
 from fastdllm.display.claim import Decision, claim
 from fastdllm.model.lm import LM

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from fastdllm.decode import denoise
+from fastdllm.decode.generate import denoise
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.model.lm import LM
 from fastdllm.report import cost_model

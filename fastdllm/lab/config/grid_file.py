@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ def find(name: str | Path | None) -> Path:
                      f"{', '.join(known)}")
 
 
-def load(name: str | Path | None = None, overrides: list[str] | None = None) -> Grid:
-    """Read and validate a grid. Raises ValueError that names file, line, key, value and what is allowed."""
+def load(name: str | Path | None = None, overrides: list[str] | None = None,
+         environment: MutableMapping[str, str] | None = None) -> Grid:
+    """Read and validate a grid. Raises ValueError that names file, line, key, value and what is allowed.
+
+    `environment` (`os.environ`, for a program) takes the grid's caches before a checkpoint is looked for, so that the
+    program looks where the grid's runs will.
+    """
     file = yaml_file.read(find(name)).set(overrides or [])
     values = dict(file.values)
     if values and "experiment" not in values and set(values) <= set(Parameters().flat()):
@@ -42,6 +48,8 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None) -> 
         grid = Grid(**values)
     except SettingsError as error:
         raise ValueError(file.explain(error) + _nearer(values)) from error
+    if environment is not None:
+        environment.update(grid.caches)
     _check_values(file, grid)
     grid = _with_policy_files(file, grid)
     try:

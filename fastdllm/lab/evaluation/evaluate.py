@@ -15,7 +15,7 @@ from fastdllm.lab.config.shard import WHOLE, Shard
 from fastdllm.lab.evaluation import summary
 from fastdllm.lab.evaluation.prepare import PreparedRun, ResolvedRun, resolve
 from fastdllm.lab.records import journal
-from fastdllm.lab.records.external_code import NOTE
+from fastdllm.lab.records.external_code import NOTE, keep_source
 from fastdllm.lab.records.journal import Journal
 from fastdllm.lab.records.locks import RECORD, SAMPLES, Locked, at_work, lock, shard_lock
 from fastdllm.lab.records.record import Record
@@ -107,7 +107,7 @@ def schedule(run: ResolvedRun, shard: Shard, log: Callable[[str], None]) -> Jour
     if run.prepared.force:
         journal.discard(directory, run.identity)
     if reuse.active and reuse.policy.endswith(".py"):
-        atomic.write(directory / Path(reuse.policy).name, Path(reuse.policy).read_bytes())
+        keep_source(Path(reuse.policy), directory)
     if run.external:
         run.external.keep(directory)
     else:
@@ -197,7 +197,7 @@ def rows(run: ResolvedRun, loaded: Loaded, parameters: Parameters, numbers: list
         from fastdllm.decode import autoregressive
         return autoregressive.generate_rows(lm, prompts, decoding=decoding, execution=parameters.execution,
                                             numbers=numbers)
-    from fastdllm.decode import generate_rows
+    from fastdllm.decode.generate import generate_rows
     return generate_rows(lm, prompts, decoding=decoding, reuse=reuse, execution=parameters.execution,
                          revision=parameters.revision, numbers=numbers)
 

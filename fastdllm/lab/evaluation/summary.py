@@ -22,8 +22,6 @@ from fastdllm.version import __version__
 FINISHES = ("stop", "length", "stop_string")
 
 
-
-
 def total(samples: list[dict[str, Any]], name: str) -> dict[str, int]:
     """Sum of a dictionary of counts over all samples."""
     counts: Counter[str] = Counter()

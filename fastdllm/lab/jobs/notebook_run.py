@@ -36,10 +36,6 @@ class NotebookRun(Settings):
     seconds: float
 
 
-
-
-
-
 def notebook_identity(notebook: Path, parameters: dict[str, Any]) -> str:
     """Hash of code cells, all parameters, the package's code, torch, and the checkpoint that is named."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

@@ -13,6 +13,7 @@ from typing import Any
 from fastdllm.errors import did_you_mean
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import listed, look_up, root
+from fastdllm.lab.records.locks import Locked
 
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,),
                                       "list": (list, tuple), "dict": (dict,)}
@@ -99,8 +100,9 @@ def check(notebook: Path, parameters: dict[str, Any]) -> dict[str, Any]:
 def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path | None = None) -> None:
     """Run a notebook with papermill; `output` appears whole when it has succeeded.
 
-    A failed notebook is kept as `NAME.failed.ipynb`, with its traceback, and NotebookFailed is raised. Raises
-    ValueError before anything starts for parameters that the notebook doesn't have.
+    A failed notebook is kept as `NAME.failed.ipynb`, with its traceback, and NotebookFailed is raised; Locked if it
+    failed because another process works on its configuration. Raises ValueError before anything starts for parameters
+    that the notebook doesn't have.
     """
     values = check(notebook, parameters)
     from papermill.exceptions import PapermillExecutionError
@@ -111,6 +113,8 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path 
         _run(notebook, part, values, cwd or root())
     except PapermillExecutionError as error:
         atomic.move(part, failed)
+        if error.ename == Locked.__name__:
+            raise Locked(error.evalue) from error
         raise NotebookFailed(_last_line(error), _cell_name(notebook, failed), error.ename) from error
     with part.open("rb") as handle:
         os.fsync(handle.fileno())

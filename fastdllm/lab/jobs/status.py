@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.shard import WHOLE, Shard
+from fastdllm.lab.jobs.notebooks import NotebookFailed
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import external_code, journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, changes, identity, payload_of
@@ -173,6 +175,27 @@ def fail(directory: Path, error: str, where: str = "", shard: Shard = WHOLE) -> 
     """Mark a configuration, or a shard of it, as failed: the last error line and the notebook cell that failed."""
     text = json.dumps({"error": error, "cell": where}, ensure_ascii=False) + "\n"
     atomic.write(directory / shard.file(FAILED), text)
+
+
+@contextmanager
+def failure_kept(directory: Path, shard: Shard = WHOLE) -> Iterator[None]:
+    """Mark a configuration, or a shard of it, as failed by whatever ends the block, and let the error go on.
+
+    A held lock is no failure.
+    Inside runs code that is not the package's (a notebook's cells, a policy's or a generation file), which may raise
+    anything; here alone all of it is caught. A run that ended before it had a directory leaves no mark.
+    """
+    try:
+        yield
+    except locks.Locked:
+        raise
+    except NotebookFailed as error:
+        fail(directory, error.error, error.where, shard)
+        raise
+    except Exception as error:
+        if directory.is_dir():
+            fail(directory, f"{type(error).__name__}: {error}", shard=shard)
+        raise
 
 
 def clear(directory: Path, shard: Shard = WHOLE) -> None:

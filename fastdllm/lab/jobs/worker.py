@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,34 +67,23 @@ def execute_notebook(job: Work) -> int:
 
 
 def guarded(directory: Path, shard: Shard, do: Callable[[], int]) -> int:
-    """What `do` returns, done under the run lock of a shard; whatever ends it, the configuration says so. Only a kill
-    leaves OPEN behind.
+    """What `do` returns, done under the run lock of a shard; whatever ends it, the configuration says so.
+
+    Only a kill leaves OPEN behind. What ends it besides the notebook's own errors (no such kernel, a full disk) goes on
+    to the caller.
     """
     try:
         with lock(directory / shard.file(locks.RUN), wait=5.0):
             status.clear(directory, shard)
             atomic.write(directory / shard.file(status.OPEN), json.dumps({"pid": os.getpid(), "began": time.time()}))
             try:
-                result = do()
-            except NotebookFailed as failure:
-                result = LOCKED if failure.ename == Locked.__name__ else FAILED
-                if result == FAILED:
-                    status.fail(directory, failure.error, failure.where, shard)
-                print(failure, file=sys.stderr)
-            except Locked as error:
-                result = LOCKED
-                print(error, file=sys.stderr)
-            except Exception as error:      # whatever ended it, the configuration says so
-                message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-                status.fail(directory, message, shard=shard)
-                traceback.print_exc()
-                print(message, file=sys.stderr)
-                result = FAILED
-            (directory / shard.file(status.OPEN)).unlink(missing_ok=True)
-            return result
-    except Locked as error:
+                with status.failure_kept(directory, shard):
+                    return do()
+            finally:
+                (directory / shard.file(status.OPEN)).unlink(missing_ok=True)
+    except (Locked, NotebookFailed) as error:
         print(error, file=sys.stderr)
-        return LOCKED
+        return LOCKED if isinstance(error, Locked) else FAILED
 
 
 def die_with_parent() -> None:

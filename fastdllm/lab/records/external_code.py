@@ -49,10 +49,14 @@ class ExternalCode(Settings):
 
     def keep(self, directory: Path) -> None:
         """Write the note and copy the file, with the modules beside it that it imports."""
-        own = Path(self.file)
-        for path in with_helpers(own):
-            atomic.write(directory / path.relative_to(own.parent), path.read_bytes())
+        keep_source(Path(self.file), directory)
         atomic.write(directory / NOTE, self.model_dump_json(indent=1, exclude_unset=True) + "\n")
+
+
+def keep_source(file: Path, directory: Path) -> None:
+    """Copy a user's file (policy or generation file), with the modules beside it that it imports."""
+    for path in with_helpers(file):
+        atomic.write(directory / path.relative_to(file.parent), path.read_bytes())
 
 
 def contents(files: Iterable[Path], directory: Path) -> str:

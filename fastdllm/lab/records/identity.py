@@ -13,7 +13,7 @@ from fastdllm import tasks
 from fastdllm.lab.atomic import canonical, sha256
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records.record import Checkpoint, Dataset, Record
-from fastdllm.lab.records.source_hash import Sources, tree_hash, with_helpers
+from fastdllm.lab.records.source_hash import rooms_hash, tree_hash, with_helpers
 from fastdllm.model.files import find, fingerprint
 from fastdllm.settings import Reuse
 from fastdllm.tasks import Problem, Task
@@ -29,7 +29,7 @@ def code_hash(package: Path = PACKAGE, rooms: Iterable[str] = ROOMS, texts: bool
 
     Texts of errors and logs count only with `texts` (where they are part of the result, as in a notebook).
     """
-    return Sources(package, rooms, texts).hash()
+    return rooms_hash(package, rooms, texts)
 
 
 def policy_hash(reuse: Reuse) -> str | None:

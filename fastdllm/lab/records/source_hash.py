@@ -12,7 +12,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from fastdllm.lab.atomic import sha256
@@ -96,13 +96,14 @@ class Module:
     origins: dict[str, tuple[str, str] | str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, name: str, package: str, texts: bool) -> Module:
-        tree, module = ast.parse(path.read_text(encoding="utf-8")), cls(name)
+    def of(cls, source: str, name: str, is_package: bool, package: str, texts: bool) -> Module:
+        """A file's source; `is_package`: it is an `__init__.py`."""
+        tree, module = ast.parse(source), cls(name)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 base = node.module or ""
                 if node.level:
-                    parts = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+                    parts = name.split(".") if is_package else name.split(".")[:-1]
                     base = ".".join([*parts[:len(parts) - node.level + 1], *filter(None, [node.module])])
                 ours = base.split(".")[0] == package
                 module.origins |= {a.asname or a.name: (base, a.name) if ours else f"{base}.{a.name}"
@@ -146,24 +147,33 @@ class Module:
         return {match: known[match] for match in NAMES.findall(self.dumps[name]) if match in known}
 
 
+def rooms_hash(package: Path, rooms: Iterable[str], texts: bool = False) -> str:
+    """SHA-256 over all definitions of some rooms of a package (files or folders in it), in no order of files.
+
+    `texts` as for `tree_hash`. The files are read at every call; the same content is gone through once in a process.
+    """
+    return _hash(tuple(_files(package, rooms)), package.name, texts)
+
+
+def _files(package: Path, rooms: Iterable[str]) -> Iterator[tuple[str, bool, str]]:
+    """Source, whether it is an `__init__.py`, and dotted name of each file."""
+    for room in rooms:
+        for path in sorted((package / room).rglob("*.py")) or [package / room]:
+            parts, is_package = path.relative_to(package.parent).with_suffix("").parts, path.stem == "__init__"
+            yield path.read_text(encoding="utf-8"), is_package, ".".join(parts[:-1] if is_package else parts)
+
+
+@lru_cache(maxsize=8)
+def _hash(files: tuple[tuple[str, bool, str], ...], package: str, texts: bool) -> str:
+    return Sources({name: Module.of(source, name, is_package, package, texts)
+                    for source, is_package, name in files}).hash()
+
+
 @dataclass
 class Sources:
-    """All files of some rooms of a package (files or folders, relative to it); `texts` as for `tree_hash`."""
+    """All files of some rooms, by dotted name."""
 
-    package: Path
-    rooms: Iterable[str]
-    texts: bool = False
-
-    @cached_property
-    def modules(self) -> dict[str, Module]:
-        """By dotted name."""
-        return {name: Module.read(path, name, self.package.name, self.texts) for path, name in self._files()}
-
-    def _files(self) -> Iterator[tuple[Path, str]]:
-        for room in self.rooms:
-            for path in sorted((self.package / room).rglob("*.py")) or [self.package / room]:
-                parts = path.relative_to(self.package.parent).with_suffix("").parts
-                yield path, ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    modules: dict[str, Module]
 
     def meaning(self, origin: tuple[str, str] | str, seen: frozenset[tuple[str, str]] = frozenset()) -> str:
         """What a name stands for: the hash of the definition that it leads to, or a full name."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fastdllm.train.gsm8k import WordProblem
+from fastdllm.train.delta.gsm8k import WordProblem
 
 SHE, HE = "she", "he"
 _PRONOUNS = {SHE: re.compile(r"\b(she|her|hers)\b", re.IGNORECASE), HE: re.compile(r"\b(he|his|him)\b", re.IGNORECASE)}

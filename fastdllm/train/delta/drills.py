@@ -11,9 +11,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from fastdllm.train.gsm8k import WordProblem
-from fastdllm.train.perturb import PERCENTAGES
-from fastdllm.train.written import written
+from fastdllm.train.delta.gsm8k import WordProblem
+from fastdllm.train.delta.perturb import PERCENTAGES
+from fastdllm.train.delta.written import written
 
 Rng = np.random.Generator
 Expression = tuple[str, Fraction]

@@ -13,11 +13,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fastdllm.tasks.word_problems import EQUATIONS, INSTRUCTIONS, QUESTION, WORDS
-from fastdllm.train.drills import drill
-from fastdllm.train.gsm8k import WordProblem
-from fastdllm.train.names import Names
-from fastdllm.train.packing import Example
-from fastdllm.train.perturb import Ambiguous, Template, template
+from fastdllm.train.delta.drills import drill
+from fastdllm.train.delta.gsm8k import WordProblem
+from fastdllm.train.delta.names import Names
+from fastdllm.train.delta.packing import Example
+from fastdllm.train.delta.perturb import Ambiguous, Template, template
 from fastdllm.train.tokenizer import STOP, chat_prompt
 
 UNTOLD = "Answer:"               # the benchmark's own last line

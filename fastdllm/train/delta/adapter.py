@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fastdllm.model.config import token_ids
 from fastdllm.model.delta import MASK_ROW, A, B
 from fastdllm.model.network import DecoderLayer, Network
 
@@ -32,10 +33,11 @@ class Adapter:
     def __init__(self, network: Network, ranks: Mapping[str, int], seed: int) -> None:
         if set(ranks) != set(MATRICES):
             raise ValueError(f"ranks: {sorted(ranks)}; allowed: a rank for each of {', '.join(MATRICES)}")
-        mask = network.config.mask_token_id
-        if mask is None:
-            raise ValueError("config.json: mask_token_id is missing; allowed: the id of a token that text never has")
-        self.network, self.mask = network.requires_grad_(False), mask
+        masks = token_ids("mask_token_id", network.config.mask_token_id)
+        if len(masks) != 1:
+            raise ValueError(f"config.json: mask_token_id={network.config.mask_token_id!r}; allowed: the id of a token "
+                             "that text never has")
+        self.network, self.mask = network.requires_grad_(False), masks[0]
         self.frozen = {name: parameter.detach() for name, parameter in network.named_parameters()}
         generator = torch.Generator().manual_seed(seed)
         self.parameters: dict[str, nn.Parameter] = {}
@@ -88,8 +90,8 @@ class Adapter:
     def embedding(self, dtype: torch.dtype) -> Tensor:
         """The embedding [vocab, hidden] with the mask's own row."""
         table = self.frozen["model.embed_tokens.weight"].to(dtype)
-        place = torch.tensor([self.mask], device=table.device)
-        return table.index_copy(0, place, self.parameters[MASK_ROW][None].to(dtype))
+        row = torch.tensor([self.mask], device=table.device)
+        return table.index_copy(0, row, self.parameters[MASK_ROW][None].to(dtype))
 
     def head(self, embedding: Tensor) -> Tensor:
         """The head [vocab, hidden]: the embedding itself where the two are tied."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,17 +12,26 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset
 
 from fastdllm.model import delta
+from fastdllm.model.config import token_ids
 from fastdllm.tasks.word_problems import EQUATIONS, WORDS, asked
-from fastdllm.train.adapter import Adapter
-from fastdllm.train.gsm8k import WordProblem
-from fastdllm.train.loop import STATE, TrainingCall
-from fastdllm.train.mixture import Mixture, encode
-from fastdllm.train.packed import PackedForward
-from fastdllm.train.packing import Document, Example, Noise, PackedBatch, diffusion_document, next_token_document, pack
-from fastdllm.train.smol import DeltaRecipe, PackedPhase
+from fastdllm.train.delta.adapter import Adapter
+from fastdllm.train.delta.gsm8k import WordProblem
+from fastdllm.train.delta.mixture import Mixture, encode
+from fastdllm.train.delta.packed import PackedForward
+from fastdllm.train.delta.packing import (
+    Document,
+    Example,
+    Noise,
+    PackedBatch,
+    diffusion_document,
+    next_token_document,
+    pack,
+)
+from fastdllm.train.delta.recipe import DeltaRecipe, PackedPhase
+from fastdllm.train.loop import CURVE, STATE, TrainingCall, make_optimizer
 from fastdllm.train.state import TrainingProgress, load_state, restore_moments, save_state
 
-DELTA, CURVE = "delta.safetensors", "curve.csv"
+DELTA = "delta.safetensors"
 HELD_OUT_SEED = 1_000_000_000
 HELD_OUT_ROWS = 4      # packed rows of dev problems in each form that the curve is measured on
 
@@ -83,16 +91,18 @@ def train_delta(recipe: DeltaRecipe, call: TrainingCall, adapter: Adapter, token
         progress, moments = load_state(path, recipe, adapter)
         call.log(f"resumed: {recipe.phases[progress.phase].name} after {progress.step} steps")
     config = adapter.network.config
-    noise = Noise(config.bd_size, recipe.small_block, adapter.mask, config.pad_token_id or 0, recipe.paper_share,
+    padding, *_ = *token_ids("pad_token_id", config.pad_token_id), 0
+    noise = Noise(config.bd_size, recipe.small_block, adapter.mask, padding, recipe.paper_share,
                   recipe.right_weight, recipe.padding_weight)
     mixture = Mixture(problems[0], tokenizer, recipe.window)
     forward = PackedForward(adapter, call.compile_layers)
+    matrices, vectors = ([p for p in adapter.parameters.values() if p.ndim == rank] for rank in (2, 1))
     steps_left = float("inf") if call.max_steps is None else call.max_steps
     earlier = progress.seconds
     for number, phase in list(enumerate(recipe.phases))[progress.phase:]:
         if number > progress.phase:
             progress.phase, progress.step, moments = number, 0, {}
-        optimizer = make_optimizer(recipe, adapter)
+        optimizer = make_optimizer(matrices, vectors, recipe.weight_decay, recipe.betas)
         if moments:
             restore_moments(optimizer, adapter, moments)
         steps = PackedSteps(recipe, phase, mixture, noise)
@@ -112,13 +122,6 @@ def train_delta(recipe: DeltaRecipe, call: TrainingCall, adapter: Adapter, token
                 return progress
     call.log("done")
     return progress
-
-
-def make_optimizer(recipe: DeltaRecipe, adapter: Adapter) -> torch.optim.AdamW:
-    """AdamW with decay on the matrices only; the learning rate is set at every step."""
-    of_rank = {rank: [p for p in adapter.parameters.values() if p.ndim == rank] for rank in (2, 1)}
-    groups = [{"params": of_rank[2], "weight_decay": recipe.weight_decay}, {"params": of_rank[1], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=adapter.network.device.type == "cuda")
 
 
 def run_phase(recipe: DeltaRecipe, steps: PackedSteps, forward: PackedForward, optimizer: torch.optim.Optimizer,
@@ -158,8 +161,4 @@ def write(out: Path, name: str, recipe: DeltaRecipe, adapter: Adapter, progress:
     """Write the delta, and the curve beside it."""
     delta.write(out / name, adapter.delta(), {"start": recipe.start, "seed": str(recipe.seed),
                                               "phase": recipe.phases[progress.phase].name, "step": str(progress.step)})
-    if progress.curve:
-        with (out / CURVE).open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(progress.curve[0]))
-            writer.writeheader()
-            writer.writerows(progress.curve)
+    progress.write_curve(out / CURVE)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fastdllm.train.mixture import Shares
+from fastdllm.train.delta.mixture import Shares
 from fastdllm.train.recipe import Phase
 
 RANKS = {"self_attn.qkv_proj": 64, "self_attn.o_proj": 48, "mlp.gate_up_proj": 80, "mlp.down_proj": 72}

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from fastdllm.model.network import rotate
-from fastdllm.train.adapter import FINAL_NORM, Adapter
-from fastdllm.train.packing import LIST_BLOCK, PackedBatch
+from fastdllm.train.delta.adapter import FINAL_NORM, Adapter
+from fastdllm.train.delta.packing import LIST_BLOCK, PackedBatch
 
 VIEW_BITS = 2          # copies 0, 1, 2 beside the document's number in one code
 LOGIT_ROWS = 8192      # logits made at once: the head is the largest tensor of a step

@@ -14,8 +14,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from fastdllm.train.gsm8k import ANNOTATION, WordProblem
-from fastdllm.train.written import NUMBER, evaluate, value, written
+from fastdllm.train.delta.gsm8k import ANNOTATION, WordProblem
+from fastdllm.train.delta.written import NUMBER, evaluate, value, written
 
 # Words that may stand for a number: where one occurs, the number is not redrawn.
 IN_WORDS = {

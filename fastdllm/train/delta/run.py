@@ -14,11 +14,12 @@ from tokenizers import AddedToken, Tokenizer
 from fastdllm.model import checkpoint, delta, files
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.network import Network
-from fastdllm.train import fetch, gsm8k
-from fastdllm.train.adapter import Adapter
-from fastdllm.train.delta_loop import DELTA, train_delta
+from fastdllm.train import fetch
+from fastdllm.train.delta import gsm8k
+from fastdllm.train.delta.adapter import Adapter
+from fastdllm.train.delta.loop import DELTA, train_delta
+from fastdllm.train.delta.recipe import DeltaRecipe
 from fastdllm.train.loop import TrainingCall
-from fastdllm.train.smol import DeltaRecipe
 from fastdllm.train.state import TrainingProgress
 from fastdllm.train.tokenizer import CHAT_TEMPLATE, MASK, STOP
 
