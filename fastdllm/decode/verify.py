@@ -76,9 +76,10 @@ class Verify:
         for depth, (forward, reading) in enumerate(zip(forwards, readings, strict=True)):
             if depth:
                 row.count_draft(depth, draft_kind(forwards[depth - 1], forward), accepted=1)
-            if any(value != value for value in reading.confidence):
-                raise self.executor.not_finite(each.row.slot, State(forward, each.area, each.area))
-            step = row.apply(forward, prediction(forward, reading, self.rules.threshold))
+            predicted = prediction(forward, reading, self.rules.threshold)
+            if any(value != value for value in predicted.confidence):
+                raise self.executor.not_finite(row.slot, State(forward, self._area(each, depth), each.area))
+            step = row.apply(forward, predicted)
             each.memory.update(forward, reading)
             if forward.kind == "full":
                 each.area = (base + depth) % (self.depth + 1)
