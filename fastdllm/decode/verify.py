@@ -85,7 +85,8 @@ class Verify:
                 each.area = (base + depth) % (self.depth + 1)
             drafted = forwards[depth + 1] if depth + 1 < len(forwards) else None
             right = drafted is not None and not row.finish and row.next() == drafted
-            yield replace(step, draft=depth, rejected=() if right or drafted is None else guessed(drafted, step))
+            rejected = () if right or drafted is None else guessed(drafted, step)
+            yield replace(step, draft=depth, rejected=rejected) if depth or rejected else step
             if not right:
                 return
 
