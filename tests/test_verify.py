@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lab_support import checkpoint, params
 
 import fastdllm
 from fastdllm import Decoding, Execution, Reuse, tasks
@@ -17,8 +18,12 @@ from fastdllm.decode.pack_executor import Together
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.decode.step import Prediction
 from fastdllm.decode.verify import PASS_TOKENS, Verify
+from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.computation import repeated
 from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.evaluation import evaluate
+from fastdllm.lab.evaluation.prepare import PreparedRun
+from fastdllm.lab.records import record
 from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.ui.conversation import Conversation
 from tools import verify_figure
@@ -272,6 +277,22 @@ def test_layers_are_no_axis_of_verify():
     assert list(reasons) == ["t/k2_middle", "t/k2_None"]
     assert "policy verify skips no layer" in reasons["t/k2_middle"]
     assert not repeated({"a": Parameters.of(k=2, policy="verify"), "b": Parameters.of(k=3, policy="verify")})
+
+
+def test_a_record_counts_passes_and_drafts(tmp_path):
+    """From a params file to a record: NFE of k=1, passes, drafts by depth and kind; a run without drafts has none."""
+    model = checkpoint(tmp_path / "model")
+    path = params(tmp_path / "drafted.yml", model, axes={"k": [1, 2], "policy": ["verify"]}, limit=2)
+    plain, drafted = (evaluate.evaluate(PreparedRun(configuration), log=lambda text: None)
+                      for configuration in grid_file.load(path).configurations())
+    assert drafted.nfe == plain.nfe and drafted.tokens == plain.tokens and plain.forwards_run is None
+    assert 0 < drafted.forwards_run <= drafted.forwards and drafted.reused_nothing == 0
+    offered, accepted = (sum(each) for each in zip(*((d.offered, d.accepted) for d in drafted.drafts), strict=True))
+    assert drafted.forwards_run == drafted.forwards - accepted and offered > 0
+    flat = record.row(record.read(grid_file.load(path).configurations()[1].directory))
+    assert flat["forwards_run"] == drafted.forwards_run and flat["acceptance"] == accepted / offered
+    assert flat["tokens_per_forward"] == drafted.tokens / drafted.forwards_run
+    assert "forwards_run" not in plain.content() and record.row(plain)["forwards_run"] == plain.forwards
 
 
 def test_no_draft_that_was_right_is_a_result(golden):
