@@ -311,3 +311,54 @@ def test_the_fast_executor_is_taken_where_it_can_be(golden):
     for executor, kind in (("auto", True), ("fast", True), ("eager", False)):
         engine, _ = build(golden, [[1]], Decoding(mask_id=511), verify(2), "fixed", Execution(executor=executor), None)
         assert isinstance(engine.turn, Verify) and isinstance(engine.executor, Together) == kind
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@gpu
+@pytest.mark.parametrize("k", [2, 4])
+def test_captured_packs_are_k1_in_float32(golden_prompts, k):
+    """Plain operations in captured graphs, prompts and idle rows among them."""
+    lm = fastdllm.load(Path(__file__).parent / "golden", device="cuda", dtype="float32")
+    decoding = Decoding(threshold=0.3, max_new_tokens=40, mask_id=511, stop_ids=())
+    for batch in (1, 3):
+        same_as_k1(lm, [golden_prompts[name] for name in ("p5", "p33", "p64", "p70")], decoding, k, batch=batch)
+
+
+@gpu
+@pytest.mark.parametrize(("rows", "width", "split"), [(1, 8, True), (1, 40, True), (2, 24, False), (1, 64, True)])
+def test_attention_kernel_of_packs(rows, width, split, monkeypatch):
+    """Every token has a place and four stretches of its own, and sees what the others of its pack wrote."""
+    from fastdllm.model import attention, pack_attention
+    from fastdllm.model.network import rotate
+    from fastdllm.model.positions import PackPositions
+    heads, kv, size, length, device = 14, 2, 64, 320, torch.device("cuda")
+    torch.manual_seed(0)
+    monkeypatch.setattr(pack_attention, "SPLIT_PROGRAMS", 256 if split else 0)
+    keys, values = (torch.randn(3, length, kv, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    qkv = torch.randn(rows, width, (heads + 2 * kv) * size, device=device, dtype=torch.bfloat16)
+    half = torch.randn(2, 400, size // 2, device=device, dtype=torch.bfloat16)
+    cos, sin = half[0].repeat(1, 2), torch.cat([-half[1], half[1]], 1)
+    slots, positions = torch.tensor([2, 0], device=device)[:rows], torch.randint(0, 400, (rows, width), device=device)
+    places = torch.stack([torch.randperm(length, device=device)[:width] for _ in range(rows)])
+    places = (slots[:, None] * length + places).reshape(-1)
+    sees = torch.randint(0, length, (rows, width, 4, 2), device=device)
+    sees[..., 0, :] = torch.tensor([0, 7], device=device)
+    batch = PackPositions(rows, width, slots, positions, places, sees, False)
+    want_keys, want_values = keys.clone(), values.clone()
+    scratch = attention.Scratch(device, heads, size, length)
+    for _ in range(2):      # the counters must be back at zero
+        out = pack_attention.attend_packs(qkv, cos, sin, keys, values, batch, heads, scratch)
+    parts = qkv.view(rows, width, heads + 2 * kv, size)
+    turned = rotate(parts[:, :, :heads + kv].float(), cos[positions][:, :, None].float(),
+                    sin[positions][:, :, None].float()).bfloat16()
+    want_keys.view(-1, kv, size)[places] = turned[:, :, heads:].reshape(-1, kv, size)
+    want_values.view(-1, kv, size)[places] = parts[:, :, heads + kv:].reshape(-1, kv, size)
+    for row in range(rows):
+        want = torch.nn.functional.scaled_dot_product_attention(
+            turned[row, :, :heads].float().transpose(0, 1), want_keys[slots[row]].float().transpose(0, 1),
+            want_values[slots[row]].float().transpose(0, 1), attn_mask=batch.mask(length)[row][None], enable_gqa=True)
+        gap = out.view(rows, width, -1)[row].float() - want.transpose(0, 1).reshape(width, -1)
+        assert gap.norm() < 1e-2 * want.norm()
+    assert torch.equal(values, want_values)
