@@ -63,7 +63,8 @@ def prompts(lm: LM, data: Path | None, field: str, limit: int) -> list[list[int]
 
 def widths_of(engine: Engine) -> Counter[int]:
     """Counts the tokens of every pass from here on, prefills apart (width 0)."""
-    widths, executor = Counter[int](), engine.executor
+    widths = Counter[int]()
+    executor: Any = engine.executor
     run = executor.run
 
     def of_packs(packs: Any) -> Any:
@@ -75,7 +76,8 @@ def widths_of(engine: Engine) -> Counter[int]:
         widths.update(0 if forward.kind == "prefill" else forward.width for forward in forwards)
         return run(forwards, plans)
 
-    executor.run = of_packs if isinstance(executor, Together) else of_forwards      # type: ignore[method-assign]
+    replaced: Any = of_packs if isinstance(executor, Together) else of_forwards
+    executor.run = replaced
     return widths
 
 
@@ -156,7 +158,7 @@ def rows(lm: LM, repeats: int = 40) -> Iterator[dict[str, Any]]:
         packed = Together(lm.network, 1, 512, layout)
         for states in ([small], [small] * 2, [small] * 3, [small] * 4, [full], [full, small], [full, small, small],
                        [full, small, small, small], [full, full], [small, full], [small, full, small]):
-            pack = Pack(0, tuple(State(each, area, 0) for area, each in enumerate(states)))
+            pack = Pack(0, tuple(State(each, area, 0, tuple(range(each.width))) for area, each in enumerate(states)))
             yield {**about, "executor": "verify", "states": "+".join(each.kind for each in states),
                    "width": sum(each.width for each in states),
                    "ms": timed(lm, partial(packed.run, [pack]), repeats)}

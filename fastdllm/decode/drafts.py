@@ -21,8 +21,8 @@ class Memory:
 
     def update(self, forward: Forward, reading: Reading) -> None:
         """Note a reading: the logits at position p predict position p + 1."""
-        for index, pair in enumerate(zip(reading.tokens, reading.confidence, strict=True)):
-            self.predicted[forward.start + reading.first + index + 1] = pair
+        for offset, token, confidence in zip(reading.offsets, reading.tokens, reading.confidence, strict=True):
+            self.predicted[forward.start + offset + 1] = token, confidence
 
     def of(self, positions: Sequence[int]) -> list[tuple[int, float]] | None:
         """Token and confidence for all these positions, None if one was never predicted."""

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastdllm.decode.packs import MOST_STRETCHES, Layout, Pack, Reading, Segment, State, first_read
+from fastdllm.decode.packs import MOST_STRETCHES, Layout, Pack, Reading, Segment, State
 from fastdllm.decode.sampling import predict
 from fastdllm.model.cache import Cache, Context
 from fastdllm.model.errors import NonFiniteLogits
@@ -42,10 +42,9 @@ class OneByOne:
         return [[self._reading(pack.slot, state) for state in pack.states] for pack in packs]
 
     def _reading(self, slot: int, state: State) -> Reading:
-        first = first_read(state.forward)
-        hidden = self._hidden(slot, state, self.cache)[:, first:]
+        hidden = self._hidden(slot, state, self.cache)[:, list(state.read)]
         tokens, confidence = predict(self.network.logits(hidden))
-        return Reading(first, tuple(tokens[0].tolist()), tuple(confidence[0].tolist()))
+        return Reading(state.read, tuple(tokens[0].tolist()), tuple(confidence[0].tolist()))
 
     def _hidden(self, slot: int, state: State, cache: Cache) -> Tensor:
         device = self.network.device
@@ -103,32 +102,40 @@ class Together:
         if self.network.hook_points.listeners:
             raise RuntimeError("hooks were attached while the fast executor decodes, which has no points to call them "
                                "at; allowed: attach them before decoding begins, or executor='eager'")
-        groups: dict[tuple[bool, int], list[int]] = {}
+        groups: dict[tuple[str, int], list[int]] = {}
         for index, pack in enumerate(packs):
             groups.setdefault(self._key(pack), []).append(index)
         readings: dict[int, list[Reading]] = {}
-        for (prefill, width), group in groups.items():
-            done = (self._prefill if prefill else self._states)([packs[i] for i in group], width)
+        for (what, width), group in groups.items():
+            run = self._prefill if what == "prefill" else self._states
+            done = run([packs[i] for i in group], width)
             readings.update(zip(group, done, strict=True))
         return [readings[index] for index in range(len(packs))]
 
-    def _key(self, pack: Pack) -> tuple[bool, int]:
-        """Prompts go block by block; other packs run together where they come to the same multiple of 8 tokens."""
+    def _key(self, pack: Pack) -> tuple[str, int]:
+        """Prompts go block by block; other packs run together where they come to the same multiple of 8 tokens, and
+        are read alike."""
         if pack.states[0].forward.kind == "prefill":
-            return True, self.layout.chunk
-        return False, -(-sum(state.forward.width for state in pack.states) // 8) * 8
+            return "prefill", self.layout.chunk
+        width = -(-sum(state.forward.width for state in pack.states) // 8) * 8
+        return "everything" if reads_everything(pack) else "some", width
 
     def _states(self, packs: list[Pack], width: int) -> list[list[Reading]]:
-        rows = [self._row(pack.slot, [segment for state in pack.states for segment in self.layout.segments(state)],
-                          width) for pack in packs]
-        shape = Shape(self.graphs.bucket(len(rows)), width, width)
-        tokens, confidence, _ = self.graphs.run(shape, [[*row, *range(width)] for row in rows])
+        where = [offsets_in(pack) for pack in packs]
+        everything = reads_everything(packs[0])
+        most = max(map(len, where))
+        read = width if everything else most + (most == width)      # a shape that reads `width` reads them in order
+        rows = [[*self._row(pack.slot, [segment for state in pack.states for segment in self.layout.segments(state)],
+                            width), *(range(width) if everything else [*offsets, *[0] * (read - len(offsets))])]
+                for pack, offsets in zip(packs, where, strict=True)]
+        tokens, confidence, _ = self.graphs.run(Shape(self.graphs.bucket(len(rows)), width, read), rows)
         readings = []
         for row, pack in enumerate(packs):
             begin, mine = 0, list[Reading]()
             for state in pack.states:
-                end = begin + state.forward.width
-                mine.append(Reading(0, tuple(map(int, tokens[row][begin:end])), tuple(confidence[row][begin:end])))
+                end = begin + len(state.read)
+                mine.append(Reading(state.read, tuple(map(int, tokens[row][begin:end])),
+                                    tuple(confidence[row][begin:end])))
                 begin = end
             readings.append(mine)
         return readings
@@ -142,7 +149,7 @@ class Together:
             last.append(len(rows) - 1)
         shape = Shape(self.graphs.bucket(len(rows)), width, 1, shared=True)
         tokens, confidence, _ = self.graphs.run(shape, rows)
-        return [[Reading(first_read(pack.states[0].forward), (int(tokens[row][0]),), (confidence[row][0],))]
+        return [[Reading(pack.states[0].read, (int(tokens[row][0]),), (confidence[row][0],))]
                 for row, pack in zip(last, packs, strict=True)]
 
     def _row(self, slot: int, segments: list[Segment], width: int) -> list[int]:
@@ -159,3 +166,17 @@ class Together:
         trash = (self.cache.slots - 1) * self.cache.positions
         return [slot, *tokens, *[0] * idle, *positions, *[0] * idle, *places, *range(trash, trash + idle),
                 *sees, *([0, 1, *(0, 0) * (MOST_STRETCHES - 1)] * idle)]
+
+
+def reads_everything(pack: Pack) -> bool:
+    """Whether every token of a pack is predicted, in order."""
+    return all(state.read == tuple(range(state.forward.width)) for state in pack.states)
+
+
+def offsets_in(pack: Pack) -> list[int]:
+    """What is read of a pack, as offsets in all of its tokens."""
+    offsets, begin = list[int](), 0
+    for state in pack.states:
+        offsets += [begin + offset for offset in state.read]
+        begin += state.forward.width
+    return offsets

@@ -24,6 +24,7 @@ class State:
     forward: Forward
     area: int                     # where a full or small forward puts its keys
     home: int                     # small forwards: the area with the keys of the rest of the block
+    read: tuple[int, ...]         # offsets of the forward that are predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,13 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a state's forward says: argmax and its probability at each of its offsets from `first` on."""
+    """What a state's forward says: argmax and its probability at the offsets that are read."""
 
-    first: int
+    offsets: tuple[int, ...]
     tokens: tuple[int, ...]
     confidence: tuple[float, ...]
 
     def at(self, offset: int) -> tuple[int, float]:
         """Token and confidence at an offset of the forward."""
-        return self.tokens[offset - self.first], self.confidence[offset - self.first]
-
-
-def first_read(forward: Forward) -> int:
-    """From which offset on a forward is read: of a prefill only the last token, of all others every one."""
-    return forward.width - 1 if forward.kind == "prefill" else 0
+        index = self.offsets.index(offset)
+        return self.tokens[index], self.confidence[index]

@@ -173,7 +173,8 @@ class Row:
         twin = copy(self)
         twin.tokens, twin.block = list(self.tokens), list(self.block)
         twin.nfe, twin.decisions = dict(self.nfe), dict(self.decisions)
-        twin.rules = replace(self.rules, find_stop=None)
+        if self.rules.find_stop is not None:
+            twin.rules = replace(self.rules, find_stop=None)
         return twin
 
     def result(self, text: str) -> RowResult:

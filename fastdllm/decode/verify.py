@@ -39,10 +39,11 @@ class Verify:
 
     def tick(self, rows: list[Row]) -> Iterator[Step]:
         """One pass for all rows: a step for the real state of each, and for every draft that was right."""
-        kept = [self._kept(row) for row in rows]
-        chains = [chain(row, self.drafter, each.memory, self.depth, PASS_TOKENS // len(rows))
+        kept, share = [self._kept(row) for row in rows], PASS_TOKENS // len(rows)
+        drafting = share >= 2 * self.rules.small      # else nothing fits, and only what the rule looks at is read
+        chains = [chain(row, self.drafter, each.memory, self.depth, share) if drafting else [row.next()]
                   for row, each in zip(rows, kept, strict=True)]
-        readings = self.executor.run([self._pack(each, forwards)
+        readings = self.executor.run([self._pack(each, forwards, drafting)
                                       for each, forwards in zip(kept, chains, strict=True)])
         for each, forwards, read in zip(kept, chains, readings, strict=True):
             yield from self._accept(each, forwards, read)
@@ -57,12 +58,12 @@ class Verify:
         """Where the draft of a depth puts its keys: no two states of a pack share an area."""
         return (each.area + depth) % (self.depth + 1)
 
-    def _pack(self, each: Verified, forwards: list[Forward]) -> Pack:
+    def _pack(self, each: Verified, forwards: list[Forward], everything: bool) -> Pack:
         """Lay out a chain: a small forward looks at the block's keys of the last full forward before it."""
         states, home = [], each.area
         for depth, forward in enumerate(forwards):
             area = self._area(each, depth)
-            states.append(State(forward, area, home))
+            states.append(State(forward, area, home, offsets_read(forward, everything)))
             if forward.kind == "full":
                 home = area
         return Pack(each.row.slot, tuple(states))
@@ -76,17 +77,26 @@ class Verify:
         for depth, (forward, reading) in enumerate(zip(forwards, readings, strict=True)):
             if depth:
                 row.count_draft(depth, draft_kind(forwards[depth - 1], forward), accepted=1)
-            if any(value != value for value in reading.confidence):
-                raise self.executor.not_finite(each.row.slot, State(forward, each.area, each.area))
-            step = row.apply(forward, prediction(forward, reading, self.rules.threshold))
+            predicted = prediction(forward, reading, self.rules.threshold)
+            if any(value != value for value in predicted.confidence):
+                raise self.executor.not_finite(row.slot, State(forward, self._area(each, depth), each.area, ()))
+            step = row.apply(forward, predicted)
             each.memory.update(forward, reading)
             if forward.kind == "full":
                 each.area = (base + depth) % (self.depth + 1)
             drafted = forwards[depth + 1] if depth + 1 < len(forwards) else None
             right = drafted is not None and not row.finish and row.next() == drafted
-            yield replace(step, draft=depth, rejected=() if right or drafted is None else guessed(drafted, step))
+            rejected = () if right or drafted is None else guessed(drafted, step)
+            yield replace(step, draft=depth, rejected=rejected) if depth or rejected else step
             if not right:
                 return
+
+
+def offsets_read(forward: Forward, everything: bool) -> tuple[int, ...]:
+    """What is predicted of a forward: of a prefill the last token, of others what the rule looks at, or everything."""
+    if forward.kind == "prefill":
+        return (forward.width - 1,)
+    return tuple(range(forward.width)) if everything else forward.read
 
 
 def prediction(forward: Forward, reading: Reading, threshold: float) -> Prediction:

@@ -48,7 +48,8 @@ class CpuOps(TorchOps):
         super().__init__(network, cache)
         *self.weights, self.head = columns(network)
         half = network.config.head_dim // 2
-        cos, sin = (table[0, ..., half:] for table in network.rotary_tables(torch.arange(cache.positions)[None]))
+        positions = torch.arange(min(cache.positions, network.config.max_position_embeddings))
+        cos, sin = (table[0, ..., half:] for table in network.rotary_tables(positions[None]))
         self.rotary_tables = torch.complex(cos, sin)
         self.least = torch.tensor((network.config.hidden_size * network.config.rms_norm_eps) ** 0.5)
         self.where: Where | None = None

@@ -19,7 +19,7 @@ READ_TOGETHER = 8       # positions whose predictions one program puts together
 def parts(shape: Shape) -> tuple[int, ...]:
     """The integers of a row: slot, tokens, positions, cache indices, what each token sees, offsets that are read.
 
-    `read` of a shape is its width (all are predicted) or 1; every layer runs and no output is stored.
+    `read` of a shape is its width where all are predicted; every layer runs and no output is stored.
     """
     return (1, shape.width, shape.width, shape.width, 2 * STRETCHES * shape.width, shape.read)
 
