@@ -97,47 +97,9 @@ def story(tmp_path_factory):
         files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(computing), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
-        for name in ("shards", "limited", "node", "cancelled", "unfit"):
+        for name in ("limited", "node", "cancelled", "unfit"):
             fastdllm("grid", "submit", str(files[name]))
         yield Story(directory, files, run, foreign)
-
-
-def shard_state(story, index):
-    """(job and task as Slurm has them, samples on disk) of a shard's latest array task."""
-    directory = story.directory / "executed" / "shards"
-    note = submission.submissions(directory)[-1]
-    [path] = (directory / "arithmetic_limit_24").glob(f"*/partial-*.{index + 1}of3.jsonl") or [Path("none")]
-    return slurm.jobs([note.job]).get((note.job, index)), journal.progress(path)[0]
-
-
-def test_a_configuration_in_shards_outlives_a_kill_and_a_requeue(story):
-    """One array task a shard; the one that is cancelled is submitted alone, the one put back resumes by itself."""
-    directory = story.directory / "executed" / "shards"
-    note = submission.submissions(directory)[-1]
-    assert note.tasks == (("arithmetic_limit_24/k2_middle_slow",),) * 3
-    cluster.wait(lambda: all(list(directory.glob(f"*/*/partial-*.{part}of3.jsonl")) and shard_state(story, part - 1)[1]
-                             for part in (1, 2)), PATIENCE, 0.2)
-    detail = story.look("shards")["k2_middle_slow"].detail
-    assert re.search(r"\d+ of 24, 0 of 3 shards done", detail), detail
-    subprocess.run(["scancel", f"{note.job}_0"], check=True)
-    subprocess.run(["scontrol", "requeue", f"{note.job}_1"], check=True)
-    state = story.until_over("shards")["k2_middle_slow"]
-    assert state.state == "partial", f"{state}"
-    assert re.search(r"2 of 3 shards done; job .* ended: CANCELLED", state.detail), state.detail
-    text = fastdllm("grid", "submit", str(story.files["shards"]), "--dry-run")
-    assert text.count("--shard ") == 1 and "--shard 1of3" in text, "only the lost shard"
-    fastdllm("grid", "submit", str(story.files["shards"]))
-    state = story.until_over("shards")["k2_middle_slow"]
-    assert state.state == "complete", f"{state}\n{story.log('shards', 'k2_middle_slow')}"
-    assert state.record is not None
-    assert state.record.shards == 3
-    samples = records.samples(state.configuration.directory)
-    assert list(samples["index"]) == list(range(24))
-    resumed = samples.loc[samples["session"] == 2, "index"] % 3
-    assert {0, 1} == set(resumed), "the killed and the requeued shard went on, the third ran through"
-    shown = subprocess.run(["scontrol", "show", "job", f"{note.job}_1"], capture_output=True, text=True).stdout
-    assert "Restarts=1" in shown
-    assert (state.configuration.directory / "configuration.ipynb").exists()
 
 
 def test_cancel_takes_this_grids_jobs_and_no_others(story):
@@ -184,6 +146,45 @@ def test_a_grid_through_an_array(story):
     log = fastdllm("grid", "logs", str(story.files["six"]), "k2_middle")
     assert f"==> {cells['k2_middle'].configuration.directory / records.LOG} <==" in log
     assert "finished in" in log
+
+
+def shard_state(story, index):
+    """(job and task as Slurm has them, samples on disk) of a shard's latest array task."""
+    directory = story.directory / "executed" / "shards"
+    note = submission.submissions(directory)[-1]
+    [path] = (directory / "arithmetic_limit_24").glob(f"*/partial-*.{index + 1}of3.jsonl") or [Path("none")]
+    return slurm.jobs([note.job]).get((note.job, index)), journal.progress(path)[0]
+
+
+def test_a_configuration_in_shards_outlives_a_kill_and_a_requeue(story):
+    """One array task a shard; the one that is cancelled is submitted alone, the one put back resumes by itself."""
+    directory = story.directory / "executed" / "shards"
+    submit(story, "shards")
+    note = submission.submissions(directory)[-1]
+    assert note.tasks == (("arithmetic_limit_24/k2_middle_slow",),) * 3
+    cluster.wait(lambda: all(list(directory.glob(f"*/*/partial-*.{part}of3.jsonl")) and shard_state(story, part - 1)[1]
+                             for part in (1, 2)), PATIENCE, 0.2)
+    detail = story.look("shards")["k2_middle_slow"].detail
+    assert re.search(r"\d+ of 24, 0 of 3 shards done", detail), detail
+    subprocess.run(["scancel", f"{note.job}_0"], check=True)
+    subprocess.run(["scontrol", "requeue", f"{note.job}_1"], check=True)
+    state = story.until_over("shards")["k2_middle_slow"]
+    assert state.state == "partial", f"{state}"
+    assert re.search(r"2 of 3 shards done; job .* ended: CANCELLED", state.detail), state.detail
+    text = fastdllm("grid", "submit", str(story.files["shards"]), "--dry-run")
+    assert text.count("--shard ") == 1 and "--shard 1of3" in text, "only the lost shard"
+    fastdllm("grid", "submit", str(story.files["shards"]))
+    state = story.until_over("shards")["k2_middle_slow"]
+    assert state.state == "complete", f"{state}\n{story.log('shards', 'k2_middle_slow')}"
+    assert state.record is not None
+    assert state.record.shards == 3
+    samples = records.samples(state.configuration.directory)
+    assert list(samples["index"]) == list(range(24))
+    resumed = samples.loc[samples["session"] == 2, "index"] % 3
+    assert {0, 1} == set(resumed), "the killed and the requeued shard went on, the third ran through"
+    shown = subprocess.run(["scontrol", "show", "job", f"{note.job}_1"], capture_output=True, text=True).stdout
+    assert "Restarts=1" in shown
+    assert (state.configuration.directory / "configuration.ipynb").exists()
 
 
 def test_resubmission_runs_only_what_is_missing(story):

@@ -14,8 +14,9 @@ EXAMPLES = ("Examples: [bold]fastdllm compare demo/k1_first demo/k2_middle[/bold
 
 
 def compare(names: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help=(
-        "Records: directories, results_*.json of lm-evaluation-harness, or experiment[/task]/configuration below "
-        "executed/, executed/published/ or in the log. The first is what the others are held against."))],
+        "Records: directories, results_*.json of lm-evaluation-harness, or EXPERIMENT/TASK/CONFIGURATION (the task may "
+        "be left out) below executed/, executed/published/ or in the log. The first is what the others are held "
+        "against."))],
         rule: Annotated[str | None, typer.Option(help="Score by this rule (default: the first record's own).")] = None,
         show: Annotated[int, typer.Option(min=0, help="So many problems won and lost with their texts.")] = 3,
         csv: Annotated[Path | None, typer.Option(help="Also write one row for each record to this file.")] = None,

@@ -12,7 +12,7 @@ EXAMPLES = ("Examples: [bold]fastdllm explore demo/k2_middle --problem 17[/bold]
 
 
 def explore(name: Annotated[str, typer.Argument(metavar="RECORD", help="A record's directory, or "
-                                                                       "experiment[/task]/configuration.")],
+                                                                       "EXPERIMENT/TASK/CONFIGURATION.")],
             other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="A second one, beside it.")] = None,
             problem: Annotated[str, typer.Option(help="A problem's number from 0, or its id.")] = "0",
             output: Annotated[Path | None, typer.Option(help="The page (default: below executed/explore/).")] = None
