@@ -29,7 +29,7 @@ from fastdllm.investigation.collapse import (
     verdict_suspects,
 )
 from fastdllm.investigation.collapse.bisection import BisectionResult, Divergence
-from fastdllm.investigation.speed import real_model_speed
+from fastdllm.investigation.speed import real_model_speed, verdict_policies, verify_measurements
 from fastdllm.investigation.speed import verdicts as speed
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
@@ -209,15 +209,30 @@ def batches(*ratios: float, equal: int = 10) -> pd.DataFrame:
                           "n": 10, "equal": equal if i else 10} for i, ratio in enumerate(ratios)])
 
 
-def front(speedup: float, lost_high: float, gain: tuple[float, float, float]) -> pd.DataFrame:
-    value, low, high = gain
-    return pd.DataFrame([{"config": "k1", "k": 1}, {"config": "k2_middle", "k": 2, "speedup": speedup,
-                                                    "lost_high": lost_high, "gain": value, "gain_low": low,
-                                                    "gain_high": high}])
+def front(speedup: float, low: float, high: float, gain: float = np.nan, p: float = np.nan,
+          policy: str = "replay") -> pd.DataFrame:
+    """k=1 and one reuse that surely loses `low` to `high` points, and wins `gain` over a threshold (p after Holm)."""
+    return pd.DataFrame([{"config": "k1", "k": 1, "policy": "output"},
+                         {"config": "k2_middle", "k": 2, "policy": policy, "speedup": speedup, "sure_low": low,
+                          "sure_high": high, "gain": gain, "gain_holm": p}])
 
 
-PLAIN = pd.DataFrame([{"config": "k1", "k": 1, "speedup": 1.0, "lost_high": 0.0, "gain": np.nan, "gain_low": np.nan,
-                       "gain_high": np.nan}])
+def against(*rows: tuple[float, float, float]) -> pd.DataFrame:
+    """`pareto.against_thresholds`: threshold, points won, p after Holm."""
+    return pd.DataFrame([{"threshold": t, "points": points, "p_holm": p, "speedup": 1.3, "n": 400}
+                         for t, points, p in rows], columns=["threshold", "points", "p_holm", "speedup", "n"])
+
+
+def beside_k1(*differ: int) -> pd.DataFrame:
+    return pd.DataFrame([{"differ": count, "n": 400, "speedup": 1.3} for count in differ],
+                        columns=["differ", "n", "speedup"])
+
+
+def verify_runs(speedup: float, equal: int = 16) -> pd.DataFrame:
+    """`verify_measurements.runs`: k=2 in float32, and in bfloat16 on two sets of problems, one of them faster."""
+    return pd.DataFrame([{"k": 2, "dtype": dtype, "threshold": 0.9, "n": 16, "speedup": ratio, "equal_to_k1": equal,
+                          "device": "a card"}
+                         for dtype, ratio in (("float32", 1.1), ("bfloat16", speedup), ("bfloat16", speedup + 0.5))])
 
 
 def gpu_forwards(share: float) -> pd.DataFrame:
@@ -376,14 +391,18 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
     speed.a_larger_batch_is_faster: ((batches(1.0, 1.8),), (batches(1.0, 0.9),), (batches(1.0),)),
     speed.answers_do_not_depend_on_the_batch: (
         (batches(1.0, 1.8),), (batches(1.0, 1.8, equal=9),), (batches(1.0),)),
-    speed.a_policy_is_worth_having: (
-        (front(1.5, 3.0, (4.0, 1.0, 7.0)), 1.2, 5.0), (front(1.5, 3.0, (0.0, -2.0, 2.0)), 1.2, 5.0), (PLAIN, 1.2, 5.0)),
-    speed.a_policy_meets_the_criterion: (
-        (front(1.5, 3.0, (0.0, -2.0, 2.0)), 1.2, 5.0), (front(1.1, 3.0, (0.0, -2.0, 2.0)), 1.2, 5.0),
-        (PLAIN, 1.2, 5.0)),
-    speed.the_threshold_tells_policies_apart: (
-        (front(1.5, 3.0, (-4.0, -7.0, -1.0)),), (front(1.5, 3.0, (0.0, -2.0, 2.0)),),
-        (front(1.5, 3.0, (np.nan, np.nan, np.nan)),)),
+    verdict_policies.a_lossy_policy_meets_the_criterion: (
+        (front(1.5, 1.0, 3.0), 1.2, 5.0), (front(1.5, 1.0, 6.0), 1.2, 5.0),
+        (front(1.5, 0.0, 0.0, policy="verify"), 1.2, 5.0)),
+    verdict_policies.replay_beats_every_threshold: (
+        (against((0.5, 9.0, 0.001), (0.52, 6.0, 0.01)),), (against((0.5, 9.0, 0.001), (0.52, 2.0, 0.3)),),
+        (against(),)),
+    verdict_policies.the_threshold_tells_policies_apart: (
+        (front(1.5, 1.0, 3.0, -4.0, 0.01),), (front(1.5, 1.0, 3.0, -4.0, 0.2),), (front(1.5, 1.0, 3.0),)),
+    verdict_policies.verify_answers_as_k1: ((beside_k1(0, 0),), (beside_k1(0, 3),), (beside_k1(),)),
+    verify_measurements.verify_meets_the_criterion: (
+        (verify_runs(1.3), 1.2, 5.0, 0.9), (verify_runs(1.3, equal=15), 1.2, 5.0, 0.9),
+        (verify_runs(1.3), 1.2, 5.0, 0.7)),
     speed.bytes_explain_a_forward: ((gpu_forwards(0.8),), (gpu_forwards(0.2),), (gpu_forwards(0.8).iloc[:1],)),
     speed.the_cost_model_holds: ((pd.DataFrame({"off": [0.05, np.nan]}),), (pd.DataFrame({"off": [-0.4]}),),
                                  (pd.DataFrame({"off": [np.nan]}),)),

@@ -97,6 +97,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Results:
     configs = [{"k": 1, "layers": "middle", "threshold": t} for t in (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)]
     configs += [{"k": k, "layers": "middle", "policy": policy, "threshold": 0.9} for k in (2, 3)
                 for policy in ("output", "residual", "token", "adaptive", "replay")]
+    configs += [{"k": k, "policy": "verify", "threshold": 0.9} for k in (2, 3)]
     made = Grid(experiment="f", output=str(tmp_path_factory.mktemp("f")), limit=60, configs=configs)
     fill(made)
     return Results.of(made)

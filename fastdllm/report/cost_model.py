@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class Card:
 # Both fitted to benchmarks/results/h200_2026-11-21.json: kernel_seconds to one forward, host_seconds to one step.
 H200 = Card("H200, captured graphs", 4.27e12, 700e12, 3.8e-6, 0.06e-3)
 RTX_6000 = Card("Quadro RTX 6000 (Turing, float16)", 0.672e12 * 0.9, 90e12, 3.8e-6, 0.06e-3)
+# Policies that compute a layer at some positions only, and so read all of its weights; files by their stem.
+READ_ALL_WEIGHTS = ("token", "topk_tokens", "refresh_least_similar")
 REPLAY_SECONDS = 0.03e-3      # a replayed step: bookkeeping on the host alone
 
 
@@ -103,12 +106,12 @@ def predicted_seconds(nfe: Mapping[str, ArrayLike], reused: ArrayLike, policy: s
     """Seconds that the 7B's shape would need at batch 1 for forwards that were counted here; numbers or arrays [n].
 
     nfe: forwards by kind (prefill, full, small, commit, replay); reused: layer calls that were reused. Nothing is
-    saved by `token` (it reads all weights) nor by a revision that runs the layers it skips. Counts do not depend on
-    the machine, so neither does this.
+    saved by READ_ALL_WEIGHTS (`token` and its like) nor by a revision that runs the layers it skips. Counts do not
+    depend on the machine, so neither does this.
     """
     count: dict[str, Any] = {kind: np.asarray(value, float) for kind, value in nfe.items()}
     full, small, replayed = (count.pop(kind, np.zeros(())) for kind in ("full", "small", "replay"))
-    saves = policy != "token" and not revisions.get(revision).run_skipped
+    saves = Path(policy).stem not in READ_ALL_WEIGHTS and not revisions.get(revision).run_skipped
     forwards = np.asarray(reused, float) / LAYERS * saves
     share = full / np.maximum(1.0, full + small) if full_forwards else 0.0
     mix = Mix(full, small, sum(count.values()), share * forwards, (1 - share) * forwards)

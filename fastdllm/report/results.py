@@ -126,7 +126,9 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
                     np.array([row["seconds"] for row in rows], dtype=np.float32),
                     predicted(record, {kind: [row["nfe"].get(kind, 0) for row in rows] for kind in record.nfe},
                               [row["decisions"].get("reuse", 0) for row in rows],
-                              [row["forwards_run"] for row in rows] if record.forwards_run is not None else None))
+                              # an answer for which nothing was drafted has no passes of its own to count
+                              [row.get("forwards_run") or records.forwards(row["nfe"]) for row in rows]
+                              if record.forwards_run is not None else None))
 
 
 def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], ran: list[int] | None = None) -> np.ndarray:

@@ -15,8 +15,8 @@ from fastdllm import stats
 from fastdllm.display.claim import Decision, claim
 from fastdllm.display.tables import interval_text, whole
 from fastdllm.investigation.collapse.phase6 import Phase6Results
-from fastdllm.investigation.speed import pareto
 from fastdllm.lab.config.computation import generative
+from fastdllm.report import cost_model
 from fastdllm.report.shipped import ShippedRecords, label
 
 REVISION = "26d6179"
@@ -35,12 +35,19 @@ def front(shipped: ShippedRecords, task: str, dtype: str = "float32") -> pd.Data
     base, made = plain.iloc[0], []
     for row in rows.to_dict("records"):
         pair = stats.compare_paired(shipped.right(base["path"]), shipped.right(row["path"]))
-        made.append(row | {"predicted": pareto.predicted_seconds(pd.Series(row)), "lost": -100 * pair.difference,
+        made.append(row | {"predicted": predicted_seconds(row), "lost": -100 * pair.difference,
                            "lost_low": -100 * pair.high, "lost_high": -100 * pair.low,
                            "relative": -pair.difference / base["accuracy"] if base["accuracy"] else float("nan")})
     table = pd.DataFrame(made).reset_index(drop=True)
     table["speedup"] = table["predicted"].iloc[0] / table["predicted"]
     return table
+
+
+def predicted_seconds(row: dict[str, Any]) -> float:
+    """The cost model's time of one record's forwards at the 7B's shape. row: a row of shipped records."""
+    nfe = {kind: row[f"nfe_{kind}"] for kind in ("prefill", "full", "small", "commit", "replay")}
+    return float(cost_model.predicted_seconds(nfe, row["reuse"], row["policy"], row["revision"],
+                                              full_forwards=row["full_forwards"]))
 
 
 def front_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the speed notebooks conclude: threshold, batch size, policies, throughput, and the tour's first look."""
+"""What the speed notebooks conclude: threshold, batch size, throughput, and the tour's first look."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
@@ -16,12 +16,6 @@ from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
 
 FORWARDS = ("prefill", "full", "small", "commit")
-
-
-def named(part: pd.DataFrame, most: int = 6) -> str:
-    """Configurations by name, the first few."""
-    names = [f"`{name}`" for name in part["config"]]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
 
 
 # -- 00: the tour, 18: the chat
@@ -139,47 +133,6 @@ def batch(table: pd.DataFrame) -> str:
     return verdict([a_larger_batch_is_faster(table), answers_do_not_depend_on_the_batch(table)],
                    [f"{RunLabel.of(table)}. Each size ran once, so run-to-run noise is not in these figures (the axis "
                     "`repeat` measures it); less than 1.1x counts as no gain."])
-
-
-# -- 09: policies
-
-@claim(holds="**Worth having, by speed and against the plain threshold: {names}.**",
-       fails="**No policy is shown to be worth having** (more than {speed:g}x predicted, fewer than {points:g} points "
-             "lost, better than a plain threshold as fast).",
-       unknown="**No reuse policy was measured.**")
-def a_policy_is_worth_having(rows: pd.DataFrame, speed: float, points: float) -> Decision:
-    """rows: `pareto.table`; both bounds with 95 % confidence."""
-    reuse = rows[rows["k"] > 1]
-    good = reuse[(reuse["speedup"] > speed) & (reuse["lost_high"] < points) & (reuse["gain_low"] > 0)]
-    return (None if reuse.empty else len(good) > 0), {"names": named(good), "speed": speed, "points": points}
-
-
-@claim(holds="Fast and safe enough by themselves: {names}.",
-       fails="None is both fast and safe enough by itself.",
-       unknown="Speed and loss can't be judged.")
-def a_policy_meets_the_criterion(rows: pd.DataFrame, speed: float, points: float) -> Decision:
-    """As above, without the control."""
-    reuse = rows[rows["k"] > 1]
-    good = reuse[(reuse["speedup"] > speed) & (reuse["lost_high"] < points)]
-    return (None if reuse.empty else len(good) > 0), {"names": named(good)}
-
-
-@claim(holds="Against lowering the threshold instead, at the same speed: better {better}; worse {worse}.",
-       fails="None can be told from lowering the threshold instead, at the same speed.",
-       unknown="No plain threshold is as fast: there is no control.")
-def the_threshold_tells_policies_apart(rows: pd.DataFrame) -> Decision:
-    """rows: `pareto.table`: the paired gain over the best plain threshold at least as fast."""
-    reuse = rows[(rows["k"] > 1) & rows["gain"].notna()]
-    better, worse = reuse[reuse["gain_low"] > 0], reuse[reuse["gain_high"] < 0]
-    return (None if reuse.empty else len(better) + len(worse) > 0), {"better": named(better), "worse": named(worse)}
-
-
-def policies(rows: pd.DataFrame, speed: float, points: float, real: Sequence[Judged] = ()) -> str:
-    """09. Which policies meet the proposal's criterion, and which beat the plain threshold. real: on the real model."""
-    return verdict([*real, a_policy_is_worth_having(rows, speed, points),
-                    a_policy_meets_the_criterion(rows, speed, points), the_threshold_tells_policies_apart(rows)],
-                   [f"{RunLabel.of(rows)}. Speed is the cost model's at the 7B shape, batch 1, for the forwards "
-                    "measured here; intervals are of single comparisons, paired over the same problems."])
 
 
 # -- 13: throughput

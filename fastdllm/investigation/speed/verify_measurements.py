@@ -1,0 +1,104 @@
+"""Policy `verify` on a GPU (`fastdllm/data/verify.jsonl`, by benchmarks/bench_verify.py): whole runs against k=1, and
+what a pass costs by the tokens that it carries, from which the time of other runs is predicted.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fastdllm import prior_results
+from fastdllm.display.claim import Decision, claim
+from fastdllm.lab import atomic
+from fastdllm.lab.records.record import Record
+from fastdllm.report import cost_model
+
+PATH = prior_results.DATA / "verify.jsonl"
+REAL_MODEL, SHAPE = "smol", "random-7b"
+SMALL, BLOCK = 8, 32                      # widths of the states that were measured
+WIDTH = {"small": SMALL, "small behind full": SMALL, "full": BLOCK, "commit": BLOCK, "next block": BLOCK}
+RUN = ["dtype", "n", "threshold", "k", "tokens_per_second", "speedup", "forwards_saved", "equal_to_k1", "device"]
+
+
+def runs(path: Path = PATH, model: str = REAL_MODEL) -> pd.DataFrame:
+    """Whole runs one prompt at a time, RUN by row: tokens/s, their ratio to k=1's (speedup), k=1's forwards over
+    passes, and how many of n texts equal k=1's.
+    """
+    lines = [line for line in atomic.json_lines(path) if line["part"] == "run" and line["model"] == model]
+    table = pd.DataFrame(lines, columns=["model", *RUN])
+    return table.assign(dtype=table["dtype"].str.removeprefix("torch."))
+
+
+def milliseconds(executor: str, path: Path = PATH) -> dict[int, float]:
+    """Milliseconds of a pass at the 7B's shape by the tokens that it carries, of "verify" or of "k=1" (plain forwards).
+    Where states of several kinds have one width, the slower one.
+    """
+    times: dict[int, float] = {}
+    for line in atomic.json_lines(path):
+        if line["part"] == "rows" and line["model"] == SHAPE and line["executor"] == executor:
+            times[line["width"]] = max(line["ms"], times.get(line["width"], 0.0))
+    return dict(sorted(times.items()))
+
+
+def relative_time(record: Record) -> float:
+    """Time of a verify run's passes over that of its NFE without drafts, both at the measured times (prefills aside).
+
+    A record knows how many states of which kind ran, not in which pass: every pass is taken to carry the mean. Time
+    grows ever slower with the tokens, so that this is at least the time of passes of unequal widths. NaN for other
+    blocks than those measured, 1 for a record without drafts.
+    """
+    decoding = record.parameters.decoding
+    if record.forwards_run is None or not record.drafts:
+        return 1.0
+    if decoding.small_block != SMALL or decoding.block_size not in (None, BLOCK):
+        return float("nan")
+    small = record.nfe.get("small", 0)
+    wide = record.nfe.get("full", 0) + record.nfe.get("commit", 0)
+    # an accepted draft is one of these forwards, so what is carried besides them are the rejected ones
+    carried = SMALL * small + BLOCK * wide + sum((draft.offered - draft.accepted) * WIDTH[draft.kind]
+                                                 for draft in record.drafts)
+    passes = record.forwards_run - record.nfe.get("prefill", 0)
+    plain, packed = milliseconds("k=1"), milliseconds("verify")
+    one = float(np.interp(carried / passes, list(packed), list(packed.values())))
+    return passes * one / (small * plain[SMALL] + wide * plain[BLOCK])
+
+
+def predicted_seconds(record: Record) -> float:
+    """The cost model's time of a verify run: that of its NFE as k=1 (H200), times `relative_time` (H100)."""
+    plain = cost_model.predicted_seconds(record.nfe, 0, "verify", record.parameters.revision)
+    return float(plain) * relative_time(record)
+
+
+@claim(holds="**The criterion (over {speed:g}x, under {points:g} points lost) is met by `verify`**: {ratio:.2f}x by "
+             "the clock at k={k} ({of}); its tokens are k=1's ({equal} of {m} texts in float32), so 0 points are lost.",
+       fails="**The criterion (over {speed:g}x, under {points:g} points lost) is not met by `verify`**: {ratio:.2f}x "
+             "by the clock at k={k} ({of}); {equal} of {m} texts in float32 are k=1's.",
+       unknown="**Whether `verify` meets the criterion is not known**: no run on a GPU in float32 and in bfloat16.")
+def verify_meets_the_criterion(table: pd.DataFrame, speed: float, points: float, threshold: float) -> Decision:
+    """table: `runs`. Equal: every float32 text. Speed: the best k, each k by the slowest of its bfloat16 runs."""
+    drafted = table[table["k"] > 1]
+    exact = drafted[drafted["dtype"] == "float32"]
+    fast = drafted[(drafted["dtype"] == "bfloat16") & (drafted["threshold"] == threshold)]
+    if exact.empty or fast.empty:
+        return None, {}
+    slowest = fast.loc[fast.groupby("k")["speedup"].idxmin()]
+    best = slowest.loc[slowest["speedup"].idxmax()]
+    equal, m = int(exact["equal_to_k1"].sum()), int(exact["n"].sum())
+    return equal == m and best["speedup"] > speed, {
+        "speed": speed, "points": points, "ratio": best["speedup"], "k": best["k"], "equal": equal, "m": m,
+        "of": f"{REAL_MODEL}, bfloat16, n = {best['n']}, {best['device']}"}
+
+
+def half_precision(table: pd.DataFrame, threshold: float) -> str:
+    """How many bfloat16 texts are k=1's, where rounding may decide; "" if none ran. table: `runs`."""
+    half = table[(table["k"] > 1) & (table["dtype"] == "bfloat16") & (table["threshold"] == threshold)]
+    if half.empty:
+        return ""
+    return (f"In bfloat16 {half['equal_to_k1'].min()} to {half['equal_to_k1'].max()} of {half['n'].max()} `verify` "
+            "texts are those of k=1: a packed forward rounds otherwise. What that does to right answers was not "
+            "scored.")

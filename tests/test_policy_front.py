@@ -1,0 +1,116 @@
+"""The policy front of notebook 09: what the table holds, the area under it, and the predicted time of `verify`."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_support import fill
+
+from fastdllm.display.claim import MOST_WORDS, words_before_fold
+from fastdllm.investigation.speed import pareto, verdict_policies, verify_measurements
+from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.grid import Grid
+from fastdllm.report.results import Results
+
+SPEED, POINTS = 1.2, 5.0
+CONFIGS = [*({"k": 1, "threshold": t} for t in (0.5, 0.9, 1.0)),
+           {"k": 2, "policy": "verify", "threshold": 0.9, "batch_size": 1},
+           {"k": 2, "layers": "middle", "policy": "replay", "threshold": 0.9},
+           {"k": 2, "layers": "middle", "policy": "token", "threshold": 0.9}]
+
+
+def results(folder, right):
+    """A share of right answers for each (policy or threshold); plain at 0.9 and `verify` have the same ones."""
+    def behave(configuration):
+        reuse, decoding = configuration.parameters.reuse, configuration.parameters.decoding
+        return right.get(reuse.policy if reuse.active else decoding.threshold, 0.9), 0.02, 60
+    grid = Grid(experiment="x", output=str(folder), limit=60, batch_size=32, configs=CONFIGS)
+    fill(grid, behave)
+    return Results.of(grid)
+
+
+def with_fast(rows, *thresholds):
+    """The table with plain decoding at these thresholds as fast as it gets."""
+    fast = (rows["k"] == 1) & rows["threshold"].isin(thresholds)
+    return rows.assign(predicted=rows["predicted"].where(~fast, 0.5 * rows["predicted"]))
+
+
+def test_the_verdict_turns_with_the_records_and_is_short(tmp_path):
+    texts = []
+    for name, right in (("lossless", {}), ("lossy", {0.5: 0.3, "replay": 0.5, "verify": 0.8})):
+        made = results(tmp_path / name, right)
+        rows = with_fast(pareto.table(made), 0.5)
+        compared, pairs = pareto.against_thresholds(made, rows), pareto.verify_against_k1(made, rows)
+        texts.append(verdict_policies.policies(rows, compared, pairs, verify_measurements.runs(), SPEED, POINTS, 0.9))
+        assert words_before_fold(texts[-1]) <= MOST_WORDS
+    assert "k=1's right and wrong answers in 1 of 1 runs" in texts[0] and "that is a fault" in texts[1]
+    assert "does not beat every plain threshold" in texts[0] and "beats every plain threshold" in texts[1]
+
+
+def test_a_comparison_is_corrected_for_the_thresholds_and_holds_only_those_as_fast(tmp_path):
+    made = results(tmp_path, {0.5: 0.6})
+    rows = pareto.table(made)
+    assert pareto.against_thresholds(made, rows).empty, "skipping layers is faster than any forward of k=1"
+    compared = pareto.against_thresholds(made, with_fast(rows, 0.5, 0.9)).set_index("threshold")
+    assert compared["points"].to_dict() == pytest.approx({0.5: 30, 0.9: 0})
+    assert compared.loc[0.5, "p_holm"] == pytest.approx(2 * compared.loc[0.5, "p"])
+
+
+def test_configurations_are_named_without_their_batch(tmp_path):
+    assert set(pareto.table(results(tmp_path, {}))["config"]) >= {"k1_t0.9", "k2_verify_t0.9", "k2_middle_replay_t0.9"}
+
+
+@pytest.mark.parametrize(("loss", "speedup", "told"), [
+    ((1.0, 4.0), 1.3, "met"), ((1.0, 6.0), 1.3, "open"), ((5.5, 9.0), 1.3, "not met"), ((1.0, 4.0), 1.1, "not met")])
+def test_criterion_of_a_configuration(loss, speedup, told):
+    row = pd.Series({"speedup": speedup, "sure_low": loss[0], "sure_high": loss[1]})
+    assert pareto.criterion(row, SPEED, POINTS) == told
+
+
+def test_area_without_loss_is_parallelism_times_accuracy():
+    assert pareto.area(np.array([3.0, 1.0]), np.array([80.0, 80.0]), 80.0) == pytest.approx(3 * 80)
+
+
+def test_area_weighs_what_is_lost_and_leaves_out_what_collapsed():
+    weight = np.exp(-3 * (1 - 76 / 80))
+    expected = 80 + (80 + 76 * weight) / 2
+    assert pareto.area(np.array([1.0, 2.0]), np.array([80.0, 76.0]), 80.0) == pytest.approx(expected)
+    assert pareto.area(np.array([1.0, 2.0, 9.0]), np.array([80.0, 76.0, 74.0]), 80.0) == pytest.approx(expected)
+
+
+def test_areas_of_families_begin_with_the_same_point(tmp_path):
+    table = pareto.areas(pareto.table(results(tmp_path, {0.5: 0.5}))).set_index("family")
+    assert set(table.index) == {"threshold alone", "verify", "replay", "token"}
+    assert table.loc["threshold alone", "relative"] == 1
+    assert table.loc["verify", "AUP"] == pytest.approx(table.loc["token", "AUP"])
+
+
+# -- the predicted time of `verify`
+
+def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
+    """A record's drafts by kind give nearly what the widths of its passes give; they were counted on the GPU."""
+    lines = [json.loads(line) for line in verify_measurements.PATH.read_text().splitlines()]
+    packed = verify_measurements.milliseconds("verify")
+    runs = [line for line in lines if line["part"] == "run" and line["dtype"] == "torch.float32"]
+    base, drafted = runs[0]["widths"], [line for line in runs if line["k"] > 1]
+    assert len(drafted) == 3
+    for run in drafted:
+        record = SimpleNamespace(
+            parameters=SimpleNamespace(decoding=SimpleNamespace(small_block=8, block_size=None)),
+            forwards_run=run["forwards_run"], nfe={"prefill": base["0"], "small": base["8"], "full": base["32"]},
+            drafts=[SimpleNamespace(kind=name.split(" ", 2)[2], **count) for name, count in run["drafts"].items()])
+        exact = sum(count * packed[int(width)] for width, count in run["widths"].items() if width != "0")
+        plain = base["8"] * 5.4015 + base["32"] * 5.6008
+        assert verify_measurements.relative_time(record) == pytest.approx(exact / plain, rel=0.03)
+        record.parameters.decoding.small_block = 4
+        assert np.isnan(verify_measurements.relative_time(record))
+
+
+def test_the_policy_front_fills_the_hole_and_stays_small():
+    grid = grid_file.load("params/policy_front.yml", [])
+    configurations = grid.configurations()
+    plain = {one.parameters.decoding.threshold for one in configurations if not one.parameters.reuse.active}
+    assert plain >= {0.5, 0.51, 0.52, 0.54, 0.56, 0.58, 0.6} and grid.limit == 400 and len(configurations) < 34
+    assert all(one.parameters.batch_size == 1 for one in configurations if one.parameters.reuse.drafts)
