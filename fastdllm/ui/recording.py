@@ -68,6 +68,20 @@ class Recording:
         return positions(self)
 
     @cached_property
+    def rejected(self) -> list[tuple[int, int, int]]:
+        """Tokens of rejected drafts (policy verify): forward, absolute position, token; [] where none was kept."""
+        if "rejected" not in self.steps:
+            return []
+        return [(int(forward), int(start) + int(offset), int(token)) for forward, start, pairs in
+                zip(self.steps["forward"], self.steps["start"], self.steps["rejected"], strict=True)
+                for offset, token in pairs]
+
+    @cached_property
+    def drafts(self) -> NDArray[np.int32]:
+        """[F] how many steps ahead a forward was drafted and accepted (policy verify); 0: the row's own state."""
+        return np.asarray(self.steps.get("draft", np.zeros(len(self.steps))), np.int32)
+
+    @cached_property
     def decisions(self) -> NDArray[np.uint8]:
         """[F, layers] index in CODES."""
         codes = np.zeros((len(self.steps), self.meta["layers"]), np.uint8)
