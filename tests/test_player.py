@@ -96,6 +96,7 @@ def verified():
 def test_rejected_drafts_stand_at_their_positions_in_the_forward_that_rejected_them(verified, tmp_path):
     """What a draft had wrong is no token of the answer: the step itself came to something else there."""
     assert verified.rejected, "nothing was rejected"
+    assert verified.title == "k3 verify, fixed"
     for forward, position, token in verified.rejected:
         step = verified.steps.iloc[forward]
         offset = position - step["start"]

@@ -108,7 +108,8 @@ def title(reuse: Reuse, revision: str | Revision) -> str:
     """`k2 middle output, fixed`; for k=1 the revision alone is worth naming."""
     name = revision if isinstance(revision, str) else revision.name
     layers = reuse.layers if isinstance(reuse.layers, str) else ",".join(map(str, reuse.layers or ()))
-    return f"k{reuse.k} {layers} {Path(reuse.policy).stem}, {name}" if reuse.active else f"k1, {name}"
+    what = " ".join(filter(None, (f"k{reuse.k}", layers, Path(reuse.policy).stem)))      # policy verify has no layers
+    return f"{what}, {name}" if reuse.active else f"k1, {name}"
 
 
 def of_recorder(recorder: Recorder) -> Recording:

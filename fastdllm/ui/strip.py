@@ -165,7 +165,7 @@ def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
                         family="DejaVu Sans Mono")
     axes.tick_params(length=0)
     axes.set_xlabel("forward, counted from 1: P prefill, F full, S small, C commit, R replay"
-                    + ("; + from an accepted draft" if run.drafts.any() else ""))
+                    + ("\n+ from an accepted draft" if run.drafts.any() else ""))
     names = [name or "not wrapped" for name in CODES]
     handles = [Patch(facecolor=COLOURS[code], hatch=HATCHES[code] * 2, edgecolor="#333", linewidth=0.3,
                      label=names[code]) for code in sorted(set(part.ravel().tolist()))]
