@@ -18,6 +18,7 @@ import pandas as pd
 
 DATA = Path(str(files("fastdllm") / "data"))
 GPU_TABLE, DTYPES = DATA / "half_precision.csv", DATA / "dtype_accuracy.csv"
+MODULES_TABLE = DATA / "half_precision_modules.csv"
 
 
 @cache
@@ -65,6 +66,12 @@ def problems(task: str, limit: int) -> int | None:
 def half_precision() -> pd.DataFrame | None:
     """Tokens by layer subset and dtype as measured on a GPU; None where that was not measured."""
     return pd.read_csv(GPU_TABLE) if GPU_TABLE.exists() else None
+
+
+def half_precision_modules() -> pd.DataFrame:
+    """The same on transformers' own Qwen2 modules, with and without autocast; empty where that was not measured."""
+    columns = ["dtype", "autocast", "revision", "k", "n", "outputs differing, middle", "outputs differing, last"]
+    return pd.read_csv(MODULES_TABLE) if MODULES_TABLE.exists() else pd.DataFrame(columns=columns)
 
 
 def dtype_accuracy() -> pd.DataFrame:

@@ -176,6 +176,18 @@ def test_pickle_checkpoint_is_not_opened(copy):
      "rope_parameters.full_attention.rope_type='yarn'"),
     ("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0},
      r"rope_theta=1000000.0 and rope_parameters.rope_theta=10000.0 can't both be right"),
+    ("text_config", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+     "text_config.rope_scaling.rope_type='yarn'"),
+    ("text_config", {"rope_parameters": {"full_attention": {"factor": 2.0}}},
+     "text_config.rope_parameters.full_attention.factor=2.0"),
+    ("text_config", {"rope_theta": 10000.0}, r"rope_theta=1000000.0 and text_config.rope_theta=10000.0 can't both"),
+    ("text_config", {"use_sliding_window": True}, "text_config.use_sliding_window=True; allowed: False"),
+    ("text_config", {"partial_rotary_factor": 0.5}, "text_config.partial_rotary_factor=0.5"),
+    ("text_config", {"quantization_config": {"quant_method": "gptq"}}, "text_config.quantization_config=.*gptq"),
+    ("text_config", {"layer_types": ["sliding_attention"]}, "text_config.layer_types=.*sliding"),
+    ("text_config", {"head_dim": 32}, "text_config.head_dim=32; allowed: 16"),
+    ("text_config", {"num_hidden_layers": 4}, "text_config.num_hidden_layers=4; allowed: 28"),
+    ("text_config", "yarn", "text_config='yarn'; allowed: an object"),
 ])
 def test_other_architectures_are_refused(copy, key, value, words):
     config = json.loads((copy / "config.json").read_text())
@@ -207,7 +219,9 @@ def test_absent_keys_have_the_defaults_of_hugging_face(copy):
     {"rope_scaling": {"rope_type": "default"}}, {"rope_scaling": {"type": "default", "factor": 1.0}},
     {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000}},
     {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
-    {"rope_scaling": {}, "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 1.0}}])
+    {"rope_scaling": {}, "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 1.0}},
+    {"text_config": {}}, {"text_config": {"rope_theta": 1e6, "rope_scaling": None, "num_hidden_layers": 28}},
+    {"rope_theta": None, "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}}])
 def test_unscaled_positions_are_taken_however_they_are_written(copy, rope):
     configured(copy, **rope)
     assert ModelConfig.from_file(copy / "config.json").rope_theta == 1e6

@@ -13,7 +13,7 @@ from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import grid_report, results_page
+from fastdllm.report import grid_report, plain_control, results_page
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
@@ -76,6 +76,26 @@ def test_a_report_begins_with_what_ran_when_where_and_on_what_code(grid: Grid) -
     assert heading.startswith("# x\n\nReuse pays.\n\n*2026-11-21; ")
     assert record.environment.device_name in heading and record.code.version in heading
     assert heading.index(record.environment.device_name) < heading.index("**Answer.**")
+
+
+def test_a_report_holds_reuse_against_lowering_the_threshold_where_the_grid_has_both(grid: Grid,
+                                                                                    tmp_path: Path) -> None:
+    """On the page and in the notebook; a grid of one threshold says nothing of it."""
+    control = Grid(experiment="control", output=str(tmp_path / "control"), limit=40, configs=[
+        {"k": 1, "threshold": 0.9}, {"k": 1, "threshold": 0.5},
+        *({"k": 2, "layers": "middle", "policy": policy, "threshold": 0.9} for policy in ("residual", "replay"))])
+    fill(control)
+    report = results_page.Report.of(Results.of(control))
+    assert report.against_plain is not None
+    lines = plain_control.sentences(report.against_plain)
+    assert len(lines) == 2
+    grid_report.write(control)
+    html = BeautifulSoup((control.directory / "90_report.html").read_text(), "html.parser").main.get_text()
+    for text in ((control.directory / "results.md").read_text(), html):
+        assert "Against lowering the threshold" in text and "points won over it" in text
+        assert all(line in text for line in lines)
+    single = results_page.Report.of(Results.of(grid))
+    assert single.against_plain is None and "Against lowering the threshold" not in results_page.page(single)
 
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:

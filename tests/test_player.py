@@ -86,6 +86,49 @@ def test_replay_is_on_the_map(lm):
     assert replayed.sum() == run.result["nfe"]["replay"] > 0
 
 
+@pytest.fixture(scope="module")
+def verified():
+    question = "Leo needs 461 cards. Leo finds 29 of them. At 8 per hour, how many hours does Leo need?"
+    return recording.record(fastdllm.load("tiny"), question, decoding=Decoding(max_new_tokens=64),
+                            reuse=Reuse(policy="verify", k=3))
+
+
+def test_rejected_drafts_stand_at_their_positions_in_the_forward_that_rejected_them(verified, tmp_path):
+    """What a draft had wrong is no token of the answer: the step itself came to something else there."""
+    assert verified.rejected, "nothing was rejected"
+    assert verified.title == "k3 verify, fixed"
+    for forward, position, token in verified.rejected:
+        step = verified.steps.iloc[forward]
+        offset = position - step["start"]
+        assert [offset, token] in [list(pair) for pair in step["rejected"]] and step["tokens"][offset] != token
+    sent = player.payload(verified)
+    assert np.frombuffer(sent["rejected"], np.int32).reshape(-1, 3).tolist() == [list(one) for one in verified.rejected]
+    assert np.frombuffer(sent["draft"], np.int32).tolist() == verified.steps["draft"].tolist()
+    assert sent["mask"] == verified.meta["mask_id"] and {token for *_, token in verified.rejected} <= {
+        int(token) for token in sent["pieces"]}, "every rejected token has its text"
+    assert player.payload(recording.load(verified.save(tmp_path))) == sent
+
+
+def test_the_strip_marks_accepted_drafts_and_outlines_rejected_ones(verified, middle):
+    figure, plain = strip.figure(verified), strip.figure(middle)
+    above, below = figure.axes[:2]
+    shown = strip.last_positions(verified, 0, len(verified.steps))
+    outlined = {(patch.get_x() + 0.5, patch.get_y() + 0.5 + shown[0]) for patch in above.patches}
+    assert outlined == {(forward, position) for forward, position, _ in verified.rejected if position in shown}
+    marked = [label.get_text().split("\n")[1] == "+" for label in below.get_xticklabels()]
+    assert marked == (verified.steps["draft"] > 0).tolist() and any(marked) and not all(marked)
+    legend, without = ([text.get_text() for text in one.axes[0].get_legend().get_texts()] for one in (figure, plain))
+    assert [name for name in legend if name not in without] == ["rejected draft (−)"]
+    assert "from accepted drafts" in strip.described(verified) and "draft" not in strip.described(middle)
+
+
+def test_a_run_without_drafts_or_their_columns_has_none(middle):
+    """Steps files of older versions lack the columns."""
+    old = recording.Recording("old", middle.steps.drop(columns=["draft", "rejected"]), middle.trace, middle.meta)
+    for run in (middle, old):
+        assert run.rejected == [] and run.drafts.tolist() == [0] * len(run.steps)
+
+
 def test_saved_run_is_the_same(middle, tmp_path):
     again = recording.load(middle.save(tmp_path / "run"))
     assert player.payload(again) == player.payload(middle)

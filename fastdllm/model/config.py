@@ -13,6 +13,7 @@ ARCHITECTURES = {"Fast_dLLM_QwenForCausalLM": "Fast_dLLM_Qwen", "Qwen2ForCausalL
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
          "vocab_size", "max_position_embeddings", "bd_size")
 REQUIRED = SIZES[:-2]
+TEXT = "text_config"
 # What a section on rotary positions may say: nothing that changes them.
 ROPE_TYPES, ROPE_SECTIONS = ("rope_type", "type"), ("rope_scaling", "rope_parameters")
 ROPE_NEUTRAL = {"factor": 1, "partial_rotary_factor": 1}
@@ -77,7 +78,8 @@ class ModelConfig:
         """Read the dictionary of a config.json; an absent key, or null, has Hugging Face's default.
 
         Raises ValueError naming `file` for another architecture, a missing size, two values for one thing, or a
-        feature that the network lacks (rope scaling, partial rotary, sliding window, quantised weights ...).
+        feature that the network lacks (rope scaling, partial rotary, sliding window, quantised weights ...), at the
+        top or inside `text_config`.
         """
         try:
             return cls._read(values)
@@ -98,18 +100,26 @@ class ModelConfig:
         missing = [name for name in REQUIRED if name not in fields]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing; allowed: whole numbers from 1 up")
-        for key, without in LACKING.items():
-            if values.get(key, without) not in (without, None):
-                raise ValueError(f"{key}={values[key]!r}; allowed: {without!r}, the network has nothing else")
+        for prefix, part in sections(values):
+            for key, without in LACKING.items():
+                if part.get(key, without) not in (without, None):
+                    raise ValueError(f"{prefix}{key}={part[key]!r}; allowed: {without!r}, the network has nothing else")
+            if any(kind != "full_attention" for kind in part.get("layer_types") or ()):
+                raise ValueError(f"{prefix}layer_types={part['layer_types']!r}; "
+                                 "allowed: 'full_attention' for every layer")
         fields |= rope(values)
         if architecture == "Qwen2ForCausalLM":
             fields.setdefault("bd_size", 1)
         config = cls(**fields, architecture=architecture,
                      extra={key: value for key, value in values.items() if key not in known})
-        if (width := values.get("head_dim")) not in (None, config.head_dim):
-            raise ValueError(f"head_dim={width!r}; allowed: {config.head_dim} (hidden_size / num_attention_heads)")
-        if any(kind != "full_attention" for kind in values.get("layer_types") or ()):
-            raise ValueError(f"layer_types={values['layer_types']!r}; allowed: 'full_attention' for every layer")
+        for prefix, part in sections(values):
+            if (width := part.get("head_dim")) not in (None, config.head_dim):
+                raise ValueError(f"{prefix}head_dim={width!r}; "
+                                 f"allowed: {config.head_dim} (hidden_size / num_attention_heads)")
+            for key in known & part.keys():
+                value = tuple(part[key]) if isinstance(part[key], list) else part[key]
+                if prefix and value not in (None, config.__dict__[key]):
+                    raise ValueError(f"{prefix}{key}={part[key]!r}; allowed: {config.__dict__[key]!r}, as outside it")
         return config
 
     @classmethod
@@ -141,9 +151,11 @@ def rope(values: dict[str, Any]) -> dict[str, Any]:
     Transformers 4 writes it at the top, 5 into rope_parameters, there also by kind of layer. Raises ValueError for
     scaled or partial rotary positions in any nesting, and for two values of rope_theta.
     """
-    theta = [("rope_theta", values["rope_theta"])] if values.get("rope_theta") is not None else []
-    for section in ROPE_SECTIONS:
-        for key, value in leaves(section, values.get(section)):
+    theta = [(f"{prefix}rope_theta", part["rope_theta"]) for prefix, part in sections(values)
+             if part.get("rope_theta") is not None]
+    read = [(f"{prefix}{section}", part.get(section)) for prefix, part in sections(values) for section in ROPE_SECTIONS]
+    for written, content in read:
+        for key, value in leaves(written, content):
             name = key.rpartition(".")[2]
             if name in ROPE_TYPES and value != "default":
                 raise ValueError(f"{key}={value!r}; allowed: 'default' or null (unscaled rotary positions)")
@@ -157,6 +169,16 @@ def rope(values: dict[str, Any]) -> dict[str, Any]:
         said = " and ".join(f"{key}={value!r}" for key, value in theta)
         raise ValueError(f"{said} can't both be right; allowed: one value of rope_theta")
     return {"rope_theta": theta[0][1]} if theta else {}
+
+
+def sections(values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What may name a feature, each with the prefix of its keys: the top, and `text_config`, where models of several
+    kinds of input keep what the language model is. Raises ValueError for a `text_config` that is none.
+    """
+    text = values.get(TEXT)
+    if text is not None and not isinstance(text, dict):
+        raise ValueError(f"{TEXT}={text!r}; allowed: an object, or null")
+    return [("", values), (f"{TEXT}.", text or {})]
 
 
 def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

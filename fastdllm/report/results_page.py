@@ -20,7 +20,7 @@ from fastdllm.display import claim as claims
 from fastdllm.display.tables import Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
-from fastdllm.report import cost_model, criteria, tables
+from fastdllm.report import cost_model, criteria, plain_control, tables
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
@@ -87,6 +87,12 @@ class Report:
         """The table as text."""
         return as_text(self.table)
 
+    @cached_property
+    def against_plain(self) -> pd.DataFrame | None:
+        """`plain_control.against_plain` of the grid; None for one without plain rows of several thresholds."""
+        applies = plain_control.applies(self.table)
+        return plain_control.against_plain(self.results, self.table) if applies else None
+
     def part(self, counts: bool) -> pd.DataFrame:
         """The table's columns that answer the question, or those that count: both fit into a page's width."""
         counted = self.shown.columns.str.fullmatch(COUNTS)
@@ -147,6 +153,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         Html(verdict.merged).markdown() if len(verdict.rows) else "", "",
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
+        *plain_part(report),
         "## Best configuration per benchmark", "", Html(tables.best(report.table)).markdown(), "",
         "## Extraction rules", "", Html(tables.rules_table(results), RULES).markdown(), "",
         "## Measured and published", "", Html(tables.against_published(results)).markdown(), "",
@@ -155,6 +162,15 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Coverage", "", Html(tables.coverage(results), COVERAGE).markdown(), "",
         *(["Not complete:", "", missing, ""] if missing else []),
         "## Notes", "", NOTES, notes, NOTES_END, ""])
+
+
+def plain_part(report: Report) -> list[str]:
+    """The page's lines on whether reuse beats lowering the threshold; none where the grid has no such control."""
+    rows = report.against_plain
+    if rows is None:
+        return []
+    return ["## Against lowering the threshold", "", *(f"- {line}" for line in plain_control.sentences(rows)), "",
+            Html(plain_control.as_text(rows), plain_control.caption(rows)).markdown(), ""]
 
 
 COUNTED = ("NFE: forwards by kind; recompute, reuse and fallback: layer calls. Rows with the same counts are one "

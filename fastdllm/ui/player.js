@@ -1,6 +1,6 @@
 // The stage: controls, panes, details, keyboard. Traits: runs, step, layer, playing, driver, rate, anchor.
 // Forwards are counted from 1 where they are shown; the trait `step` and the trace count from 0.
-const TALL = new Set(["appears", "served from"]); // lines that may take two
+const TALL = new Set(["appears", "served from", "draft"]); // lines that may take two
 
 function legend() {
   const node = make("div", "fd-legend");
@@ -22,7 +22,10 @@ function legend() {
     item.append(make("span", `fd-token fd-${role}`, text), ` ${names[role]}`);
     node.append(item);
   }
-  node.append(make("span", "", "map: a column is a forward (P prefill, F full, S small, C commit, R replay), a line a layer"));
+  const rejected = make("span");
+  rejected.append(make("span", "fd-rejected", "tok"), " what a rejected draft had here (policy verify)");
+  node.append(rejected, make("span", "", "map: a column is a forward (P prefill, F full, S small, C commit, R replay; " +
+    "+ from an accepted draft), a line a layer"));
   return node;
 }
 

@@ -100,12 +100,14 @@ def payload(run: Recording) -> dict[str, Any]:
     rows, index, distance = details(run)
     return {
         "title": run.title, "forwards": len(steps), "layers": run.meta["layers"], "block": run.meta["block"],
-        "small": run.meta["small"], "prompt": len(run.prompt), "finish": run.result.get("finish", ""),
-        "target": run.meta.get("target", ""), "right": run.meta.get("right"),
+        "small": run.meta["small"], "mask": run.meta["mask_id"], "prompt": len(run.prompt),
+        "finish": run.result.get("finish", ""), "target": run.meta.get("target", ""), "right": run.meta.get("right"),
         "kinds": steps["kind"].tolist(), "start": packed(steps["start"], np.int32),
         "small_block": packed(steps["small_block"].fillna(-1), np.int32),
         "block_step": packed(steps["step"].fillna(-1), np.int32),
         "nfe": packed(steps[[f"nfe_{kind}" for kind in NFE]], np.int32), "nfe_kinds": list(NFE),
+        "draft": packed(run.drafts, np.int32),
+        "rejected": packed(np.array(run.rejected, np.int32).reshape(-1, 3), np.int32),      # forward, position, token
         "token": packed(places.token, np.int32), "when": packed(places.when, np.int32),
         "confidence": packed(places.confidence, np.float32), "role": packed(places.role, np.uint8),
         "looked": looked.tobytes(), "decisions": run.decisions.tobytes(), "detail_columns": list(DETAILS),

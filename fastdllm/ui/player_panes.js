@@ -19,11 +19,22 @@ function make(tag, className, text) {
 
 function unpack(raw) {
   const run = { ...raw };
-  for (const name of ["start", "small_block", "block_step", "nfe", "token", "when", "detail"])
+  for (const name of ["start", "small_block", "block_step", "nfe", "token", "when", "detail", "draft", "rejected"])
     run[name] = array(raw[name], Int32Array);
   for (const name of ["confidence", "distance"]) run[name] = array(raw[name], Float32Array);
   for (const name of ["role", "looked", "decisions"]) run[name] = array(raw[name], Uint8Array);
+  run.drafted = run.draft.some((depth) => depth > 0) || run.rejected.length > 0; // policy verify
+  run.wrong = new Map(); // forward -> position -> token that a rejected draft had there
+  for (let n = 0; n < run.rejected.length; n += 3) {
+    const [forward, position, token] = run.rejected.subarray(n, n + 3);
+    if (!run.wrong.has(forward)) run.wrong.set(forward, new Map());
+    run.wrong.get(forward).set(position, token);
+  }
   return run;
+}
+
+function drafted(run, id) { // what a draft had at a position: a token, or still none
+  return id === run.mask ? "(masked)" : piece(run, id);
 }
 
 function piece(run, id) { // a checkpoint without a tokenizer has numbers
@@ -106,8 +117,9 @@ class TextPane {
       const off = i - base, code = off >= 0 && off < run.block ? run.looked[at * run.block + off] : 255;
       const seen = !shown && code !== 255 ? Math.round(code / 2) : -1;
       const differs = other && this.differs(i, at, other, step);
-      const state = `${role}${fresh ? " fd-new" : ""}${differs ? " fd-differs" : ""}|${seen}`;
-      if (state !== this.state[n]) this.draw(i, n, state, role, seen);
+      const wrong = run.wrong.get(at)?.get(i);
+      const state = `${role}${fresh ? " fd-new" : ""}${differs ? " fd-differs" : ""}|${seen}|${wrong ?? ""}`;
+      if (state !== this.state[n]) this.draw(i, n, state, role, seen, wrong);
     }
     const now = this.blocks[block - this.first];
     if (now !== this.now) {
@@ -131,7 +143,15 @@ class TextPane {
     return this.run.when[i] >= 0 && (mine !== theirs || (mine && this.run.token[i] !== other.token[i]));
   }
 
-  draw(i, n, state, role, seen) { // position i, in the n-th span
+  draw(i, n, state, role, seen, wrong) { // position i, in the n-th span, with what a rejected draft had there
+    this.fill(i, n, state, role, seen);
+    if (wrong === undefined) return;
+    const draft = drafted(this.run, wrong);
+    this.spans[n].append(make("span", "fd-rejected", draft));
+    this.spans[n].title += `; a rejected draft had ${draft} here`;
+  }
+
+  fill(i, n, state, role, seen) {
     const { run } = this, span = this.spans[n];
     this.state[n] = state;
     span.className = `fd-token fd-${state.split("|")[0]}`;
@@ -177,7 +197,7 @@ class MapPane {
     this.node.setAttribute("aria-label", `decisions of ${run.layers} layers in ${run.forwards} forwards`);
     this.row = 10;
     this.left = 42;
-    this.top = 18;
+    this.top = run.drafted ? 28 : 18; // room for a + under the letter of an accepted draft
     this.bottom = this.top + run.layers * this.row;
     this.height = this.bottom + 30; // numbers and name of the axis below
     this.node.style.height = `${this.height}px`;
@@ -210,6 +230,7 @@ class MapPane {
       context.font = f === at ? "bold 11px sans-serif" : "10px sans-serif";
       context.fillStyle = colours.ink;
       context.fillText(KIND[run.kinds[f]] ?? "?", x + w / 2, 12);
+      if (run.draft[f] > 0) context.fillText("+", x + w / 2, 23);
       for (let l = 0; l < run.layers; l++)
         mark(context, run.decisions[f * run.layers + l], x, top + l * row, w, row - 1, colours);
       if (run.block_step[f] === 0) { context.fillStyle = colours.ink; context.fillRect(x - 1, 2, 1, this.bottom); }
@@ -247,6 +268,11 @@ function facts(run, step, layer) { // what there is to say of the selected forwa
   for (let i = 0; i < run.when.length; i++) if (run.when[i] === at && run.role[i] > 0) fresh.push(i);
   rows.push(["appears", fresh.map((i) => `\u201c${piece(run, run.token[i])}\u201d` + (Number.isNaN(run.confidence[i])
     ? " (carried over)" : ` ${run.confidence[i].toFixed(3)}`)).join(", ") || "nothing"]);
+  if (run.drafted) {
+    const wrong = [...(run.wrong.get(at) ?? [])].map(([i, token]) => `\u201c${drafted(run, token)}\u201d at ${i}`).join(", ");
+    const own = run.draft[at] > 0 ? `draft ${run.draft[at]} accepted` : "not drafted";
+    rows.push(["draft", own + (wrong ? `; the next one rejected: ${wrong}` : "")]);
+  }
   const known = run.detail[cell] < 0 ? {} : Object.fromEntries(run.detail_columns.map((name, i) => [name, run.detail_rows[run.detail[cell]][i]]));
   const said = known.reason ? `: ${known.reason}` : "", sliced = known.slice_start != null, far = run.distance[cell];
   rows.push([`layer ${layer}`, DECISION[run.decisions[cell]] + said]);

@@ -68,6 +68,20 @@ class Recording:
         return positions(self)
 
     @cached_property
+    def rejected(self) -> list[tuple[int, int, int]]:
+        """Tokens of rejected drafts (policy verify): forward, absolute position, token; [] where none was kept."""
+        if "rejected" not in self.steps:
+            return []
+        return [(int(forward), int(start) + int(offset), int(token)) for forward, start, pairs in
+                zip(self.steps["forward"], self.steps["start"], self.steps["rejected"], strict=True)
+                for offset, token in pairs]
+
+    @cached_property
+    def drafts(self) -> NDArray[np.int32]:
+        """[F] how many steps ahead a forward was drafted and accepted (policy verify); 0: the row's own state."""
+        return np.asarray(self.steps.get("draft", np.zeros(len(self.steps))), np.int32)
+
+    @cached_property
     def decisions(self) -> NDArray[np.uint8]:
         """[F, layers] index in CODES."""
         codes = np.zeros((len(self.steps), self.meta["layers"]), np.uint8)
@@ -94,7 +108,8 @@ def title(reuse: Reuse, revision: str | Revision) -> str:
     """`k2 middle output, fixed`; for k=1 the revision alone is worth naming."""
     name = revision if isinstance(revision, str) else revision.name
     layers = reuse.layers if isinstance(reuse.layers, str) else ",".join(map(str, reuse.layers or ()))
-    return f"k{reuse.k} {layers} {Path(reuse.policy).stem}, {name}" if reuse.active else f"k1, {name}"
+    what = " ".join(filter(None, (f"k{reuse.k}", layers, Path(reuse.policy).stem)))      # policy verify has no layers
+    return f"{what}, {name}" if reuse.active else f"k1, {name}"
 
 
 def of_recorder(recorder: Recorder) -> Recording:

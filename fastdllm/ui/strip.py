@@ -22,6 +22,7 @@ KINDS = {"prefill": "P", "full": "F", "small": "S", "commit": "C", "replay": "R"
 # A place is coloured by its confidence; where it has none, and where it ends the answer, by its role.
 BY_ROLE = {"prompt": "#c9c9c9", "unmasked": "#ffffff", "carried": "#56B4E9", "stop": "#D55E00", "cut": "#e6e6e6"}
 NAMED = {"prompt": "prompt", "carried": "carried over (>)", "stop": "stop (■)"}
+REJECTED = {"edgecolor": "#D55E00", "linewidth": 1.4}      # outline of a rejected draft's token, struck through
 DIFFERS = {"color": "#000000", "linewidth": 1.6, "linestyle": (0, (4, 2))}
 WINDOW = 160                                       # forwards that a figure shows
 PROMPT = 8                                         # of its last positions are shown
@@ -51,7 +52,8 @@ def figure(run: Recording, first: int = 0, window: int = WINDOW, mark: int | Non
     above, below = drawn.subplots(2, 1, sharex=True, height_ratios=heights)
     if len(shown):
         draw_text(above, run, shown, first, last, 72 * heights[0] / len(shown))
-        above.legend(handles=signs(mark), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8, frameon=False)
+        above.legend(handles=signs(mark, bool(run.rejected)), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3,
+                     fontsize=8, frameon=False)
     else:
         above.set_axis_off()
     draw_map(below, run, first, last)
@@ -68,8 +70,10 @@ def described(run: Recording) -> str:
     counts = np.bincount(run.decisions.ravel(), minlength=len(CODES))
     decided = ", ".join(f"{name} {counts[code]}" for code, name in enumerate(CODES) if name and counts[code])
     ended = f", ended by {run.result['finish']}" if run.result else ""
+    accepted, wrong = np.count_nonzero(run.drafts), len(run.rejected)
+    drafted = f"; {accepted} forwards from accepted drafts, {wrong} tokens of rejected ones" * bool(accepted or wrong)
     return (f"Denoising and decision map of {run.title}: {len(run.steps)} forwards{ended}; layer calls: "
-            f"{decided or 'not wrapped'}")
+            f"{decided or 'not wrapped'}{drafted}")
 
 
 def last_positions(run: Recording, first: int, last: int) -> np.ndarray:
@@ -107,16 +111,29 @@ def draw_text(axes: Axes, run: Recording, shown: np.ndarray, first: int, last: i
         ticks = [i for i, p in enumerate(shown) if p % run.meta["block"] == 0]
         axes.set_yticks(ticks, [str(shown[i]) for i in ticks], fontsize=9)
         axes.set_ylabel("position")
+    draw_rejected(axes, run, shown, first, last)
     for i in np.flatnonzero(role == ROLES.index("stop")).tolist():
         axes.axhline(i, color=BY_ROLE["stop"], linewidth=0.8, linestyle=":")
     axes.tick_params(labelbottom=False, length=0)
     axes.figure.colorbar(image, ax=axes, label="confidence when unmasked", pad=0.01, fraction=0.03, shrink=0.6)
 
 
-def signs(mark: int | None) -> list[Artist]:
+def draw_rejected(axes: Axes, run: Recording, shown: np.ndarray, first: int, last: int) -> None:
+    """Outline and strike through what a draft had wrong, in the column of the forward that rejected it."""
+    for forward, position, _ in run.rejected:
+        if first <= forward < last and len(shown) and shown[0] <= position <= shown[-1]:
+            row = position - int(shown[0])
+            axes.add_patch(Rectangle((forward - 0.5, row - 0.5), 1, 1, fill=False, **REJECTED))
+            axes.plot([forward - 0.5, forward + 0.5], [row, row], color=REJECTED["edgecolor"],
+                      linewidth=REJECTED["linewidth"])
+
+
+def signs(mark: int | None, rejected: bool = False) -> list[Artist]:
     """What the legend of the text explains."""
     handles: list[Artist] = [Patch(facecolor=BY_ROLE[name], label=label) for name, label in NAMED.items()]
     handles.append(Patch(facecolor="white", edgecolor="#777", label="masked"))
+    if rejected:
+        handles.append(Patch(facecolor="none", label="rejected draft (−)", **REJECTED))
     if mark is not None:
         handles.append(Line2D([], [], label=f"first difference: forward {mark + 1}", **DIFFERS))
     return handles
@@ -147,7 +164,8 @@ def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
         axes.set_xticks(range(first, last), forward_labels(run, first, last), fontsize=9 if last - first <= 80 else 7,
                         family="DejaVu Sans Mono")
     axes.tick_params(length=0)
-    axes.set_xlabel("forward, counted from 1: P prefill, F full, S small, C commit, R replay")
+    axes.set_xlabel("forward, counted from 1: P prefill, F full, S small, C commit, R replay"
+                    + ("\n+ from an accepted draft" if run.drafts.any() else ""))
     names = [name or "not wrapped" for name in CODES]
     handles = [Patch(facecolor=COLOURS[code], hatch=HATCHES[code] * 2, edgecolor="#333", linewidth=0.3,
                      label=names[code]) for code in sorted(set(part.ravel().tolist()))]
@@ -155,7 +173,10 @@ def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
 
 
 def forward_labels(run: Recording, first: int, last: int) -> list[str]:
-    """A letter for every forward; below it, every 5 or 10 forwards, its number."""
+    """A letter for every forward, a + below an accepted draft's; then, every 5 or 10 forwards, the number."""
     every = 5 if last - first <= 80 else 10
     letters = [KINDS.get(kind, "?") for kind in run.steps["kind"].iloc[first:last]]
+    if run.drafts.any():
+        signed = zip(letters, run.drafts[first:last], strict=True)
+        letters = [f"{letter}\n{'+' if draft else ' '}" for letter, draft in signed]
     return [f"{letter}\n{i}" if i % every == 0 or i == 1 else letter for i, letter in enumerate(letters, first + 1)]

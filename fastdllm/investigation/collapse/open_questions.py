@@ -24,6 +24,8 @@ from fastdllm.tasks import Problem, Task
 
 SUBSETS = ("first", "middle", "last")
 BLOCK = 32
+REVISIONS, KS = ("8e18baac", "26d6179"), (2, 3)      # of the totals over the subsets that the benchmarks measure
+MODULE_CASES = (("float32", False), ("float16", False), ("float16", True), ("bfloat16", False), ("bfloat16", True))
 
 
 def published_gap(batch: str = "jan_full", task: str = "gsm8k") -> dict[str, float]:
@@ -63,7 +65,7 @@ def baseline_variants(lm: LM, task: Task, problems: Sequence[Problem], threshold
 
 
 def totals_by_subset(lm: LM, prompts: Sequence[list[int]], ks: Iterable[int], decoding: Decoding, *,
-                     revisions: Iterable[str] = ("8e18baac", "26d6179"), batch_size: int = 32) -> pd.DataFrame:
+                     revisions: Iterable[str] = REVISIONS, batch_size: int = 32) -> pd.DataFrame:
     """Token totals over the subsets, one row per revision and k, and how many outputs differ from `first`'s.
 
     Runs on the eager executor, layer by layer as the published code does.
@@ -91,6 +93,21 @@ def _eager(lm: LM, prompts: Sequence[list[int]], decoding: Decoding, reuse: Reus
         pass
     done = sorted((finish(lm, row, rules.find_stop) for row in engine.finished), key=lambda result: result.row)
     return [result.tokens for result in done]
+
+
+def not_measured(modules: pd.DataFrame) -> str:
+    """What of `benchmarks.half_precision_modules` did not run, named; "nothing" where all did.
+
+    modules: `prior_results.half_precision_modules`.
+    """
+    measured = set(modules[["dtype", "autocast", "revision", "k"]].itertuples(index=False, name=None))
+    missing = []
+    for dtype, autocast in MODULE_CASES:
+        case = f"{dtype} under autocast" if autocast else dtype
+        left = [f"{case} at {revision}, k={k}" for revision in REVISIONS for k in KS
+                if (dtype, autocast, revision, k) not in measured]
+        missing += [case] if len(left) == len(REVISIONS) * len(KS) else left
+    return "; ".join(missing) or "nothing"
 
 
 def january_totals() -> pd.DataFrame:

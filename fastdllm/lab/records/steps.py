@@ -97,7 +97,7 @@ def meta(lm: LM, prompts: Mapping[int, Sequence[int]], steps: Sequence[Step], de
     """What the numbers of a steps table mean, as plain JSON values. `results` may lack unfinished rows."""
     rules = resolve(lm, decoding, reuse, revision)
     used = {token for ids in prompts.values() for token in ids} | {rules.mask_id}
-    used |= {token for step in steps for token in step.tokens}
+    used |= {token for step in steps for token in (*step.tokens, *(wrong for _, wrong in step.rejected))}
     used |= {token for result in results.values() for token in result.tokens}
     return {
         "model": lm.name, "layers": lm.config.num_hidden_layers, "block": rules.block, "small": rules.small,
