@@ -1,7 +1,9 @@
 """The policy front of notebook 09: what the table holds, the area under it, and the predicted time of `verify`."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +89,19 @@ def test_areas_of_families_begin_with_the_same_point(tmp_path):
     assert table.loc["verify", "AUP"] == pytest.approx(table.loc["token", "AUP"])
 
 
-# -- the predicted time of `verify`
+# -- `verify`: its measurements, and the predicted time
+
+def test_the_page_has_the_measured_numbers():
+    page = (Path(__file__).parent.parent / "docs" / "verify.md").read_text()
+    cells = [line.split("|")[2:-1] for line in page.splitlines() if line.startswith("|")][2:]
+    runs = verify_measurements.runs()
+    runs = runs[(runs["k"] > 1) & (runs["dtype"] == "bfloat16")]
+    written = [[float(cell) for cell in line] for line in cells if len(line) == 3]
+    longer = runs.groupby(["threshold", "k"], as_index=False).first()
+    for at, (threshold, column) in enumerate((t, c) for t in (0.9, 1.0) for c in ("forwards_saved", "speedup")):
+        assert written[at] == pytest.approx(longer.loc[longer["threshold"] == threshold, column].tolist(), abs=0.0051)
+    exact = verify_measurements.runs().query("dtype == 'float32' and k > 1")
+    assert "({:.2f}, {:.2f} and {:.2f} times the tokens/s at threshold 0.9)".format(*exact["speedup"]) in page
 
 def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
     """A record's drafts by kind give nearly what the widths of its passes give; they were counted on the GPU."""
@@ -97,7 +111,7 @@ def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
     base, drafted = runs[0]["widths"], [line for line in runs if line["k"] > 1]
     assert len(drafted) == 3
     for run in drafted:
-        record = SimpleNamespace(
+        record: Any = SimpleNamespace(
             parameters=SimpleNamespace(decoding=SimpleNamespace(small_block=8, block_size=None)),
             forwards_run=run["forwards_run"], nfe={"prefill": base["0"], "small": base["8"], "full": base["32"]},
             drafts=[SimpleNamespace(kind=name.split(" ", 2)[2], **count) for name, count in run["drafts"].items()])
