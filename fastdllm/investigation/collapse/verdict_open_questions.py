@@ -63,8 +63,8 @@ def counted(differ: int, of: int) -> str:
     return f"{differ} of {of}" if of else "not measured"
 
 
-@claim(holds="**Totals over the subsets**: rounding alone can explain them. Answers differing in half precision: {ours} "
-             "on our path, {theirs} in transformers' order of operations; float32: {single}.",
+@claim(holds="**Totals over the subsets**: rounding alone can explain them. Answers differing in half precision: "
+             "{ours} on our path, {theirs} in transformers' order of operations; float32: {single}.",
        fails="**Totals over the subsets**: open. Answers differing in half precision: {ours} on our path, {theirs} in "
              "transformers' order of operations; float32: {single}.",
        unknown="**Totals over the subsets**: open, half precision was not measured. Answers differing in float32: "
