@@ -60,16 +60,15 @@ def differing(totals: pd.DataFrame, dtypes: list[str]) -> tuple[int, int]:
 
 def counted(differ: int, of: int) -> str:
     """Answers that differ, of those compared."""
-    return f"{differ} of {of} answers" if of else "not measured"
+    return f"{differ} of {of}" if of else "not measured"
 
 
-@claim(holds="**Totals over the subsets**: rounding alone can explain them. Answers that differ by subset in half "
-             "precision: on our path {ours}; in the order of operations of transformers' modules {theirs}. In float32 "
-             "{single}.",
-       fails="**Totals over the subsets**: open. Answers that differ by subset in half precision: on our path {ours}; "
-             "in the order of operations of transformers' modules {theirs}. In float32 {single}.",
-       unknown="**Totals over the subsets**: open, half precision was not measured. Answers that differ by subset in "
-               "float32: {single}.")
+@claim(holds="**Totals over the subsets**: rounding alone can explain them. Answers differing in half precision: "
+             "{ours} on our path, {theirs} in transformers' order of operations; float32: {single}.",
+       fails="**Totals over the subsets**: open. Answers differing in half precision: {ours} on our path, {theirs} in "
+             "transformers' order of operations; float32: {single}.",
+       unknown="**Totals over the subsets**: open, half precision was not measured. Answers differing in float32: "
+               "{single}.")
 def half_precision_is_enough(totals: pd.DataFrame, modules: pd.DataFrame) -> Decision:
     """Whether answers differ by subset in half precision, on one of the paths, and none does in float32.
 
