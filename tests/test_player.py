@@ -388,13 +388,15 @@ def test_panel_leaves_the_reader_where_they_are(monkeypatch, project):
     ("index", 3.7, "problem: 3.7; allowed: a whole number from 0 to 999"),
     ("index", 99999999, "problem: 99999999; allowed: a whole number from 0 to 999"),
     ("layers", "foo", "</b> <b>layers='foo'; allowed: first, middle, last"),
-    ("policy", "nowhere.py", "</b> <b>policy='nowhere.py': no such file; allowed: output"),
-    ("policy", "foo", "</b> <b>policy='foo'; allowed: output"),
+    ("policy_file", "nowhere.py", "</b> <b>policy='nowhere.py': no such file; allowed: output"),
+    ("policy_file", "foo", "</b> <b>policy='foo'; allowed: output"),
     ("block", 8, "</b> <b>small block=16; allowed: a divisor of the block size 8")])
 def test_panel_names_fields_as_they_are_labelled(field, value, message):
     made = Panel("tiny")
     controls = made.controls.__dict__
     controls["small_block"].value = 16
+    if field == "policy_file":
+        controls["policy"].value = form.OWN_POLICY
     {**controls, "index": made.index}[field].value = value
     made.start()
     assert message in said_by(made) and made.run is None and not made.job.running
