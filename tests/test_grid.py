@@ -241,7 +241,7 @@ def test_reuse_that_cannot_act_is_not_applicable(tmp_path):
     assert "likelihood" in configurations["mmlu/k2_first_block_cache"].not_applicable
     assert "block cache" in configurations["arithmetic/k2_first_no_block_cache"].not_applicable
     assert configurations["arithmetic/k2_first_block_cache"].not_applicable is None
-    with pytest.raises(ValueError, match="reuses nothing"):
+    with pytest.raises(ValueError, match="nothing could be reused"):
         Parameters.of(k=2, layers="first", block_cache=False)
 
 
