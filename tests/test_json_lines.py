@@ -44,7 +44,8 @@ def test_a_damaged_line_is_named(content, line, tmp_path):
 
 def test_samples_of_a_record_stay_whole(tmp_path):
     record = records.read(PUBLISHED)
-    rows = [{"id": str(index), "output": text, "correct": {record.metric: True}, "tokens": 3, "seconds": 0.5}
+    rows = [{"id": str(index), "output": text, "correct": {record.metric: True}, "tokens": 3, "seconds": 0.5,
+             "nfe": record.nfe, "decisions": record.decisions}
             for index, text in enumerate(TEXTS)]
     shutil.copy(PUBLISHED / records.SUMMARY, tmp_path)
     (tmp_path / records.SAMPLES).write_text(lines(rows), encoding="utf-8")
