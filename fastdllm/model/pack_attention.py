@@ -19,6 +19,7 @@ if AVAILABLE:
     import triton
     import triton.language as tl
 
+    from fastdllm.model.attention import gathered
     from fastdllm.model.kernels import follow
 
 
@@ -96,29 +97,8 @@ if AVAILABLE:
                 top = new
             done = True
             if SPLIT:
-                group = row * HEADS + head
-                size: tl.constexpr = W * (D + 2)
-                mine = parts + (group * tl.num_programs(2) + stretch) * size
-                tl.store(mine + i[:, None] * D + d[None, :], mixed)
-                tl.store(mine + W * D + i, top)
-                tl.store(mine + W * D + W + i, total)
-                tl.debug_barrier()
-                stretches = tl.cdiv(end, span)
-                done = tl.atomic_add(arrived + group, 1, sem="acq_rel") == stretches - 1
-                if done:
-                    top = tl.full([W], -1e30, tl.float32)
-                    total = tl.zeros([W], tl.float32)
-                    mixed = tl.zeros([W, D], tl.float32)
-                    for part in range(0, stretches):
-                        theirs = parts + (group * tl.num_programs(2) + part) * size
-                        peak = tl.load(theirs + W * D + i, cache_modifier=".cg")
-                        new = tl.maximum(top, peak)
-                        total = total * tl.exp(top - new) + tl.load(theirs + W * D + W + i,
-                                                                    cache_modifier=".cg") * tl.exp(peak - new)
-                        mixed = mixed * tl.exp(top - new)[:, None] + tl.load(
-                            theirs + i[:, None] * D + d[None, :], cache_modifier=".cg") * tl.exp(peak - new)[:, None]
-                        top = new
-                    tl.store(arrived + group, 0)
+                done, mixed, total = gathered(mixed, top, total, parts, arrived, row * HEADS + head, stretch, end, span,
+                                              i, d, W, D)
             if done:
                 tl.store(out + ((row * width + i) * HEADS + head)[:, None] * D + d[None, :],
                          (mixed / total[:, None]).to(kind), mask=live[:, None])
