@@ -313,6 +313,20 @@ def test_the_fast_executor_is_taken_where_it_can_be(golden):
         assert isinstance(engine.turn, Verify) and isinstance(engine.executor, Together) == kind
 
 
+def test_what_the_kernels_read_is_contiguous_for_any_number_of_rows(golden, golden_prompts):
+    """They count on it; the integers of a row come to the device side by side."""
+    prompts = [golden_prompts[name] for name in ("p5", "p33", "p64")]
+    engine, ids = build(golden, prompts, Decoding(mask_id=511, stop_ids=(), max_new_tokens=40), verify(2), "fixed",
+                        Execution(executor="fast", batch_size=3), None)
+    ops, seen = engine.executor.graphs.ops, []
+    begin = ops.begin
+    ops.begin = lambda batch: (seen.append(batch), begin(batch))
+    list(engine.steps(iter(enumerate(ids))))
+    assert {1, 2} <= {batch.rows for batch in seen}
+    for batch in seen:
+        assert all(part.is_contiguous() for part in (batch.slots, batch.positions, batch.places, batch.sees))
+
+
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 

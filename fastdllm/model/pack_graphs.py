@@ -40,8 +40,10 @@ class PackGraphs(Graphs):
         """Tokens, confidence and a flag without meaning, each [rows, read], from data [rows, sum(parts(shape))]."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, tokens, positions, places, sees, where = data.split_with_sizes(parts(shape), 1)
-        batch = PackPositions(rows, width, slots.reshape(-1), positions.contiguous(), places.reshape(-1),
-                              sees.reshape(rows, width, STRETCHES, 2), shape.shared)
+        # the kernels read each of these as if nothing else lay between its rows
+        batch = PackPositions(rows, width, slots.reshape(-1).contiguous(), positions.contiguous(),
+                              places.reshape(-1).contiguous(), sees.reshape(rows, width, STRETCHES, 2).contiguous(),
+                              shape.shared)
         self.ops.begin(batch)
         hidden = self.network.model.embed_tokens(tokens).view(rows * width, -1)
         last = self.network.config.num_hidden_layers - 1

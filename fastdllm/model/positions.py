@@ -26,7 +26,7 @@ STRETCHES = 4        # of a slot's cache that a token of a pack may see
 
 @dataclass(frozen=True, eq=False)
 class PackPositions:
-    """Where each token of some packs stands: all tensors on the device. R rows, w tokens each."""
+    """Where each token of some packs stands: all tensors on the device, contiguous. R rows, w tokens each."""
 
     rows: int
     width: int
