@@ -28,17 +28,17 @@ import torch
 
 import fastdllm
 from fastdllm import Decoding, Execution, Reuse
-from fastdllm.decode.drafts import Memory
+from fastdllm.decode.drafts import Memory, OldLogits, chain
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
-from fastdllm.decode.loop import Engine
-from fastdllm.decode.pack_executor import Together
+from fastdllm.decode.loop import PLAIN, Engine
+from fastdllm.decode.pack_executor import OneByOne, Together
 from fastdllm.decode.packs import Layout, Pack, State
-from fastdllm.decode.policies import ReusePlan
 from fastdllm.decode.step import Forward
+from fastdllm.investigation.speed.measure import seconds_of, synchronise
+from fastdllm.lab import atomic
 from fastdllm.model.lm import LM
 
-PLAIN = ReusePlan("bypass", "no policy")
 PREFIX = 256
 
 
@@ -46,18 +46,12 @@ def device_name(lm: LM) -> str:
     return torch.cuda.get_device_name() if lm.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def wait(lm: LM) -> None:
-    if lm.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def prompts(lm: LM, data: Path | None, field: str, limit: int) -> list[list[int]]:
     """Token ids of the first questions of a JSON or JSON-lines file, or of the embedded task."""
     if data is None:
         from fastdllm import tasks
         return [lm.encode(problem.prompt) for problem in tasks.get("arithmetic").problems(limit)]
-    text = data.read_text(encoding="utf-8")
-    rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+    rows = json.loads(data.read_text(encoding="utf-8")) if data.suffix == ".json" else atomic.json_lines(data)
     return [lm.encode(row[field]) for row in rows[:limit]]
 
 
@@ -76,7 +70,7 @@ def widths_of(engine: Engine) -> Counter[int]:
         widths.update(0 if forward.kind == "prefill" else forward.width for forward in forwards)
         return run(forwards, plans)
 
-    replaced: Any = of_packs if isinstance(executor, Together) else of_forwards
+    replaced: Any = of_packs if isinstance(executor, (Together, OneByOne)) else of_forwards
     executor.run = replaced
     return widths
 
@@ -88,11 +82,11 @@ def decode(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse) -> di
         pass
     engine.finished.clear()
     widths = widths_of(engine)
-    wait(lm)
+    synchronise(lm.device)
     began = time.perf_counter()
     for _ in engine.steps(iter(enumerate(ids))):
         pass
-    wait(lm)
+    synchronise(lm.device)
     seconds = time.perf_counter() - began
     rows = [row.result("") for row in sorted(engine.finished, key=lambda row: row.index)]
     kinds: dict[str, list[int]] = {}
@@ -126,22 +120,14 @@ def forward(kind: str, start: int, width: int, slot: int = 0) -> Forward:
     """A forward of a small block or a block behind a prefix."""
     block = start // 32 * 32
     return Forward(row=0, slot=slot, index=0, kind=kind, block=block // 32, small_block=(start - block) // 8, step=0,
-                   start=start, tokens=tuple(range(1000 % 400, 1000 % 400 + width)), end=block + 32,
+                   start=start, tokens=tuple(range(200, 200 + width)), end=block + 32,
                    read=tuple(range(8)), masked=(True,) * 8,
                    replace_position=start - block if kind == "small" else None, offset=start - block)
 
 
 def timed(lm: LM, call: Any, repeats: int) -> float:
     """Median milliseconds of a call."""
-    call()
-    spent = []
-    for _ in range(repeats):
-        wait(lm)
-        began = time.perf_counter()
-        call()
-        wait(lm)
-        spent.append((time.perf_counter() - began) * 1e3)
-    return median(spent)
+    return median(seconds_of(call, lm.device, repeats)) * 1e3
 
 
 def rows(lm: LM, repeats: int = 40) -> Iterator[dict[str, Any]]:
@@ -187,7 +173,6 @@ def predicted(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def host_microseconds(lm: LM, ids: list[int]) -> dict[str, Any]:
     """What drafting costs on the host: microseconds for each chain of depth 3 (the device is idle meanwhile)."""
-    from fastdllm.decode.drafts import OldLogits, chain
     engine, _ = build(lm, [ids], Decoding(threshold=1.0, max_new_tokens=64), Reuse(), "fixed", Execution(), None)
     steps = engine.steps(iter([(0, ids)]))
     while next(steps).kind != "small":

@@ -97,9 +97,9 @@ def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, A
         captured = executor.graphs.captured.get(shape)
         ms = 1e3 * (device_seconds(captured.graph.replay, 30) if captured
                     else best_seconds(lambda shape=shape, data=data: executor.graphs.run(shape, data), lm.device, 3))
-        moved = cost_model.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32)
+        moved = cost_model.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32, item=lm.dtype.itemsize)
         predicted = cost_model.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,
-                                          visible=PREFIX + 32) * 1e3
+                                               visible=PREFIX + 32, item=lm.dtype.itemsize) * 1e3
         rows.append({"kind": kind, "layers": layers, "batch": batch, "ms": ms, "bytes": moved,
                      "gb_per_second": moved / ms / 1e6, "share_of_copy": moved / ms * 1e3 / bandwidth,
                      "predicted_ms": predicted})

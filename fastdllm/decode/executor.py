@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -119,14 +120,28 @@ class Eager:
 
     def diagnose(self, bad: Forward, cache: Cache) -> str:
         """Run a forward again, alone, on `cache`, and name the first layer whose output is not finite."""
-        where = f"row {bad.row}, block {bad.block}, step {bad.step}, {bad.kind} forward"
-        broken: list[int | None] = []
-
-        def look(hidden: Tensor, point: HookPoint) -> None:
-            if not hidden.isfinite().all():
-                broken.append(point.layer)
-
-        with self.network.hooks({"layers.*.output": look}):
+        def again() -> None:
             self.network(torch.tensor([bad.tokens], device=self.network.device), self._context([bad]), cache)
-        first = f"layer {broken[0]}" if broken else "the final norm or lm_head"
-        return f"logits are not finite: first in {first}, {where}"
+        return first_not_finite(self.network, bad, again)
+
+
+def first_not_finite(network: Network, bad: Forward, again: Callable[[], object]) -> str:
+    """What is wrong with a forward whose logits are not finite: `again` runs it, and layers' outputs are looked at."""
+    broken: list[int | None] = []
+
+    def look(hidden: Tensor, point: HookPoint) -> None:
+        if not hidden.isfinite().all():
+            broken.append(point.layer)
+
+    with network.hooks({"layers.*.output": look}):
+        again()
+    first = f"layer {broken[0]}" if broken else "the final norm or lm_head"
+    return (f"logits are not finite: first in {first}, row {bad.row}, block {bad.block}, step {bad.step}, "
+            f"{bad.kind} forward")
+
+
+def no_hooks(network: Network) -> None:
+    """Raises RuntimeError where hooks came after a fast executor began: it has no points to call them at."""
+    if network.hook_points.listeners:
+        raise RuntimeError("hooks were attached while the fast executor decodes, which has no points to call them "
+                           "at; allowed: attach them before decoding begins, or executor='eager'")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastdllm.decode.executor import Eager, group
+from fastdllm.decode.drafts import choose
+from fastdllm.decode.executor import Eager, group, no_hooks
 from fastdllm.decode.policies import OutputPolicy, ReplayPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.model.errors import NonFiniteLogits
@@ -65,9 +66,7 @@ class Fast:
     def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits, and RuntimeError where hooks came after the start."""
         first, plan = forwards[0], plans[0]
-        if self.network.hook_points.listeners:
-            raise RuntimeError("hooks were attached while the fast executor decodes, which has no points to call them "
-                               "at; allowed: attach them before decoding begins, or executor='eager'")
+        no_hooks(self.network)
         if plan.skip:
             return [self._replay(forward) for forward in forwards]
         if self.policy is None or first.small_block is None:
@@ -135,9 +134,6 @@ class Fast:
         """Sample the last predictions again; no device is involved."""
         offset = forward.replace_position or 0
         pairs = [self.predicted[forward.slot][offset + i] for i in forward.read]
-        open_ = [value if masked else float("-inf")
-                 for (_, value), masked in zip(pairs, forward.masked, strict=True)]
-        best = open_.index(max(open_))
-        return Prediction(tuple(int(token) for token, _ in pairs), tuple(value for _, value in pairs),
-                          tuple(masked and (value > self.threshold or i == best)
-                                for i, (value, masked) in enumerate(zip(open_, forward.masked, strict=True))))
+        confidence = tuple(value for _, value in pairs)
+        return Prediction(tuple(int(token) for token, _ in pairs), confidence,
+                          choose(confidence, forward.masked, self.threshold))

@@ -76,11 +76,11 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Dec
         raise ValueError(f"numbers: {len(set(numbers))} different ones; "
                          f"allowed: one for each of {len(prompts)} prompts")
     made, ids = engines(lm, prompts, decoding, reuse, revision, execution.given(keywords), trace)
-    queue, rules = iter(zip(numbers or range(len(ids)), ids, strict=True)), made[0].rules
+    queue = iter(zip(numbers or range(len(ids)), ids, strict=True))
     if len(made) > 1:
         with closing(rows_in_threads(made, queue)) as rows:      # a caller who stops early ends the threads
             for row in rows:
-                yield finish(lm, row, rules.find_stop, made[0].executor_name)
+                yield finish(made[0], row)
         return
     yield from rows_of(made[0], queue)
 
@@ -89,15 +89,16 @@ def rows_of(engine: Engine, prompts: Iterator[tuple[int, list[int]]]) -> Iterato
     """Drain an engine: its rows as they finish."""
     for _ in engine.steps(prompts):
         while engine.finished:
-            yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop, engine.executor_name)
+            yield finish(engine, engine.finished.pop(0))
     while engine.finished:
-        yield finish(engine.lm, engine.finished.pop(0), engine.rules.find_stop, engine.executor_name)
+        yield finish(engine, engine.finished.pop(0))
 
 
-def finish(lm: LM, row: Row, stop: object, executor: str = "eager") -> RowResult:
-    """The result of a finished row, its text cut before a stop string; `executor` is the name of what ran it."""
-    text = lm.decode(row.generated)
-    return replace(row.result(stop.cut(text) if isinstance(stop, StopStrings) else text), executor=executor)
+def finish(engine: Engine, row: Row) -> RowResult:
+    """The result of a row that this engine (or one like it) finished, its text cut before a stop string."""
+    text, stop = engine.lm.decode(row.generated), engine.rules.find_stop
+    return replace(row.result(stop.cut(text) if isinstance(stop, StopStrings) else text),
+                   executor=engine.executor_name)
 
 
 def generate(lm: LM, prompts: Sequence[Prompt], *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),

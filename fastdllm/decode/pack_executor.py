@@ -7,14 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastdllm.decode.packs import MOST_STRETCHES, Layout, Pack, Reading, Segment, State
+from fastdllm.decode.executor import first_not_finite, no_hooks
+from fastdllm.decode.packs import Layout, Pack, Reading, Segment, State
 from fastdllm.decode.sampling import predict
 from fastdllm.model.cache import Cache, Context
 from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.graphs import Shape
-from fastdllm.model.hooks import HookPoint
 from fastdllm.model.network import Network
 from fastdllm.model.pack_graphs import PackGraphs
+from fastdllm.model.positions import STRETCHES
 
 
 class PackExecutor(Protocol):
@@ -73,17 +74,9 @@ class OneByOne:
 
     def diagnose(self, slot: int, state: State, cache: Cache) -> NonFiniteLogits:
         """As `not_finite`, on any cache of this layout."""
-        forward, broken = state.forward, list[int | None]()
-
-        def look(hidden: Tensor, point: HookPoint) -> None:
-            if not hidden.isfinite().all():
-                broken.append(point.layer)
-
-        with torch.inference_mode(), self.network.hooks({"layers.*.output": look}):
-            self._hidden(slot, state, cache)
-        first = f"layer {broken[0]}" if broken else "the final norm or lm_head"
-        return NonFiniteLogits(f"logits are not finite: first in {first}, row {forward.row}, block {forward.block}, "
-                               f"step {forward.step}, {forward.kind} forward")
+        with torch.inference_mode():
+            return NonFiniteLogits(first_not_finite(self.network, state.forward,
+                                                    lambda: self._hidden(slot, state, cache)))
 
 
 class Together:
@@ -99,9 +92,7 @@ class Together:
 
     def run(self, packs: list[Pack]) -> list[list[Reading]]:
         """For each pack a reading of each state. Raises RuntimeError where hooks came after the start."""
-        if self.network.hook_points.listeners:
-            raise RuntimeError("hooks were attached while the fast executor decodes, which has no points to call them "
-                               "at; allowed: attach them before decoding begins, or executor='eager'")
+        no_hooks(self.network)
         groups: dict[tuple[str, int], list[int]] = {}
         for index, pack in enumerate(packs):
             groups.setdefault(self._key(pack), []).append(index)
@@ -156,7 +147,7 @@ class Together:
         """A row's data as `pack_graphs.parts` says, without what is read; idle tokens write to the spare slot."""
         tokens, positions, places, sees = list[int](), list[int](), list[int](), list[int]()
         for segment in segments:
-            count, spare = len(segment.tokens), MOST_STRETCHES - len(segment.sees)
+            count, spare = len(segment.tokens), STRETCHES - len(segment.sees)
             tokens += segment.tokens
             positions += range(segment.start, segment.start + count)
             place = slot * self.cache.positions + segment.write
@@ -165,7 +156,7 @@ class Together:
         idle = width - len(tokens)
         trash = (self.cache.slots - 1) * self.cache.positions
         return [slot, *tokens, *[0] * idle, *positions, *[0] * idle, *places, *range(trash, trash + idle),
-                *sees, *([0, 1, *(0, 0) * (MOST_STRETCHES - 1)] * idle)]
+                *sees, *([0, 1, *(0, 0) * (STRETCHES - 1)] * idle)]
 
 
 def reads_everything(pack: Pack) -> bool:

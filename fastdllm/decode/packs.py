@@ -14,7 +14,6 @@ from itertools import pairwise
 from fastdllm.decode.step import Forward
 
 Stretch = tuple[int, int]         # positions of a slot's cache, the end excluded
-MOST_STRETCHES = 4                # that the queries of one segment see
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Segment:
     tokens: tuple[int, ...]
     start: int
     write: int
-    sees: tuple[Stretch, ...]     # at most MOST_STRETCHES; the segment's own keys are among them
+    sees: tuple[Stretch, ...]     # at most STRETCHES (model/positions.py); the segment's own keys are among them
 
 
 @dataclass(frozen=True)

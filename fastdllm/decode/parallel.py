@@ -11,9 +11,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
-from fastdllm.decode.fast import Fast
 from fastdllm.decode.loop import Engine
-from fastdllm.decode.pack_executor import Together
 from fastdllm.decode.row import Row
 from fastdllm.decode.threads import torch_threads
 
@@ -43,7 +41,7 @@ def rows_in_threads(engines: list[Engine], prompts: Iterator[tuple[int, list[int
     Raises ValueError for engines that are not fast ones (a trace is written and a policy's layers are run by one
     thread), and whatever an engine raises.
     """
-    if not all(isinstance(engine.executor, (Fast, Together)) for engine in engines):
+    if not all(engine.executor_name == "fast" for engine in engines):
         raise ValueError(f"threads={len(engines)}; allowed: 1 with the eager executor (a trace, sampling, or a policy "
                          "or revision that the fast one does not do)")
     shared, done = Shared(prompts), SimpleQueue[Row | None]()

@@ -43,10 +43,9 @@ class Verify:
         drafting = share >= 2 * self.rules.small      # else nothing fits, and only what the rule looks at is read
         chains = [chain(row, self.drafter, each.memory, self.depth, share) if drafting else [row.next()]
                   for row, each in zip(rows, kept, strict=True)]
-        readings = self.executor.run([self._pack(each, forwards, drafting)
-                                      for each, forwards in zip(kept, chains, strict=True)])
-        for each, forwards, read in zip(kept, chains, readings, strict=True):
-            yield from self._accept(each, forwards, read)
+        packs = [self._pack(each, forwards, drafting) for each, forwards in zip(kept, chains, strict=True)]
+        for each, pack, read in zip(kept, packs, self.executor.run(packs), strict=True):
+            yield from self._accept(each, pack, read)
 
     def _kept(self, row: Row) -> Verified:
         each = self.live.get(row.slot)
@@ -54,23 +53,19 @@ class Verify:
             each = self.live[row.slot] = Verified(row)
         return each
 
-    def _area(self, each: Verified, depth: int) -> int:
-        """Where the draft of a depth puts its keys: no two states of a pack share an area."""
-        return (each.area + depth) % (self.depth + 1)
-
     def _pack(self, each: Verified, forwards: list[Forward], everything: bool) -> Pack:
-        """Lay out a chain: a small forward looks at the block's keys of the last full forward before it."""
+        """Lay out a chain: no two states share an area, and a small forward looks at that of the last full one."""
         states, home = [], each.area
         for depth, forward in enumerate(forwards):
-            area = self._area(each, depth)
+            area = (each.area + depth) % (self.depth + 1)
             states.append(State(forward, area, home, offsets_read(forward, everything)))
             if forward.kind == "full":
                 home = area
         return Pack(each.row.slot, tuple(states))
 
-    def _accept(self, each: Verified, forwards: list[Forward], readings: list[Reading]) -> Iterator[Step]:
+    def _accept(self, each: Verified, pack: Pack, readings: list[Reading]) -> Iterator[Step]:
         """Take in the real state's prediction, then those of the drafts up to the first wrong one."""
-        row, base = each.row, each.area
+        row, forwards = each.row, [state.forward for state in pack.states]
         row.forwards_run += 1
         for depth, forward in enumerate(forwards[1:], 1):
             row.count_draft(depth, draft_kind(forwards[depth - 1], forward), offered=1)
@@ -79,11 +74,11 @@ class Verify:
                 row.count_draft(depth, draft_kind(forwards[depth - 1], forward), accepted=1)
             predicted = prediction(forward, reading, self.rules.threshold)
             if any(value != value for value in predicted.confidence):
-                raise self.executor.not_finite(row.slot, State(forward, self._area(each, depth), each.area, ()))
+                raise self.executor.not_finite(row.slot, pack.states[depth])
             step = row.apply(forward, predicted)
             each.memory.update(forward, reading)
             if forward.kind == "full":
-                each.area = (base + depth) % (self.depth + 1)
+                each.area = pack.states[depth].area
             drafted = forwards[depth + 1] if depth + 1 < len(forwards) else None
             right = drafted is not None and not row.finish and row.next() == drafted
             rejected = () if right or drafted is None else guessed(drafted, step)

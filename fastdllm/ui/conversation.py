@@ -150,7 +150,7 @@ class Conversation:
                 if kept < 0:
                     kept = step.start if step.kind == "prefill" else row.prefix
                 if row.finish:
-                    self.result = finish(self.lm, row, engine.rules.find_stop)
+                    self.result = finish(engine, row)
                     said, answered = self.result.text, self.result.tokens
                 elif step.kind == "commit":
                     answered = (row.generated or row.tokens[row.length:])[:row.prefix - row.length]

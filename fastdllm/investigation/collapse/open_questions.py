@@ -91,7 +91,7 @@ def _eager(lm: LM, prompts: Sequence[list[int]], decoding: Decoding, reuse: Reus
     engine = Engine(lm, rules, decoding, reuse, min(batch_size, len(prompts)), positions, executor="eager")
     for _ in engine.steps(iter(enumerate(prompts))):
         pass
-    done = sorted((finish(lm, row, rules.find_stop) for row in engine.finished), key=lambda result: result.row)
+    done = sorted((finish(engine, row) for row in engine.finished), key=lambda result: result.row)
     return [result.tokens for result in done]
 
 

@@ -29,6 +29,11 @@ def synchronise(device: torch.device) -> None:
 
 def best_seconds(call: Callable[[], object], device: torch.device, repeats: int = 8) -> float:
     """The shortest time of a call, after one to warm up: what the device can do, whoever else uses the machine."""
+    return min(seconds_of(call, device, repeats))
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
+    """The time of each of some calls, after one to warm up."""
     call()
     times = []
     for _ in range(repeats):
@@ -37,7 +42,7 @@ def best_seconds(call: Callable[[], object], device: torch.device, repeats: int 
         call()
         synchronise(device)
         times.append(time.perf_counter() - began)
-    return min(times)
+    return times
 
 
 def copy_bandwidth(device: torch.device, gigabytes: float | None = None) -> float:

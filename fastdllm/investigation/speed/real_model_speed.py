@@ -72,9 +72,14 @@ def mix(table: pd.DataFrame, threshold: float = LOW) -> pd.DataFrame:
     return made
 
 
+def scored(shipped: ShippedRecords) -> pd.DataFrame:
+    """The records of tasks that are scored by likelihood."""
+    return shipped.frame[[not generative(task) for task in shipped.frame["task"]]]
+
+
 def likelihood(shipped: ShippedRecords) -> pd.DataFrame:
     """The tasks that are scored by likelihood: right answers, tokens/s, and what the records are of."""
-    frame = shipped.frame[[not generative(task) for task in shipped.frame["task"]]]
+    frame = scored(shipped)
     return pd.DataFrame([{"task": row.task, "model": row.model, "right": f"{row.correct} of {row.n}",
                           "accuracy %": interval_text(row.accuracy, row.low, row.high, scale=100),
                           "choices scored": whole(row.nfe), "seconds": f"{row.seconds:.0f}",
@@ -109,7 +114,7 @@ def a_lower_threshold_beats_reuse(shipped: ShippedRecords, table: pd.DataFrame) 
        unknown="No likelihood task ships.")
 def likelihood_is_above_chance(shipped: ShippedRecords, choices: int = 4) -> Decision:
     """The first likelihood task; above: the whole 95 % interval."""
-    frame = shipped.frame[[not generative(task) for task in shipped.frame["task"]]]
+    frame = scored(shipped)
     if frame.empty:
         return None, {}
     row: dict[str, Any] = frame.iloc[0].to_dict()

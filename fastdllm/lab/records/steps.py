@@ -62,7 +62,7 @@ class Recorder:
     def _collect(self) -> None:
         while self.engine.finished:
             row = self.engine.finished.pop(0)
-            self.results[row.index] = finish(self.lm, row, self.engine.rules.find_stop)
+            self.results[row.index] = finish(self.engine, row)
 
     def meta(self) -> dict[str, Any]:
         """What the numbers of the steps so far mean."""
