@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ from fastdllm.model.cache import Cache
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
+from fastdllm.report import shipped
 
 SEEDS = range(5)
 MASK, STOP = 63, 62
@@ -176,7 +178,7 @@ def test_nothing_separates_equal_decoders(networks):
     assert told.state is None and "no observable separates" in told.text
 
 
-def test_bypass_with_periodic_full_forwards_reuses_nothing_at_k_2_and_no_interaction_is_named():
+def test_bypass_with_periodic_full_forwards_reuses_nothing_at_k_2_and_no_interaction_is_named(tmp_path):
     """Under bypass only small forwards store, and with a full forward on every second step each of them may reuse."""
     decoding = Decoding(threshold=1.0, max_new_tokens=29, small_block=4)
     bypass, refresh = "6c8822f", "6c8822f+on_full_block=refresh"
@@ -187,7 +189,7 @@ def test_bypass_with_periodic_full_forwards_reuses_nothing_at_k_2_and_no_interac
     assert len(result.tokens_by) > 1 and result.tokens_by["on_full_block"][1] == "bypass", "it needs both switches"
     both = result.table[(result.table["full_block_every_k"].astype(bool)) & (result.table["on_full_block"] == "bypass")]
     assert len(both) and (both[verdict_bisection.REUSED] == 0).all()
-    text = verdict_bisection.bisection([("first", result)])
+    text = verdict_bisection.bisection([("first", result)], pd.DataFrame(), shipped.read(tmp_path))
     assert "reuses nothing at this k" in text and "interaction of" not in text
 
 
