@@ -6,6 +6,7 @@ import shlex
 import shutil
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from lab_support import checkpoint, command, invoke, params
 from report_support import fill
@@ -13,6 +14,7 @@ from report_support import fill
 from fastdllm import stats
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
+from fastdllm.lab.records import steps
 from fastdllm.report import cell_report
 from fastdllm.report.comparison import sides
 from fastdllm.report.comparison.pairs import Comparison
@@ -204,6 +206,27 @@ def test_two_records_are_played_beside_each_other_and_part_at_a_named_step(playe
     one = pair("run/k1_middle", "run/k2_middle")
     assert one.first_steps is not None and one.first_steps["id"].tolist() == ["test-0-00000"]
     assert "first differing step" in command("compare", "run/k1_middle", "run/k2_middle")
+
+
+def test_a_pair_reads_each_recording_once(tmp_path, monkeypatch):
+    """Forty problems traced on both sides: as many files are read as for one."""
+    monkeypatch.setenv("FASTDLLM_HOME", str(tmp_path))
+    grid = Grid(experiment="many", output=str(tmp_path / "executed"), limit=40,
+                axes={"k": [1, 2], "layers": ["middle"]})
+    fill(grid)
+    token = {"row": 0, "forward": 0, "block": 0, "kind": "full", "start": 0, "confidence": [0.9] * 4,
+             "small_block": 0, "step": 0}
+    about = {"block": 4, "mask_id": 9, "prompts": {}, "results": {}}
+    for configuration, changed in zip(grid.configurations(), (5, 6), strict=True):
+        lines = [token | {"row": row, "tokens": [1, 2, 3, changed if row % 2 else 4], "unmasked": [True] * 4}
+                 for row in range(40)]
+        steps.write(configuration.directory / steps.STEPS, pd.DataFrame(lines), about)
+        pd.DataFrame({"row": range(40), "layer": 0}).to_parquet(configuration.directory / "trace.parquet")
+    read, table = [], pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, *args, **more: read.append(path) or table(path, *args, **more))
+    parted = pair("many/k1_middle", "many/k2_middle").first_steps
+    assert parted is not None and len(parted) == 40 and parted["forward"].notna().sum() == 20
+    assert 2 <= len(read) <= 4
 
 
 def test_a_run_that_is_no_longer_todays_says_so(played, tmp_path):

@@ -27,11 +27,27 @@ def test_parameters_are_read_without_running_anything(tmp_path):
         notebooks.declared(notebook(tmp_path / "m.ipynb", parameters="x: int = open('/etc/passwd')"))
 
 
-def test_a_parameter_with_an_equals_sign_in_its_value_or_comment_is_read(tmp_path):
-    """papermill's own inspection leaves it out."""
-    lines = 'revision: str = "fixed+run_skipped=true"\nk: int = 2  # step % k != 0\n'
-    names = notebooks.declared(notebook(tmp_path / "n.ipynb", parameters=lines))
-    assert {name: each.default for name, each in names.items()} == {"revision": "fixed+run_skipped=true", "k": 2}
+@pytest.mark.parametrize(("line", "default"), [
+    ('x: str = "fixed+run_skipped=true"', "fixed+run_skipped=true"), ("x: int = 2  # step % k != 0", 2),
+    ("x: int | None = None", None), ('x: str = "a # b"  # a text', "a # b"),
+    ('x: list[str] = ["a",\n  "b"]', ["a", "b"])])
+def test_a_parameter_is_read_as_python_reads_it(tmp_path, line, default):
+    """papermill's own inspection leaves some of them out, or takes another default."""
+    assert notebooks.declared(notebook(tmp_path / "n.ipynb", parameters=line))["x"].default == default
+
+
+@pytest.mark.parametrize("line", ["import os", "print(1)", "x = y = 1", "x, y = 1, 2", "x: int", "x += 1",
+                                  "if True: x = 1", "%matplotlib inline"])
+def test_a_parameters_cell_holds_nothing_else(tmp_path, line):
+    with pytest.raises(ValueError, match=r"(?s)n\.ipynb: parameters cell holds `.+`; allowed: name: type = literal"):
+        notebooks.declared(notebook(tmp_path / "n.ipynb", parameters=f"k: int = 1\n{line}"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"name: value"])
+def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
+    (tmp_path / "n.ipynb").write_bytes(content)
+    with pytest.raises(ValueError, match=r"n\.ipynb: not a notebook"):
+        notebooks.declared(tmp_path / "n.ipynb")
 
 
 @pytest.mark.parametrize(("values", "message"), [

@@ -487,4 +487,8 @@ def test_steps_file_of_several_rows(lm, tmp_path):
     second = recording.load(tmp_path, row=1)
     assert second.prompt == PROMPT[:20] and second.result["tokens"] == recorder.results[1].tokens
     assert set(second.trace["row"]) == {1}
+    rows = recording.Rows(tmp_path)
+    assert list(rows) == [0, 1] and 1 in rows and 2 not in rows
+    assert [player.payload(run) for run in rows.values()] == [player.payload(recording.load(tmp_path, row))
+                                                              for row in rows]
     assert json.dumps(second.meta)

@@ -12,7 +12,7 @@ from fastdllm.lab.jobs import notebooks, runner, status
 from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import locks
-from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
 MODEL = lab_support.GOLDEN       # synthetic records need no tokenizer
 
@@ -85,6 +85,50 @@ def test_running_queued_and_ended_jobs(grid):
         state = looks(grid, queue={configuration.path: job})["k2_first"]
         assert (state.state, "7_2" in state.detail) == (wanted, True)
     assert not plans.plan(grid, [configuration], queue={configuration.path: SlurmJob(7, 2, "PENDING")}).run
+
+
+HEADER = b'{"identity":"","n":4}\n'
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("partial-{own}.1of2.jsonl", HEADER + b'{"index:0}\n{"index":1}\n', "line 2: damaged"),
+    ("partial-{own}.jsonl", HEADER[1:], "line 1: damaged"),
+    ("partial-{own}.2of2.jsonl", b"\xff\xfe\n", "line 1: damaged"),
+    ("partial-{own}.jsonl", b"[]\n", "line 1: damaged"),
+    ("partial-{own}.jsonl", b"", "line 1: damaged"),
+    ("partial-0123456789ab.1of2.jsonl", b"{}\n", "line 1: damaged"),
+    ("partial-{own}.jsonl", None, "Is a directory")])
+def test_a_damaged_journal_is_named_and_the_other_configurations_are_shown(grid, name, content, says):
+    current, configuration = CurrentFingerprints(), grid.configurations()[2]
+    path = configuration.directory / name.format(own=identity(current.payload(configuration.parameters))[:12])
+    path.parent.mkdir(parents=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with locks.lock(configuration.directory / locks.RUN):
+        states = looks(grid, current)
+    assert len(states) == len(grid.configurations())
+    for state, word in ((states["k2_first"], "running"), (looks(grid, current)["k2_first"], "failed")):
+        if word == "failed" and "{own}" not in name:
+            assert (state.state, state.detail) == ("stale", "unfinished run of another configuration")
+        else:
+            assert state.state == word and str(path) in state.detail and says in state.detail
+    assert "same command" in status.kept([configuration])
+
+
+@pytest.mark.parametrize("name", ["partial-{own}.jsonl", "partial-{own}.1of2.jsonl", "failed.json", "failed.1of2.json"])
+def test_a_file_that_goes_while_it_is_looked_at_does_not_end_the_status(grid, name):
+    current, configuration = CurrentFingerprints(), grid.configurations()[2]
+    own = identity(current.payload(configuration.parameters))
+    configuration.directory.mkdir(parents=True)
+    gone = configuration.directory / name.format(own=own[:12])
+    gone.symlink_to(gone.with_name("gone"))      # the directory lists it, and it is not there
+    with locks.lock(configuration.directory / locks.RUN):
+        state = looks(grid, current)["k2_first"]
+    assert state.state == "running" and state.detail.startswith("process ")
+    assert looks(grid, current)["k2_first"].state == ("pending" if "failed" in name else "partial")
+    assert status.kept([configuration]) == "the same command begins again"
 
 
 def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):

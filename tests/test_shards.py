@@ -203,7 +203,9 @@ def test_shards_that_start_over_take_nothing_from_before(tmp_path, model):
     [configuration], current = grid.configurations(), CurrentFingerprints()
     lab_support.synthetic(configuration, current)
     forced = plans.plan(grid, force=True, current=current)
-    units.start_over(forced, forced.run[0])
+    units.start_over_all(forced, map(units.Unit, forced.run))
+    assert not journal.paths(configuration.directory), "a whole run starts over by itself"
+    units.start_over_all(forced, units.units(forced))
     assert records.read(configuration.directory).n == 7, "the last good record stays"
     assert solve(configuration, Shard(1, 2)) is None
     record = solve(configuration, Shard(2, 2))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fastdllm import tasks
+from fastdllm.lab.config import grid_file, single
 from fastdllm.tasks import access, answers, likelihood
 
 DATA = Path(__file__).parent / "data/tasks"
@@ -32,12 +33,19 @@ def verdicts(task, problem, output: str) -> dict[str, bool]:
 # -- the registry and the embedded tasks
 
 def test_unknown_names_and_options_say_what_is_allowed():
-    with pytest.raises(ValueError, match=r"task='gsm'; allowed: arithmetic, .*gsm8k.*mbpp"):
-        tasks.get("gsm")
+    with pytest.raises(ValueError, match=r"task='sums'; allowed: arithmetic, .*gsm8k.*mbpp"):
+        tasks.get("sums")
     with pytest.raises(ValueError, match=r"TaskOptions.prompt='cot'"):
         tasks.get("gsm8k", prompt="cot")
     with pytest.raises(ValueError, match=r"TaskOptions.temperature=1; unknown key; allowed: prompt, "):
         tasks.get("arithmetic", temperature=1)
+
+
+@pytest.mark.parametrize("ask", [tasks.get, lambda name: single.grid_of({"task": name}, "x"),
+                                 lambda name: grid_file.load("demo", [f"task={name}"])], ids=["get", "run", "grid"])
+def test_a_task_name_that_is_nearly_one_is_answered_with_that(ask):
+    with pytest.raises(ValueError, match=r"task='gsm8'; did you mean gsm8k\? allowed: arithmetic, "):
+        ask("gsm8")
     with pytest.raises(ValueError, match="shots=3"):
         tasks.get("arithmetic", shots=3)
     for limit in (0, -1, True):

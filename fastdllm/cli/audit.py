@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli.options import save_table
+
 EXAMPLES = ("Examples: [bold]fastdllm audit executed/demo[/bold] · [bold]fastdllm audit results/[/bold] (old or "
             "lm-evaluation-harness) · [bold]fastdllm audit published[/bold] (the figures of the log)")
 
@@ -31,7 +33,6 @@ def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or
         line if findings else f"{line} (rules compare configurations with each other and with a grid: few can on few)"
     )
     if csv is not None:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        rules.frame(findings).to_csv(csv, index=False)
+        save_table(rules.frame(findings), csv)
     if rules.failing(findings):
         raise typer.Exit(1)

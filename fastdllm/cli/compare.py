@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli.options import save_table
+
 EXAMPLES = ("Examples: [bold]fastdllm compare demo/k1_first demo/k2_middle[/bold] · [bold]fastdllm compare "
             "single/k1_t0.7 single/k3_16-27_residual --html compared.html[/bold] · [bold]fastdllm compare "
             "results/my_model/results_2026-11-25.json demo/k1_first[/bold] · "
@@ -29,8 +31,6 @@ def compare(names: Annotated[list[str], typer.Argument(metavar="A B [C ...]", he
     typer.echo(text.of(comparison, show))
     for path, table in ((csv, comparison.numbers), (problems, comparison.problems)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            table().to_csv(path, index=False)
-            typer.echo(f"wrote {path}")
+            save_table(table(), path)
     if html is not None:
         typer.echo(f"open {page.write(comparison, html)}")

@@ -271,8 +271,7 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
     else:
         typer.echo(Html(as_text(rows).loc[:, :"seconds"]).markdown())
     data = rows.drop(columns=list(tables.HERE))
-    for path, save in ((csv, lambda file: data.to_csv(file, index=False)), (parquet, data.to_parquet)):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(path)
-            typer.echo(f"wrote {path}: {len(data)} rows, {len(data.columns)} columns")
+    if csv is not None:
+        options.save_table(data, csv)
+    if parquet is not None:
+        options.save_table(data, parquet, parquet=True)

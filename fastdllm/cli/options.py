@@ -1,16 +1,30 @@
-"""How options are shown, and for those that a command doesn't have: where else the value can be given."""
+"""How options are shown; for those that a command doesn't have, where else the value can be given; --csv, written."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def flag(*names: str, **settings: Any) -> Any:
     """A switch: shown by its names alone, without a type; `settings` are typer's."""
     return typer.Option(*names, metavar="", **settings)
+
+
+def save_table(table: pd.DataFrame, path: Path, parquet: bool = False) -> None:
+    """Write a table to the file that an option named, as CSV or as Parquet, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if parquet:
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False)
+    typer.echo(f"wrote {path}: {len(table)} rows, {len(table.columns)} columns")
 
 
 class Command(TyperCommand):

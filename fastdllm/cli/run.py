@@ -67,9 +67,9 @@ def run(what: Annotated[str | None, typer.Argument(help="A notebook, or a YAML f
         profile: Annotated[str, typer.Option(help="Slurm profile for --submit.")] = "generic",
         dry_run: Annotated[bool, options.flag("--dry-run", help="Print what would happen.")] = False) -> None:
     """Run one configuration or one notebook, with the record, the log and the resuming of a grid's configuration."""
-    options = {"k": k, "layers": layers, "policy": policy, "revision": revision, "threshold": threshold, "task": task,
-               "limit": limit, "model": model}
-    given = {name: value for name, value in options.items() if value is not None}
+    named = {"k": k, "layers": layers, "policy": policy, "revision": revision, "threshold": threshold, "task": task,
+             "limit": limit, "model": model}
+    given = {name: value for name, value in named.items() if value is not None}
     file = None if what is None else resolve(what)
     if file is not None and file.suffix == ".ipynb":
         from fastdllm.cli.run_notebook import run_notebook

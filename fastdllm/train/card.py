@@ -14,8 +14,9 @@ from fastdllm.decode.generate import generate as decode
 from fastdllm.model.lm import LM, load
 from fastdllm.settings import Decoding, Reuse
 from fastdllm.train.recipe import RECIPES, Recipe
+from fastdllm.train.state import CURVE
 
-MEASURED, CARD, CURVE = "measured.json", "README.md", "curve.csv"
+MEASURED, CARD = "measured.json", "README.md"
 MAX_NEW_TOKENS = 160
 
 

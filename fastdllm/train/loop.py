@@ -19,10 +19,10 @@ from fastdllm.train.data import StepBatches, batches, task_tokenizer
 from fastdllm.train.forward import decayed, initialise, layer_forward, sequence_logits, weighted_loss
 from fastdllm.train.noise import Batch, attention_mask, layout
 from fastdllm.train.recipe import Phase, Recipe
-from fastdllm.train.state import TrainingProgress, load_state, restore_moments, save_state
+from fastdllm.train.state import CURVE, TrainingProgress, load_state, restore_moments, save_state
 from fastdllm.train.tokenizer import load_tokenizer, save_tokenizer
 
-STATE, CURVE = "state.safetensors", "curve.csv"
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)

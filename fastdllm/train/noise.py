@@ -71,15 +71,15 @@ def draw_masks(recipe: Recipe, encoded: Encoded, rng: np.random.Generator) -> tu
     """
     rows, window = encoded.tokens.shape
     block, small = recipe.block, recipe.small_block
-    place = np.arange(window)
+    positions = np.arange(window)
     end = -(-encoded.lengths // block) * block
-    answer = (place >= encoded.prompts[:, None]) & (place < end[:, None])
-    maskable = (answer & (place % block != 0))[:, None, :]                                  # [n, 1, T]
+    answer = (positions >= encoded.prompts[:, None]) & (positions < end[:, None])
+    maskable = (answer & (positions % block != 0))[:, None, :]                              # [n, 1, T]
 
     def per_block(values: NDArray) -> NDArray:
         return np.repeat(values, block, axis=-1)                                            # [..., T/B] -> [..., T]
 
-    blocks, inside = window // block, place % block // small
+    blocks, inside = window // block, positions % block // small
     draw = rng.random((rows, VIEWS, window))
     ratio = per_block(rng.random((rows, 1, blocks)))
     first_view = maskable & (draw[:, :1] < ratio)
@@ -92,13 +92,13 @@ def draw_masks(recipe: Recipe, encoded: Encoded, rng: np.random.Generator) -> tu
     current, ratio = per_block(chosen), per_block(1.25 * rng.random((rows, VIEWS, blocks)))
     known = per_block((rng.random((rows, VIEWS, blocks)) * small).astype(int))
     from_left = per_block(rng.random((rows, VIEWS, blocks)) < 0.5)
-    partly = np.where(from_left, place % small >= known, draw < ratio)
+    partly = np.where(from_left, positions % small >= known, draw < ratio)
     decoding = maskable & ((inside > current) | ((inside == current) & partly))
 
     as_paper = rng.random((rows, 1, 1)) < recipe.paper_share
     hidden = np.where(as_paper, paper, decoding)
     weights = np.where(~as_paper & (inside > current), recipe.right_weight, 1.0)
-    weights = weights * np.where(place >= encoded.lengths[:, None, None], recipe.padding_weight, 1.0)
+    weights = weights * np.where(positions >= encoded.lengths[:, None, None], recipe.padding_weight, 1.0)
     return hidden, np.where(hidden, weights, IGNORED).astype(np.float32)
 
 
@@ -108,8 +108,9 @@ def diffusion_batch(recipe: Recipe, encoded: Encoded, rng: np.random.Generator) 
     mask_id = recipe.geometry["mask_token_id"]
     hidden, hidden_weights = draw_masks(recipe, encoded, rng)
     following = np.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)                      # [n, T]
-    place = np.arange(1, recipe.window + 1)                                                 # position predicted
-    opens_block = ((place % block == 0) & (place >= encoded.prompts[:, None]) & (place < encoded.lengths[:, None]))
+    predicted = np.arange(1, recipe.window + 1)                                             # position predicted
+    in_answer = (predicted >= encoded.prompts[:, None]) & (predicted < encoded.lengths[:, None])
+    opens_block = (predicted % block == 0) & in_answer
     start = recipe.first_block * block
     noised = np.where(hidden, np.int16(mask_id), tokens[:, None])[:, :, start:]             # [n, 2, V]
     shifted = np.concatenate([hidden_weights[:, :, 1:], np.zeros_like(hidden_weights[:, :, :1])], axis=2)[:, :, start:]
@@ -123,8 +124,8 @@ def diffusion_batch(recipe: Recipe, encoded: Encoded, rng: np.random.Generator) 
 def next_token_batch(recipe: Recipe, encoded: Encoded) -> Batch:
     """Plain next-token prediction of prompt (lightly weighted), answer and stop token."""
     tokens = encoded.tokens
-    place = np.arange(1, recipe.window + 1)
-    weights = np.where(place < encoded.prompts[:, None], recipe.prompt_weight, 1.0)
-    weights = np.where(place < encoded.lengths[:, None], weights, IGNORED)
+    predicted = np.arange(1, recipe.window + 1)
+    weights = np.where(predicted < encoded.prompts[:, None], recipe.prompt_weight, 1.0)
+    weights = np.where(predicted < encoded.lengths[:, None], weights, IGNORED)
     following = np.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
     return Batch(inputs=tokens, targets=following, weights=weights.astype(np.float32))

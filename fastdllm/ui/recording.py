@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -139,30 +139,52 @@ def judged(run: Recording, task: Task, problem: Problem) -> Recording:
     return replace(run, meta={**run.meta, "target": problem.target, "right": right})
 
 
-def load(directory: str | Path, row: int = 0) -> Recording:
-    """A run that was saved, or row `row` of a finished record that kept a trace (`record: {trace: N}`).
+class Rows(Mapping[int, Recording]):
+    """The rows, by number, of a run that was saved or of a finished record that kept a trace (`record: {trace: N}`).
 
-    Raises FileNotFoundError if there is no steps file, ValueError if it does not hold that row.
+    Each file is read once. Raises FileNotFoundError if there is no steps file, ValueError for one that is none.
     """
-    home = Path(directory)
-    record = records.read(home) if (home / records.SUMMARY).exists() else None
-    if record is not None and record.shared_from:
-        home = home.with_name(record.shared_from)      # one run under two names
-    path = home / steps_file.STEPS
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no steps are kept here; a grid keeps them with record: {{trace: N}}")
-    table, about = steps_file.read(path)
-    held = sorted(table["row"].unique().tolist())
-    if row not in held:
-        raise ValueError(f"row={row}: not in {path}; allowed: {', '.join(map(str, held))}")
-    trace = pd.read_parquet(home / TRACE) if (home / TRACE).exists() else None
-    if trace is not None:
-        trace = trace.query("row == @row").reset_index(drop=True)
-    if record is not None and (home / records.SAMPLES).exists():
-        about |= {"right": next((bool(sample["correct"][record.metric]) for sample in
-                                 records.samples(home).to_dict("records") if sample["index"] == row), None)}
-    name = about.get("title") or f"{home.name}, row {row}"
-    return Recording(name, table.query("row == @row").reset_index(drop=True), trace, about, row)
+
+    def __init__(self, directory: str | Path) -> None:
+        home = Path(directory)
+        record = records.read(home) if (home / records.SUMMARY).exists() else None
+        if record is not None and record.shared_from:
+            home = home.with_name(record.shared_from)      # one run under two names
+        self.path = home / steps_file.STEPS
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no steps are kept here; a grid keeps them with record: {{trace: N}}")
+        self.steps, self.about = steps_file.read(self.path)
+        self.trace = pd.read_parquet(home / TRACE) if (home / TRACE).exists() else None
+        self.right: dict[int, bool] | None = None
+        if record is not None and (home / records.SAMPLES).exists():
+            samples = records.samples(home)
+            self.right = {index: bool(correct[record.metric])
+                          for index, correct in zip(samples["index"], samples["correct"], strict=True)}
+        self.lines: dict[Any, NDArray[np.intp]] = self.steps.groupby("row").indices
+        self.traced = {} if self.trace is None else self.trace.groupby("row").indices
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, sorted(self.lines))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __contains__(self, row: object) -> bool:
+        return row in self.lines
+
+    def __getitem__(self, row: int) -> Recording:
+        steps = self.steps.iloc[self.lines[row]].reset_index(drop=True)
+        trace = None if self.trace is None else self.trace.iloc[self.traced.get(row, [])].reset_index(drop=True)
+        about = self.about if self.right is None else {**self.about, "right": self.right.get(row)}
+        return Recording(about.get("title") or f"{self.path.parent.name}, row {row}", steps, trace, about, row)
+
+
+def load(directory: str | Path, row: int = 0) -> Recording:
+    """One row of `Rows`. Raises what that raises, and ValueError if it does not hold the row."""
+    rows = Rows(directory)
+    if row not in rows:
+        raise ValueError(f"row={row}: not in {rows.path}; allowed: {', '.join(map(str, rows))}")
+    return rows[row]
 
 
 def positions(run: Recording) -> Positions:

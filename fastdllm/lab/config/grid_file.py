@@ -111,9 +111,8 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
         try:
             check(name, value)
             geometry.check(shape, name, value, grid.decoding.get("block_size"))
-            if name == "task" and value not in tasks.names():
-                raise ValueError(f"task={value!r}; {did_you_mean(str(value), tasks.names())}allowed: "
-                                 f"{', '.join(tasks.names())}")
+            if name == "task":
+                tasks.check_name(str(value))
             if name == "revision" and value != "fixed":
                 from fastdllm.decode.revisions import get
                 get(str(value))

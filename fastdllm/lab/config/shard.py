@@ -47,6 +47,11 @@ class Shard:
         """The shard's own file of a kind: `failed.json` is failed.2of4.json, and failed.json for the whole run."""
         return name if self.whole else f"{name[:name.rindex('.')]}.{self}{name[name.rindex('.'):]}"
 
+    @staticmethod
+    def files(directory: Path, name: str) -> list[Path]:
+        """The files of a kind that a run and its shards have in a directory."""
+        return sorted(directory.glob(f"{name[:name.rindex('.')]}*{name[name.rindex('.'):]}"))
+
 
 WHOLE = Shard()
 

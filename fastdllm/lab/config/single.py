@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from fastdllm import tasks
-from fastdllm.errors import did_you_mean, message, with_location
+from fastdllm.errors import message, with_location
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.grid import AXES, Grid
 from fastdllm.lab.config.parameters import OF_TASK, SECTION, Parameters, RecordOptions, check, path_of
@@ -30,9 +30,7 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
     if "policy" in flat:
         flat = {**flat, "policy": policy_path(flat["policy"])}
     parameters = geometry.fits(Parameters.of(**flat))
-    if parameters.task not in tasks.names():
-        raise ValueError(f"task={parameters.task!r}; {did_you_mean(parameters.task, tasks.names())}allowed: "
-                         f"{', '.join(tasks.names())}")
+    tasks.check_name(parameters.task)
     from fastdllm.decode.revisions import get
     get(parameters.revision)
     values = parameters.model_dump(exclude_unset=True)

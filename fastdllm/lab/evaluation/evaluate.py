@@ -281,6 +281,6 @@ def finish(directory: Path, done: Journal, record: Record) -> Record:
     text = "".join(atomic.canonical(sample) + "\n" for sample in done.samples())
     atomic.write(directory / records.SAMPLES, text)
     record = records.write(directory, record.model_copy(update={"samples_sha256": atomic.sha256(text)}))
-    for leftover in directory.glob("partial-*.jsonl"):
+    for leftover in journal.paths(directory):
         leftover.unlink()
     return record

@@ -1,13 +1,17 @@
-"""What `evaluate` gets, frozen: a prepared run; and what it looks up first: data, checkpoint, code, identity."""
+"""What `evaluate` gets, frozen: a prepared run; and what it looks up first: data, checkpoint, code, identity.
+
+`prepare` makes one of the flat parameters of a configuration's notebook.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters, RecordOptions
+from fastdllm.lab.config.single import grid_of
 from fastdllm.lab.records.external_code import ExternalCode
 from fastdllm.lab.records.identity import CurrentFingerprints, identity, payload, policy_hash
 from fastdllm.lab.records.record import Checkpoint, Dataset
@@ -15,6 +19,9 @@ from fastdllm.tasks import Problem, Task
 
 if TYPE_CHECKING:
     from fastdllm.lab.instrument.generation_file import GenerationFile
+
+WHERE = ("experiment", "config", "directory", "author", "trace", "token_ids", "force")
+NAMES = frozenset({*Parameters().flat(), *WHERE})     # the notebook's parameters that say what runs, and where
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,22 @@ class PreparedRun:
     @property
     def directory(self) -> Path:
         return self.configuration.directory
+
+
+def prepare(flat: dict[str, Any]) -> PreparedRun:
+    """The run of a notebook's parameters. A grid names configuration and directory; without one they follow from the
+    parameters.
+    """
+    values = {name: value for name, value in flat.items() if name not in WHERE}
+    if flat["directory"] and flat["config"]:
+        configuration = Configuration(flat["experiment"], flat["config"], Parameters.of(**values),
+                                      Path(flat["directory"]))
+    else:
+        [own] = grid_of(values, flat["experiment"]).configurations()
+        configuration = replace(own, name=flat["config"] or own.name,
+                                directory=Path(flat["directory"]) if flat["directory"] else own.directory)
+    return PreparedRun(configuration, RecordOptions(trace=flat["trace"], token_ids=flat["token_ids"]),
+                       flat["author"], flat["force"])
 
 
 @dataclass(frozen=True)

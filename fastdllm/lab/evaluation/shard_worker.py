@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastdllm.lab.config.shard import WHOLE, Shard
-from fastdllm.lab.evaluation import notebook_cell
 from fastdllm.lab.evaluation.evaluate import evaluate_shard
+from fastdllm.lab.evaluation.prepare import prepare
 from fastdllm.lab.jobs import worker
 from fastdllm.lab.jobs.worker import DONE, LOCKED, OTHERS_GO_ON, Work, guarded
 
@@ -27,7 +27,7 @@ def work(job: Work) -> int:
 
     def solve() -> int:
         LOG.info("shard %s begins%s", shard, f" on GPU {gpu}" if gpu else "")
-        record = evaluate_shard(notebook_cell.prepare(job.parameters), shard,
+        record = evaluate_shard(prepare(job.parameters), shard,
                                 lambda text: LOG.info("shard %s: %s", shard, text))
         LOG.info("shard %s is done%s", shard, "" if record else "; others go on")
         return DONE if record else OTHERS_GO_ON

@@ -190,7 +190,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
     whatever becomes of its result; `seconds` hold the looking. With `traces`, each row's trace is appended to it. With
     `own_code` the model is not ours, and forwards are not counted.
     """
-    find_stop = stops_of(lm, decoding)[1]
+    find_stop, stops = stops_of(lm, decoding)[1], stop_ids(lm, decoding)
     for index, prompt in enumerate(prompts):
         ids, number = token_ids(lm, index, prompt), index if numbers is None else numbers[index]
         forwards: Counter[str] = Counter()
@@ -211,8 +211,7 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
         nfe = {kind: forwards[kind] for kind in ("prefill", "full", "small", "commit")} | {"replay": 0}
         text = lm.decode(tokens)
         yield RowResult(row=number, tokens=tokens, text=find_stop.cut(text) if find_stop else text, nfe=nfe,
-                        decisions=decisions,
-                        finish="stop" if tokens and tokens[-1] in stop_ids(lm, decoding) else "length",
+                        decisions=decisions, finish="stop" if tokens and tokens[-1] in stops else "length",
                         reused_nothing=reuse.active and file.model is None and decisions["reuse"] == 0,
                         seconds=time.perf_counter() - began, steps=nfe["full"] + nfe["small"])
 

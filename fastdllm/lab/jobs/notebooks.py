@@ -50,27 +50,34 @@ def find(name: str | Path) -> Path:
 def declared(notebook: Path) -> dict[str, Declared]:
     """The parameters of a notebook: literal assignments in the cell tagged `parameters`.
 
-    Read from the syntax tree: `papermill.inspect_notebook` goes line by line and leaves out, with a warning, every
-    parameter whose line holds a second `=`, in a comment too.
+    Read from the syntax tree, which strictness needs anyway: `papermill.inspect_notebook` (2.7) matches a pattern line
+    by line, gives defaults as source, joins other statements to the line above, cuts a text at its first `#`, and
+    leaves out a parameter whose type holds a `|` (`int | None`) or, with a warning, whose line holds a second `=`.
 
     Raises ValueError if there is no such cell, or if it holds anything else.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notebook}: not a notebook ({error})") from error
     tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if not tagged:
         raise ValueError(f"{notebook}: no cell is tagged 'parameters'")
+    try:
+        statements = ast.parse("".join(tagged[0]["source"])).body
+    except SyntaxError as error:
+        raise ValueError(f"{notebook}: parameters cell holds `{(error.text or '').strip()}`; "
+                         "allowed: name: type = literal") from error
     parameters: dict[str, Declared] = {}
-    for statement in ast.parse("".join(tagged[0]["source"])).body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            name, kind, value = statement.target.id, ast.unparse(statement.annotation), statement.value
-        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            name, kind, value = statement.targets[0].id, "", statement.value
-        else:
-            raise ValueError(f"{notebook}: parameters cell holds `{ast.unparse(statement)}`; "
-                             "allowed: name: type = literal")
+    for statement in statements:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+                kind = ast.unparse(annotation)
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                kind = ""
+            case _:
+                raise ValueError(f"{notebook}: parameters cell holds `{ast.unparse(statement)}`; "
+                                 "allowed: name: type = literal")
         try:
             default = ast.literal_eval(value)
         except ValueError as error:

@@ -19,7 +19,7 @@ from fastdllm.lab.jobs import notebooks, status
 from fastdllm.lab.jobs.machine import default_jobs, devices, threads
 from fastdllm.lab.jobs.plan import RunPlan
 from fastdllm.lab.jobs.progress import RunProgress
-from fastdllm.lab.jobs.units import Unit, start_over, units
+from fastdllm.lab.jobs.units import Unit, start_over_all, units
 from fastdllm.lab.jobs.worker import DONE, LOCKED, OTHERS_GO_ON, Work
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import PACKAGE
@@ -80,9 +80,7 @@ def run(plan: RunPlan, jobs: int | None = None, show: RunProgress | None = None,
     jobs = jobs or plan.grid.jobs
     waiting = units(plan, min(len(gpus), jobs or len(gpus)) or 1)
     jobs = jobs or default_jobs(plan.grid.device, len(gpus), len(waiting))
-    for planned in {unit.planned.configuration.path: unit.planned for unit in waiting if not unit.shard.whole}.values():
-        if planned.forced:
-            start_over(plan, planned)
+    start_over_all(plan, waiting)
     for state in plan.busy:
         show.print_line(f"{state.configuration.path}: left alone, {state.state} ({state.detail})")
     copy_complete(plan)

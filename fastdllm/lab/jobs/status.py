@@ -78,8 +78,8 @@ def state_of(
         return ConfigurationState(configuration, "running", _running(directory, at_work, job))
     if waiting := _waiting(configuration, job):
         return waiting
-    if failures := _of_shards(directory, FAILED):
-        return ConfigurationState(configuration, "failed", "; ".join(map(_last_error, failures)))
+    if errors := list(filter(None, map(_last_error, Shard.files(directory, FAILED)))):
+        return ConfigurationState(configuration, "failed", "; ".join(errors))
     return _after(_recorded(configuration, current), job)
 
 
@@ -94,7 +94,7 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
     if has_record:
         try:
             record = records.read(directory)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             return ConfigurationState(configuration, "failed", str(error))
         if record.status == "imported":
             return ConfigurationState(configuration, "imported", f"from {record.source or 'elsewhere'}", record)
@@ -104,10 +104,10 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
                             ran.policy(directory) if ran else None)
     except (ValueError, OSError) as error:
         return ConfigurationState(configuration, "stale", f"cannot be checked here: {error}", record)
-    if journal.paths(directory, identity(now)) or _of_shards(directory, OPEN):
+    if journal.paths(directory, identity(now)) or Shard.files(directory, OPEN):
         try:
             standing = journal.standing(directory, identity(now))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             return ConfigurationState(configuration, "failed", str(error), record)
         return ConfigurationState(
             configuration, "partial", f"{standing}" if standing.n else "interrupted before the first problem", record
@@ -126,11 +126,11 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
 
 def _of_partial(path: Path, now: dict[str, Any]) -> str:
     """What an unfinished run of another configuration differs in."""
-    with path.open(encoding="utf-8") as lines:
-        try:
+    try:
+        with path.open(encoding="utf-8") as lines:
             then = json.loads(lines.readline())["parameters"]
-        except (ValueError, KeyError):
-            return "another configuration"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another configuration"
     different = [name for name, value in now["parameters"].items() if then.get(name) != value]
     return f"another configuration ({', '.join(different) or 'other code, data or checkpoint'})"
 
@@ -153,22 +153,21 @@ def _after(state: ConfigurationState, job: SlurmJob | None) -> ConfigurationStat
 
 
 def _running(directory: Path, at_work: dict[Shard, dict[str, Any]], job: SlurmJob | None) -> str:
-    standing, parts = journal.standing(directory), sorted(shard for shard in at_work if not shard.whole)
+    try:
+        standing = journal.standing(directory)
+        done = f"; {standing}" if standing.n else ""
+    except (ValueError, OSError) as error:      # it names the file; the other configurations are shown
+        done = f"; {error}"
+    parts = sorted(shard for shard in at_work if not shard.whole)
     about = f"job {job.name}, {job.node}, {job.elapsed}" if job and job.running else locks.describe(
         next(iter(at_work.values())))
     shards = f"; at work: shard {', '.join(map(str, parts))}" if parts else ""
-    return f"{about}; {standing}{shards}" if standing.n else f"{about}{shards}"
+    return f"{about}{done}{shards}"
 
 
 def only_others(directory: Path, shard: Shard) -> bool:
     """Whether none but other shards of the same split are at work."""
     return all(other.count == shard.count and other != shard for other in locks.at_work(directory))
-
-
-def _of_shards(directory: Path, name: str) -> list[Path]:
-    """The files of a kind that the run and its shards have left."""
-    stem, _, suffix = name.rpartition(".")
-    return sorted(directory.glob(f"{stem}*.{suffix}"))
 
 
 def fail(directory: Path, error: str, where: str = "", shard: Shard = WHOLE) -> None:
@@ -200,19 +199,22 @@ def failure_kept(directory: Path, shard: Shard = WHOLE) -> Iterator[None]:
 
 def clear(directory: Path, shard: Shard = WHOLE) -> None:
     """Take the marks of failures and kills away: the shard's own, and what other splits of the run left."""
-    for path in [*_of_shards(directory, FAILED), *_of_shards(directory, OPEN)]:
+    for path in [*Shard.files(directory, FAILED), *Shard.files(directory, OPEN)]:
         if (other := Shard.of_file(path)) == shard or other.count != shard.count:
             path.unlink(missing_ok=True)
 
 
-def _last_error(path: Path) -> str:
+def _last_error(path: Path) -> str | None:
+    """What a mark of a failure says; None if it went meanwhile, for then the next attempt has begun."""
     shard = Shard.of_file(path)
     part = "" if shard.whole else f"shard {shard}: "
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return f"{part}{values['error']}" + (f" [in cell {values['cell']}]" if values["cell"] else "")
-    except (ValueError, KeyError):
-        return f"unknown ({path.name} is damaged)"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"unknown ({path} can't be read)"
 
 
 def text(states: list[ConfigurationState], others: list[ConfigurationState] | None = None) -> str:
@@ -237,10 +239,8 @@ def kept(configurations: list[Configuration]) -> str:
     """What an interrupted run leaves: `43 of 150 samples kept; the same command goes on`."""
     done, sizes = 0, [0]
     for configuration in configurations:
-        by_run: dict[str, list[tuple[int, int]]] = {}      # the shards of a run count together
-        for path in configuration.directory.glob("partial-*.jsonl"):
-            by_run.setdefault(path.name.split(".")[0], []).append(journal.progress(path))
-        counts = [(sum(each for each, _ in shards), max(n for _, n in shards)) for shards in by_run.values()]
+        by_run = (list(map(journal.progress, own)) for own in journal.runs(configuration.directory))
+        counts = [(sum(each for each, _ in shards), max(n for _, n in shards)) for shards in by_run]
         if (configuration.directory / records.SUMMARY).exists() and not counts:
             record = records.read(configuration.directory)
             counts = [(record.n, record.n)] if record.status == "complete" else []

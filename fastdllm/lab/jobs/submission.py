@@ -30,7 +30,7 @@ from fastdllm.lab.config.paths import root
 from fastdllm.lab.config.shard import WHOLE
 from fastdllm.lab.jobs import slurm
 from fastdllm.lab.jobs.plan import RunPlan
-from fastdllm.lab.jobs.units import Unit, start_over, units
+from fastdllm.lab.jobs.units import Unit, start_over_all, units
 from fastdllm.lab.records import journal
 from fastdllm.settings import Settings
 from fastdllm.version import __version__
@@ -127,10 +127,8 @@ def submit(plan: SubmissionPlan) -> Submission:
     ValueError for forced runs in shards whose identity only a GPU node could tell.
     """
     script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
-    if plan.runs is not None and (plan.runs.grid.shards or 1) > 1:
-        for planned in plan.runs.run:
-            if planned.forced:
-                start_over(plan.runs, planned)
+    if plan.runs is not None:
+        start_over_all(plan.runs, units(plan.runs))
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
         values = as_submitted.model_dump(mode="json", exclude_defaults=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastdllm.lab.config.shard import WHOLE, Shard, split
@@ -61,6 +62,14 @@ def missing(plan: RunPlan, planned: PlannedRun, count: int) -> list[Shard]:
         return split(count)
     solved = set(journal.collect(configuration.directory, own, n).done)
     return [shard for shard in split(count) if not solved.issuperset(shard.indexes(n))] or split(count)[:1]
+
+
+def start_over_all(plan: RunPlan, chosen: Iterable[Unit]) -> None:
+    """`start_over` for each run that is to start over and of which some shards are among the chosen. Raises as it does.
+    """
+    for planned in {unit.planned.configuration.path: unit.planned for unit in chosen if not unit.shard.whole}.values():
+        if planned.forced:
+            start_over(plan, planned)
 
 
 def start_over(plan: RunPlan, planned: PlannedRun) -> None:

@@ -29,7 +29,15 @@ def path_of(directory: Path, identity: str, shard: Shard = WHOLE) -> Path:
 
 def paths(directory: Path, identity: str = "") -> list[Path]:
     """The journals of a run, or of all runs that left one here."""
-    return sorted(directory.glob(f"partial-{identity[:12]}*.jsonl"))
+    return Shard.files(directory, f"partial-{identity[:12]}.jsonl")
+
+
+def runs(directory: Path, identity: str = "") -> list[list[Path]]:
+    """The same, the journals of one run together."""
+    by_run: dict[str, list[Path]] = {}
+    for path in paths(directory, identity):
+        by_run.setdefault(path.name.split(".")[0], []).append(path)
+    return list(by_run.values())
 
 
 def pattern(shard: Shard) -> str:
@@ -118,13 +126,10 @@ def discard(directory: Path, identity: str) -> None:
 
 
 def progress(path: Path) -> tuple[int, int]:
-    """(finished, all) problems of a journal, for people to look at; (0, 0) if there is none."""
+    """(finished, all) problems of a journal, for people to look at; (0, 0) if there is none that can be read."""
     try:
-        with path.open("rb") as handle:
-            header = handle.readline()
-            done = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
-        return done, json.loads(header)["n"]
-    except (FileNotFoundError, json.JSONDecodeError):
+        return _counted(path)
+    except (OSError, ValueError):
         return 0, 0
 
 
@@ -146,21 +151,34 @@ class Standing:
 def standing(directory: Path, identity: str = "") -> Standing:
     """How far the run of an identity is; without one, of the runs that left a journal here the one that is farthest.
 
-    Raises ValueError naming file and line if a journal of shards is damaged.
+    Raises ValueError naming file and line if a journal is damaged (of the whole run's only the first line is looked
+    at), OSError naming the file if it can't be read.
     """
-    runs: dict[str, list[Path]] = {}
-    for path in paths(directory, identity):
-        runs.setdefault(path.name.split(".")[0], []).append(path)
-    return max((_standing(own) for own in runs.values()), key=lambda each: (each.done, each.n), default=Standing())
+    return max(map(_standing, runs(directory, identity)), key=lambda each: (each.done, each.n), default=Standing())
 
 
 def _standing(own: list[Path]) -> Standing:
-    newest = Shard.of_file(max(own, key=lambda path: path.stat().st_mtime_ns))
-    if own == [path for path in own if Shard.of_file(path).whole]:
-        return Standing(*progress(own[0]))
-    n = max(progress(path)[1] for path in own)
-    done = {sample["index"] for path in own for sample in _samples(path)[1]}
-    return Standing(len(done), n, newest.count, sum(done.issuperset(part.indexes(n)) for part in split(newest.count)))
+    """Of one run, by its journals: nothing if they go while they are read, for then it ends or starts over."""
+    try:
+        if all(Shard.of_file(path).whole for path in own):
+            return Standing(*_counted(own[0]))
+        count = Shard.of_file(max(own, key=lambda path: path.stat().st_mtime_ns)).count      # the newest split
+        n = max(_counted(path)[1] for path in own)
+        done = {sample["index"] for path in own for sample in _samples(path)[1]}
+    except FileNotFoundError:
+        return Standing()
+    return Standing(len(done), n, count, sum(done.issuperset(part.indexes(n)) for part in split(count)))
+
+
+def _counted(path: Path) -> tuple[int, int]:
+    """(finished, all) problems; only the first line is read as JSON."""
+    with path.open("rb") as handle:
+        header = handle.readline()
+        done = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
+    try:
+        return done, int(json.loads(header)["n"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, 1, error) from error
 
 
 def _whole_lines(path: Path) -> bytes:
@@ -176,9 +194,13 @@ def _samples(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: damaged ({error}); allowed: remove the file, "
-                             "its problems are then solved again") from error
+            raise _damaged(path, number, error) from error
     return (rows[0], rows[1:]) if rows else ({}, [])
+
+
+def _damaged(path: Path, line: int, error: Exception) -> ValueError:
+    return ValueError(f"{path}, line {line}: damaged ({error}); allowed: remove the file, its problems are then solved "
+                      "again")
 
 
 def _read(path: Path, identity: str, n: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

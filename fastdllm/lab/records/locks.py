@@ -80,8 +80,7 @@ def at_work(directory: Path, *names: str) -> dict[Shard, dict[str, Any]]:
     """The shards that processes are at, and who; `names` are the kinds of locks (none: RUN and SAMPLES)."""
     held: dict[Shard, dict[str, Any]] = {}
     for name in names or (RUN, SAMPLES):
-        stem, suffix = name[:name.rindex(".")], name[name.rindex("."):]
-        for path in sorted(directory.glob(f"{stem}*{suffix}")):
+        for path in Shard.files(directory, name):
             if (about := holder(path)) is not None:
                 held.setdefault(Shard.of_file(path), about)
     return held

@@ -109,13 +109,12 @@ class Pair:
         if self.shared is None or any(side.home is None or not (side.home / STEPS).is_file()
                                       for side in (self.a, self.b)):
             return None
-        lines = []
-        for problem, row in self.shared.iterrows():
-            try:
-                one, other = (recording.load(side.home, int(row[f"index_{letter}"]))
-                              for side, letter in ((self.a, "a"), (self.b, "b")))
-            except ValueError:      # not among the traced ones
+        lines, rows_a, rows_b = [], recording.Rows(self.a.home), recording.Rows(self.b.home)
+        for problem, index_a, index_b in zip(self.shared.index, self.shared["index_a"], self.shared["index_b"],
+                                             strict=True):
+            if index_a not in rows_a or index_b not in rows_b:      # not among the traced ones
                 continue
+            one, other = rows_a[int(index_a)], rows_b[int(index_b)]
             at = recording.first_difference(one, other)
             ended = at is not None and at >= len(other.steps)
             lines.append({"id": problem, "forward": None if at is None else at + 1, "kind": "" if at is None else

@@ -47,10 +47,8 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
     parameters = with_kept_policy(record.parameters, side.home)
     problems, _ = current.problems(parameters)
     number = number_of(problem, [each.id for each in problems])
-    if (side.home is not None and (side.home / STEPS).is_file()
-            and number in set(recording.steps_file.read(side.home / STEPS)[0]["row"])):
-        return Replay(side, problems[number], named(recording.load(side.home, number), side),
-                      ("as it was recorded with the run",))
+    if side.home is not None and (side.home / STEPS).is_file() and number in (rows := recording.Rows(side.home)):
+        return Replay(side, problems[number], named(rows[number], side), ("as it was recorded with the run",))
     if parameters.engine != "diffusion" or not current.task(parameters).generative:
         raise ValueError(f"{side.name}: engine={parameters.engine}, task={record.task}: no denoising to play; allowed: "
                          "a record of the diffusion engine on a generative task")

@@ -26,14 +26,14 @@ NO_NAMES = frozenset(_NO_NAMES.split())
 
 def opening_name(question: str) -> str | None:
     """The capitalised word that opens the question, unless it is known to be no name."""
-    found = _FIRST_WORD.match(question)
-    return found[1] if found and found[1] not in NO_NAMES else None
+    first_word = _FIRST_WORD.match(question)
+    return first_word[1] if first_word and first_word[1] not in NO_NAMES else None
 
 
 def pronoun(question: str) -> str | None:
     """"she" or "he" where only one of the two is spoken of."""
-    found = [word for word, pattern in _PRONOUNS.items() if pattern.search(question)]
-    return found[0] if len(found) == 1 else None
+    spoken_of = [word for word, pattern in _PRONOUNS.items() if pattern.search(question)]
+    return spoken_of[0] if len(spoken_of) == 1 else None
 
 
 class Names:

@@ -75,8 +75,8 @@ class PackedForward:
         if self.flex:
             return BlockMask.from_kv_blocks(put["list_sizes"][:, None], put["lists"][:, None], BLOCK_SIZE=LIST_BLOCK,
                                             mask_mod=sees)
-        place = torch.arange(code.shape[1], device=code.device)
-        return torch.stack([sees(row, 0, place[:, None], place[None]) for row in range(len(code))])[:, None]
+        positions = torch.arange(code.shape[1], device=code.device)
+        return torch.stack([sees(row, 0, positions[:, None], positions[None]) for row in range(len(code))])[:, None]
 
 
 def layer(hidden: Tensor, cos: Tensor, sin: Tensor, mask: Any, split: tuple[int, int, int], eps: float,

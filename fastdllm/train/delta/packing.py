@@ -76,10 +76,10 @@ class PackedBatch:
 def next_token_document(example: Example, prompt_weight: float) -> Document:
     """Plain next-token prediction: the prompt weighs `prompt_weight`, the answer 1."""
     tokens = np.concatenate([example.prompt, example.answer])
-    place = np.arange(len(tokens), dtype=np.int32)
-    weights = np.where(place + 1 < len(example.prompt), prompt_weight, 1.0)
+    positions = np.arange(len(tokens), dtype=np.int32)
+    weights = np.where(positions + 1 < len(example.prompt), prompt_weight, 1.0)
     weights[-1] = IGNORED
-    return Document(tokens, place, np.zeros_like(place), place, np.append(tokens[1:], tokens[:1]),
+    return Document(tokens, positions, np.zeros_like(positions), positions, np.append(tokens[1:], tokens[:1]),
                     weights.astype(np.float32))
 
 
@@ -89,29 +89,30 @@ def diffusion_document(example: Example, noise: Noise, rng: np.random.Generator)
     length = -(-end // block) * block
     tokens = np.full(length, noise.pad_id, np.int32)
     tokens[:begin], tokens[begin:end] = example.prompt, example.answer
-    place = np.arange(length, dtype=np.int32)
-    hidden, weights = hide(place, begin, end, noise, rng)
+    positions = np.arange(length, dtype=np.int32)
+    hidden, weights = hide(positions, begin, end, noise, rng)
     following = np.append(tokens[1:], np.int32(noise.pad_id))
     # the clean copy predicts the first token of every block: decoding takes it from there
-    opens = ((place + 1) % block == 0) & (place + 1 >= begin) & (place + 1 < end)
+    opens = ((positions + 1) % block == 0) & (positions + 1 >= begin) & (positions + 1 < end)
     answered = slice(begin // block * block, length)   # blocks of nothing but prompt have no view
-    parts: list[tuple[NDArray, ...]] = [(tokens, place, np.zeros_like(place), place // block, following, opens)]
+    blocks = positions // block
+    parts: list[tuple[NDArray, ...]] = [(tokens, positions, np.zeros_like(positions), blocks, following, opens)]
     for view in range(VIEWS):
         weight = np.append(np.where(hidden[view], weights[view], IGNORED)[1:], IGNORED)
         noised = np.where(hidden[view], np.int32(noise.mask_id), tokens)
         parts.append(tuple(part[answered] for part in (
-            noised, place, np.full_like(place, view + 1), place // block, following, weight)))
+            noised, positions, np.full_like(positions, view + 1), blocks, following, weight)))
     *whole, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
     tokens, positions, copies, blocks, targets = (part.astype(np.int32) for part in whole)
     return Document(tokens, positions, copies, blocks, targets, weight.astype(np.float32))
 
 
-def hide(place: Ints, begin: int, end: int, noise: Noise, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def hide(positions: Ints, begin: int, end: int, noise: Noise, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     """Which tokens each view hides [2, S], and the weight of each; see `noise.draw_masks`, here for one document."""
-    block, small, size = noise.block, noise.small_block, len(place)
-    count, inside = size // block, place % block // small
-    maskable = (place >= begin) & (place % block != 0)
-    after = np.where(place >= end, noise.padding_weight, 1.0)
+    block, small, size = noise.block, noise.small_block, len(positions)
+    count, inside = size // block, positions % block // small
+    maskable = (positions >= begin) & (positions % block != 0)
+    after = np.where(positions >= end, noise.padding_weight, 1.0)
     draw = rng.random((VIEWS, size))
     if rng.random() < noise.paper_share:
         first = maskable & (draw[0] < np.repeat(rng.random(count), block))
@@ -121,7 +122,7 @@ def hide(place: Ints, begin: int, end: int, noise: Noise, rng: np.random.Generat
     known = (rng.random((VIEWS, count)) * small).astype(int)
     current, ratio, known, from_left = (np.repeat(part, block, axis=1) for part in (
         chosen, 1.25 * rng.random((VIEWS, count)), known, rng.random((VIEWS, count)) < 0.5))
-    partly = np.where(from_left, place % small >= known, draw < ratio)
+    partly = np.where(from_left, positions % small >= known, draw < ratio)
     hidden = maskable & ((inside > current) | ((inside == current) & partly))
     return hidden, np.where(inside > current, noise.right_weight, 1.0) * after
 

@@ -116,16 +116,16 @@ class Template:
         return WordProblem(self._question(new), f"{body}\n#### {result}")
 
     def _question(self, new: dict[Fraction, Fraction]) -> str:
-        parts, place = [], 0
+        parts, end = [], 0
         for span in self.spans:
-            parts += [self.problem.question[place:span.begin], _text(new.get(span.value, span.value), span.text)]
-            place = span.end
-        return "".join([*parts, self.problem.question[place:]])
+            parts += [self.problem.question[end:span.begin], _text(new.get(span.value, span.value), span.text)]
+            end = span.end
+        return "".join([*parts, self.problem.question[end:]])
 
 
 def template(problem: WordProblem) -> Template:
     """The template of a problem. Raises Ambiguous where its numbers cannot be told apart."""
-    spans = tuple(_span(problem.question, found) for found in NUMBER.finditer(problem.question))
+    spans = tuple(_span(problem.question, match) for match in NUMBER.finditer(problem.question))
     pieces = _pieces(problem.answer.rpartition("\n#### ")[0])
     annotations = [piece for piece in pieces if piece.expression]
     try:
@@ -140,7 +140,7 @@ def template(problem: WordProblem) -> Template:
     percents = {span.value / 100 for span in spans if span.percent}
     used, known = set[Fraction](), stated | CONSTANTS | percents
     for piece in annotations:
-        used |= {value(found[0]) for found in NUMBER.finditer(piece.expression)}
+        used |= {value(match[0]) for match in NUMBER.finditer(piece.expression)}
         if not used <= known:
             raise Ambiguous("an expression uses a number that comes from nowhere")
         known.add(piece.result)
@@ -171,28 +171,28 @@ def draw(old: Fraction, span: Span, rng: np.random.Generator) -> Fraction:
     return Fraction(max(1, round(number * rng.uniform(0.4, 2.2) / unit)) * unit)
 
 
-def _span(question: str, found: re.Match[str]) -> Span:
-    begin, end = found.span()
+def _span(question: str, match: re.Match[str]) -> Span:
+    begin, end = match.span()
     before, after, rest = question[max(0, begin - 1):begin], question[end:end + 1], question[end:]
-    number = value(found[0])
+    number = value(match[0])
     whole = number.denominator == 1
     others = question[:begin].lower() + rest.lower()
     fixed = (
         before in ("/", ":") or (after in ("/", ":") and rest[1:2].isdigit())
-        or (whole and int(number) in YEARS and "," not in found[0])
+        or (whole and int(number) in YEARS and "," not in match[0])
         or bool(_ORDINAL_OR_NAME.match(rest) and not _UNIT.match(rest))
         or bool(_CLOCK.match(rest))
         or (whole and _in_words(number, others))
     )
-    return Span(begin, end, found[0], number, fixed, after == "%" or rest.startswith(" percent"))
+    return Span(begin, end, match[0], number, fixed, after == "%" or rest.startswith(" percent"))
 
 
 def _pieces(body: str) -> tuple[Piece, ...]:
-    pieces, place = [], 0
-    for found in ANNOTATION.finditer(body):
-        pieces += [Piece(body[place:found.start()]), Piece(found[2], found[1])]
-        place = found.end()
-    return (*pieces, Piece(body[place:]))
+    pieces, end = [], 0
+    for match in ANNOTATION.finditer(body):
+        pieces += [Piece(body[end:match.start()]), Piece(match[2], match[1])]
+        end = match.end()
+    return (*pieces, Piece(body[end:]))
 
 
 def _in_words(number: Fraction, text: str) -> bool:
@@ -208,7 +208,7 @@ def _text(number: Fraction, like: str) -> str:
 
 
 def _replaced(text: str, table: dict[Fraction, Fraction]) -> str:
-    return NUMBER.sub(lambda found: _text(table.get(value(found[0]), value(found[0])), found[0]), text)
+    return NUMBER.sub(lambda match: _text(table.get(value(match[0]), value(match[0])), match[0]), text)
 
 
 def _sensible(new: Fraction, old: Fraction) -> Fraction:
