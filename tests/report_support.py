@@ -82,7 +82,7 @@ def ship(grid: Grid, folder: Path, **changes: Any) -> None:
             record = records.read(configuration.directory)
             home = folder / configuration.directory.relative_to(grid.directory.parent)
             records.write(home, record.model_copy(update=changes))
-            (home / bundle.PROBLEMS).write_bytes(bundle.problems(configuration.directory, record))
+            (home / shipped.PROBLEMS).write_bytes(bundle.problems(configuration.directory, record))
 
 
 Cell = tuple[str, int, str]      # revision, k, layers
