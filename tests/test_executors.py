@@ -58,18 +58,22 @@ def test_a_record_from_before_says_nothing_and_keeps_its_checksum(model, tmp_pat
     assert "executor" in record.model_copy(update={"executor": "fast"}).content()
 
 
-def test_a_speed_of_another_executor_is_not_compared(tmp_path):
+@pytest.mark.parametrize(("executor", "device", "said"), [
+    ("eager", "a card", "executor eager, baseline's fast"), ("fast", "cpu", "device cpu, baseline's a card"),
+    ("", "a card", "executor not recorded, baseline's fast"),
+    ("eager", "cpu", "executor eager, baseline's fast; device cpu, baseline's a card")])
+def test_a_speed_of_another_executor_or_device_is_not_compared(tmp_path, executor, device, said):
     grid = Grid(experiment="x", output=str(tmp_path), limit=30, axes={"k": [1, 2], "layers": ["middle", "last"]})
     fill(grid)
     for configuration in grid.configurations():
-        executor = "eager" if configuration.name == "k2_last" else "fast"
+        ran = (executor, device) if configuration.name == "k2_last" else ("fast", "a card")
         record = records.read(configuration.directory)
-        parameters = record.parameters.model_copy(update={"device": "cuda"})     # a clock's, not a prediction's
-        records.write(configuration.directory, record.model_copy(update={"executor": executor,
-                                                                          "parameters": parameters}))
+        records.write(configuration.directory, record.model_copy(update={
+            "executor": ran[0], "environment": record.environment.model_copy(update={"device_name": ran[1]}),
+            "parameters": record.parameters.model_copy(update={"device": "cuda"})}))     # a clock's, not a prediction's
     table = tables.grid_table(Results.of(grid)).set_index("config")
     assert math.isnan(table.loc["k2_last", "speedup"]) and not math.isnan(table.loc["k2_middle", "speedup"])
-    assert table.loc["k2_last", "speed_from"] == "not compared: executor eager, baseline's fast"
+    assert table.loc["k2_last", "speed_from"] == f"not compared: {said}"
     assert not math.isnan(table.loc["k2_last", "lost"])
 
 

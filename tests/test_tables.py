@@ -317,12 +317,25 @@ def test_each_reuse_is_held_against_the_best_plain_threshold_that_is_as_fast(thr
     assert len(lines) == 3 and any("no plain threshold of this grid is as fast" in line for line in lines)
 
 
-def test_a_clock_of_another_executor_is_no_control(thresholds: Results) -> None:
+@pytest.mark.parametrize("column", ["executor", "device_name"])
+def test_a_clock_of_another_executor_or_device_is_no_control(thresholds: Results, column: str) -> None:
     rows = by_the_clock(thresholds)
-    rows["executor"] = ["fast" if k == 1 else "eager" for k in rows["k"]]
-    assert plain_control.against_plain(thresholds, rows)["control"].eq("").all()
+    rows[column] = ["one" if k == 1 else "other" for k in rows["k"]]
+    table = plain_control.against_plain(thresholds, rows)
+    assert table["control"].eq("").all()
+    assert table["relative_speed"].notna().tolist() == (rows["k"] == 1).tolist()
+    assert set(plain_control.as_text(table).query("speed == '–'")["config"]) == set(rows.loc[rows["k"] > 1, "config"])
     predicted = rows.assign(predicted_seconds=rows["seconds"])        # forwards compare whatever executor ran them
     assert plain_control.against_plain(thresholds, predicted)["control"].ne("").sum() == 2
+
+
+@pytest.mark.parametrize("predicts_reuse", [True, False])
+def test_a_prediction_is_not_held_against_a_clock(thresholds: Results, predicts_reuse: bool) -> None:
+    rows = by_the_clock(thresholds)
+    rows["predicted_seconds"] = rows["seconds"].where((rows["k"] > 1) == predicts_reuse)
+    table = plain_control.against_plain(thresholds, rows)
+    assert table["control"].eq("").all()
+    assert table["relative_speed"].notna().tolist() == (rows["k"] == 1).tolist()
 
 
 def test_a_grid_of_one_threshold_has_no_control(results: Results, thresholds: Results) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display import claim as claims
-from fastdllm.display.tables import Html, as_text, interval_text, only_predicted, together
+from fastdllm.display.tables import PREDICTED, Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
 from fastdllm.report import cost_model, criteria, plain_control, tables
@@ -46,7 +46,7 @@ class Report:
         measured = set(self.table["speed_from"])
         once = (" Each configuration was timed once, so its speed has no interval; an axis `repeat: [0, 1, 2]` gives "
                 "one.") if "one run" in measured else ""
-        clocked = measured - {"baseline", "not measured", tables.PREDICTED}
+        clocked = measured - {"baseline", "not measured", PREDICTED}
         beside = " Cells ran side by side: speeds hold for this run, those of another can differ by a fifth." if (
             clocked and any(finding.rule == "side_by_side" for finding in self.findings)) else ""
         return self.verdict.answer + once + beside
@@ -257,7 +257,7 @@ def _list(rows: pd.DataFrame, text) -> str:
 
 def _speedup(row) -> str:
     ratio = interval_text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
-    return f"{ratio} predicted" if row.speed_from == tables.PREDICTED else ratio
+    return f"{ratio} predicted" if row.speed_from == PREDICTED else ratio
 
 
 def _accuracy(row) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from fastdllm import prior_results, stats
+from fastdllm.display.tables import PREDICTED
 from fastdllm.report.results import Outcomes, Results
 from fastdllm.report.results import predicted as predicted_of
 
@@ -23,7 +24,6 @@ KINDS = ("prefill", "full", "small", "commit", "replay")
 COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
 DRAWS = 2000
 REPEATS = 3     # runs of each side from which a clock's interval is made: two say nothing of their spread
-PREDICTED = "predicted"
 HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 
 
@@ -33,7 +33,8 @@ def grid_table(results: Results) -> pd.DataFrame:
     Both comparisons are paired over the same problems where the samples are kept. What the speed-up is stands in
     speed_from: the clock's from REPEATS or more runs of each side, with their interval; else, on a CPU, which others
     share, the cost model's prediction from the forwards (`predicted`; its interval is that of the problems); else one
-    run's clock, without an interval. predicted_seconds is the cost model's time of the whole run.
+    run's clock, without an interval. Clocks of two executors or devices are not compared. predicted_seconds is the cost
+    model's time of the whole run.
     A run in shards has smaller batches at its ends: where the two sides were not split alike, `batching` says so.
     The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
     by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each computation once.
@@ -61,7 +62,7 @@ def grid_table(results: Results) -> pd.DataFrame:
         row |= dict.fromkeys((*COMPARED, *(f"sure_{name}" for name in COMPARED if "_" in name)), math.nan)
         if i in pairs:
             row |= pairs[i].values(bounds.get(i), levels, speeds)
-            row |= of_other_executor(row, base[row["key"]])
+            row |= not_compared(row, base[row["key"]])
         elif row["key"] in base:
             row |= {"lost": 0.0, "speedup": 1.0, "speed_from": "baseline"}
         else:
@@ -83,13 +84,16 @@ def predicted(results: Results) -> list[float]:
                                [record.decisions.get("reuse", 0)],
                                None if record.forwards_run is None else [record.forwards_run])[0])
             for record in results.records]
-def of_other_executor(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """No speed-up where the two clocks measured different executors; a prediction from forwards stands."""
-    if row["executor"] == base["executor"] or row["speed_from"] == "predicted":
+
+
+def not_compared(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """No speed-up where the two clocks measured different executors or devices; a prediction from forwards stands."""
+    differences = [f"{what} {row[name] or 'not recorded'}, baseline's {base[name] or 'not recorded'}"
+                   for what, name in (("executor", "executor"), ("device", "device_name")) if row[name] != base[name]]
+    if not differences or row["speed_from"] == PREDICTED:
         return {}
-    names = [side["executor"] or "not recorded" for side in (row, base)]
     return {**dict.fromkeys(("speedup", "speed_low", "speed_high", "sure_speed_low", "sure_speed_high"), math.nan),
-            "speed_from": f"not compared: executor {names[0]}, baseline's {names[1]}"}
+            "speed_from": f"not compared: {'; '.join(differences)}"}
 
 
 def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:
@@ -168,6 +172,8 @@ def _ratio(row: dict[str, Any], base: dict[str, Any], seconds: str) -> float:
     mine, theirs = (side["tokens_per_second"] if seconds == "seconds" else side["tokens"] / side[seconds]
                     for side in (row, base))
     return mine / theirs if theirs else math.nan
+
+
 def unequal_batching(row: dict[str, Any], base: dict[str, Any] | None) -> str:
     """What keeps a row's speed from being compared at equal batching with its baseline's; "" if nothing does.
 
