@@ -25,7 +25,7 @@ from fastdllm.investigation.collapse import phase6, phase6_figures, real_model, 
 from fastdllm.investigation.speed import gpu_measurements, pareto, sweeps, throughput
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import cell_report, figures, shipped, tables
+from fastdllm.report import cell_report, figures, shipped, summary_tables, tables
 from fastdllm.report.audit import sources
 from fastdllm.report.results import Results
 from fastdllm.ui import recording, strip
@@ -121,7 +121,7 @@ def published() -> pd.DataFrame:
 DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] = {
     figures.grid_figure: lambda grid, front: [
         figures.grid_figure(tables.grid_table(grid), "a title"), figures.grid_figure(tables.grid_table(front)),
-        figures.grid_figure(tables.published_table("jan_full", "gsm8k"))],
+        figures.grid_figure(summary_tables.published_table("jan_full", "gsm8k"))],
     figures.runs_figure: lambda grid, front: [figures.runs_figure(published())],
     figures.nodes_figure: lambda grid, front: [figures.nodes_figure(published())],
     cell_report.figure: lambda grid, front: [cell_report.figure(

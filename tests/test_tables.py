@@ -25,7 +25,7 @@ from fastdllm.investigation.collapse.inspection import merged_prompts
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.record import Record
-from fastdllm.report import cost_model, figures, plain_control, tables
+from fastdllm.report import cost_model, figures, plain_control, summary_tables, tables
 from fastdllm.report.results import Results
 
 AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
@@ -171,30 +171,30 @@ def test_a_page_shows_the_head_of_a_long_table_and_says_so() -> None:
 
 
 def test_rules_and_published_comparison(results: Results) -> None:
-    rules = tables.rules_table(results)
+    rules = summary_tables.rules_table(results)
     assert {"strict *", "flexible"} <= set(rules)
-    assert tables.against_published(results)["comparison"].tolist() == ["no published score"]
-    cover = tables.coverage(results).set_index("benchmark")
+    assert summary_tables.against_published(results)["comparison"].tolist() == ["no published score"]
+    cover = summary_tables.coverage(results).set_index("benchmark")
     assert cover.loc["arithmetic", "here"] == "9 of 9 configurations, n = 100"
     assert cover.loc["humaneval", "here"] == "not run"
     assert cover.loc["mmlu", "layer reuse"] == "cannot act"
 
 
 def test_a_limited_score_never_stands_beside_a_full_one_without_its_n() -> None:
-    text = tables.comparison(0.31, 0.54, 0.616, "Efficient-Large-Model/Fast_dLLM_v2_7B", False, 70, 5000)
+    text = summary_tables.comparison(0.31, 0.54, 0.616, "Efficient-Large-Model/Fast_dLLM_v2_7B", False, 70, 5000)
     assert "70 of 5000 problems only" in text
-    assert tables.comparison(0.78, 0.82, 0.837, "tiny", True, 1319, 1319) == "another model: not comparable"
+    assert summary_tables.comparison(0.78, 0.82, 0.837, "tiny", True, 1319, 1319) == "another model: not comparable"
 
 
 def test_published_table_has_n_intervals_and_the_noise_of_its_baseline() -> None:
-    january = tables.published_table("jan_full", "gsm8k").set_index("config")
+    january = summary_tables.published_table("jan_full", "gsm8k").set_index("config")
     row = january.loc["k2_middle"]
     assert row["n"] == 1319
     assert row["lost"] == pytest.approx(6.82, abs=0.01)
     assert row["speed_low"] < 0.5 < 2 < row["speed_high"]  # one k=1 row is 2.2 times slower than the others
-    assert tables.published_table("jan_limit", "minerva_math", 10)["n"].unique().tolist() == [70]
+    assert summary_tables.published_table("jan_limit", "minerva_math", 10)["n"].unique().tolist() == [70]
     with pytest.raises(ValueError, match="allowed: a table of"):
-        tables.published_table("jan_full", "humaneval")
+        summary_tables.published_table("jan_full", "humaneval")
 
 
 def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:

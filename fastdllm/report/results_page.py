@@ -20,7 +20,7 @@ from fastdllm.display import claim as claims
 from fastdllm.display.tables import PREDICTED, Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
-from fastdllm.report import cost_model, criteria, plain_control, tables
+from fastdllm.report import cost_model, criteria, plain_control, summary_tables, tables
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
@@ -154,12 +154,12 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
         *plain_part(report),
-        "## Best configuration per benchmark", "", Html(tables.best(report.table)).markdown(), "",
-        "## Extraction rules", "", Html(tables.rules_table(results), RULES).markdown(), "",
-        "## Measured and published", "", Html(tables.against_published(results)).markdown(), "",
+        "## Best configuration per benchmark", "", Html(summary_tables.best(report.table)).markdown(), "",
+        "## Extraction rules", "", Html(summary_tables.rules_table(results), RULES).markdown(), "",
+        "## Measured and published", "", Html(summary_tables.against_published(results)).markdown(), "",
         "## Audit", "", rules.summary(report.findings) + ".", "",
         Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
-        "## Coverage", "", Html(tables.coverage(results), COVERAGE).markdown(), "",
+        "## Coverage", "", Html(summary_tables.coverage(results), COVERAGE).markdown(), "",
         *(["Not complete:", "", missing, ""] if missing else []),
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
