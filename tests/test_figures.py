@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
@@ -16,7 +14,7 @@ import pytest
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from report_support import fill
+from report_support import fill, modules_that_show
 
 import fastdllm
 from fastdllm import Decoding, Reuse, stats
@@ -183,9 +181,8 @@ def alike() -> pd.DataFrame:
 
 
 def drawing_functions() -> set[Callable[..., Figure]]:
-    modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(fastdllm.__path__, "fastdllm.")
-               if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
-    return {function for module in modules for name, function in inspect.getmembers(module, inspect.isfunction)
+    return {function for module in modules_that_show()
+            for name, function in inspect.getmembers(module, inspect.isfunction)
             if function.__module__ == module.__name__ and not name.startswith("_")
             and inspect.signature(function).return_annotation in ("Figure", Figure)}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lab_support import command
-from report_support import fill
+from report_support import fill, timed_on_a_gpu
 
 from fastdllm.display.tables import (
     MOST,
@@ -24,7 +24,6 @@ from fastdllm.display.tables import (
 from fastdllm.investigation.collapse.inspection import merged_prompts
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
-from fastdllm.lab.records.record import Record
 from fastdllm.report import cost_model, figures, plain_control, summary_tables, tables
 from fastdllm.report.results import Results
 
@@ -68,9 +67,7 @@ def test_nine_rows_with_baseline_loss_and_speed(results: Results) -> None:
 
 def on_a_gpu(results: Results) -> Results:
     """The same records, as if they had been timed on a GPU."""
-    def moved(record: Record) -> Record:
-        return record.model_copy(update={"parameters": record.parameters.model_copy(update={"device": "cuda"})})
-    return Results(results.grid, [replace(state, record=moved(state.record)) for state in results.states
+    return Results(results.grid, [replace(state, record=timed_on_a_gpu(state.record)) for state in results.states
                                   if state.record is not None])
 
 
@@ -87,7 +84,7 @@ def test_three_repeats_give_an_interval_and_fewer_give_none(tmp_path: Path, repe
                 axes={"k": [1, 2], "layers": ["first"], "repeat": list(range(repeats))})
     fill(grid, lambda c: (0.9, (0.02, 0.021, 0.0195)[c.parameters.repeat] / c.parameters.reuse.k, 60))
     table = tables.grid_table(on_a_gpu(Results.of(grid)))
-    assert table[table["k"] == 2]["speed_low"].notna().all() == (repeats == 3)
+    assert set(table[table["k"] == 2]["speed_low"].notna()) == {repeats == 3}
 
 
 def test_repeats_are_interleaved_between_what_is_compared() -> None:
@@ -212,10 +209,8 @@ def test_a_speed_up_that_was_not_measured_at_equal_batching_says_so(tmp_path: Pa
     grid = Grid(experiment="x", output=str(tmp_path), limit=50, axes={"k": [1, 2, 3], "layers": ["first"]})
     fill(grid, collapse)
     for configuration in grid.configurations():      # on a CPU there is no clock's speed-up to speak of
-        record = records.read(configuration.directory)
-        records.write(configuration.directory, record.model_copy(update={
-            "shards": 4 if configuration.name == "k2_first" else 1,
-            "parameters": record.parameters.model_copy(update={"device": "cuda"})}))
+        records.write(configuration.directory, timed_on_a_gpu(
+            records.read(configuration.directory), shards=4 if configuration.name == "k2_first" else 1))
     table = tables.grid_table(Results.of(grid))
     shown = as_text(table).set_index("config")["speed-up"]
     assert "(not at equal batching: in 4 shards, k=1 in 1)" in shown["k2_first"]
