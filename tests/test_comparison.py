@@ -190,8 +190,8 @@ def test_the_number_of_problems_that_is_named_shows_the_difference(lost, gained,
     assert needed is not None
     rng = np.random.default_rng(0)
     draws = rng.multinomial(needed, [lost / n, gained / n, 1 - (lost + gained) / n], size=400)
-    found = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
-    assert 0.55 < found < 0.95      # exact McNemar is cautious where few problems turn
+    power = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
+    assert 0.55 < power < 0.95      # exact McNemar is cautious where few problems turn
     assert stats.n_needed_paired(5, 5, 100) is None
 
 

@@ -55,7 +55,7 @@ def run_1_comes_back(cells: pd.DataFrame, table: pd.DataFrame) -> Decision:
     moved, others = ran[ran["what"] == MOVED], ran[ran["layers"] != "first"]
     if compared != {"first", "middle", "last"} or own.empty or moved.empty or others.empty:
         return None, {}
-    return ((table["p_holm"] < 0.05) & (table["points"] < 0)).all(), {
+    return len(phase6.worse(table)) == len(table), {
         "n": int(table["n"].max()), "own": by_k(own), "moved": by_k(moved), "others": by_k(others)}
 
 
