@@ -1,16 +1,15 @@
 """Shared fixtures: the golden random checkpoint, the embedded one, and prompts."""
 
-import json
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from golden_support import DATA, GOLDEN
 from xdist.scheduler import LoadScopeScheduling
 
 import fastdllm
 
-GOLDEN = Path(__file__).parent / "golden"
 # Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # What workers do first: the files that take longest. Single notebooks are last, so that all end at about the same time.
@@ -74,8 +73,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def golden_prompts():
     """Token lists by length: p5, p31, p32, p33, p40, p44, p64, p70."""
-    prompts = json.loads((GOLDEN / "golden.json").read_text())["prompts"]
-    return {name: prompt["rows"][0] for name, prompt in prompts.items() if len(prompt["rows"]) == 1}
+    return {name: prompt["rows"][0] for name, prompt in DATA["prompts"].items() if len(prompt["rows"]) == 1}
 
 
 @pytest.fixture(scope="session")

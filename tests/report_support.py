@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from lab_support import write_record
 import fastdllm
 from fastdllm import stats
 from fastdllm.display.claim import Claim
+from fastdllm.investigation.collapse import phase6
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.lab.records.record import Record
 from fastdllm.report import shipped
 from fastdllm.share import bundle
 
@@ -67,12 +70,22 @@ def rows(configuration: Configuration, current: CurrentFingerprints, behaviour: 
              "seconds": seconds * noise[i]} for i, problem in enumerate(problems)]
 
 
+def timed_on_a_gpu(record: Record, **changes: Any) -> Record:
+    """The same record as if its clock had been a GPU's, whose speed-ups are measured; `changes` to its other fields."""
+    parameters = record.parameters.model_copy(update={"device": "cuda"})
+    return record.model_copy(update={"parameters": parameters} | changes)
+
+
+def modules_that_show() -> list[ModuleType]:
+    """The modules of the rooms that make claims and figures."""
+    return [importlib.import_module(info.name) for info in pkgutil.walk_packages(fastdllm.__path__, "fastdllm.")
+            if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
+
+
 def every_claim() -> dict[str, Claim]:
     """All claims of the package, by module and name."""
-    modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(fastdllm.__path__, "fastdllm.")
-               if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
-    return {f"{value.decide.__module__}.{value.name}": value for module in modules for value in vars(module).values()
-            if isinstance(value, Claim)}
+    return {f"{value.decide.__module__}.{value.name}": value for module in modules_that_show()
+            for value in vars(module).values() if isinstance(value, Claim)}
 
 
 def ship(grid: Grid, folder: Path, **changes: Any) -> None:
@@ -82,10 +95,19 @@ def ship(grid: Grid, folder: Path, **changes: Any) -> None:
             record = records.read(configuration.directory)
             home = folder / configuration.directory.relative_to(grid.directory.parent)
             records.write(home, record.model_copy(update=changes))
-            (home / bundle.PROBLEMS).write_bytes(bundle.problems(configuration.directory, record))
+            (home / shipped.PROBLEMS).write_bytes(bundle.problems(configuration.directory, record))
 
 
 Cell = tuple[str, int, str]      # revision, k, layers
+
+
+def phase6_results(right: dict[Cell, list[int]], tokens: int = 10) -> phase6.Phase6Results:
+    """Results of phase 6 made up: a cell's right or wrong by problem, and the tokens of the whole."""
+    rows = [{"config": f"{r}-{k}-{s}", "name": r, "revision": r, "policy": "output", "k": k, "layers": s, "n": len(v),
+             "correct": sum(v), "accuracy": np.mean(v), "low": 0.0, "high": 1.0, "tokens": tokens, "nfe_full": 5,
+             "nfe": 9, "model": "tiny", "task": "t", "metric": "strict"} for (r, k, s), v in right.items()]
+    return phase6.Phase6Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
+                                                     zip(right, rows, strict=True)}, {})
 
 
 def shipped_of(right: dict[Cell, Sequence[int]], *, tokens: dict[Cell, int] | None = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_support import GOLDEN
 from safetensors.torch import load_file, save_file
 
 import fastdllm
@@ -16,7 +17,6 @@ from fastdllm.model.config import ModelConfig
 from fastdllm.model.files import EMBEDDED, PATTERNS, READ, find, fingerprint
 from fastdllm.model.lm import check
 from fastdllm.model.network import Network
-from tests.conftest import GOLDEN
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_support import every_claim, fill, shipped_of
+from report_support import every_claim, fill, phase6_results, shipped_of
 
 from fastdllm import prior_results
 from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
@@ -492,22 +492,14 @@ def test_ten_problems_miss_the_log_s_own_collapse_once_in_three() -> None:
 
 # -- whole verdicts
 
-def made_up(right: dict[tuple[str, int, str], list[int]], tokens: int = 10) -> phase6.Phase6Results:
-    rows = [{"config": f"{r}-{k}-{s}", "name": r, "revision": r, "policy": "output", "k": k, "layers": s, "n": len(v),
-             "correct": sum(v), "accuracy": np.mean(v), "low": 0.0, "high": 1.0, "tokens": tokens, "nfe_full": 5,
-             "nfe": 9, "model": "tiny", "task": "t", "metric": "strict"} for (r, k, s), v in right.items()]
-    return phase6.Phase6Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
-                                                     zip(right, rows, strict=True)}, {})
-
-
 SUBSETS = ("first", "middle", "last")
 GOOD, BAD = [1] * 38 + [0] * 2, [0] * 30 + [1] * 10
 
 
 def three_codes(run_1: list[int], run_2: list[int]) -> phase6.Phase6Results:
-    return made_up({(revision, k, s): GOOD if k == 1 else answers
-                    for revision, answers in (("8e18baac", GOOD), ("6c8822f", run_1), ("26d6179", run_2))
-                    for k, names in ((1, ("first",)), (2, SUBSETS)) for s in names})
+    return phase6_results({(revision, k, s): GOOD if k == 1 else answers
+                           for revision, answers in (("8e18baac", GOOD), ("6c8822f", run_1), ("26d6179", run_2))
+                           for k, names in ((1, ("first",)), (2, SUBSETS)) for s in names})
 
 
 def collapse_text(results: phase6.Phase6Results, shares: pd.DataFrame, published: pd.DataFrame | None = None) -> str:

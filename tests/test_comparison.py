@@ -5,20 +5,21 @@ import re
 import shlex
 import shutil
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from lab_support import checkpoint, command, invoke, params
-from report_support import fill
+from lab_support import checkpoint, command, invoke, params, write_record
+from report_support import fill, healthy, rows, ship
 
 from fastdllm import stats
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.records import steps
-from fastdllm.report import cell_report
+from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.report import cell_report, shipped
 from fastdllm.report.comparison import sides
 from fastdllm.report.comparison.pairs import Comparison
-from fastdllm.share import bundle
 
 N = 60
 
@@ -27,10 +28,12 @@ N = 60
 def project(tmp_path, monkeypatch):
     """A project in which a grid has records: k=2 loses ten points, k=3 twenty."""
     monkeypatch.setenv("FASTDLLM_HOME", str(tmp_path))
-    grid = Grid(experiment="study", output=str(tmp_path / "executed"), limit=N,
-                axes={"k": [1, 2, 3], "layers": ["middle"]})
-    fill(grid, lambda c: (0.95 - 0.1 * (c.parameters.reuse.k - 1), 0.02, 60))
+    fill(study(tmp_path / "executed"), lambda c: (0.95 - 0.1 * (c.parameters.reuse.k - 1), 0.02, 60))
     return tmp_path / "executed"
+
+
+def study(output, **axes):
+    return Grid(experiment="study", output=str(output), limit=N, axes={"k": [1, 2, 3], "layers": ["middle"]} | axes)
 
 
 def pair(*names):
@@ -75,15 +78,16 @@ def test_tables_and_page_are_written(project, tmp_path):
 @pytest.fixture
 def compact(project):
     """The grid's records as they are published without samples, and as they are published without texts."""
-    for name, keeps in (("bare", ()), ("compact", (sides.COMPACT,))):
-        for config in ("k1_middle", "k3_middle"):
-            home = project / "study" / f"arithmetic_limit_{N}" / config
-            target = project / "published" / name / home.parent.name / config
-            target.mkdir(parents=True)
-            shutil.copy(home / records.SUMMARY, target)
-            for kept in keeps:
-                (target / kept).write_bytes(bundle.problems(home, records.read(home)))
-    return project / "published"
+    published = project / "published"
+    ship_as(study(project), published / "compact")
+    shutil.copytree(published / "compact", published / "bare", ignore=shutil.ignore_patterns(shipped.PROBLEMS))
+    return published
+
+
+def ship_as(grid, target):
+    """The grid's records as compact ones of an experiment of another name."""
+    ship(grid, target.parent)
+    (target.parent / grid.experiment).rename(target)
 
 
 def test_a_published_record_is_compared_by_what_it_keeps(compact):
@@ -96,10 +100,36 @@ def test_a_published_record_is_compared_by_what_it_keeps(compact):
 
 
 def test_compact_answers_that_are_not_the_records_are_refused(compact):
-    table = compact / "compact" / f"arithmetic_limit_{N}" / "k1_middle" / sides.COMPACT
+    table = compact / "compact" / f"arithmetic_limit_{N}" / "k1_middle" / shipped.PROBLEMS
     table.write_text(table.read_text().replace(",1,", ",0,", 1))
-    with pytest.raises(ValueError, match=r"problems\.csv.*allowed: 57 of 60"):
+    with pytest.raises(ValueError, match=r"problems\.csv: right: 56 in all; allowed: 57, as summary"):
         sides.find("compact/k1_middle")
+
+
+@pytest.fixture
+def drafted(project):
+    """A record of policy verify, whose every third answer had no draft: with its samples, and compact as `short`."""
+    grid, current = study(project, k=[2], policy=["verify"]), CurrentFingerprints()
+    [configuration] = grid.configurations()
+    samples = rows(configuration, current, healthy(configuration), np.arange(N), "")
+    for sample in samples[::3] + samples[1::3]:
+        sample |= {"forwards_run": 21, "drafts": [{"depth": 1, "kind": "small after small", "offered": 15,
+                                                   "accepted": 12}]}
+    write_record(configuration, current, samples)
+    ship_as(grid, project / "published" / "short")
+    return configuration.name
+
+
+def test_forwards_of_verify_are_those_that_ran_and_the_nfe_where_nothing_was_drafted(drafted):
+    side = sides.find(f"study/{drafted}")
+    assert side.problems is not None and side.problems["forwards"].tolist() == [21, 21, 33] * (N // 3)
+    assert side.problems["forwards"].sum() == side.record.forwards_run < side.record.forwards
+
+
+def test_forwards_that_ran_are_missing_where_only_the_nfe_is_kept(drafted, compact):
+    short = Comparison((sides.find("compact/k1_middle"), sides.find(f"short/{drafted}"))).problems()
+    assert short["forwards_A"].tolist() == [33] * N and short["forwards_B"].isna().all()
+    assert short["tokens_B"].tolist() == [60] * N
 
 
 def test_records_of_other_lengths_are_compared_on_what_they_share(project):
@@ -158,13 +188,12 @@ def test_speeds_of_different_executors_are_not_compared_without_a_word(project):
 @pytest.mark.parametrize(("lost", "gained", "n"), [(10, 2, 100), (30, 10, 200), (3, 0, 50), (1, 0, 8)])
 def test_the_number_of_problems_that_is_named_shows_the_difference(lost, gained, n):
     """Drawn again and again at that size, the test finds it in about 80 % of the draws."""
-    import numpy as np
     needed = stats.n_needed_paired(lost, gained, n)
     assert needed is not None
     rng = np.random.default_rng(0)
     draws = rng.multinomial(needed, [lost / n, gained / n, 1 - (lost + gained) / n], size=400)
-    found = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
-    assert 0.55 < found < 0.95      # exact McNemar is cautious where few problems turn
+    power = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
+    assert 0.55 < power < 0.95      # exact McNemar is cautious where few problems turn
     assert stats.n_needed_paired(5, 5, 100) is None
 
 

@@ -13,7 +13,7 @@ from report_support import fill
 from fastdllm import stats
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
-from fastdllm.report import criteria, tables
+from fastdllm.report import criteria, summary_tables
 from fastdllm.report.results import Results
 
 
@@ -80,7 +80,7 @@ def test_on_a_grid_of_records(tmp_path: Path, revision: str, outcome: str) -> No
 
 def test_on_the_published_grids() -> None:
     """January's single runs with a baseline that varies by 2.2x can confirm nothing and reject nothing."""
-    january = tables.published_table("jan_full", "gsm8k", level=stats.simultaneous(6))
+    january = summary_tables.published_table("jan_full", "gsm8k", level=stats.simultaneous(6))
     verdict = criteria.judge_table(january, Criteria())
     assert verdict.outcome == "undecided"
     assert "meets" not in set(verdict.rows["is"])

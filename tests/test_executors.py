@@ -1,11 +1,12 @@
 """Which executor ran is told by results, records and reports, and a small network keeps to one thread."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from lab_support import checkpoint
-from report_support import fill
+from report_support import fill, timed_on_a_gpu
 
 import fastdllm
 from fastdllm import Decoding, Reuse
@@ -58,18 +59,21 @@ def test_a_record_from_before_says_nothing_and_keeps_its_checksum(model, tmp_pat
     assert "executor" in record.model_copy(update={"executor": "fast"}).content()
 
 
-def test_a_speed_of_another_executor_is_not_compared(tmp_path):
+@pytest.mark.parametrize(("executor", "device", "said"), [
+    ("eager", "a card", "executor eager, baseline's fast"), ("fast", "cpu", "device cpu, baseline's a card"),
+    ("", "a card", "executor not recorded, baseline's fast"),
+    ("eager", "cpu", "executor eager, baseline's fast; device cpu, baseline's a card")])
+def test_a_speed_of_another_executor_or_device_is_not_compared(tmp_path, executor, device, said):
     grid = Grid(experiment="x", output=str(tmp_path), limit=30, axes={"k": [1, 2], "layers": ["middle", "last"]})
     fill(grid)
     for configuration in grid.configurations():
-        executor = "eager" if configuration.name == "k2_last" else "fast"
+        ran = (executor, device) if configuration.name == "k2_last" else ("fast", "a card")
         record = records.read(configuration.directory)
-        parameters = record.parameters.model_copy(update={"device": "cuda"})     # a clock's, not a prediction's
-        records.write(configuration.directory, record.model_copy(update={"executor": executor,
-                                                                          "parameters": parameters}))
+        records.write(configuration.directory, timed_on_a_gpu(
+            record, executor=ran[0], environment=record.environment.model_copy(update={"device_name": ran[1]})))
     table = tables.grid_table(Results.of(grid)).set_index("config")
     assert math.isnan(table.loc["k2_last", "speedup"]) and not math.isnan(table.loc["k2_middle", "speedup"])
-    assert table.loc["k2_last", "speed_from"] == "not compared: executor eager, baseline's fast"
+    assert table.loc["k2_last", "speed_from"] == f"not compared: {said}"
     assert not math.isnan(table.loc["k2_last", "lost"])
 
 
@@ -105,6 +109,6 @@ def test_an_output_shows_what_it_cost_and_how_it_begins(tiny):
 
 
 def test_a_text_cannot_leave_its_place_in_a_page(golden, golden_prompts):
-    from dataclasses import replace
     out = fastdllm.generate(golden, [golden_prompts["p5"]], decoding=SHORT)
-    assert "<b>" not in replace(out, texts=["<b>"])._repr_html_()
+    page = replace(out, texts=["</pre><b>bold</b>"])._repr_html_()
+    assert "&lt;/pre&gt;&lt;b&gt;bold&lt;/b&gt;" in page and "<b>" not in page

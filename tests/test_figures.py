@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
@@ -16,7 +14,7 @@ import pytest
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from report_support import fill
+from report_support import fill, modules_that_show
 
 import fastdllm
 from fastdllm import Decoding, Reuse, stats
@@ -25,7 +23,7 @@ from fastdllm.investigation.collapse import phase6, phase6_figures, real_model, 
 from fastdllm.investigation.speed import gpu_measurements, pareto, sweeps, throughput
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import cell_report, figures, shipped, tables
+from fastdllm.report import cell_report, figures, shipped, summary_tables, tables
 from fastdllm.report.audit import sources
 from fastdllm.report.results import Results
 from fastdllm.ui import recording, strip
@@ -121,7 +119,7 @@ def published() -> pd.DataFrame:
 DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] = {
     figures.grid_figure: lambda grid, front: [
         figures.grid_figure(tables.grid_table(grid), "a title"), figures.grid_figure(tables.grid_table(front)),
-        figures.grid_figure(tables.published_table("jan_full", "gsm8k"))],
+        figures.grid_figure(summary_tables.published_table("jan_full", "gsm8k"))],
     figures.runs_figure: lambda grid, front: [figures.runs_figure(published())],
     figures.nodes_figure: lambda grid, front: [figures.nodes_figure(published())],
     cell_report.figure: lambda grid, front: [cell_report.figure(
@@ -183,9 +181,8 @@ def alike() -> pd.DataFrame:
 
 
 def drawing_functions() -> set[Callable[..., Figure]]:
-    modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(fastdllm.__path__, "fastdllm.")
-               if info.name.split(".")[1] in ("investigation", "report", "share", "ui", "display")]
-    return {function for module in modules for name, function in inspect.getmembers(module, inspect.isfunction)
+    return {function for module in modules_that_show()
+            for name, function in inspect.getmembers(module, inspect.isfunction)
             if function.__module__ == module.__name__ and not name.startswith("_")
             and inspect.signature(function).return_annotation in ("Figure", Figure)}
 

@@ -5,8 +5,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import golden_support
 import pytest
 import torch
+from golden_support import DATA
 from lab_support import command
 from safetensors.torch import save_file
 
@@ -20,12 +22,11 @@ from fastdllm.model.errors import NothingUnmasked
 
 HERE = Path(__file__).parent
 STANDIN = HERE / "data" / "standin_generation.py"
-DATA = json.loads((HERE / "golden" / "golden.json").read_text())
 SWITCHES = {"run2": {}, "run1C": {"on_full_block": "bypass"}, "two_tier": {"cache_source": "full"},
             "old": {"run_skipped": True, "full_block_every_k": True, "first_subset": "1-11",
                     "on_full_block": "by_step"}}
 # The first reusing case of each variant with one row, and one batch in lockstep.
-SINGLE = [c for c in DATA["cases"] if c["k"] > 1 and len(DATA["prompts"][c["prompt"]]["rows"]) == 1]
+SINGLE = [c for c in DATA["cases"] if c["k"] > 1 and len(golden_support.rows(c)) == 1]
 CASES = [next(c for c in SINGLE if c["variant"] == variant) for variant in SWITCHES]
 CASES.append(next(c for c in DATA["cases"] if c["variant"] == "run2" and c["prompt"] == "b3a"))
 PROMPT = DATA["prompts"]["p40"]["rows"][0]
@@ -40,20 +41,12 @@ def standin():
     return file
 
 
-def settings(case):
-    stop = case["stop_token"]
-    return Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=511,
-                    small_block=case["small_block_size"], block_cache=case["use_block_cache"],
-                    stop_ids=() if stop == 9999 else (stop,)), Reuse(k=case["k"], layers=case["subset"])
-
-
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_golden_tokens_through_the_adapter(lm, standin, case):
     """What the published loops gave on the checkpoint's own code, a file in their interface gives on our network."""
     standin.batch_sample.__wrapped__.__globals__["SWITCHES"].update(SWITCHES.get(case["variant"], {}))
-    decoding, reuse = settings(case)
-    rows = DATA["prompts"][case["prompt"]]["rows"]
-    [got] = files.decoder(standin, lm, decoding, reuse)(rows)
+    reuse = Reuse(k=case["k"], layers=case["subset"])
+    [got] = files.decoder(standin, lm, golden_support.decoding(case), reuse)(golden_support.rows(case))
     assert case["stop_token"] == 9999      # it never stops, so that nothing is cut
     assert got == case["generated"]
     assert got[0]

@@ -1,20 +1,19 @@
 """The loop of docs/decoding.md: prompts of any length, stop tokens anywhere, and the quirks it does not inherit."""
 
-import json
 from itertools import pairwise
 
 import pytest
 import torch
+from golden_support import DATA, GOLDEN
 
 import fastdllm
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.reference import Loop
 from fastdllm import Decoding, Reuse
 from fastdllm.decode.sampling import choose, predict, sample
-from tests.conftest import GOLDEN
 
 MASK = 511
-CASES = {case["id"]: case for case in json.loads((GOLDEN / "golden.json").read_text())["cases"]}
+CASES = {case["id"]: case for case in DATA["cases"]}
 
 
 def run(lm, prompts, *, reuse=Reuse(), revision="fixed", batch_size=None, **decoding):
@@ -113,7 +112,7 @@ def test_quirk_prompt_of_exactly_one_block(golden, golden_prompts, plain):
 
 def test_quirk_carried_over_stop(golden, plain):
     case = CASES["upstream/k1/None/p40/thr0.9/n96/stopnone"]
-    prompt = json.loads((GOLDEN / "golden.json").read_text())["prompts"]["p40"]["rows"][0]
+    prompt = DATA["prompts"]["p40"]["rows"][0]
     carried = 32 - len(prompt) % 32               # the token that opens the second generated block
     stop = case["generated"][0][carried]
     assert stop not in case["generated"][0][:carried]

@@ -9,9 +9,9 @@ import venv
 from pathlib import Path
 
 import pytest
+from lab_support import ROOT, command, invoke
 
 from fastdllm.lab.config import paths
-from tests.lab_support import ROOT, command, invoke
 
 PROJECT = {"FASTDLLM_HOME", "PYTHONPATH"}       # what would lead an installed package back to a checkout
 

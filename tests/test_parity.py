@@ -1,30 +1,22 @@
 """Parity with the published loops: tokens, NFE and every event of the single-row golden cases."""
 
-import json
-from pathlib import Path
-
+import golden_support
 import pytest
+from golden_support import DATA
 
-from fastdllm import Decoding, Execution, Reuse, Trace
+from fastdllm import Execution, Reuse, Trace
 from fastdllm.decode.generate import build
 
-GOLDEN = Path(__file__).parent / "golden"
-DATA = json.loads((GOLDEN / "golden.json").read_text())
-VARIANTS = {"upstream": "upstream", "run2": "26d6179", "run1C": "6c8822f", "old": "8e18baac",
-            "two_tier": "26d6179+cache_source=full"}
-SINGLE = [case for case in DATA["cases"] if len(DATA["prompts"][case["prompt"]]["rows"]) == 1]
+SINGLE = [case for case in DATA["cases"] if len(golden_support.rows(case)) == 1]
 PAD = 509
 
 
 def events(lm, case):
     """Run a case step by step; golden-style events and the row's tokens."""
-    decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=511,
-                        small_block=case["small_block_size"], block_cache=case["use_block_cache"],
-                        stop_ids=() if case["stop_token"] == 9999 else (case["stop_token"],))
     reuse = Reuse(k=case["k"], layers=case["subset"])
     trace = Trace() if case["k"] > 1 else None
-    engine, ids = build(lm, DATA["prompts"][case["prompt"]]["rows"], decoding, reuse, VARIANTS[case["variant"]],
-                        Execution(), trace)
+    engine, ids = build(lm, golden_support.rows(case), golden_support.decoding(case), reuse,
+                        golden_support.VARIANTS[case["variant"]], Execution(), trace)
     steps = list(engine.steps(iter(enumerate(ids))))
     calls = {}
     for row in trace.frame().itertuples() if trace else ():

@@ -3,9 +3,8 @@
 import itertools
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
+from report_support import phase6_results
 
 import fastdllm
 from fastdllm import Decoding, Reuse
@@ -93,18 +92,10 @@ def test_results_come_from_records_and_are_run_once(tmp_path):
     assert check["same tokens"].all()
 
 
-def made_up(right: dict[tuple[str, int, str], list[int]]) -> phase6.Phase6Results:
-    rows = [{"config": f"{r}-{k}-{s}", "name": r, "revision": r, "policy": "output", "k": k, "layers": s, "n": len(v),
-             "correct": sum(v), "accuracy": np.mean(v), "low": 0.0, "high": 1.0, "tokens": 10, "nfe_full": 5, "nfe": 9}
-            for (r, k, s), v in right.items()]
-    return phase6.Phase6Results(pd.DataFrame(rows), {row["config"]: np.array(right[key]) for key, row in
-                                                     zip(right, rows, strict=True)}, {})
-
-
 def test_paired_tables_and_the_first_n():
     good, bad = [1] * 20, [0] * 15 + [1] * 5
-    results = made_up({("8e18baac", 2, s): good for s in SUBSETS} | {("6c8822f", 2, s): bad for s in SUBSETS}
-                      | {("26d6179", 2, s): good for s in SUBSETS})
+    results = phase6_results({(revision, 2, s): answers for revision, answers in (
+        ("8e18baac", good), ("6c8822f", bad), ("26d6179", good)) for s in SUBSETS})
     table = phase6.against(results, "8e18baac", "6c8822f")
     assert table[["layers", "points", "relative"]].values.tolist() == [["first = middle = last", -75.0, -0.75]]
     assert (table.p_holm < 0.05).all()

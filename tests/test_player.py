@@ -87,9 +87,9 @@ def test_replay_is_on_the_map(lm):
 
 
 @pytest.fixture(scope="module")
-def verified():
+def verified(tiny):
     question = "Leo needs 461 cards. Leo finds 29 of them. At 8 per hour, how many hours does Leo need?"
-    return recording.record(fastdllm.load("tiny"), question, decoding=Decoding(max_new_tokens=64),
+    return recording.record(tiny, question, decoding=Decoding(max_new_tokens=64),
                             reuse=Reuse(policy="verify", k=3))
 
 
@@ -443,15 +443,15 @@ def test_policies_and_revisions_are_lists_and_a_file_is_asked_for():
         controls.reuse()
 
 
-def test_the_player_says_what_was_asked_for_and_whether_it_came():
-    lm, arithmetic, decoding = fastdllm.load("tiny"), task("arithmetic"), Decoding(max_new_tokens=96)
+def test_the_player_says_what_was_asked_for_and_whether_it_came(tiny):
+    arithmetic, decoding = task("arithmetic"), Decoding(max_new_tokens=96)
     problems = arithmetic.problems(limit=2)
-    runs = comparison.record_all(lm, problems, decoding, Reuse(), task=arithmetic)
+    runs = comparison.record_all(tiny, problems, decoding, Reuse(), task=arithmetic)
     for run, problem_ in zip(runs, problems, strict=True):
         shown = player.payload(run)
         assert shown["target"] == problem_.target
         assert shown["right"] is (f"#### {problem_.target}" in run.result["text"])
-    assert player.payload(comparison.record_all(lm, problems[:1], decoding, Reuse())[0])["right"] is None
+    assert player.payload(comparison.record_all(tiny, problems[:1], decoding, Reuse())[0])["right"] is None
 
 
 def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):
@@ -464,11 +464,10 @@ def test_panel_leaves_a_sentence_where_widgets_are_dead(monkeypatch):
     assert "application/vnd.jupyter.widget-view+json" in widget
 
 
-def test_partings_and_verdict():
-    lm, problems = fastdllm.load("tiny"), task("arithmetic").problems(limit=2)
-    short = Decoding(max_new_tokens=32)
-    base = comparison.record_all(lm, problems, short, Reuse(layers="middle"))
-    stale = comparison.record_all(lm, problems, short, Reuse(k=2, layers="middle"), "6c8822f", distance=False)
+def test_partings_and_verdict(tiny):
+    problems, short = task("arithmetic").problems(limit=2), Decoding(max_new_tokens=32)
+    base = comparison.record_all(tiny, problems, short, Reuse(layers="middle"))
+    stale = comparison.record_all(tiny, problems, short, Reuse(k=2, layers="middle"), "6c8822f", distance=False)
     same = comparison.partings(problems, base, base)
     assert same["same text"].all() and same["first differing forward"].isna().all()
     assert "leaves k1, fixed on 0 of 2 problems" in comparison.verdict(same, base[0].title, base[0].title)

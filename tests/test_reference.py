@@ -1,17 +1,13 @@
 """The plain reference loop reproduces the published loops: all golden cases, every event."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from golden_support import DATA, GOLDEN
 
 from benchmarks.modules_network import ModulesNetwork
 from benchmarks.plain_network import Caches, PlainNetwork
 from benchmarks.reference import Event, Loop
 
-GOLDEN = Path(__file__).parent / "golden"
-DATA = json.loads((GOLDEN / "golden.json").read_text())
 LOGITS = {entry["name"]: entry for entry in DATA["logits"]}
 
 

@@ -1,7 +1,6 @@
 """A configuration in shards: the same samples and record, a process each, and a lost one resumes alone."""
 
 import json
-import multiprocessing
 import random
 import re
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import lab_support
 import pytest
+from process_support import CONTEXT
 
 import fastdllm
 from fastdllm.lab import records
@@ -21,9 +21,6 @@ from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
-CONTEXT = multiprocessing.get_context("forkserver")      # its children start with everything imported
-CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "fastdllm.decode", "transformers.models.auto",
-                                "scipy.stats", "lab_support"])
 CLOCK = ("seconds", "elapsed", "session")      # of a sample: what the time of day and the split may change
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from golden_support import GOLDEN
 
 import fastdllm
 from fastdllm import Decoding, Reuse, cli
 from fastdllm.cli import chat
 from fastdllm.model.errors import NothingUnmasked
-from tests.conftest import GOLDEN
 
 MASK = 511
 DECODING = Decoding(threshold=0.9, mask_id=MASK, stop_ids=(), max_new_tokens=24)

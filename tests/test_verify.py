@@ -1,11 +1,12 @@
 """Policy `verify` is k=1: tokens, stop, NFE and caches, whatever is drafted. What it saves are passes."""
 
-import json
 from itertools import groupby, pairwise
 from pathlib import Path
 
+import golden_support
 import pytest
 import torch
+from golden_support import DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab_support import checkpoint, params
@@ -28,9 +29,7 @@ from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.ui.conversation import Conversation
 from tools import verify_figure
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
-CASES = [case for case in GOLDEN["cases"] if case["k"] == 1]
-REVISION = {"upstream": "upstream", "run2": "26d6179", "old": "8e18baac"}
+CASES = [case for case in DATA["cases"] if case["k"] == 1]
 EXECUTORS = ("eager", "fast")
 
 
@@ -54,8 +53,8 @@ def course(engine, steps):
             [(row.generated, row.finish, row.nfe) for row in engine.finished])
 
 
-def same_as_k1(lm, prompts, decoding, k, **how):
-    """Decode both ways; the engine of `verify` once all is equal."""
+def assert_is_k1(lm, prompts, decoding, k, **how):
+    """Decode both ways: every step and every output is k=1's. Returns the engine of `verify`."""
     drafter = how.pop("drafter", None)
     engine, steps = decode(lm, prompts, decoding, verify(k), drafter=drafter, **how)
     assert course(engine, steps) == course(*decode(lm, prompts, decoding, **how))
@@ -71,10 +70,8 @@ def counts(engine):
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_golden_cases(golden, case):
-    decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=511,
-                        small_block=case["small_block_size"], block_cache=case["use_block_cache"],
-                        stop_ids=() if case["stop_token"] == 9999 else (case["stop_token"],))
-    same_as_k1(golden, GOLDEN["prompts"][case["prompt"]]["rows"], decoding, 3, revision=REVISION[case["variant"]])
+    assert_is_k1(golden, golden_support.rows(case), golden_support.decoding(case), 3,
+                 revision=golden_support.VARIANTS[case["variant"]])
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -82,7 +79,7 @@ def test_every_revision(golden, golden_prompts, revision):
     """Its k=1, with its own rule of stopping and with the exact one."""
     decoding = Decoding(threshold=0.2, max_new_tokens=40, mask_id=511, stop_ids=(155,))
     for name in (revision, f"{revision}+termination=exact"):
-        same_as_k1(golden, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
+        assert_is_k1(golden, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,7 +90,7 @@ def test_any_prompts_and_settings(golden, lengths, k, batch, threshold, small, b
     prompts = [data.draw(st.lists(st.integers(0, 500), min_size=length, max_size=length)) for length in lengths]
     decoding = Decoding(threshold=threshold, small_block=small, block_cache=block_cache, max_new_tokens=tokens,
                         mask_id=511, stop_ids=(155, 224))
-    same_as_k1(golden, prompts, decoding, k, batch=batch, executor=executor)
+    assert_is_k1(golden, prompts, decoding, k, batch=batch, executor=executor)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +102,7 @@ def questions():
 def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
     """There drafts are often right: passes are saved at every threshold."""
     decoding = Decoding(threshold=threshold, max_new_tokens=64)
-    engine = same_as_k1(tiny, questions, decoding, 3, batch=1)
+    engine = assert_is_k1(tiny, questions, decoding, 3, batch=1)
     offered, accepted, passes, nfe = counts(engine)
     assert 0 < accepted <= offered and passes == nfe - accepted
     assert {draft.kind for row in engine.finished for draft in row.result("").drafts} >= {"full", "small behind full"}
@@ -113,14 +110,14 @@ def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
 
 @pytest.mark.parametrize("batch", [2, 5])
 def test_batches(tiny, questions, batch):
-    same_as_k1(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
+    assert_is_k1(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
 
 
 def test_stop_strings(tiny, questions):
     free = fastdllm.generate(tiny, questions, decoding=Decoding(max_new_tokens=64), batch_size=1)
     strings = tuple({text[len(text) // 2:len(text) // 2 + 3] for text in free.texts})
     decoding = Decoding(max_new_tokens=64, stop_strings=strings)
-    engine = same_as_k1(tiny, questions, decoding, 4, batch=1)
+    engine = assert_is_k1(tiny, questions, decoding, 4, batch=1)
     assert {row.finish for row in engine.finished} == {"stop_string"}
     assert fastdllm.generate(tiny, questions, decoding=decoding, reuse=verify(4)).texts == \
         fastdllm.generate(tiny, questions, decoding=decoding).texts
@@ -128,7 +125,7 @@ def test_stop_strings(tiny, questions):
 
 def test_block_cache_off(tiny, questions):
     """Every forward is a full one, and drafts are too."""
-    engine = same_as_k1(tiny, questions[:2], Decoding(max_new_tokens=40, block_cache=False), 2, batch=1)
+    engine = assert_is_k1(tiny, questions[:2], Decoding(max_new_tokens=40, block_cache=False), 2, batch=1)
     assert counts(engine)[1] > 0
 
 
@@ -157,7 +154,7 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts,
     prompts = [golden_prompts["p33"], golden_prompts["p64"]]
     _, steps = decode(golden, prompts, decoding, executor=executor)
     for truth in (lambda _: True, lambda _: False, lambda index: index % 2, lambda index: index % 3):
-        engine = same_as_k1(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
+        engine = assert_is_k1(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
         offered, accepted, passes, nfe = counts(engine)
         assert offered and passes == nfe - accepted
         if truth(0) and truth(3):
@@ -175,7 +172,7 @@ def test_nothing_of_a_rejected_draft_stays_in_the_caches(golden, golden_prompts,
     plain, steps = decode(golden, [prompt], decoding, executor="eager")
     drafter = Told(steps, lambda _: truth)
     for executor in EXECUTORS:
-        engine = same_as_k1(golden, [prompt], decoding, 3, executor=executor, drafter=drafter)
+        engine = assert_is_k1(golden, [prompt], decoding, 3, executor=executor, drafter=drafter)
         cache = engine.executor.graphs.ops.plain_cache() if executor == "fast" else engine.executor.cache
         start, prefix = engine.finished[0].prefix, engine.executor.layout.prefix
         area = engine.turn.live[0].area * 32
@@ -337,7 +334,7 @@ def test_captured_packs_are_k1_in_float32(golden_prompts, k):
     lm = fastdllm.load(Path(__file__).parent / "golden", device="cuda", dtype="float32")
     decoding = Decoding(threshold=0.3, max_new_tokens=40, mask_id=511, stop_ids=())
     for batch in (1, 3):
-        same_as_k1(lm, [golden_prompts[name] for name in ("p5", "p33", "p64", "p70")], decoding, k, batch=batch)
+        assert_is_k1(lm, [golden_prompts[name] for name in ("p5", "p33", "p64", "p70")], decoding, k, batch=batch)
 
 
 @gpu

@@ -73,10 +73,10 @@ def interval(axes: Axes, at: float, value: float, low: float, high: float, uprig
              **looks: Any) -> None:
     """A point with its interval, along x or `upright` along y; the point alone where there is no interval."""
     error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-    place = {"x": at, "y": value, "yerr": error} if upright else {"x": value, "y": at, "xerr": error}
+    point = {"x": at, "y": value, "yerr": error} if upright else {"x": value, "y": at, "xerr": error}
     if np.isnan(low) or np.isnan(high):
-        place = {key: each for key, each in place.items() if "err" not in key}
-    axes.errorbar(**place, **{"capsize": 2.5, "linewidth": 1.4, "markersize": 6, "linestyle": ""} | looks)
+        point = {key: each for key, each in point.items() if "err" not in key}
+    axes.errorbar(**point, **{"capsize": 2.5, "linewidth": 1.4, "markersize": 6, "linestyle": ""} | looks)
 
 
 def bars(axes: Axes, values: Sequence[float], texts: Sequence[str], colors: Sequence[str]) -> BarContainer:

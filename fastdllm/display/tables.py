@@ -26,6 +26,7 @@ STYLE = """<style>
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
 @media (prefers-color-scheme:dark){.fd td{border-color:#555}.fd tr.base td{background:#8883}.fdc{color:#aaa}}
 </style>"""
+PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
 MOST = 100      # rows that a page shows: who wants more reads them as data
 LONG = 34       # characters of a cell from which it may take several lines, so that no table is cut off
@@ -70,7 +71,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             if row["k"] > 1 and row.get("lost_relative", math.nan) == row.get("lost_relative", math.nan) else "",
             speed: "baseline" if row.get("speed_from") == "baseline" else interval_text(
                 row["speedup"], row["speed_low"], row["speed_high"], 2)
-            + (f" ({row['batching']})" if row.get("batching") and row.get("speed_from") != "predicted" else ""),
+            + (f" ({row['batching']})" if row.get("batching") and row.get("speed_from") != PREDICTED else ""),
             "tokens/s": f"{row['tokens_per_second']:.1f}",
             "tokens": whole(row["tokens"]),
             "seconds": f"{row['seconds']:.1f}",
@@ -98,7 +99,7 @@ def only_predicted(table: pd.DataFrame) -> bool:
     if "speed_from" not in table:
         return False
     sources = set(table["speed_from"]) - {"baseline", "not measured"}
-    return sources == {"predicted"} or (not sources and set(table["device"]) == {"cpu"} and table["nfe"].gt(0).all())
+    return sources == {PREDICTED} or (not sources and set(table["device"]) == {"cpu"} and table["nfe"].gt(0).all())
 
 
 def together(names: Sequence[str]) -> str:

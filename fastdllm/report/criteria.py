@@ -21,7 +21,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, claim
-from fastdllm.display.tables import interval_text, together
+from fastdllm.display.tables import PREDICTED, interval_text, together
 from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import cost_model, tables
 from fastdllm.report.results import Results
@@ -133,7 +133,7 @@ def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, 
 def _runs_at(row: pd.Series) -> str:
     """The speed-up in words: the clock's, or what the cost model makes of the forwards."""
     ratio = interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2)
-    if row.get("speed_from") == tables.PREDICTED:
+    if row.get("speed_from") == PREDICTED:
         return f"is predicted to run at {ratio} times the tokens/s of k=1 (its forwards at {cost_model.SHAPE})"
     return f"runs at {ratio} times the tokens/s of k=1"
 

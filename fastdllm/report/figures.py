@@ -24,7 +24,7 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy with its interval, and the cost beside it, one line per computation, k=1 in grey.
 
     The cost is forwards, with the speed-up that the cost model gives them, where the clock is no measure
-    (`only_predicted`), else tokens/s. `table` as `tables.grid_table` or `tables.published_table` makes it.
+    (`only_predicted`), else tokens/s. `table` as `tables.grid_table` or `summary_tables.published_table` makes it.
     """
     counted = only_predicted(table)
     lines = merged(table, "computation" if counted else "run")

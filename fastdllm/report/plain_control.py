@@ -34,18 +34,21 @@ def against_plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     fast), the points won over it with their 95 % interval (paired where single answers are kept), problems won and
     lost, McNemar's p.
 
-    `relative_speed` is each row's speed over that of the plain row of the highest threshold.
+    `relative_speed` is each row's speed over that of the plain row of the highest threshold; NaN where the two times
+    do not compare.
     table: `tables.grid_table(results)`.
     """
     rows = table.to_dict("records")
     for row, record in zip(rows, results.records, strict=True):
-        row |= dict.fromkeys(COLUMNS, math.nan) | {"control": "", "family": without_reuse(record, "threshold"),
-                                                  "time": time_of(row)}
+        row |= dict.fromkeys(COLUMNS, math.nan) | {
+            "control": "", "family": without_reuse(record, "threshold"), "time": time_of(row),
+            "relative_speed": math.nan}
     for row in rows:
         plain = [other for other in rows if other["family"] == row["family"] and other["k"] == 1]
         if plain:
             reference = max(plain, key=lambda other: other["threshold"])
-            row["relative_speed"] = reference["time"] / row["time"]
+            if comparable(reference, row):
+                row["relative_speed"] = reference["time"] / row["time"]
         fast = [other for other in plain if other["time"] <= SLACK * row["time"] and comparable(other, row)]
         if row["k"] > 1 and fast:
             row |= gain(max(fast, key=lambda other: other["accuracy"]), row, results.outcomes)
@@ -59,9 +62,12 @@ def time_of(row: dict[str, Any]) -> float:
 
 
 def comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the times of two rows measure the same: predicted ones do, clocks on one device with one executor do."""
-    predicted = row_is_predicted(one) and row_is_predicted(other)
-    return predicted or all(one[name] == other[name] for name in ("executor", "device_name"))
+    """Whether the times of two rows measure the same: two predicted ones do, and two clocks on one device with one
+    executor.
+    """
+    if row_is_predicted(one) or row_is_predicted(other):
+        return row_is_predicted(one) and row_is_predicted(other)
+    return all(one[name] == other[name] for name in ("executor", "device_name"))
 
 
 def row_is_predicted(row: dict[str, Any]) -> bool:
@@ -90,7 +96,8 @@ def as_text(rows: pd.DataFrame) -> pd.DataFrame:
         shown.append({
             "task": row["task"], "config": row["config"], "threshold": f"{row['threshold']:g}",
             "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100), "n": whole(row["n"]),
-            "forwards": whole(row["forwards_run"]), "speed": f"{row['relative_speed']:.2f}",
+            "forwards": whole(row["forwards_run"]),
+            "speed": interval_text(row["relative_speed"], math.nan, math.nan, 2),
             "best plain as fast": (row["control"] or "none is as fast") if reuses else "",
             "points won over it": interval_text(row["gain"], row["gain_low"], row["gain_high"]) if reuses else "",
             "won, lost": f"{row['won']:.0f}, {row['lost_to_it']:.0f}" if row["won"] == row["won"] else ""})

@@ -17,10 +17,10 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display import claim as claims
-from fastdllm.display.tables import Html, as_text, interval_text, only_predicted, together
+from fastdllm.display.tables import PREDICTED, Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
-from fastdllm.report import cost_model, criteria, plain_control, tables
+from fastdllm.report import cost_model, criteria, plain_control, summary_tables, tables
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
@@ -46,7 +46,7 @@ class Report:
         measured = set(self.table["speed_from"])
         once = (" Each configuration was timed once, so its speed has no interval; an axis `repeat: [0, 1, 2]` gives "
                 "one.") if "one run" in measured else ""
-        clocked = measured - {"baseline", "not measured", tables.PREDICTED}
+        clocked = measured - {"baseline", "not measured", PREDICTED}
         beside = " Cells ran side by side: speeds hold for this run, those of another can differ by a fifth." if (
             clocked and any(finding.rule == "side_by_side" for finding in self.findings)) else ""
         return self.verdict.answer + once + beside
@@ -154,12 +154,12 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
         *plain_part(report),
-        "## Best configuration per benchmark", "", Html(tables.best(report.table)).markdown(), "",
-        "## Extraction rules", "", Html(tables.rules_table(results), RULES).markdown(), "",
-        "## Measured and published", "", Html(tables.against_published(results)).markdown(), "",
+        "## Best configuration per benchmark", "", Html(summary_tables.best(report.table)).markdown(), "",
+        "## Extraction rules", "", Html(summary_tables.rules_table(results), RULES).markdown(), "",
+        "## Measured and published", "", Html(summary_tables.against_published(results)).markdown(), "",
         "## Audit", "", rules.summary(report.findings) + ".", "",
         Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
-        "## Coverage", "", Html(tables.coverage(results), COVERAGE).markdown(), "",
+        "## Coverage", "", Html(summary_tables.coverage(results), COVERAGE).markdown(), "",
         *(["Not complete:", "", missing, ""] if missing else []),
         "## Notes", "", NOTES, notes, NOTES_END, ""])
 
@@ -257,7 +257,7 @@ def _list(rows: pd.DataFrame, text) -> str:
 
 def _speedup(row) -> str:
     ratio = interval_text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
-    return f"{ratio} predicted" if row.speed_from == tables.PREDICTED else ratio
+    return f"{ratio} predicted" if row.speed_from == PREDICTED else ratio
 
 
 def _accuracy(row) -> str:

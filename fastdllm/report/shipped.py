@@ -24,7 +24,8 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.paths import executed, short
 from fastdllm.lab.records.record import Record
 
-PROBLEMS = "problems.csv"
+PUBLISHED = "published"         # the folder of executed/
+PROBLEMS = "problems.csv"       # what a compact record keeps of its samples
 COUNTS = ("right", "tokens", "forwards")      # columns of problems.csv besides the id
 # What tells two configurations apart; experiment, batch size, device and data's place do not change what is decoded.
 SETTINGS = ["model", "task", "limit", "engine", "dtype", "threshold", "max_new_tokens", "small_block", "block_cache",
@@ -72,7 +73,7 @@ def read(folder: Path | None = None) -> ShippedRecords:
     Of two records of the same settings the later one counts. A missing folder is no error: `origin` says so.
     Raises ValueError naming file and field for what can't be read or does not agree with itself.
     """
-    home = executed() / "published" if folder is None else folder
+    home = executed() / PUBLISHED if folder is None else folder
     shared: list[dict[str, Any]] = []
     problems: dict[str, pd.DataFrame] = {}
     for table in sorted(home.rglob(PROBLEMS)):

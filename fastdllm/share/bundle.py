@@ -16,10 +16,10 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.jobs.notebook_run import RECORD
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.record import Record
+from fastdllm.report.shipped import COUNTS, PROBLEMS
 from fastdllm.share.inventory import Executed
 from fastdllm.share.redact import Redactor, read_notebook
 
-PROBLEMS = "problems.csv"
 NOTEBOOK_LIMIT, TOTAL_LIMIT = 400_000, 12_000_000      # bytes
 
 
@@ -65,7 +65,7 @@ def problems(directory: Path, record: Record) -> bytes:
     """One line for each problem: its id, whether the headline's rule finds it right, tokens, forwards. No texts."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("id", "right", "tokens", "forwards"))
+    writer.writerow(("id", *COUNTS))
     for sample in records.samples(directory).to_dict("records"):
         writer.writerow((sample["id"], int(sample["correct"][record.metric]), sample["tokens"],
                          records.forwards(sample["nfe"])))

@@ -68,13 +68,15 @@ class SiteDraft:
         self.items.append(Item(path, content.encode() if isinstance(content, str) else content))
         return path.as_posix()
 
-    def notebook(self, source: Path, folder: Path, title: str, facts: Iterable[tuple[str, str]] = (),
-                 record: str = "") -> tuple[str, str]:
-        """A notebook's page and its download; returns both addresses."""
-        notebook = read_notebook(source)
-        notebook = self.redactor.notebook(notebook) if self.redactor else notebook
+    def read(self, path: Path) -> dict[str, Any]:
+        """A notebook as it may be shown."""
+        notebook = read_notebook(path)
+        return self.redactor.notebook(notebook) if self.redactor else notebook
+
+    def notebook(self, notebook: dict[str, Any], name: str, folder: Path, title: str,
+                 facts: Iterable[tuple[str, str]] = (), record: str = "") -> tuple[str, str]:
+        """The page and the download of a notebook from `read`; returns both addresses."""
         describe_figures(notebook)
-        name = source.name.removesuffix(".ipynb")
         body = self.writer.page(notebook, title, "../" * len(folder.parts), f"{name}.ipynb", facts, record)
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
         return self.add(folder / f"{name}.html", body), self.add(folder / f"{name}.ipynb", text)
@@ -108,10 +110,11 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
         notebooks = []
         for run in runs:
             page_path = Path("notebooks") / name / run.path.parent.relative_to(experiment.directory)
-            page, notebook = draft.notebook(run.path, page_path, f"{name}: {run.name}")
+            content = draft.read(run.path)
+            page, notebook = draft.notebook(content, run.path.stem, page_path, f"{name}: {run.name}")
             short = "/".join(dict.fromkeys(run.name.split("/")))       # 00_tour, not 00_tour/00_tour
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem,
-                              "question": draft.text(question(read_notebook(run.path)))})
+                              "question": draft.text(question(content))})
         sections.append({"name": experiment.name, "shipped": shipped, "cells": own, "notebooks": notebooks,
                          "hypothesis": draft.text(grid.hypothesis) if grid else "",
                          "figure": _headline(draft, experiment, grid, states),
@@ -209,13 +212,13 @@ def _configuration(draft: SiteDraft, experiment: Experiment, state: Configuratio
     facts = _facts(state, row)
     title = f"{experiment.key}: {configuration.path}"
     for path in bundle.executed_notebooks(configuration.directory):
-        entry["page"], entry["notebook"] = draft.notebook(path, page_path, title, facts,
+        entry["page"], entry["notebook"] = draft.notebook(draft.read(path), path.stem, page_path, title, facts,
                                                            records.SUMMARY if record else "")
     if record and record.shared_from and not entry["page"]:      # the page of the run that it shares
         for path in bundle.executed_notebooks(configuration.directory.with_name(record.shared_from)):
             entry["page"] = (page_path.with_name(record.shared_from) / path.name).with_suffix(".html").as_posix()
     for path in sorted(configuration.directory.glob("*.failed.ipynb")):
-        entry["traceback"], _ = draft.notebook(path, page_path, f"{title} (failed)", facts)
+        entry["traceback"], _ = draft.notebook(draft.read(path), path.stem, page_path, f"{title} (failed)", facts)
     return entry
 
 

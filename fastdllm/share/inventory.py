@@ -17,8 +17,9 @@ from fastdllm.lab.config.paths import executed, listed
 from fastdllm.lab.jobs import notebook_run, notebooks, status
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.report.shipped import PUBLISHED
 
-PUBLISHED, GALLERY = "published", "gallery"
+GALLERY = "gallery"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastdllm.lab.config.paths import executed
 from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.report import shipped
 from fastdllm.report.audit.rules import audit, failing
 from fastdllm.report.audit.sources import from_records
 from fastdllm.share import bundle, inventory, redact
@@ -59,7 +60,7 @@ def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerp
         raise ValueError(
             f"{directory}: nothing to publish; allowed: an experiment with a complete configuration or a notebook"
         )
-    target = folder / inventory.PUBLISHED / experiment
+    target = folder / shipped.PUBLISHED / experiment
     elsewhere = bundle.size(target.parent) - bundle.size(target)
     return Publication(experiment, target, tuple(items), tuple(problems), tuple(bundle.too_large(items, elsewhere)))
 

@@ -172,6 +172,11 @@ def losses(results: Phase6Results, revision: str) -> pd.DataFrame:
                              for row in results.reusing(revision).itertuples()] if len(baseline) else [])
 
 
+def worse(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `compare` that lost points, surely: p after Holm below 0.05."""
+    return table[(table["p_holm"] < 0.05) & (table["points"] < 0)]
+
+
 def across_subsets(results: Phase6Results, revision: str) -> pd.DataFrame:
     """Per k: do the subsets agree? Computations, problems answered differently, tokens, the largest gap in points."""
     rows = []

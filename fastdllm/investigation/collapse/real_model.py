@@ -29,6 +29,7 @@ TASK, THRESHOLD, DTYPE = "gsm8k_words", 0.9, "float32"      # the headline: the 
 RUN_1_CODE = {"6f96d959": "6f96d95-dirty", "6d2a9a89": "6d2a9a8", "6c8822fc": "6c8822f"}
 BYPASS = "6c8822f"
 OF_LOG = 10      # problems of a cell of Run 1
+ROUNDING = 0.01  # the share of decodes in which rounding may still change an answer, its tokens or its forwards
 OF_THE_LOG, MOVED = "as in the log", "first, on the commit of the others"
 
 
@@ -57,6 +58,11 @@ def differing(shipped: ShippedRecords, revision: str, task: str = TASK, threshol
                      "right": ", ".join(map(str, group["correct"])), "tokens": ", ".join(map(str, group["tokens"]))})
     table = pd.DataFrame(rows, columns=["k", "subsets", "n", "differ", "right", "tokens"])
     return table[table["subsets"].str.contains(",")] if len(table) else table
+
+
+def rounding_only(differ: int, n: int) -> bool:
+    """Whether rounding explains that so many of n decodes differ: surely fewer than ROUNDING of all do."""
+    return stats.wilson(differ, n)[1] < ROUNDING
 
 
 def run_1(shipped: ShippedRecords, task: str = TASK, threshold: float = THRESHOLD) -> pd.DataFrame:

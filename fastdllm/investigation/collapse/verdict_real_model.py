@@ -55,7 +55,7 @@ def run_1_comes_back(cells: pd.DataFrame, table: pd.DataFrame) -> Decision:
     moved, others = ran[ran["what"] == MOVED], ran[ran["layers"] != "first"]
     if compared != {"first", "middle", "last"} or own.empty or moved.empty or others.empty:
         return None, {}
-    return ((table["p_holm"] < 0.05) & (table["points"] < 0)).all(), {
+    return len(phase6.worse(table)) == len(table), {
         "n": int(table["n"].max()), "own": by_k(own), "moved": by_k(moved), "others": by_k(others)}
 
 
@@ -144,12 +144,11 @@ def only_refresh_makes_them_one(refresh: pd.DataFrame, bypass: pd.DataFrame) -> 
              "{high:.1%}).",
        unknown="Whether the subsets agree under refresh is not known: fewer than two ran.")
 def subsets_agree_but_for_rounding(refresh: pd.DataFrame) -> Decision:
-    """refresh: `real_model.differing` of `26d6179`; rounding explains at most one decode in a hundred."""
+    """refresh: `real_model.differing` of `26d6179`."""
     if refresh.empty:
         return None, {}
     differ, n = int(refresh["differ"].sum()), int(refresh["n"].sum())
-    high = stats.wilson(differ, n)[1]
-    return high < 0.01, {"differ": differ, "n": n, "high": high}
+    return real_model.rounding_only(differ, n), {"differ": differ, "n": n, "high": stats.wilson(differ, n)[1]}
 
 
 @claim(holds="In {dtype} {differ} of {n} decodes differ by subset under `26d6179`: half precision is enough for "

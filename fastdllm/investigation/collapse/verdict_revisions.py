@@ -11,7 +11,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
-from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses
+from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses, worse
 from fastdllm.investigation.collapse.verdict_suspects import list_differences
 
 JANUARY, RUN_1, RUN_2 = "8e18baac", "6c8822f", "26d6179"
@@ -28,7 +28,7 @@ def worse_than_january(who: str, table: pd.DataFrame) -> Decision:
     """table: `phase6.against` January's code, one row a different computation."""
     if table.empty:
         return None, {"who": who}
-    hit, worst = table[(table.p_holm < 0.05) & (table.points < 0)], table.loc[table.points.idxmin()]
+    hit, worst = worse(table), table.loc[table.points.idxmin()]
     return len(hit) > 0, {"who": who, "hit": len(hit), "m": len(table), "k": worst.k, "layers": worst.layers,
                           "points": worst.points, "relative": worst.relative,
                           "missed": max(0.0, -float(table.low.min()))}
@@ -40,8 +40,7 @@ def worse_than_january(who: str, table: pd.DataFrame) -> Decision:
 def hits_every_subset(table: pd.DataFrame) -> Decision:
     """table: `phase6.against`; hit: significantly worse at some k."""
     ran = {subset for layers in table.layers for subset in layers.split(" = ")}
-    rows = table[(table.p_holm < 0.05) & (table.points < 0)]
-    hit = {subset for layers in rows.layers for subset in layers.split(" = ")}
+    hit = {subset for layers in worse(table).layers for subset in layers.split(" = ")}
     return (None if not hit or len(ran) < 3 else hit == ran), {"spared": ", ".join(sorted(ran - hit))}
 
 

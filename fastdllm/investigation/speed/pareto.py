@@ -21,12 +21,12 @@ from fastdllm.display.tables import p_text
 from fastdllm.investigation.speed import verify_measurements
 from fastdllm.investigation.speed.sweeps import front, one_task
 from fastdllm.report import tables
+from fastdllm.report.plain_control import SLACK
 from fastdllm.report.results import Results
 
 LOOKS = {"": (GREY, "D"), "output": (BLUE, "o"), "residual": (ORANGE, "s"), "token": (GREEN, "^"),
          "adaptive": (PINK, "v"), "replay": (RED, "P"), "verify": ("#000000", "*"), "topk_tokens": (SKY, "<"),
          "refresh_least_similar": (SKY, ">")}
-SLACK = 1.02        # so much slower still counts as equally fast
 PENALTY = 3.0       # d3LLM's alpha
 MAY_LOSE = 5.0      # points of accuracy within which d3LLM measures
 

@@ -14,7 +14,7 @@ import pandas as pd
 from fastdllm import stats
 from fastdllm.display.claim import Decision, claim
 from fastdllm.display.tables import interval_text, whole
-from fastdllm.investigation.collapse.phase6 import Phase6Results
+from fastdllm.investigation.collapse.phase6 import Phase6Results, worse
 from fastdllm.lab.config.computation import generative
 from fastdllm.report import cost_model
 from fastdllm.report.shipped import ShippedRecords, label
@@ -131,7 +131,7 @@ def two_tier_is_worse(table: pd.DataFrame, results: Phase6Results) -> Decision:
     """table: `phase6.against`, `cache_source: full` against `latest`; results: the records that it is of."""
     if table.empty:
         return None, {}
-    hit, worst = table[(table["p_holm"] < 0.05) & (table["points"] < 0)], table.loc[table["points"].idxmin()]
+    hit, worst = worse(table), table.loc[table["points"].idxmin()]
     return len(hit) > 0, {"hit": len(hit), "m": len(table), "k": worst["k"], "points": worst["points"],
                           "relative": worst["relative"], "low": worst["low"], "high": worst["high"],
                           "of": f"{results.frame['model'].iloc[0]}, n = {worst['n']}"}

@@ -7,7 +7,10 @@ what a pass costs by the tokens that it carries, from which the time of other ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -34,7 +37,8 @@ def runs(path: Path = PATH, model: str = REAL_MODEL) -> pd.DataFrame:
     return table.assign(dtype=table["dtype"].str.removeprefix("torch."))
 
 
-def milliseconds(executor: str, path: Path = PATH) -> dict[int, float]:
+@cache      # each verify row of a grid asks again
+def milliseconds(executor: str, path: Path = PATH) -> Mapping[int, float]:
     """Milliseconds of a pass at the 7B's shape by the tokens that it carries, of "verify" or of "k=1" (plain forwards).
     Where states of several kinds have one width, the slower one.
     """
@@ -42,7 +46,7 @@ def milliseconds(executor: str, path: Path = PATH) -> dict[int, float]:
     for line in atomic.json_lines(path):
         if line["part"] == "rows" and line["model"] == SHAPE and line["executor"] == executor:
             times[line["width"]] = max(line["ms"], times.get(line["width"], 0.0))
-    return dict(sorted(times.items()))
+    return MappingProxyType(dict(sorted(times.items())))
 
 
 def relative_time(record: Record) -> float:

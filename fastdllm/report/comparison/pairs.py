@@ -201,7 +201,7 @@ class Comparison:
         p = stats.holm([pair.paired.p for pair in self.pairs if pair.paired is not None])
         corrected = iter(p)
         rows = []
-        for letter, side in self.letters.items():
+        for (letter, side), pair in zip(self.letters.items(), [None, *self.pairs], strict=True):
             flat = records.row(side.record)
             rule = self.rule or self.sides[0].record.metric
             score = side.record.accuracy.get(rule, side.record.headline)
@@ -212,7 +212,6 @@ class Comparison:
                    "reused_layer_calls": flat["reuse"] if side.record.decisions else math.nan,
                    "seconds": flat["seconds"], "tokens_per_second": flat["tokens_per_second"],
                    "executor": side.record.executor, "device": side.record.environment.device_name}
-            pair = next((pair for pair in self.pairs if pair.b is side), None)
             if pair is not None:
                 difference, low, high = pair.difference
                 row |= {"difference": difference, "difference_low": low, "difference_high": high, "speed": pair.speed,

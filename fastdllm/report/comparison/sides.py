@@ -10,6 +10,7 @@ A side is named by a directory or a file (a record, an old summary.json, results
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ from fastdllm.lab.config.paths import executed, expand
 from fastdllm.lab.records import harness_results, importer, old_summary
 from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.stated_result import StatedResult, read_json
+from fastdllm.report import shipped
 
-COMPACT = "problems.csv"        # what `fastdllm publish --compact` leaves of the samples
-PUBLISHED = "published"         # the folder of executed/ that ships with the project
 COLUMNS = ["index", "correct", "tokens", "forwards", "seconds", "output", "extracted", "prompt_hash"]
 
 
@@ -61,7 +61,8 @@ def find(name: str) -> Side:
 
 def _named(name: str) -> Side:
     """`experiment[/task]/configuration`, below executed/ or among the log's figures."""
-    known = {**_log(), **{key: path for home in (executed() / PUBLISHED, executed()) for key, path in _below(home)}}
+    homes = (executed() / shipped.PUBLISHED, executed())
+    known = {**_log(), **{key: path for home in homes for key, path in _below(home)}}
     parts = name.strip("/").split("/")
     fitting = [key for key in known if key == "/".join(parts)
                or (len(parts) == 2 and [key.split("/")[0], key.split("/")[-1]] == parts)]
@@ -117,21 +118,26 @@ def _of_summary(directory: Path, name: str) -> Side:
         return Side(name, importer.record(old_summary.read(path, top), directory.parent.name))
     record, samples = records.read(directory), records.samples_path(directory)
     if samples.is_file():
-        return Side(name, record, _of_samples(records.samples(directory).to_dict("records")), samples.parent)
-    if (table := directory / COMPACT).is_file():
-        rows = pd.read_csv(table, dtype={"id": str})
-        if int(rows["right"].sum()) != record.headline.correct or len(rows) != record.n:
-            raise ValueError(f"{table}: {int(rows['right'].sum())} of {len(rows)} right; allowed: "
-                             f"{record.headline.correct} of {record.n}, as {records.SUMMARY} says")
-        problems = rows.assign(correct=[{record.metric: bool(right)} for right in rows["right"]], index=rows.index)
-        return Side(name, record, problems.set_index("id").reindex(columns=COLUMNS), directory)
+        return Side(name, record, _of_samples(records.samples(directory)), samples.parent)
+    if (table := directory / shipped.PROBLEMS).is_file():
+        return Side(name, record, _of_counts(shipped.read_problems(table, record), record), directory)
     return Side(name, record, home=directory)
 
 
-def _of_samples(samples: list[dict[str, Any]]) -> pd.DataFrame:
-    """The samples of a record; their forwards are those that ran (policy verify runs fewer than its NFE)."""
-    rows = [{**sample, "forwards": sample.get("forwards_run") or records.forwards(sample["nfe"])} for sample in samples]
-    return pd.DataFrame(rows).set_index("id").reindex(columns=COLUMNS)
+def _of_samples(samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples of a record; their forwards are those that ran: policy verify runs fewer than its NFE where it
+    drafted, and says so in these samples alone.
+    """
+    nfe = samples["nfe"].map(records.forwards)
+    forwards = samples["forwards_run"].fillna(nfe).astype(int) if "forwards_run" in samples else nfe
+    return samples.assign(forwards=forwards).set_index("id").reindex(columns=COLUMNS)
+
+
+def _of_counts(rows: pd.DataFrame, record: Record) -> pd.DataFrame:
+    """The problems of a compact record. Its forwards are the NFE: how many ran under policy verify is not kept."""
+    correct = [{record.metric: bool(right)} for right in rows["right"]]
+    ran = rows["forwards"] if record.forwards_run is None else math.nan
+    return rows.assign(correct=correct, index=rows.index, forwards=ran).set_index("id").reindex(columns=COLUMNS)
 
 
 def _of_harness(path: Path, name: str) -> Side:

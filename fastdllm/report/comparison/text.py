@@ -116,8 +116,8 @@ def explore(pair: Pair, problem: str) -> str:
 def problem_texts(comparison: Comparison) -> dict[str, Problem]:
     """The problems by id, where they can be had here and are the ones of a record; {} else."""
     for side in comparison.sides:
-        if (found := _problems(side)) is not None:
-            return found
+        if (problems := _problems(side)) is not None:
+            return problems
     return {}
 
 

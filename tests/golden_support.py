@@ -1,0 +1,28 @@
+"""The golden checkpoint's cases: what the published loops gave on it (golden/README.md), in our settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastdllm import Decoding
+
+GOLDEN = Path(__file__).parent / "golden"
+DATA = json.loads((GOLDEN / "golden.json").read_text())
+# What the cases call their loops, and the revision that is the same code.
+VARIANTS = {"upstream": "upstream", "run2": "26d6179", "run1C": "6c8822f", "old": "8e18baac",
+            "two_tier": "26d6179+cache_source=full"}
+
+
+def rows(case: dict[str, Any]) -> list[list[int]]:
+    """The prompts of a case."""
+    return DATA["prompts"][case["prompt"]]["rows"]
+
+
+def decoding(case: dict[str, Any]) -> Decoding:
+    """The settings of a case; the stop token 9999 is outside the vocabulary: it never stops."""
+    stop = case["stop_token"]
+    return Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=511,
+                    small_block=case["small_block_size"], block_cache=case["use_block_cache"],
+                    stop_ids=() if stop == 9999 else (stop,))
