@@ -141,10 +141,12 @@ class Told:
 
     def guess(self, forward, memory):
         steps = self.rows[forward.row]
-        if forward.kind == "prefill" or forward.index + 1 >= len(steps):
+        if forward.index + 1 >= len(steps):
             return None
         shift = 0 if self.truth(forward.index) else 1
-        if forward.kind == "commit":
+        if forward.kind == "prefill" and not forward.read:
+            return Prediction()         # nothing is predicted, so nothing can be wrong
+        if forward.kind in ("prefill", "commit"):
             return Prediction((steps[forward.index + 1].tokens[0] + shift,), (1.0,))
         step, part = steps[forward.index], slice(forward.offset, forward.offset + len(forward.masked))
         return Prediction(tuple(token + shift for token in step.tokens[part]), (1.0,) * len(forward.masked),
@@ -154,7 +156,7 @@ class Told:
 @pytest.mark.parametrize(("executor", "k", "threshold"), [("eager", 3, 0.1), ("fast", 2, 1.0), ("fast", 5, 0.1)])
 def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts, executor, k, threshold):
     decoding = Decoding(threshold=threshold, max_new_tokens=40, mask_id=511, stop_ids=())
-    prompts = [golden_prompts["p33"], golden_prompts["p64"]]
+    prompts, sure = [golden_prompts["p33"], golden_prompts["p64"]], 1      # behind the prefill of p33
     _, steps = decode(golden, prompts, decoding, executor=executor)
     for truth in (lambda _: True, lambda _: False, lambda index: index % 2, lambda index: index % 3):
         engine = same_as_k1(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
@@ -163,7 +165,7 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts,
         if truth(0) and truth(3):
             assert accepted == offered if truth(1) and truth(2) else 0 < accepted < offered
         if not truth(1) and not truth(2):
-            assert accepted == 0
+            assert accepted == sure
 
 
 @pytest.mark.parametrize("truth", [True, False])
@@ -230,6 +232,24 @@ def test_old_logits_have_nothing_to_say_of_what_was_never_predicted(golden, gold
     first = next(engine.steps(iter(enumerate(steps))))
     assert first.kind == "full" and engine.slots[0].forwards_run == 1 and not engine.slots[0].drafts
     assert OldLogits(0.9, 511).guess(engine.slots[0].next(), Memory()) is None
+
+
+def first_blocks(engine):
+    """For each row: drafts behind the prefill, offered and accepted."""
+    return [[(draft.offered, draft.accepted) for draft in row.result("").drafts if draft.kind == "first block"]
+            for row in engine.finished]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("block_cache", [True, False])
+def test_the_first_block_runs_beside_the_prefill_where_its_tokens_are_known(golden, executor, block_cache):
+    """Not without a prefill, nor where the prefill predicts the block's first token, nor behind a long one."""
+    prompts = [[1 + i % 400 for i in range(length)] for length in (33, 95, 31, 64, 64 * 7 + 1, 64 * 8 + 1)]
+    decoding = Decoding(threshold=0.1, max_new_tokens=20, mask_id=511, stop_ids=(), block_cache=block_cache)
+    engine = same_as_k1(golden, prompts, decoding, 2, executor=executor, batch=1)
+    assert first_blocks(engine) == [[(1, 1)], [(1, 1)], [], [], [(1, 1)], []]
+    together = same_as_k1(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
+    assert first_blocks(together) == [[(1, 1)], [(1, 1)]]
 
 
 def test_threads_and_chat(tiny, questions):

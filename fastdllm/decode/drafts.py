@@ -12,6 +12,8 @@ from fastdllm.decode.packs import Reading
 from fastdllm.decode.row import Row
 from fastdllm.decode.step import Forward, Prediction
 
+PROMPT_TOKENS = 8       # a pass with a prefill may have so many times the tokens of another
+
 
 class Memory:
     """The last that was predicted for each position of a row's text: token and confidence."""
@@ -46,8 +48,8 @@ class OldLogits:
         self.threshold, self.mask_id = threshold, mask_id
 
     def guess(self, forward: Forward, memory: Memory) -> Prediction | None:
-        if forward.kind == "prefill":
-            return None
+        if forward.kind == "prefill":        # the block behind it is known, unless its first token is carried over
+            return None if forward.read else Prediction()
         if forward.kind == "commit":
             carried = memory.of([forward.end])
             return None if carried is None else Prediction((carried[0][0],), (carried[0][1],))
@@ -74,8 +76,10 @@ def choose(confidence: Sequence[float], masked: Sequence[bool], threshold: float
 
 
 def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: int) -> list[Forward]:
-    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most."""
+    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most (in a pass
+    with a prefill PROMPT_TOKENS times as many)."""
     forwards, twin = [row.next()], row.fork()
+    most = most_tokens * (PROMPT_TOKENS if forwards[0].kind == "prefill" else 1)
     while len(forwards) <= depth:
         guess = drafter.guess(forwards[-1], memory)
         if guess is None:
@@ -84,7 +88,7 @@ def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: i
         if twin.finish:
             break
         forward = twin.next()
-        if sum(each.width for each in forwards) + forward.width > most_tokens:
+        if sum(each.width for each in forwards) + forward.width > most:
             break
         forwards.append(forward)
     return forwards

@@ -103,6 +103,8 @@ def prediction(forward: Forward, reading: Reading, threshold: float) -> Predicti
 
 def draft_kind(before: Forward, forward: Forward) -> str:
     """What a draft leaps over: nothing (`small`), or what lies between it and the forward before it."""
+    if before.kind == "prefill":
+        return "first block"
     if forward.block != before.block:
         return "next block"
     if forward.kind == "small":
