@@ -54,6 +54,9 @@ class Nothing:
     def guess(self, forward: Forward, memory: Memory) -> None:
         return None
 
+    def second(self, forward: Forward, memory: Memory) -> None:
+        return None
+
 
 def moments(lm: LM, ids: list[list[int]], decoding: Decoding) -> Iterator[list[Moment]]:
     """Each prompt's states, one after another."""
@@ -65,14 +68,13 @@ def moments(lm: LM, ids: list[list[int]], decoding: Decoding) -> Iterator[list[M
     logits = lm.network.logits
     lm.network.logits = lambda hidden: (seen.append(logits(hidden)), seen[-1])[1]
     for index, prompt in enumerate(ids):
-        mine, second = list[Moment](), dict[int, int]()
+        mine, second = [Moment(Row(index, 0, prompt, engine.rules), Memory(), {})], dict[int, int]()
         for _ in engine.steps(iter([(index, prompt)])):
             row = turn.live[0].row
-            if mine:
-                start, width = mine[-1].row.next().start, seen[-1].shape[1]
-                if mine[-1].row.next().kind != "prefill":
-                    others = seen[-1][0].topk(2).indices[:, 1].tolist()
-                    second |= {start + offset + 1: token for offset, token in zip(range(width), others, strict=True)}
+            before = mine[-1].row.next()
+            if before.kind != "prefill":
+                others = seen[-1][0].topk(2).indices[:, 1].tolist()
+                second |= dict(enumerate(others, before.start + 1))
             memory = Memory()
             memory.predicted |= turn.live[0].memory.predicted
             if not row.finish:

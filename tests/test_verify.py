@@ -135,15 +135,20 @@ def test_block_cache_off(tiny, questions):
 class Told:
     """A drafter that knows the steps of k=1, and tells the truth or not, forward by forward."""
 
-    def __init__(self, steps, truth):
+    def __init__(self, steps, truth, second=None):
         self.rows = {row: list(mine) for row, mine in groupby(steps, key=lambda step: step.row)}
-        self.truth = truth
+        self.truth, self.second_truth = truth, second
 
     def guess(self, forward, memory):
+        return self.told(forward, 0 if self.truth(forward.index) else 1)
+
+    def second(self, forward, memory):
+        return self.second_truth and self.told(forward, 0 if self.second_truth(forward.index) else 2)
+
+    def told(self, forward, shift):
         steps = self.rows[forward.row]
         if forward.index + 1 >= len(steps):
             return None
-        shift = 0 if self.truth(forward.index) else 1
         if forward.kind == "prefill" and not forward.read:
             return Prediction()         # nothing is predicted, so nothing can be wrong
         if forward.kind in ("prefill", "commit"):
@@ -166,6 +171,21 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts,
             assert accepted == offered if truth(1) and truth(2) else 0 < accepted < offered
         if not truth(1) and not truth(2):
             assert accepted == sure
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_prompts, executor):
+    """Beside a draft behind the first candidate; whichever is right, what runs is k=1."""
+    decoding = Decoding(threshold=1.0, max_new_tokens=12, mask_id=511, stop_ids=())
+    prompts = [golden_prompts["p33"], golden_prompts["p64"]]
+    _, steps = decode(golden, prompts, decoding, executor=executor)
+    for truth, second in ((lambda _: False, lambda _: True), (lambda _: False, lambda _: False),
+                          (lambda index: index % 2, lambda index: index % 3)):
+        engine = same_as_k1(golden, prompts, decoding, 4, executor=executor, batch=1,
+                            drafter=Told(steps, truth, second))
+        offered, accepted, passes, nfe = counts(engine)
+        assert passes == nfe - accepted and accepted < offered
+        assert (accepted > 2) == bool(second(1))
 
 
 @pytest.mark.parametrize("truth", [True, False])
