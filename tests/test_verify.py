@@ -188,6 +188,20 @@ def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_pro
         assert (accepted > 2) == bool(second(1))
 
 
+@pytest.mark.parametrize(("threshold", "k", "most"), [(0.9, 4, 2), (0.9, 3, 1), (1.0, 4, 1)])
+def test_a_second_candidate_is_offered_from_three_drafts_on_below_threshold_1(tiny, questions, threshold, k, most):
+    engine, ids = build(tiny, questions[:2], Decoding(threshold=threshold, max_new_tokens=24), verify(k), "fixed",
+                        Execution(batch_size=1), None)
+    run, candidates = engine.executor.run, []
+
+    def watched(packs):
+        candidates.extend(sum(state.depth == 1 for state in pack.states) for pack in packs)
+        return run(packs)
+    engine.turn.executor.run = watched
+    list(engine.steps(iter(enumerate(ids))))
+    assert max(candidates) == most
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_nothing_of_a_rejected_draft_stays_in_the_caches(golden, golden_prompts, truth):
     """The committed keys and values are those of k=1, and so are those of the block that is open at the end, but for
