@@ -28,7 +28,7 @@ import torch
 
 import fastdllm
 from fastdllm import Decoding, Execution, Reuse
-from fastdllm.decode.drafts import Memory, OldLogits, chain
+from fastdllm.decode.drafts import Memory, OldLogits, tree
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
 from fastdllm.decode.loop import PLAIN, Engine
@@ -172,7 +172,7 @@ def predicted(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def host_microseconds(lm: LM, ids: list[int]) -> dict[str, Any]:
-    """What drafting costs on the host: microseconds for each chain of depth 3 (the device is idle meanwhile)."""
+    """What drafting costs on the host: microseconds for each tree of three drafts (the device is idle meanwhile)."""
     engine, _ = build(lm, [ids], Decoding(threshold=1.0, max_new_tokens=64), Reuse(), "fixed", Execution(), None)
     steps = engine.steps(iter([(0, ids)]))
     while next(steps).kind != "small":
@@ -184,8 +184,8 @@ def host_microseconds(lm: LM, ids: list[int]) -> dict[str, Any]:
     drafter = OldLogits(1.0, lm.mask_id or 0)
     began = time.perf_counter()
     for _ in range(500):
-        chain(row, drafter, memory, 3, 64)
-    return {"part": "host", "model": lm.name, "microseconds_a_chain": (time.perf_counter() - began) / 500 * 1e6}
+        tree(row, drafter, memory, 3, 64)
+    return {"part": "host", "model": lm.name, "microseconds_a_tree": (time.perf_counter() - began) / 500 * 1e6}
 
 
 def main() -> None:

@@ -132,16 +132,23 @@ def test_block_cache_off(tiny, questions):
 class Told:
     """A drafter that knows the steps of k=1, and tells the truth or not, forward by forward."""
 
-    def __init__(self, steps, truth):
+    def __init__(self, steps, truth, second=None):
         self.rows = {row: list(mine) for row, mine in groupby(steps, key=lambda step: step.row)}
-        self.truth = truth
+        self.truth, self.second_truth = truth, second
 
     def guess(self, forward, memory):
+        return self.told(forward, 0 if self.truth(forward.index) else 1)
+
+    def second(self, forward, memory):
+        return self.second_truth and self.told(forward, 0 if self.second_truth(forward.index) else 2)
+
+    def told(self, forward, shift):
         steps = self.rows[forward.row]
-        if forward.kind == "prefill" or forward.index + 1 >= len(steps):
+        if forward.index + 1 >= len(steps):
             return None
-        shift = 0 if self.truth(forward.index) else 1
-        if forward.kind == "commit":
+        if forward.kind == "prefill" and not forward.read:
+            return Prediction()         # nothing is predicted, so nothing can be wrong
+        if forward.kind in ("prefill", "commit"):
             return Prediction((steps[forward.index + 1].tokens[0] + shift,), (1.0,))
         step, part = steps[forward.index], slice(forward.offset, forward.offset + len(forward.masked))
         return Prediction(tuple(token + shift for token in step.tokens[part]), (1.0,) * len(forward.masked),
@@ -151,7 +158,7 @@ class Told:
 @pytest.mark.parametrize(("executor", "k", "threshold"), [("eager", 3, 0.1), ("fast", 2, 1.0), ("fast", 5, 0.1)])
 def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts, executor, k, threshold):
     decoding = Decoding(threshold=threshold, max_new_tokens=40, mask_id=511, stop_ids=())
-    prompts = [golden_prompts["p33"], golden_prompts["p64"]]
+    prompts, sure = [golden_prompts["p33"], golden_prompts["p64"]], 1      # behind the prefill of p33
     _, steps = decode(golden, prompts, decoding, executor=executor)
     for truth in (lambda _: True, lambda _: False, lambda index: index % 2, lambda index: index % 3):
         engine = assert_is_k1(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
@@ -160,7 +167,36 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts,
         if truth(0) and truth(3):
             assert accepted == offered if truth(1) and truth(2) else 0 < accepted < offered
         if not truth(1) and not truth(2):
-            assert accepted == 0
+            assert accepted == sure
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_prompts, executor):
+    """Beside a draft behind the first candidate; whichever is right, what runs is k=1."""
+    decoding = Decoding(threshold=1.0, max_new_tokens=12, mask_id=511, stop_ids=())
+    prompts = [golden_prompts["p33"], golden_prompts["p64"]]
+    _, steps = decode(golden, prompts, decoding, executor=executor)
+    for truth, second in ((lambda _: False, lambda _: True), (lambda _: False, lambda _: False),
+                          (lambda index: index % 2, lambda index: index % 3)):
+        engine = same_as_k1(golden, prompts, decoding, 4, executor=executor, batch=1,
+                            drafter=Told(steps, truth, second))
+        offered, accepted, passes, nfe = counts(engine)
+        assert passes == nfe - accepted and accepted < offered
+        assert (accepted > 2) == bool(second(1))
+
+
+@pytest.mark.parametrize(("threshold", "k", "most"), [(0.9, 4, 2), (0.9, 3, 1), (1.0, 4, 1)])
+def test_a_second_candidate_is_offered_from_three_drafts_on_below_threshold_1(tiny, questions, threshold, k, most):
+    engine, ids = build(tiny, questions[:2], Decoding(threshold=threshold, max_new_tokens=24), verify(k), "fixed",
+                        Execution(batch_size=1), None)
+    run, candidates = engine.executor.run, []
+
+    def watched(packs):
+        candidates.extend(sum(state.depth == 1 for state in pack.states) for pack in packs)
+        return run(packs)
+    engine.turn.executor.run = watched
+    list(engine.steps(iter(enumerate(ids))))
+    assert max(candidates) == most
 
 
 @pytest.mark.parametrize("truth", [True, False])
@@ -227,6 +263,24 @@ def test_old_logits_have_nothing_to_say_of_what_was_never_predicted(golden, gold
     first = next(engine.steps(iter(enumerate(steps))))
     assert first.kind == "full" and engine.slots[0].forwards_run == 1 and not engine.slots[0].drafts
     assert OldLogits(0.9, 511).guess(engine.slots[0].next(), Memory()) is None
+
+
+def first_blocks(engine):
+    """For each row: drafts behind the prefill, offered and accepted."""
+    return [[(draft.offered, draft.accepted) for draft in row.result("").drafts if draft.kind == "first block"]
+            for row in engine.finished]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("block_cache", [True, False])
+def test_the_first_block_runs_beside_the_prefill_where_its_tokens_are_known(golden, executor, block_cache):
+    """Not without a prefill, nor where the prefill predicts the block's first token, nor behind a long one."""
+    prompts = [[1 + i % 400 for i in range(length)] for length in (33, 95, 31, 64, 64 * 7 + 1, 64 * 8 + 1)]
+    decoding = Decoding(threshold=0.1, max_new_tokens=20, mask_id=511, stop_ids=(), block_cache=block_cache)
+    engine = same_as_k1(golden, prompts, decoding, 2, executor=executor, batch=1)
+    assert first_blocks(engine) == [[(1, 1)], [(1, 1)], [], [], [(1, 1)], []]
+    together = same_as_k1(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
+    assert first_blocks(together) == [[(1, 1)], [(1, 1)]]
 
 
 def test_threads_and_chat(tiny, questions):

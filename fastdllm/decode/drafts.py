@@ -6,11 +6,15 @@ Nothing here touches a tensor. A draft is what policy `replay` would do without 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from fastdllm.decode.packs import Reading
 from fastdllm.decode.row import Row
 from fastdllm.decode.step import Forward, Prediction
+
+TREE_FROM = 3           # drafts a pass: from here on the last one is a second candidate for the next state
+PROMPT_TOKENS = 8       # a pass with a prefill may have so many times the tokens of another
 
 
 class Memory:
@@ -38,6 +42,10 @@ class Drafter(Protocol):
         """A whole prediction of the forward, as `Row.apply` takes it; None where there is nothing to go by."""
         ...
 
+    def second(self, forward: Forward, memory: Memory) -> Prediction | None:
+        """The next best prediction, for a forward that `guess` has one for; None where it is not worth a state."""
+        ...
+
 
 class OldLogits:
     """The next prediction is the last one over again: a step is guessed to unmask what the rule makes of old logits."""
@@ -46,8 +54,8 @@ class OldLogits:
         self.threshold, self.mask_id = threshold, mask_id
 
     def guess(self, forward: Forward, memory: Memory) -> Prediction | None:
-        if forward.kind == "prefill":
-            return None
+        if forward.kind == "prefill":        # the block behind it is known, unless its first token is carried over
+            return None if forward.read else Prediction()
         if forward.kind == "commit":
             carried = memory.of([forward.end])
             return None if carried is None else Prediction((carried[0][0],), (carried[0][1],))
@@ -64,6 +72,21 @@ class OldLogits:
             return None
         return Prediction(tuple(tokens), tuple(confidence), unmask)
 
+    def second(self, forward: Forward, memory: Memory) -> Prediction | None:
+        """The surest position that the guess leaves masked, in place of the least sure one that it unmasks.
+
+        Not where a step never unmasks more than one (threshold 1): there a longer chain is right more often.
+        """
+        first = self.guess(forward, memory)
+        if first is None or not first.unmask or self.threshold >= 1:
+            return None
+        order = sorted((i for i, masked in enumerate(forward.masked) if masked), key=lambda i: -first.confidence[i])
+        count = sum(first.unmask)
+        if count == len(order) or first.tokens[order[count]] == self.mask_id:
+            return None
+        chosen = {*order[:count - 1], order[count]}
+        return Prediction(first.tokens, first.confidence, tuple(i in chosen for i in range(len(forward.masked))))
+
 
 def choose(confidence: Sequence[float], masked: Sequence[bool], threshold: float) -> tuple[bool, ...]:
     """The rule of `sampling.choose` for one row on the host: above the threshold, and always the surest, ties left."""
@@ -74,8 +97,10 @@ def choose(confidence: Sequence[float], masked: Sequence[bool], threshold: float
 
 
 def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: int) -> list[Forward]:
-    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most."""
+    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most (in a pass
+    with a prefill PROMPT_TOKENS times as many)."""
     forwards, twin = [row.next()], row.fork()
+    most = most_tokens * (PROMPT_TOKENS if forwards[0].kind == "prefill" else 1)
     while len(forwards) <= depth:
         guess = drafter.guess(forwards[-1], memory)
         if guess is None:
@@ -84,7 +109,29 @@ def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: i
         if twin.finish:
             break
         forward = twin.next()
-        if sum(each.width for each in forwards) + forward.width > most_tokens:
+        if sum(each.width for each in forwards) + forward.width > most:
             break
         forwards.append(forward)
     return forwards
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A forward of a pass: the real one first, then drafts. `parent` is the index of the one that it is behind."""
+
+    forward: Forward
+    parent: int
+    depth: int
+
+
+def tree(row: Row, drafter: Drafter, memory: Memory, drafts: int, most_tokens: int) -> list[Draft]:
+    """As `chain`, with up to `drafts` drafts, of which the last may be a second candidate at depth 1 (TREE_FROM)."""
+    forwards = chain(row, drafter, memory, drafts, most_tokens)
+    line = [Draft(forward, max(0, depth - 1), depth) for depth, forward in enumerate(forwards)]
+    if drafts < TREE_FROM or len(line) == 1 or (other := drafter.second(forwards[0], memory)) is None:
+        return line
+    twin, line = row.fork(), line[:drafts]
+    twin.apply(forwards[0], other)
+    if not twin.finish and sum(each.forward.width for each in line) + twin.next().width <= most_tokens:
+        line.append(Draft(twin.next(), 0, 1))
+    return line

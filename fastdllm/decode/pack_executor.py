@@ -98,14 +98,14 @@ class Together:
             groups.setdefault(self._key(pack), []).append(index)
         readings: dict[int, list[Reading]] = {}
         for (what, width), group in groups.items():
-            run = self._prefill if what == "prefill" else self._states
+            run = self._prefills if what == "prefill" else self._states
             done = run([packs[i] for i in group], width)
             readings.update(zip(group, done, strict=True))
         return [readings[index] for index in range(len(packs))]
 
     def _key(self, pack: Pack) -> tuple[str, int]:
-        """Prompts go block by block; other packs run together where they come to the same multiple of 8 tokens, and
-        are read alike."""
+        """Prompts go block by block, with what is drafted behind them; other packs run together where they come to the
+        same multiple of 8 tokens, and are read alike."""
         if pack.states[0].forward.kind == "prefill":
             return "prefill", self.layout.chunk
         width = -(-sum(state.forward.width for state in pack.states) // 8) * 8
@@ -131,17 +131,25 @@ class Together:
             readings.append(mine)
         return readings
 
-    def _prefill(self, packs: list[Pack], width: int) -> list[list[Reading]]:
-        """Each block of a prompt is a row of its own; of the last one the last token is read."""
-        rows, last = [], []
-        for pack in packs:
-            segments = self.layout.segments(pack.states[0])
-            rows += [[*self._row(pack.slot, [segment], width), len(segment.tokens) - 1] for segment in segments]
-            last.append(len(rows) - 1)
-        shape = Shape(self.graphs.bucket(len(rows)), width, 1, shared=True)
+    def _prefills(self, packs: list[Pack], width: int) -> list[list[Reading]]:
+        """Each block of a prompt is a row of its own, and so is each draft; what is read lies in a state's last row."""
+        states = [(pack.slot, state) for pack in packs for state in pack.states]
+        read = max(len(state.read) for _, state in states)
+        in_order = read == width                # such a shape reads every token
+        rows, last = list[list[int]](), list[tuple[int, list[int]]]()
+        for slot, state in states:
+            segments = self.layout.segments(state)
+            begin = segments[-1].start - state.forward.start
+            offsets = [offset - begin for offset in state.read]
+            wanted = range(width) if in_order else [*offsets, *[0] * (read - len(offsets))]
+            rows += [[*self._row(slot, [segment], width), *wanted] for segment in segments]
+            last.append((len(rows) - 1, offsets if in_order else list(range(len(offsets)))))
+        shape = Shape(self.graphs.bucket(len(rows)), width, read, shared=True)
         tokens, confidence, _ = self.graphs.run(shape, rows)
-        return [[Reading(pack.states[0].read, (int(tokens[row][0]),), (confidence[row][0],))]
-                for row, pack in zip(last, packs, strict=True)]
+        readings = (Reading(state.read, tuple(int(tokens[row][i]) for i in where),
+                            tuple(confidence[row][i] for i in where))
+                    for (_, state), (row, where) in zip(states, last, strict=True))
+        return [[next(readings) for _ in pack.states] for pack in packs]
 
     def _row(self, slot: int, segments: list[Segment], width: int) -> list[int]:
         """A row's data as `pack_graphs.parts` says, without what is read; idle tokens write to the spare slot."""
@@ -150,8 +158,8 @@ class Together:
             count, spare = len(segment.tokens), STRETCHES - len(segment.sees)
             tokens += segment.tokens
             positions += range(segment.start, segment.start + count)
-            place = slot * self.cache.positions + segment.write
-            places += range(place, place + count)
+            begin = slot * self.cache.positions + segment.write
+            places += range(begin, begin + count)
             sees += [*(end for stretch in segment.sees for end in stretch), *(0, 0) * spare] * count
         idle = width - len(tokens)
         trash = (self.cache.slots - 1) * self.cache.positions

@@ -1,8 +1,8 @@
 """Policy `verify`: drafted states run beside the real one, and those that k=1 would have come to are kept.
 
-A draft is right if the row, having taken in what the real forward predicted, asks for exactly the drafted forward:
-then what that forward predicted in the same pass is its answer, and the next draft is looked at. From the first one
-that is wrong on all are dropped. Tokens, stop and NFE are those of k=1; what is saved are passes through the network.
+A draft is right if the row, having taken in what the forward before it predicted, asks for exactly the drafted one:
+then what that predicted in the same pass is its answer, and the drafts behind it are looked at. Where none is right all
+that are left are dropped. Tokens, stop and NFE are those of k=1; what is saved are passes through the network.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from fastdllm.decode.drafts import Drafter, Memory, OldLogits, chain, choose
+from fastdllm.decode.drafts import Draft, Drafter, Memory, OldLogits, choose, tree
 from fastdllm.decode.pack_executor import PackExecutor
 from fastdllm.decode.packs import Pack, Reading, State
 from fastdllm.decode.row import Row
@@ -41,9 +41,9 @@ class Verify:
         """One pass for all rows: a step for the real state of each, and for every draft that was right."""
         kept, share = [self._kept(row) for row in rows], PASS_TOKENS // len(rows)
         drafting = share >= 2 * self.rules.small      # else nothing fits, and only what the rule looks at is read
-        chains = [chain(row, self.drafter, each.memory, self.depth, share) if drafting else [row.next()]
-                  for row, each in zip(rows, kept, strict=True)]
-        packs = [self._pack(each, forwards, drafting) for each, forwards in zip(kept, chains, strict=True)]
+        trees = [tree(row, self.drafter, each.memory, self.depth, share) if drafting else [Draft(row.next(), 0, 0)]
+                 for row, each in zip(rows, kept, strict=True)]
+        packs = [self._pack(each, drafts, drafting) for each, drafts in zip(kept, trees, strict=True)]
         for each, pack, read in zip(kept, packs, self.executor.run(packs), strict=True):
             yield from self._accept(each, pack, read)
 
@@ -53,38 +53,38 @@ class Verify:
             each = self.live[row.slot] = Verified(row)
         return each
 
-    def _pack(self, each: Verified, forwards: list[Forward], everything: bool) -> Pack:
-        """Lay out a chain: no two states share an area, and a small forward looks at that of the last full one."""
-        states, home = [], each.area
-        for depth, forward in enumerate(forwards):
-            area = (each.area + depth) % (self.depth + 1)
-            states.append(State(forward, area, home, offsets_read(forward, everything)))
-            if forward.kind == "full":
-                home = area
+    def _pack(self, each: Verified, drafts: list[Draft], everything: bool) -> Pack:
+        """Lay out a tree: no two states share an area, and a small forward looks at that of the last full one."""
+        states, homes = list[State](), list[int]()      # where the keys lie that a state leaves to those behind it
+        for index, draft in enumerate(drafts):
+            forward, area = draft.forward, (each.area + index) % (self.depth + 1)
+            home = homes[draft.parent] if index else each.area
+            states.append(State(forward, area, home, offsets_read(forward, everything), draft.parent, draft.depth))
+            homes.append(area if forward.kind == "full" else home)
         return Pack(each.row.slot, tuple(states))
 
     def _accept(self, each: Verified, pack: Pack, readings: list[Reading]) -> Iterator[Step]:
-        """Take in the real state's prediction, then those of the drafts up to the first wrong one."""
-        row, forwards = each.row, [state.forward for state in pack.states]
+        """Take in the real state's prediction, then that of the draft behind it which is right, until none is."""
+        row, states = each.row, pack.states
         row.forwards_run += 1
-        for depth, forward in enumerate(forwards[1:], 1):
-            row.count_draft(depth, draft_kind(forwards[depth - 1], forward), offered=1)
-        for depth, (forward, reading) in enumerate(zip(forwards, readings, strict=True)):
-            if depth:
-                row.count_draft(depth, draft_kind(forwards[depth - 1], forward), accepted=1)
-            predicted = prediction(forward, reading, self.rules.threshold)
+        for state in states[1:]:
+            row.count_draft(state.depth, draft_kind(states[state.parent].forward, state.forward), offered=1)
+        at: int | None = 0
+        while at is not None:
+            state, forward = states[at], states[at].forward
+            if at:
+                row.count_draft(state.depth, draft_kind(states[state.parent].forward, forward), accepted=1)
+            predicted = prediction(forward, readings[at], self.rules.threshold)
             if any(value != value for value in predicted.confidence):
-                raise self.executor.not_finite(row.slot, pack.states[depth])
+                raise self.executor.not_finite(row.slot, state)
             step = row.apply(forward, predicted)
-            each.memory.update(forward, reading)
+            each.memory.update(forward, readings[at])
             if forward.kind == "full":
-                each.area = pack.states[depth].area
-            drafted = forwards[depth + 1] if depth + 1 < len(forwards) else None
-            right = drafted is not None and not row.finish and row.next() == drafted
-            rejected = () if right or drafted is None else guessed(drafted, step)
-            yield replace(step, draft=depth, rejected=rejected) if depth or rejected else step
-            if not right:
-                return
+                each.area = state.area
+            behind = [index for index, draft in enumerate(states) if index and draft.parent == at]
+            at = None if row.finish else next((index for index in behind if states[index].forward == row.next()), None)
+            rejected = guessed(states[behind[0]].forward, step) if behind and at is None else ()
+            yield replace(step, draft=state.depth, rejected=rejected) if state.depth or rejected else step
 
 
 def offsets_read(forward: Forward, everything: bool) -> tuple[int, ...]:
@@ -103,6 +103,8 @@ def prediction(forward: Forward, reading: Reading, threshold: float) -> Predicti
 
 def draft_kind(before: Forward, forward: Forward) -> str:
     """What a draft leaps over: nothing (`small`), or what lies between it and the forward before it."""
+    if before.kind == "prefill":
+        return "first block"
     if forward.block != before.block:
         return "next block"
     if forward.kind == "small":

@@ -24,7 +24,8 @@ from fastdllm.report import cost_model
 PATH = prior_results.DATA / "verify.jsonl"
 REAL_MODEL, SHAPE = "smol", "random-7b"
 SMALL, BLOCK = 8, 32                      # widths of the states that were measured
-WIDTH = {"small": SMALL, "small behind full": SMALL, "full": BLOCK, "commit": BLOCK, "next block": BLOCK}
+WIDTH = {"small": SMALL, "small behind full": SMALL, "full": BLOCK, "commit": BLOCK, "next block": BLOCK,
+         "first block": BLOCK}
 RUN = ["dtype", "n", "threshold", "k", "tokens_per_second", "speedup", "forwards_saved", "equal_to_k1", "device"]
 
 
@@ -63,9 +64,11 @@ def relative_time(record: Record) -> float:
         return float("nan")
     small = record.nfe.get("small", 0)
     wide = record.nfe.get("full", 0) + record.nfe.get("commit", 0)
-    # an accepted draft is one of these forwards, so what is carried besides them are the rejected ones
-    carried = SMALL * small + BLOCK * wide + sum((draft.offered - draft.accepted) * WIDTH[draft.kind]
-                                                 for draft in record.drafts)
+    # an accepted draft is one of these forwards, so what is carried besides them are the rejected ones; but the first
+    # block's beside a prefill is carried by none of these passes
+    aside = sum(draft.accepted for draft in record.drafts if draft.kind == "first block")
+    carried = SMALL * small + BLOCK * (wide - aside) + sum((draft.offered - draft.accepted) * WIDTH[draft.kind]
+                                                           for draft in record.drafts)
     passes = record.forwards_run - record.nfe.get("prefill", 0)
     plain, packed = milliseconds("k=1"), milliseconds("verify")
     one = float(np.interp(carried / passes, list(packed), list(packed.values())))
