@@ -52,7 +52,7 @@ def decode(lm, reuse, policy_class, seed, batch, executor="fast"):
         layer_range = ops.layer_range
 
         def counted(first, last, hidden, positions, wanted=None):
-            ran.update({layer: hidden.shape[0] for layer in range(first, last + 1)})
+            ran.update(dict.fromkeys(range(first, last + 1), hidden.shape[0]))
             return layer_range(first, last, hidden, positions, wanted)
         ops.layer_range = counted
     steps = {row: [] for row in range(len(ids))}
