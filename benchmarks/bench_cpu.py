@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -66,6 +67,42 @@ def our_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
     seconds, made = time.perf_counter() - began, sum(map(len, out.tokens))
     nfe = {kind: sum(row[kind] for row in out.nfe) for kind in out.nfe[0]}
     return {"tokens": made, "seconds": seconds, "tokens_per_second": made / seconds, "nfe": nfe, "outputs": out.tokens}
+
+
+def reuse_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: int, k: int) -> dict[str, Any]:
+    """Policy `output` on the middle layers, `batch` rows at a time in one thread: seconds of the processor, so that a
+    busy machine slows no side more than the other, network calls, and layer calls (layers that ran, for each row)."""
+    reuse = fastdllm.Reuse(k=k, layers="middle")
+    engine, _ = build(lm, ids, Decoding(threshold=threshold, max_new_tokens=most), reuse, "fixed",
+                      fastdllm.Execution(batch_size=batch, executor="fast"), None)
+    calls, run = 0, engine.executor.run
+
+    def counted(forwards: Any, plans: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return run(forwards, plans)
+
+    engine.executor.run = counted        # type: ignore[method-assign]
+    with torch_threads(1):
+        began = time.process_time()
+        for _ in engine.steps(iter(enumerate(ids))):
+            pass
+        seconds = time.process_time() - began
+    return {"cpu_seconds": seconds, "network_calls": calls,
+            "layer_calls": sum(lm.config.num_hidden_layers * sum(row.nfe.values()) - row.decisions["reuse"]
+                               for row in engine.finished)}
+
+
+def reuse_ratios(lm: LM, ids: list[list[int]], threshold: float, most: int, repeats: int) -> dict[str, Any]:
+    """k=1 over k=2 and k=3: medians of seconds, each repeat against the k=1 beside it, and the layer calls' ratio.
+
+    Where the ratio of seconds is the smaller one, something besides the layers costs what they save.
+    """
+    runs = [{k: reuse_run(lm, ids, threshold, most, 32, k) for k in (1, 2, 3)} for _ in range(repeats)]
+    return {f"k={k}": {"network_calls": runs[0][k]["network_calls"],
+                       "layer_calls": runs[0][1]["layer_calls"] / runs[0][k]["layer_calls"],
+                       "cpu_seconds": median(run[1]["cpu_seconds"] / run[k]["cpu_seconds"] for run in runs)}
+            for k in (1, 2, 3)}
 
 
 def anatomy(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: int) -> dict[str, Any]:
@@ -133,7 +170,11 @@ def main() -> None:
               "same_tokens": same, "same_tokens_in_batches": in_batch, "prompts": len(few),
               "runs": {name: {key: value for key, value in result.items() if key != "outputs"}
                        for name, result in best.items()},
+              "reuse": reuse_ratios(lm, many, *settings, options.repeats),
               "anatomy": {str(n): anatomy(lm, few[:4], *settings, n) for n in (1, 4)}}
+    for name, ratio in report["reuse"].items():
+        print(f"{name}, batch 32, one thread: {ratio['network_calls']} network calls; faster than k=1 by "
+              f"{ratio['cpu_seconds']:.2f} in seconds of the processor, {ratio['layer_calls']:.2f} in layer calls")
     for batch, spent in report["anatomy"].items():
         print(f"batch {batch}: ms by kind {spent['ms_by_kind']}, loop itself {spent['loop_share']:.1%}; " + ", ".join(
             f"{name.removeprefix('aten::')} {share:.0%}" for name, share in spent["operations"].items()))

@@ -91,7 +91,7 @@ def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, A
     card = cost_model.Card("this run", bandwidth, cost_model.H200.flops, cost_model.H200.kernel_seconds, 0.0)
     for kind, width, read, start, layers in cases:
         shape = Shape(batch, width, read, skipped=((8, 19),) if layers < 28 else ())
-        data = [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32, 0]
+        data = [[*range(1000, 1000 + width), *range(read), *([1] * read), slot, start, PREFIX + 32, slot * 32]
                 for slot in range(batch)]
         executor.graphs.run(shape, data)
         captured = executor.graphs.captured.get(shape)

@@ -58,77 +58,88 @@ class Fast:
         self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
 
     def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
-        """Forwards with equal keys can run together: with no policy whole blocks of all kinds do."""
-        if self.policy is not None or (forward.kind == "prefill" and self.graphs.captures):
+        """Forwards with equal keys can run together: those of like width, of all kinds and with all plans.
+
+        A captured graph runs the same layers for each of its rows: there a policy's kinds and plans run apart.
+        """
+        if plan.skip:
+            return ("skip",)
+        if self.graphs.captures and (self.policy is not None or forward.kind == "prefill"):
             return group(forward, plan)
         return (min(forward.width, self.width),)
 
     def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits, and RuntimeError where hooks came after the start."""
-        first, plan = forwards[0], plans[0]
         no_hooks(self.network)
-        if plan.skip:
+        if plans[0].skip:
             return [self._replay(forward) for forward in forwards]
-        if self.policy is None or first.small_block is None:
-            return self._plain(forwards)
-        policy, entries = self.policy, [0] * len(forwards)
-        skipped: tuple[Run, ...] = ()
-        keep: tuple[Run, ...] = ()
-        if plan.decision == "reuse":
-            skipped, entries = self.runs, policy.starts(policy.layers[0], forwards)
-        elif policy.keeps_logits or (plan.decision == "recompute" and policy.stores(first)):
-            keep = () if policy.keeps_logits else self.runs
-            entries = [self._note(policy, forward) for forward in forwards]
-        decisions = (plan.decision,) * len(policy.layers)
-        # A replayed small forward reads in the small block of the forward before it, a replayed full one anywhere.
-        everything = policy.keeps_logits and policy.reuse.full_forwards
-        shape = Shape(self.graphs.bucket(len(forwards)), first.width, len(first.read), skipped, keep,
-                      isinstance(policy, ResidualPolicy) and bool(skipped or keep), everything)
-        packed = self.graphs.run(shape, [self._row(forward, entry)
-                                         for forward, entry in zip(forwards, entries, strict=True)])
-        if policy.keeps_logits:
-            for row, forward in enumerate(forwards):
-                held = self.predicted.setdefault(forward.slot, [(0.0, 0.0)] * self.block)
-                for i, at in enumerate((*forward.read, *range(forward.width if everything else 0))):
-                    held[(forward.replace_position or 0) + at] = packed[0][row][i], packed[1][row][i]
-        return [self._prediction(forwards, row, packed, shape.read, decisions) for row in range(len(forwards))]
-
-    def _row(self, forward: Forward, entry: int) -> list[int]:
-        masked = forward.masked or (True,) * len(forward.read)
-        return [*forward.tokens, *forward.read, *masked, forward.slot, forward.start, forward.end, entry]
-
-    def _prediction(self, forwards: list[Forward], row: int, packed: list[list[list[float]]],
-                    read: int, decisions: tuple[str, ...] = ()) -> Prediction:
-        tokens, confidence, unmask = (part[row][:read] for part in packed)
-        if any(value != value for value in confidence):
-            raise NonFiniteLogits(self.eager.diagnose(forwards[row], self.graphs.ops.plain_cache()))
-        return Prediction(tuple(map(int, tokens)), tuple(confidence), tuple(map(bool, unmask)), decisions)
-
-    def _note(self, policy: OutputPolicy, forward: Forward) -> int:
-        """Book a stored output for all layers of the policy; where in the slot's entry it goes."""
-        start = 0
-        for layer in policy.layers:
-            start = policy.store.note(layer, forward)
-        return start
-
-    def _plain(self, forwards: list[Forward]) -> list[Prediction]:
-        """Every layer runs. Of a prefill, each block is a row of its own, attending to what stands before its end."""
         width, read = min(forwards[0].width, self.width), max(len(forward.read) for forward in forwards)
-        rows, last = [], []
-        for forward in forwards:
-            for begin in range(0, forward.width, width):
-                start, spare = forward.start + begin, [0] * (read - len(forward.read))
-                offsets, masked = [0] * read, [0] * read
-                if begin + width == forward.width:
-                    offsets = [*(offset - begin for offset in forward.read), *spare]
-                    masked = [*(forward.masked or (1,) * len(forward.read)), *spare]
-                rows.append([*forward.tokens[begin:begin + width], *offsets, *masked, forward.slot, start,
-                             forward.end if forward.kind == "small" else start + width, 0])
-            last.append(len(rows) - 1)
-        shape = Shape(self.graphs.bucket(len(rows)), width, read, shared=len(rows) > len(forwards))
+        reuses = [plan.decision == "reuse" for plan in plans]
+        entries = [self._entry(forward, plan) for forward, plan in zip(forwards, plans, strict=True)]
+        rows, last = list[list[int]](), [0] * len(forwards)      # last: which of its rows a forward is read from
+        for index in sorted(range(len(forwards)), key=lambda index: reuses[index]):      # as `Shape.running` wants it
+            rows += self._rows(forwards[index], width, read, entries[index])
+            last[index] = len(rows) - 1
+        reusing = sum(reuses)
+        storing = any(entry != self.graphs.spare_entry and not reuse
+                      for entry, reuse in zip(entries, reuses, strict=True))
+        shape = Shape(self.graphs.bucket(len(rows)), width, read, skipped=self.runs if reusing else (),
+                      running=len(rows) - reusing if reusing else 0, keep=self.runs if storing else (),
+                      residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing),
+                      everything=any(map(self._replayed_anywhere, forwards)), shared=len(rows) > len(forwards))
         packed = self.graphs.run(shape, rows)
-        packed = [[part[i] for i in last] for part in packed]
-        return [self._prediction(forwards, row, packed, len(forward.read)) for row, forward in enumerate(forwards)]
+        return [self._prediction(forward, plan, *(part[row] for part in packed))
+                for forward, plan, row in zip(forwards, plans, last, strict=True)]
+
+    def _entry(self, forward: Forward, plan: ReusePlan) -> int:
+        """Where among the stored outputs a forward reads, if it reuses, or writes; the spare entry if it does neither.
+
+        Books what it stores, for all layers of the policy.
+        """
+        policy, start = self.policy, None
+        if policy is None or forward.small_block is None:
+            return self.graphs.spare_entry
+        if plan.decision == "reuse":
+            [start] = policy.starts(policy.layers[0], [forward])
+        elif policy.keeps_logits or (plan.decision == "recompute" and policy.stores(forward)):
+            for layer in policy.layers:
+                start = policy.store.note(layer, forward)
+        return self.graphs.spare_entry if start is None or policy.keeps_logits else forward.slot * self.block + start
+
+    def _rows(self, forward: Forward, width: int, read: int, entry: int) -> list[list[int]]:
+        """Of a prefill each block is a row of its own, attending to what stands before its end; the last one is read.
+        """
+        rows = []
+        for begin in range(0, forward.width, width):
+            start, offsets, masked = forward.start + begin, [0] * read, [0] * read
+            if begin + width == forward.width:
+                offsets[:len(forward.read)] = [offset - begin for offset in forward.read]
+                masked[:len(forward.read)] = forward.masked or [1] * len(forward.read)
+            rows.append([*forward.tokens[begin:begin + width], *offsets, *masked, forward.slot, start,
+                         forward.end if forward.kind == "small" else start + width, entry])
+        return rows
+
+    def _replayed_anywhere(self, forward: Forward) -> bool:
+        """Whether predictions at all of its positions may be replayed: those of a small forward are read in the small
+        block of the forward before it, those of a full one anywhere."""
+        return (self.policy is not None and self.policy.keeps_logits and self.policy.reuse.full_forwards
+                and forward.small_block is not None)
+
+    def _prediction(self, forward: Forward, plan: ReusePlan, tokens: list[float], confidence: list[float],
+                    unmask: list[float]) -> Prediction:
+        """What a row of `Graphs.run` says of a forward; `replay` holds it by position of the block."""
+        count, decisions = len(forward.read), ()
+        if any(value != value for value in confidence[:count]):
+            raise NonFiniteLogits(self.eager.diagnose(forward, self.graphs.ops.plain_cache()))
+        if self.policy is not None and forward.small_block is not None:
+            decisions = (plan.decision,) * len(self.policy.layers)
+            if self.policy.keeps_logits:
+                held = self.predicted.setdefault(forward.slot, [(0.0, 0.0)] * self.block)
+                where = (*forward.read, *range(forward.width))      # the latter only where everything is predicted
+                for at, pair in zip(where, zip(tokens, confidence, strict=True), strict=False):
+                    held[(forward.replace_position or 0) + at] = pair
+        return Prediction(tuple(map(int, tokens[:count])), tuple(confidence[:count]), tuple(map(bool, unmask[:count])),
+                          decisions)
 
     def _replay(self, forward: Forward) -> Prediction:
         """Sample the last predictions again; no device is involved."""

@@ -26,13 +26,15 @@ FIELDS = ("slot", "start", "end", "entry")
 
 @dataclass(frozen=True)
 class Shape:
-    """What one graph computes. `entry` in the data says where in a slot's stored output a row reads or writes."""
+    """What one graph computes. `entry` in the data says where among the stored outputs [slots * block] a row reads or
+    writes: rows that do neither have the spare entry."""
 
     rows: int                         # a bucket: the last rows may be idle
     width: int
     read: int                         # positions a row whose prediction is wanted; 0: none
     skipped: tuple[Run, ...] = ()     # these layers do not run: the stored output of the last stands in
-    keep: tuple[Run, ...] = ()        # the output behind the last of these layers is stored
+    running: int = 0                  # but for so many of the rows, the first ones, they run
+    keep: tuple[Run, ...] = ()        # the output behind the last of these layers is stored where it is computed
     residual: bool = False            # stored is output - input of the run, and input is added when served
     everything: bool = False          # predictions of all positions are returned too (for `replay`)
     shared: bool = False              # rows may share a slot: blocks of one prompt
@@ -45,7 +47,7 @@ class Shape:
     def stretches(self, layers: int) -> Iterator[Run]:
         """All layers in order, cut where something is skipped or kept."""
         begin = 0
-        for first, last in sorted((*self.skipped, *self.keep)):
+        for first, last in sorted({*self.skipped, *self.keep}):
             if begin < first:
                 yield begin, first - 1
             yield first, last
@@ -102,6 +104,11 @@ class Graphs:
         """Whether forwards are captured (on CUDA) or run as they come."""
         return self.pool is not None
 
+    @property
+    def spare_entry(self) -> int:
+        """Where among the stored outputs a row writes whose output nobody is to read: in the spare slot."""
+        return (self.cache.slots - 1) * self.block
+
     def bucket(self, rows: int) -> int:
         """The smallest batch size that graphs are captured for and that holds `rows`; without graphs, `rows`."""
         if not self.captures:
@@ -110,7 +117,7 @@ class Graphs:
 
     def idle_row(self, shape: Shape) -> list[int]:
         """Data of an idle row: it computes on the spare slot, and nobody reads it."""
-        return [0] * (shape.width + 2 * shape.read) + [self.cache.slots - 1, 0, shape.width, 0]
+        return [0] * (shape.width + 2 * shape.read) + [self.cache.slots - 1, 0, shape.width, self.spare_entry]
 
     @torch.inference_mode()
     def run(self, shape: Shape, rows: list[list[int]]) -> list[list[list[float]]]:
@@ -144,27 +151,32 @@ class Graphs:
         """The forward itself: no host decision depends on `data` [rows, columns]. Returns float32, see `run`."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, starts, ends, entries = data[:, -len(FIELDS):].unbind(1)
-        batch = RowPositions(rows, width, slots, starts, ends, shape.shared)
-        self.ops.begin(batch)
-        entry = slots
+        entry = entries
         if shape.skipped or shape.keep:
-            entry = ((slots * self.block + entries)[:, None] + torch.arange(width, device=data.device)).reshape(-1)
+            entry = (entries[:, None] + torch.arange(width, device=data.device)).reshape(-1)
         hidden = self.network.model.embed_tokens(data[:, :width]).view(rows * width, -1)
         where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read]
         runs = list(shape.stretches(self.network.config.num_hidden_layers))
         trim = read > 0 and not shape.everything and runs[-1] not in (*shape.skipped, *shape.keep)
+        batch = None
         for run in runs:
+            running = shape.running if run in shape.skipped else rows
+            before, served = hidden[:running * width], hidden[running * width:]
             if run in shape.skipped:
-                served = self.stored[run[1]].view(-1, hidden.shape[-1])[entry]
-                hidden = hidden + served if shape.residual else served
+                stored = self.stored[run[1]].view(-1, hidden.shape[-1])[entry[running * width:]]
+                served = served + stored if shape.residual else stored
+            if not running:
+                hidden = served
                 continue
-            before, hidden = (
-                hidden,
-                self.ops.layer_range(*run, hidden, batch, where if trim and run == runs[-1] else None),
-            )
+            if batch is None or batch.rows != running:
+                batch = RowPositions(running, width, slots[:running], starts[:running], ends[:running], shape.shared)
+                self.ops.begin(batch)
+            hidden = self.ops.layer_range(*run, before, batch, where if trim and run == runs[-1] else None)
             if run in shape.keep:
                 self.stored[run[1]].view(-1, hidden.shape[-1]).index_copy_(
-                    0, entry, hidden - before if shape.residual else hidden)
+                    0, entry[:running * width], hidden - before if shape.residual else hidden)
+            if running < rows:
+                hidden = torch.cat([hidden, served])
         if not read:
             return torch.zeros(3, rows, 0, device=data.device)
         if not shape.everything:
