@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from fastdllm.characters import visible
+
 STYLE = """<style>
 .fd{border-collapse:collapse;font:12.5px/1.4 system-ui,sans-serif;margin:.5em 0}
 .fd th{border-bottom:2px solid #444;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
@@ -168,4 +170,4 @@ def _longest(column: pd.Series) -> int:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else visible(str(value), lines=True)

@@ -20,6 +20,7 @@ import pandas as pd
 import traitlets
 from IPython.display import HTML
 
+from fastdllm.characters import visible
 from fastdllm.decode.generate import Output
 from fastdllm.lab.records.steps import NFE
 from fastdllm.ui.recording import Recording, load
@@ -111,7 +112,8 @@ def payload(run: Recording) -> dict[str, Any]:
         "token": packed(places.token, np.int32), "when": packed(places.when, np.int32),
         "confidence": packed(places.confidence, np.float32), "role": packed(places.role, np.uint8),
         "looked": looked.tobytes(), "decisions": run.decisions.tobytes(), "detail_columns": list(DETAILS),
-        "detail_rows": rows, "detail": index.tobytes(), "distance": distance.tobytes(), "pieces": run.meta["pieces"],
+        "detail_rows": rows, "detail": index.tobytes(), "distance": distance.tobytes(),
+        "pieces": {token: visible(text) for token, text in run.meta["pieces"].items()},
     }
 
 
