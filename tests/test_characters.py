@@ -1,16 +1,23 @@
-"""Whatever a model writes can be seen: in figures, where a font lacks signs, and in pages."""
+"""Whatever a model writes can be seen, and every sign that a page uses: in figures, and in pages without fonts."""
 
+import ast
+import base64
+import io
+import re
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from fontTools.ttLib import TTFont
 
 from fastdllm import Decoding
 from fastdllm.characters import visible
 from fastdllm.decode.output import Output
 from fastdllm.decode.step import RowResult
 from fastdllm.display.figures import MONO, drawn_characters, token_label
+from fastdllm.display.notebook_html import SIGNS
 from fastdllm.display.tables import Html
 from fastdllm.ui import chat_page, player, recording, standalone, strip
 
@@ -91,3 +98,44 @@ def test_pages_hold_no_character_that_is_not_seen(page, odd, tmp_path):
     assert r"\x10" in body and r"\u2028" in body
     unseen = {sign for sign in body if not sign.isprintable()} - {"\n", "\t"}
     assert not unseen, unseen
+
+
+ROOT = Path(__file__).parent.parent / "fastdllm"
+MAKERS = ("characters.py", "ui", "display", "report", "share", "lab/jobs/status.py")      # of what a page shows
+
+
+def signs_of(path):
+    """The characters beyond ASCII that a source puts on a page: its texts, escapes in scripts and style sheets."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        nodes = ast.walk(ast.parse(source))
+        source = "".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    else:
+        source += "".join(chr(int(code, 16)) for code in re.findall(r"\\u?([0-9a-f]{4})\b", source))
+    return {sign for sign in source if ord(sign) > 127}
+
+
+def sources():
+    for maker in MAKERS:
+        found = [ROOT / maker] if maker.endswith(".py") else (ROOT / maker).rglob("*")
+        yield from (path for path in found if path.suffix in (".py", ".js", ".css", ".j2") and ".min" not in path.name)
+
+
+def test_pages_bring_a_glyph_for_every_sign_that_they_use():
+    style = SIGNS.read_text(encoding="utf-8")
+    font = TTFont(io.BytesIO(base64.b64decode(re.search(r"base64,([^)]+)", style)[1])))
+    glyphs = set(font.getBestCmap())
+    named = {int(code, 16) for code in re.findall(r"U\+([0-9A-F]{4})", style)}
+    assert glyphs >= named, "the font lacks a glyph that the style sheet promises"
+    used = {sign: path.name for path in sources() for sign in signs_of(path)}
+    assert used.keys() >= set("≠►■")
+    missing = {sign: name for sign, name in used.items() if ord(sign) not in named and ord(sign) > 0xff}
+    assert not missing, f"{missing}: add them to CHARACTERS in tools/signs.py and run it"
+
+
+@pytest.mark.parametrize("page", ["ui/player_page.html.j2", "ui/player.css", "share/static/gallery.css",
+                                  "report/comparison/page.html.j2", "display/templates/report/index.html.j2"])
+def test_pages_name_the_signs_font_first(page):
+    body = (ROOT / page).read_text(encoding="utf-8")
+    stacks = re.findall(r"(?:font(?:-family)?|--jp-[a-z]+-font-family): ?([^;}]*(?:sans-serif|monospace)[^;}]*)", body)
+    assert stacks and all('"fd signs"' in stack for stack in stacks), stacks

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.characters import visible
+from fastdllm.display.notebook_html import SIGNS
 from fastdllm.lab import atomic
 from fastdllm.report.comparison import text
 from fastdllm.report.comparison.pairs import Comparison, Pair
@@ -29,7 +30,8 @@ def write(comparison: Comparison, path: Path) -> Path:
     body = environment.get_template("page.html.j2").render(
         title=" against ".join(side.name for side in comparison.sides), letters=comparison.letters, parts=parts,
         tables=[(title, list(table.columns), table.to_numpy().tolist())
-                for title, table in (("What differs", settings), ("Scores and costs", scores))], most=MOST)
+                for title, table in (("What differs", settings), ("Scores and costs", scores))], most=MOST,
+        signs=SIGNS.read_text(encoding="utf-8"))
     atomic.write(path, body)
     return path
 
