@@ -217,7 +217,8 @@ def verdict(record: Record) -> str:
     row, a = records.row(record), record.headline
     score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
              f"{a.low:.1%} to {a.high:.1%}) at {row['tokens_per_forward']:.2f} tokens a forward and "
-             f"{record.tokens_per_second:.0f} tokens/s without loading and warm-up.")
+             f"{record.tokens_per_second:.0f} tokens/s (batch {record.parameters.batch_size}, one run on "
+             f"{record.environment.device_name}, without loading and warm-up).")
     return claims.verdict([score, reuse_acted(record), answers_ended(record)],
                           [f"Rule *{record.metric}*. More problems narrow the interval; a comparison with another "
                            "configuration needs the same problems (the report pairs them), and tokens/s compare on "
