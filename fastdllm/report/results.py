@@ -114,8 +114,13 @@ class Results:
 
 
 def joined_name(directories: Sequence[Path]) -> str:
-    """A folder's name for some records: task and configuration of each, short enough for every file system."""
-    name = "_".join(re.sub(r"[^A-Za-z0-9_.+-]", "-", f"{path.parent.name}-{path.name}") for path in directories)
+    """A folder's name for some records: each one's task, where it is another one than before, and configuration.
+
+    Short enough for every file system.
+    """
+    parts = [part for before, path in zip([None, *directories], directories, strict=False) for part in
+             ([path.name] if before and before.parent == path.parent else [path.parent.name, path.name])]
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join(parts))
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}_{atomic.sha256(name)[:6]}"
 
 
