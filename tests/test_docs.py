@@ -4,6 +4,7 @@ A ```bash block may stand behind a comment of its page: `<!-- not run: REASON --
 checked against --help), or `<!-- status 1: REASON -->` (what the last command's exit status is to be).
 """
 
+import json
 import os
 import re
 import shlex
@@ -183,3 +184,16 @@ def test_the_download_command_takes_its_patterns():
     assert "gnoring" in message(command.replace('" --include "', '" "'))
     words = shlex.split(command)
     assert [word for option, word in pairwise(words) if option == "--include"] == list(PATTERNS)
+
+
+def test_the_speeds_of_the_page_are_those_of_the_benchmark():
+    page = (ROOT / "docs" / "speed.md").read_text()
+    runs = json.loads((ROOT / re.search(r"benchmarks/results/cpu_[0-9-]+\.json", page)[0]).read_text())
+    plain = max(runs["runs"][name]["tokens_per_second"] for name in ("plain 1", "plain 1, all cores"))
+    rows = re.findall(r"^\| batch (\d+)[^|]*\| (\d+) \| (\d+) \| ([\d.]+) \| ", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["1", "16", "32"]
+    for batch, prompts, speed, ratio in rows:
+        measured = runs["runs"][f"ours {batch}"]["tokens_per_second"]
+        assert int(speed) == round(measured) and float(ratio) == round(measured / plain, 1)
+        assert int(prompts) == runs["settings"]["prompts" if batch == "1" else "in_batches"]
+    assert f"| 24 | {plain:.0f} |" in page

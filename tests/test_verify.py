@@ -178,7 +178,7 @@ def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_pro
     _, steps = decode(golden, prompts, decoding, executor=executor)
     for truth, second in ((lambda _: False, lambda _: True), (lambda _: False, lambda _: False),
                           (lambda index: index % 2, lambda index: index % 3)):
-        engine = same_as_k1(golden, prompts, decoding, 4, executor=executor, batch=1,
+        engine = assert_is_k1(golden, prompts, decoding, 4, executor=executor, batch=1,
                             drafter=Told(steps, truth, second))
         offered, accepted, passes, nfe = counts(engine)
         assert passes == nfe - accepted and accepted < offered
@@ -277,9 +277,9 @@ def test_the_first_block_runs_beside_the_prefill_where_its_tokens_are_known(gold
     """Not without a prefill, nor where the prefill predicts the block's first token, nor behind a long one."""
     prompts = [[1 + i % 400 for i in range(length)] for length in (33, 95, 31, 64, 64 * 7 + 1, 64 * 8 + 1)]
     decoding = Decoding(threshold=0.1, max_new_tokens=20, mask_id=511, stop_ids=(), block_cache=block_cache)
-    engine = same_as_k1(golden, prompts, decoding, 2, executor=executor, batch=1)
+    engine = assert_is_k1(golden, prompts, decoding, 2, executor=executor, batch=1)
     assert first_blocks(engine) == [[(1, 1)], [(1, 1)], [], [], [(1, 1)], []]
-    together = same_as_k1(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
+    together = assert_is_k1(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
     assert first_blocks(together) == [[(1, 1)], [(1, 1)]]
 
 

@@ -22,6 +22,7 @@ from fastdllm.cli import (
     lm_eval,
     new,
     options,
+    report,
     run,
     share,
     suite,
@@ -42,6 +43,7 @@ app.command("run", cls=options.RunCommand, epilog=run.EXAMPLES)(run.run)
 app.command("new", cls=options.Command, epilog=new.EXAMPLES)(new.new)
 app.command("notebooks", cls=options.Command, epilog=suite.EXAMPLES)(suite.notebooks)
 app.command("compare", cls=options.Command, epilog=compare.EXAMPLES)(compare.compare)
+app.command("report", cls=options.Command, epilog=report.EXAMPLES)(report.report)
 app.command("explore", cls=options.Command, epilog=explore.EXAMPLES)(explore.explore)
 app.command("audit", cls=options.Command, epilog=audit.EXAMPLES)(audit.audit)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)

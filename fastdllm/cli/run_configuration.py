@@ -44,4 +44,6 @@ def run_configuration(flat: dict[str, Any], experiment: str, trace: int, force: 
     after = states.states([configuration])
     typer.echo(states.text(after))
     typer.echo(f"record: {configuration.directory}")
+    if states.all_complete(after):
+        typer.echo(f"its report: fastdllm report {configuration.experiment}/{configuration.path}")
     return good and states.all_complete(after)

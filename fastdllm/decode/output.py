@@ -8,6 +8,7 @@ from html import escape
 
 import pandas as pd
 
+from fastdllm.characters import visible
 from fastdllm.decode.step import RowResult
 
 SHOWN, LENGTH = 8, 300        # rows, and signs of a text, that a repr shows
@@ -51,7 +52,7 @@ class Output:
         """For each row that is shown: how it ended and what it cost, and its text, cut where it is long."""
         return [(f"[{index}] {row.finish}, {len(row.tokens)} tokens, NFE "
                  f"{sum(count for kind, count in row.nfe.items() if kind != 'replay')}",
-                 text if len(text) <= LENGTH else f"{text[:LENGTH]} ...")
+                 visible(text if len(text) <= LENGTH else f"{text[:LENGTH]} ...", lines=True))
                 for index, (row, text) in enumerate(zip(self.rows[:SHOWN], self.texts, strict=False))]
 
     @property

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
@@ -17,13 +17,17 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
+
+from fastdllm.characters import visible
 
 # Okabe-Ito: told apart with every kind of colour vision; markers say the same without colour.
 COLORS = {"first": "#0072B2", "middle": "#E69F00", "last": "#009E73", "": "#666666"}
 MARKERS = {"first": "o", "middle": "s", "last": "^", "": "D"}
 BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#666666"
+MONO = "DejaVu Sans Mono"     # comes with matplotlib; figures write tokens in it
 # What was decided for a layer in a forward, in every map of the suite (the player's own colours).
 DECISIONS = {"": "#f2f2f2", "recompute": BLUE, "reuse": ORANGE, "fallback": PINK, "bypass": "#bdbdbd", "replay": GREEN}
 # A white ground of its own, so that a figure stands as a card on a dark page too.
@@ -67,6 +71,21 @@ def rows(labels: Sequence[str], panels: int = 2, width: float = 9.5) -> tuple[Fi
         panel.grid(axis="y", visible=False)
         panel.tick_params(axis="y", length=0)
     return figure, list(axes[0])
+
+
+@cache
+def drawn_characters(family: str = MONO) -> frozenset[int]:
+    """The code points that a font has glyphs for."""
+    return frozenset(get_font(findfont(family)).get_charmap())
+
+
+def token_label(text: str, most: int) -> str:
+    """A token's text for a figure in the font MONO: on one line, cut after `most` signs, nothing missing or typeset.
+
+    What the font can't draw stands as an escape (Chinese, emoji, control characters), so that one token is never
+    mistaken for another; `$` is kept from matplotlib's mathematics.
+    """
+    return visible(text, drawn=drawn_characters())[:most].replace("$", r"\$")
 
 
 def interval(axes: Axes, at: float, value: float, low: float, high: float, upright: bool = False,

@@ -9,6 +9,7 @@ from bs4 import BeautifulSoup
 from fastdllm.lab import atomic
 
 TEMPLATES = Path(__file__).parent / "templates"     # `report` there extends nbconvert's `lab`
+SIGNS = TEMPLATES / "report" / "signs.css"         # the font of the signs that pages use (tools/signs.py)
 ELSEWHERE = ("http:", "https:", "//")                 # how the address of another host begins
 ASIDE = {"aside"}      # tag of cells for who runs the notebook: a page for readers leaves them out
 

@@ -15,16 +15,19 @@ from typing import Any
 
 import pandas as pd
 
+from fastdllm.characters import visible
+
+# Colours are those of the page around, so that a table can be read on a light ground and on a dark one.
 STYLE = """<style>
 .fd{border-collapse:collapse;font:12.5px/1.4 system-ui,sans-serif;margin:.5em 0}
-.fd th{border-bottom:2px solid #444;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
-.fd td{border-bottom:1px solid #ddd;text-align:right;padding:3px 6px;white-space:nowrap}
+.fd th{border-bottom:2px solid;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
+.fd td{border-bottom:1px solid #8885;text-align:right;padding:3px 6px;white-space:nowrap}
 .fd td{font-variant-numeric:tabular-nums;vertical-align:top}
 .fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
-.fd tr.base td{background:#f3f3f3}.fdc{font:12.5px/1.4 system-ui,sans-serif;color:#555;margin:0 0 .8em;max-width:70em}
+.fd tbody tr:nth-child(n){background:none}.fd tbody tr.base:nth-child(n) td{background:#8882}
+.fdc{font:12.5px/1.4 system-ui,sans-serif;opacity:.75;margin:0 0 .8em;max-width:70em}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
-@media (prefers-color-scheme:dark){.fd td{border-color:#555}.fd tr.base td{background:#8883}.fdc{color:#aaa}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
@@ -169,4 +172,4 @@ def _longest(column: pd.Series) -> int:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else visible(str(value), lines=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fastdllm.characters import visible
 from fastdllm.display import claim as claims
 from fastdllm.display.claim import Decision, claim
 from fastdllm.display.figures import BLUE, GREY, RED, bars, interval, styled
@@ -182,11 +183,12 @@ def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
         mark = "right" if row["correct"][record.metric] else "wrong"
         rules = ", ".join(f"{rule}: {value}" for rule, value in row["extracted"].items() if value is not None)
         parts.append(f"<details open><summary><b>{mark}</b> · {escape(row['id'])} · {row['tokens']} tokens · "
-                     f"target {escape(problem.target[:80])} · extracted {escape(rules or 'nothing')}</summary>"
-                     f"<pre style='white-space:pre-wrap'>{escape(prompt[-600:])}</pre>"
+                     f"target {escape(visible(problem.target[:80]))} · "
+                     f"extracted {escape(visible(rules or 'nothing'))}</summary>"
+                     f"<pre style='white-space:pre-wrap'>{escape(visible(prompt[-600:], lines=True))}</pre>"
                      f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
-                     f"{escape(row['output'][:1200])}</pre><p>step by step: <code>{escape(explore(record, row['id']))}"
-                     "</code></p></details>")
+                     f"{escape(visible(row['output'][:1200], lines=True))}</pre>"
+                     f"<p>step by step: <code>{escape(explore(record, row['id']))}</code></p></details>")
     return "\n".join(parts)
 
 
@@ -215,7 +217,8 @@ def verdict(record: Record) -> str:
     row, a = records.row(record), record.headline
     score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
              f"{a.low:.1%} to {a.high:.1%}) at {row['tokens_per_forward']:.2f} tokens a forward and "
-             f"{record.tokens_per_second:.0f} tokens/s without loading and warm-up.")
+             f"{record.tokens_per_second:.0f} tokens/s (batch {record.parameters.batch_size}, one run on "
+             f"{record.environment.device_name}, without loading and warm-up).")
     return claims.verdict([score, reuse_acted(record), answers_ended(record)],
                           [f"Rule *{record.metric}*. More problems narrow the interval; a comparison with another "
                            "configuration needs the same problems (the report pairs them), and tokens/s compare on "

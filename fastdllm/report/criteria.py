@@ -114,10 +114,12 @@ def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, 
     row = of_kind.sort_values("speedup", ascending=False).iloc[0]
     relative = f", {row['lost_relative']:z.0%} of k=1's right answers" if row.get("lost_relative", math.nan) == row.get(
         "lost_relative", math.nan) else ""
+    together = (f"intervals that hold for all {len(reused)} configurations together" if len(reused) > 1
+                else "95 % intervals")
     figures = (
         f"{row['config']}, {_runs_at(row)} and loses "
         f"{interval_text(row['lost'], row['lost_low'], row['lost_high'])} points{relative} "
-        f"(n = {row['n']:.0f}, intervals that hold for all {len(reused)} configurations together)"
+        f"(n = {row['n']:.0f}, {together})"
     )
     if sought == "meets":
         return True, {"goal": goal, "figures": figures}

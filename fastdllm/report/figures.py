@@ -38,8 +38,8 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     for at, (row, (color, marker)) in enumerate(zip(lines.itertuples(), looks, strict=True)):
         house.interval(left, at, 100 * row.accuracy, 100 * row.low, 100 * row.high, color=color, marker=marker,
                        capsize=0 if many else 2.5)
-    base = lines.loc[lines["k"] == 1, "accuracy"]
-    if len(base) and not several:
+    base = lines.loc[lines["k"] == 1, "accuracy"]      # several of them: there is no one baseline
+    if len(base) == 1 and not several:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
     cost = lines["forwards_run"] if counted else lines["tokens_per_second"]
     texts = [f"{value:,.0f}".replace(",", " ") + (f", predicted {ratio:.2f}x" if k > 1 and ratio == ratio else "")

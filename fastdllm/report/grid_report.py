@@ -1,12 +1,15 @@
-"""`fastdllm grid report`: the report notebook of a grid, executed, and its HTML that works offline."""
+"""`fastdllm grid report` and `fastdllm report`: the report notebook, executed, and its HTML that works offline."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 from fastdllm.display.notebook_html import export, to_html
-from fastdllm.lab import records
+from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import root, short
 from fastdllm.lab.jobs import notebooks
@@ -15,16 +18,31 @@ NOTEBOOK = "90_report.ipynb"
 
 
 def write(grid: Grid) -> str:
-    """Execute the report notebook beside the records (it also writes the page and the log entry); what it says.
+    """The report of a grid, beside its records; what it says.
 
-    All figures come from the notebook's own process, so this one reads no record and imports no table; a third one
-    gets the exporter ready meanwhile. Raises ValueError if no configuration has a record yet; NotebookFailed if the
-    notebook fails.
+    Raises ValueError if no configuration has a record yet; NotebookFailed if the notebook fails.
     """
     if not any((configuration.directory / records.SUMMARY).exists() for configuration in grid.configurations()):
         raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
-    folder, source = grid.save(), notebooks.find(NOTEBOOK)
-    executed = folder / NOTEBOOK
+    return execute(grid.save())
+
+
+def write_of_records(directories: Sequence[Path]) -> str:
+    """The report of some records, as if one grid had made them: in reports/ below their experiment; what it says."""
+    from fastdllm.report.results import RECORDS, Results
+    paths = list(dict.fromkeys(directory.resolve() for directory in directories))
+    folder = Results.of_records(paths).grid.report_directory
+    atomic.write(folder / RECORDS, json.dumps([str(path) for path in paths], indent=1) + "\n")
+    return execute(folder)
+
+
+def execute(folder: Path) -> str:
+    """Execute the report notebook in a folder that says what it is of; it also writes the page and the log entry.
+
+    All figures come from the notebook's own process, so this one needs no table; a third one gets the exporter ready
+    meanwhile.
+    """
+    source, executed = notebooks.find(NOTEBOOK), folder / NOTEBOOK
     where = short(folder) if folder.is_relative_to(root()) else str(folder)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as exporter:
         exporter.submit(to_html, source)    # imports nbconvert and compiles its templates

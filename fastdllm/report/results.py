@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +20,13 @@ import pandas as pd
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
 from fastdllm.lab.jobs import status
+from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
 from fastdllm.report import cost_model
 from fastdllm.settings import Decoding, Reuse
+
+RECORDS = "records.json"      # the directories of the records that a report is of, where no grid names them
+LONGEST = 100                 # characters of a folder's name
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,25 @@ class Results:
 
     @classmethod
     def read(cls, directory: str | Path) -> Results:
-        """From an experiment's directory, by the grid.json that `grid report` puts there."""
+        """From a report's directory: by the records.json of `fastdllm report`, or the grid.json of `grid report`."""
         path = Path(directory) / GRID_FILE
+        if (listed := path.with_name(RECORDS)).is_file():
+            return cls.of_records([Path(each) for each in json.loads(listed.read_text(encoding="utf-8"))])
         if not path.is_file():
             raise ValueError(f"directory={str(directory)!r}; allowed: an experiment with a {GRID_FILE} "
                              "(`fastdllm grid report` writes it)")
         return cls.of(Grid(**json.loads(path.read_text(encoding="utf-8"))))
+
+    @classmethod
+    def of_records(cls, directories: Sequence[Path]) -> Results:
+        """Records wherever they lie, as if one grid had made them. Its report's folder is named after them."""
+        ran = [records.read(directory) for directory in directories]
+        experiments = {record.experiment for record in ran}
+        grid = Grid(experiment=experiments.pop() if len(experiments) == 1 else "records", part=joined_name(directories))
+        current = CurrentFingerprints()
+        return cls(grid, [
+            status.state_of(Configuration(record.experiment, record.config, record.parameters, directory), current)
+            for record, directory in zip(ran, directories, strict=True)])
 
     @cached_property
     def recorded(self) -> list[tuple[status.ConfigurationState, Record]]:
@@ -92,6 +111,17 @@ class Results:
     def missing(self) -> list[status.ConfigurationState]:
         """Applicable configurations without a complete record."""
         return [state for state in self.states if state.state not in ("complete", "not applicable")]
+
+
+def joined_name(directories: Sequence[Path]) -> str:
+    """A folder's name for some records: each one's task, where it is another one than before, and configuration.
+
+    Short enough for every file system.
+    """
+    parts = [part for before, path in zip([None, *directories], directories, strict=False) for part in
+             ([path.name] if before and before.parent == path.parent else [path.parent.name, path.name])]
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join(parts))
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}_{atomic.sha256(name)[:6]}"
 
 
 def baseline_key(record: Record) -> str:

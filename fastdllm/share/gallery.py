@@ -116,6 +116,7 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
             notebooks.append({"name": short, "page": page, "notebook": notebook, "problem": run.problem,
                               "question": draft.text(question(content))})
         sections.append({"name": experiment.name, "shipped": shipped, "cells": own, "notebooks": notebooks,
+                         "same_problem": same_problem([page["problem"] for page in notebooks]),
                          "hypothesis": draft.text(grid.hypothesis) if grid else "",
                          "figure": _headline(draft, experiment, grid, states),
                          "complete": sum(cell["state"] == "complete" for cell in own)})
@@ -176,6 +177,11 @@ def question(notebook: dict[str, Any]) -> str:
     title, _, rest = opening.partition("\n")
     asked = re.search(r"(?:^|(?<=[.?:] ))[^.?\n]*\?", rest.strip())
     return (asked[0] if asked else title.lstrip("# ")).replace("`", "")
+
+
+def same_problem(problems: list[str]) -> str:
+    """What all of several notebooks have, to be said once instead of in every line; "" where they differ."""
+    return problems[0] if len(problems) > 1 and len(set(problems)) == 1 else ""
 
 
 def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None, states: list[ConfigurationState]) -> str:

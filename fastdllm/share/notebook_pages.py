@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
-from fastdllm.display.notebook_html import ASIDE, without_foreign
+from fastdllm.display.notebook_html import ASIDE, SIGNS, without_foreign
 
 STATIC = Path(__file__).parent / "static"
 STATE = "application/vnd.jupyter.widget-state+json"
@@ -49,7 +49,7 @@ class Writer:
     def assets(self) -> dict[str, bytes]:
         """The files that the pages share; the widgets' 3.6 MB only if a page has one."""
         colours = HtmlFormatter(style="default").get_style_defs(".highlight")
-        files = {"gallery.css": (STATIC / "gallery.css").read_bytes() + f"\n{colours}\n".encode(),
+        files = {"gallery.css": SIGNS.read_bytes() + (STATIC / "gallery.css").read_bytes() + f"\n{colours}\n".encode(),
                  "gallery.js": (STATIC / "gallery.js").read_bytes()}
         if self.widgets:
             files |= {"embed-amd.js": lzma.decompress((STATIC / "embed-amd.js.xz").read_bytes()),

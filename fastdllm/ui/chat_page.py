@@ -7,6 +7,7 @@ import time
 
 import ipywidgets as w
 
+from fastdllm.characters import visible
 from fastdllm.model.lm import LM
 from fastdllm.ui.controls import BackgroundJob, Controls, Live, Message, Status, button, fields, labelled, row
 from fastdllm.ui.conversation import EMBEDDED, AnswerProgress, Conversation, ability
@@ -135,5 +136,6 @@ class ChatPage(Live):
 
 def line(message: dict[str, str]) -> str:
     """A message as a paragraph of the log."""
+    said = html.escape(visible(message["content"], lines=True))
     return (f"<p style='margin: 2px 0; overflow-wrap: anywhere'><b>{'You' if message['role'] == 'user' else 'Model'}:"
-            f"</b> <span style='white-space: pre-wrap'>{html.escape(message['content'])}</span></p>")
+            f"</b> <span style='white-space: pre-wrap'>{said}</span></p>")

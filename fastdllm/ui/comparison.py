@@ -12,6 +12,7 @@ import pandas as pd
 from fastdllm.decode.revisions import Revision
 from fastdllm.display import claim as claims
 from fastdllm.display.claim import Decision, claim
+from fastdllm.display.progress import progress
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
@@ -24,7 +25,7 @@ def record_all(lm: LM, problems: Sequence[Problem], decoding: Decoding, reuse: R
                revision: str | Revision = "fixed", distance: bool = True, task: Task | None = None) -> list[Recording]:
     """Each problem as a run, with trace; judged by `task`, if it is given."""
     recorder = Recorder(lm, [problem.prompt for problem in problems], decoding, reuse, revision, distance=distance)
-    for _ in recorder:
+    for _ in progress(recorder, f"forwards of {len(problems)} problems, {title(reuse, revision)}"):
         pass
     whole = of_recorder(recorder)
     trace = recorder.trace.frame()

@@ -20,7 +20,9 @@ import pandas as pd
 import traitlets
 from IPython.display import HTML
 
+from fastdllm.characters import visible
 from fastdllm.decode.generate import Output
+from fastdllm.display.notebook_html import SIGNS
 from fastdllm.lab.records.steps import NFE
 from fastdllm.ui.recording import Recording, load
 
@@ -33,7 +35,7 @@ class Player(anywidget.AnyWidget):
     """Plays one run, or two side by side. Keys: arrows (step, layer), space, Home, End, PageUp, PageDown, d, D."""
 
     _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("player_panes.js", "player.js"))
-    _css = HERE / "player.css"
+    _css = SIGNS.read_text(encoding="utf-8") + (HERE / "player.css").read_text(encoding="utf-8")
     runs = traitlets.List().tag(sync=True)             # payloads, see `payload`
     step = traitlets.Int(0).tag(sync=True)             # the selected forward
     layer = traitlets.Int(0).tag(sync=True)            # the selected layer
@@ -111,7 +113,8 @@ def payload(run: Recording) -> dict[str, Any]:
         "token": packed(places.token, np.int32), "when": packed(places.when, np.int32),
         "confidence": packed(places.confidence, np.float32), "role": packed(places.role, np.uint8),
         "looked": looked.tobytes(), "decisions": run.decisions.tobytes(), "detail_columns": list(DETAILS),
-        "detail_rows": rows, "detail": index.tobytes(), "distance": distance.tobytes(), "pieces": run.meta["pieces"],
+        "detail_rows": rows, "detail": index.tobytes(), "distance": distance.tobytes(),
+        "pieces": {token: visible(text) for token, text in run.meta["pieces"].items()},
     }
 
 

@@ -38,8 +38,7 @@ function drafted(run, id) { // what a draft had at a position: a token, or still
 }
 
 function piece(run, id) { // a checkpoint without a tokenizer has numbers
-  const text = run.pieces[id] ?? `${id} `;
-  return text.replaceAll("\n", "\u00b6").replaceAll("\t", "\u2192") || "(empty)"; // signs that every font has
+  return (run.pieces[id] ?? `${id} `) || "(empty)"; // what is unprintable was made visible where the payload was
 }
 
 function paint(node, confidence) { // cividis, text black or white by luminance

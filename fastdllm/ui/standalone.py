@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fastdllm.characters import visible
 from fastdllm.lab import atomic
 from fastdllm.ui.player import Player, image
 from fastdllm.ui.recording import Recording
@@ -23,7 +24,8 @@ def write(path: Path, title: str, facts: Sequence[tuple[str, str]], *runs: Recor
     state = {name: getattr(player, name) for name in ("runs", "step", "layer", "playing", "driver", "rate", "anchor")}
     environment = Environment(loader=PackageLoader("fastdllm.ui", "."), autoescape=True, undefined=StrictUndefined)
     body = environment.get_template("player_page.html.j2").render(
-        title=title, facts=facts, css=str(player._css), module=encoded(str(player._esm)),
+        title=visible(title), facts=[(name, visible(value, lines=True)) for name, value in facts],
+        css=str(player._css), module=encoded(str(player._esm)),
         state=encoded(json.dumps(plain(state))), anchor=player.anchor, figure=image(*runs))
     atomic.write(path, body)
     return path

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from fastdllm.display.figures import DECISIONS
+from fastdllm.display.figures import DECISIONS, MONO, token_label
 from fastdllm.ui.recording import CODES, ROLES, Recording, first_difference
 
 COLOURS = tuple(DECISIONS[name] for name in CODES)
@@ -106,7 +106,7 @@ def draw_text(axes: Axes, run: Recording, shown: np.ndarray, first: int, last: i
         labels = [heads[ROLES[r]] + text(run, i) for i, r in zip(shown, role, strict=True)]
         # Behind its end an answer is filled up with one special token.
         labels = labels[:1] + ["″" if one == before and "<|" in one else one for before, one in pairwise(labels)]
-        axes.set_yticks(range(len(shown)), labels, fontsize=min(9.0, 0.8 * line), family="DejaVu Sans Mono")
+        axes.set_yticks(range(len(shown)), labels, fontsize=min(9.0, 0.8 * line), family=MONO)
     else:
         ticks = [i for i, p in enumerate(shown) if p % run.meta["block"] == 0]
         axes.set_yticks(ticks, [str(shown[i]) for i in ticks], fontsize=9)
@@ -140,9 +140,9 @@ def signs(mark: int | None, rejected: bool = False) -> list[Artist]:
 
 
 def text(run: Recording, position: int) -> str:
-    """The token at a position, short and on one line; $ is masked from matplotlib's mathematics."""
+    """The token at a position, short and on one line."""
     token = int(run.positions.token[position])
-    return run.meta["pieces"].get(str(token), str(token)).replace("\n", "¶")[:18].replace("$", r"\$")
+    return token_label(run.meta["pieces"].get(str(token), str(token)), 18)
 
 
 def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
@@ -162,7 +162,7 @@ def draw_map(axes: Axes, run: Recording, first: int, last: int) -> None:
     axes.set_yticks(range(0, run.meta["layers"], 4))
     if last - first <= WINDOW:
         axes.set_xticks(range(first, last), forward_labels(run, first, last), fontsize=9 if last - first <= 80 else 7,
-                        family="DejaVu Sans Mono")
+                        family=MONO)
     axes.tick_params(length=0)
     axes.set_xlabel("forward, counted from 1: P prefill, F full, S small, C commit, R replay"
                     + ("\n+ from an accepted draft" if run.drafts.any() else ""))

@@ -24,6 +24,7 @@ import pandas as pd
 from fastdllm.decode.generate import build
 from fastdllm.decode.revisions import CHOICES, Revision
 from fastdllm.decode.rules import resolve
+from fastdllm.display.progress import progress
 from fastdllm.lab.instrument.probe import (
     OBSERVABLES,
     Decoder,
@@ -233,7 +234,7 @@ def bisect_subsets(lm: LM, prompts: Sequence[list[int]], good: str, bad: str, de
                    subsets: Sequence[str]) -> list[tuple[str, BisectionResult]]:
     """Two revisions of our own loop, bisected for each subset of layers by itself: (subset, result)."""
     results = []
-    for layers in subsets:
+    for layers in progress(subsets, "subsets bisected"):
         decoder = partial(row_decoder, lm, reuse=Reuse(k=k, layers=layers), decoding=decoding)
         results.append((layers, bisect(decoder(good), decoder(bad), decoder, prompts, lm.network)))
     return results

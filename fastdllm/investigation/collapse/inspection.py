@@ -18,6 +18,7 @@ from fastdllm.decode.generate import denoise, generate
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.trace import Trace
 from fastdllm.display.claim import Decision, claim, verdict
+from fastdllm.display.progress import progress
 from fastdllm.investigation.collapse.bisection import compare, row_decoder
 from fastdllm.lab.instrument.generation_file import GenerationFile, decoder
 from fastdllm.lab.instrument.probe import ForwardObservation, Observed, Run, observe
@@ -27,7 +28,8 @@ from fastdllm.settings import SUBSETS, Decoding, Reuse
 
 def look(lm: LM, ids: Sequence[list[int]], decoding: Decoding, reuse: Reuse, revision: str | Revision) -> Observed:
     """Our loop seen from outside, prompt by prompt."""
-    return observe(row_decoder(lm, revision, reuse, decoding), [[prompt] for prompt in ids], lm.network)
+    groups = progress([[prompt] for prompt in ids], f"prompts seen, {reuse.layers}, {revision}")
+    return observe(row_decoder(lm, revision, reuse, decoding), groups, lm.network)
 
 
 def slices(run: Observed, small_block: int) -> pd.DataFrame:
@@ -123,10 +125,10 @@ def subset_pairs(lm: LM, ids: Sequence[list[int]], ks: Sequence[int], decoding: 
     """
     rows, logits = [], []
     for k in ks:
+        asked = [*itertools.product(("output", "residual"), SUBSETS), ("output", scattered), ("replay", "middle")]
         runs = {(policy, layers): generate(lm, list(ids), decoding=decoding, batch_size=1,
                                            reuse=Reuse(k=k, layers=layers, policy=policy))
-                for policy, layers in [*itertools.product(("output", "residual"), SUBSETS), ("output", scattered),
-                                       ("replay", "middle")]}
+                for policy, layers in progress(asked, f"configurations decoded, k={k}")}
         chosen = [(kind, (policy, a), (policy, b)) for kind, policy in (("contiguous subsets", "output"),
                                                                        ("residual", "residual"))
                   for a, b in itertools.combinations(SUBSETS, 2)]
@@ -137,7 +139,7 @@ def subset_pairs(lm: LM, ids: Sequence[list[int]], ks: Sequence[int], decoding: 
             rows.append({"k": k, "kind": kind, "a": " ".join(a), "b": " ".join(b), "n": len(ids),
                          "same": sum(x == y for x, y in zip(runs[a].tokens, runs[b].tokens, strict=True)),
                          "forwards of b": int(counts.drop("replay").sum()), "replayed": int(counts["replay"])})
-        for policy, layers in runs:
+        for policy, layers in progress(runs, f"configurations' logits, k={k}"):
             if policy != "replay":
                 kind = {"residual": "residual"}.get(policy, "contiguous subsets" if layers in SUBSETS else "scattered")
                 logits.append(reuse_logits(lm, ids[0], decoding, Reuse(k=k, layers=layers, policy=policy))
@@ -149,8 +151,9 @@ def side_by_side(lm: LM, file: GenerationFile, ids: Sequence[list[int]], decodin
                  revision: str) -> pd.DataFrame:
     """A user's generation file and an emulated revision, prompt by prompt: what agrees, and where they part."""
     groups = [[prompt] for prompt in ids]
-    theirs = observe(decoder(file, lm, decoding, reuse), groups, lm.network)
-    ours = observe(row_decoder(lm, revision, reuse, decoding), groups, lm.network)
+    theirs, ours = (observe(decode, progress(groups, f"prompts seen, {reuse.layers}, {whose}"), lm.network)
+                    for decode, whose in ((decoder(file, lm, decoding, reuse), "the file"),
+                                          (row_decoder(lm, revision, reuse, decoding), revision)))
     rows = []
     for index in range(len(ids)):
         one = [Observed([run.seen[index]], [run.tokens[index]], [run.outcome[index]]) for run in (theirs, ours)]
@@ -218,7 +221,7 @@ def golden_cases(lm: LM, directory: Path, policy: str, most: int = 0) -> pd.Data
     cases = [c for c in data["cases"] if c["variant"] == "run2" and c["k"] > 1 and c["subset"] in SUBSETS
              and len(data["prompts"][c["prompt"]]["rows"]) == 1]
     rows, mask = [], lm.config.vocab_size - 1      # its README: mask 511 of 512
-    for case in cases[:most or None]:
+    for case in progress(cases[:most or None], f"recorded cases replayed, {Path(policy).stem}"):
         stop = case["stop_token"]
         decoding = Decoding(threshold=case["threshold"], max_new_tokens=case["max_new_tokens"], mask_id=mask,
                             small_block=case["small_block_size"], stop_ids=() if stop == 9999 else (stop,))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -16,6 +17,7 @@ from fastdllm import prior_results, stats
 from fastdllm.decode.generate import finish, generate
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.rules import positions_needed, resolve
+from fastdllm.display.progress import progress
 from fastdllm.display.tables import interval_text, whole
 from fastdllm.model.lm import LM
 from fastdllm.report.audit.evidence import STAMP
@@ -46,7 +48,7 @@ def baseline_variants(lm: LM, task: Task, problems: Sequence[Problem], threshold
     cases = [(f"threshold {value}", value, "fixed") for value in thresholds]
     cases.append((f"published stop rule, threshold {cases[0][1]}", cases[0][1], "upstream"))
     rows, reference = [], None
-    for name, threshold, revision in cases:
+    for name, threshold, revision in progress(cases, "variants of k=1 decoded"):
         settings = Decoding(threshold=threshold, max_new_tokens=task.max_new_tokens, stop_strings=task.stop_strings)
         output = generate(lm, [problem.prompt for problem in problems], decoding=settings, revision=revision,
                           batch_size=batch_size)
@@ -71,15 +73,14 @@ def totals_by_subset(lm: LM, prompts: Sequence[list[int]], ks: Iterable[int], de
     Runs on the eager executor, layer by layer as the published code does.
     """
     rows = []
-    for revision in revisions:
-        for k in ks:
-            outputs = [_eager(lm, prompts, decoding, Reuse(k=k, layers=layers), revision, batch_size)
-                       for layers in SUBSETS]
-            rows.append({"dtype": str(lm.dtype).removeprefix("torch."), "device": lm.device.type, "revision": revision,
-                         "k": k, "n": len(prompts), **{f"tokens {name}": sum(len(row) for row in output)
-                                                       for name, output in zip(SUBSETS, outputs, strict=True)},
-                         "outputs differing, middle": sum(a != b for a, b in zip(outputs[0], outputs[1], strict=True)),
-                         "outputs differing, last": sum(a != b for a, b in zip(outputs[0], outputs[2], strict=True))})
+    cases = list(itertools.product(revisions, ks))
+    for revision, k in progress(cases, "revisions and k decoded"):
+        outputs = [_eager(lm, prompts, decoding, Reuse(k=k, layers=layers), revision, batch_size) for layers in SUBSETS]
+        rows.append({"dtype": str(lm.dtype).removeprefix("torch."), "device": lm.device.type, "revision": revision,
+                     "k": k, "n": len(prompts), **{f"tokens {name}": sum(len(row) for row in output)
+                                                   for name, output in zip(SUBSETS, outputs, strict=True)},
+                     "outputs differing, middle": sum(a != b for a, b in zip(outputs[0], outputs[1], strict=True)),
+                     "outputs differing, last": sum(a != b for a, b in zip(outputs[0], outputs[2], strict=True))})
     return pd.DataFrame(rows)
 
 

@@ -18,6 +18,7 @@ from fastdllm import stats, tasks
 from fastdllm.decode.generate import generate, generate_rows
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.trace import Trace
+from fastdllm.display.progress import progress
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration
@@ -204,7 +205,8 @@ def traced(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse, revis
            distance: bool = False) -> pd.DataFrame:
     """The trace of some prompts, one after the other (so that each forward is one row's)."""
     trace = Trace(distance=distance)
-    for _ in generate_rows(lm, ids, decoding=decoding, reuse=reuse, revision=revision, batch_size=1, trace=trace):
+    rows = generate_rows(lm, ids, decoding=decoding, reuse=reuse, revision=revision, batch_size=1, trace=trace)
+    for _ in progress(rows, f"prompts traced, {revision}", len(ids)):
         pass
     return trace.frame()
 

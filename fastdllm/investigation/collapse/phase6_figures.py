@@ -37,8 +37,8 @@ def denoise_figure(steps: Sequence[Step], lm: LM) -> Figure:
         for position in range(width):
             if step.unmasked[position]:
                 image[i, position] = step.confidence[position]
-                text = lm.decode([step.tokens[position]]).replace("\n", "¶").replace(" ", "·") or "·"
-                axes.text(position, i, text[:5], ha="center", va="center", fontsize=8 if len(text) < 4 else 6.5,
+                text = house.token_label(lm.decode([step.tokens[position]]).replace(" ", "·"), 5) or "·"
+                axes.text(position, i, text, ha="center", va="center", fontsize=8 if len(text) < 4 else 6.5,
                           color="white" if step.confidence[position] < 0.6 else "black")
     mesh = axes.imshow(image, aspect="auto", cmap="cividis", vmin=0, vmax=1)
     small = {step.small_block for step in shown}

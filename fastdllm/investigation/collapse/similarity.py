@@ -15,6 +15,7 @@ from torch import Tensor
 from fastdllm.decode.generate import denoise
 from fastdllm.display import claim as claims
 from fastdllm.display.claim import Decision, claim
+from fastdllm.display.progress import progress
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding
 
@@ -32,7 +33,7 @@ def similarity(lm: LM, ids: Sequence[list[int]], decoding: Decoding, lags: Seque
     outputs: list[Tensor] = []
     with lm.network.hooks({"layers.*.input": lambda hidden, _point: inputs.append(hidden),
                            "layers.*.output": lambda hidden, _point: outputs.append(hidden)}):
-        for prompt, one in enumerate(ids):
+        for prompt, one in enumerate(progress(ids, "prompts compared")):
             history: list[tuple[Tensor, Tensor, tuple[int, ...], tuple[int, int]]] = []
             before: tuple[int, ...] = ()      # the block as it goes into the forward
             for step in denoise(lm, [one], decoding=decoding, executor="eager"):

@@ -147,7 +147,7 @@ def describe(result: BisectionResult) -> str:
 
 
 def bisection(results: Sequence[tuple[str, BisectionResult]], table: pd.DataFrame, shipped: ShippedRecords) -> str:
-    """F. What the subsets have in common, the tokens' cause for one of them, accuracy per reverted bug, each in full.
+    """What the subsets have in common, the tokens' cause for one of them, accuracy per reverted bug, each in full.
 
     table: `reverted`; shipped: the real model's records.
     """

@@ -98,7 +98,7 @@ def mean_accuracies(results: Phase6Results) -> list[tuple[float, float, str]]:
 
 def old_code(runs: Sequence[tuple[RunLabel, Phase6Results]], small: int, check: pd.DataFrame,
              real: Sequence[Judged] = ()) -> str:
-    """E. The three revisions against each other, and what `small` problems can show. runs: sets of records, the real
+    """The three revisions against each other, and what `small` problems can show. runs: sets of records, the real
     model's first: each claim is on the first that can tell; real: what its records say of Run 1's own table.
     """
     run_1, run_2 = ([(f"{who}, on {label.model}, n = {label.n}", against(results, JANUARY, revision))

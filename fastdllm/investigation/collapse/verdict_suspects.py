@@ -71,7 +71,7 @@ def frozen_slice_hurts_alike(table: pd.DataFrame) -> Decision:
 
 def replace_position(slices: pd.DataFrame, golden: pd.DataFrame, frozen: pd.DataFrame, table: pd.DataFrame,
                      label: RunLabel) -> str:
-    """A. What reached the layers, here and in the published code; what a frozen slice would do."""
+    """What reached the layers, here and in the published code; what a frozen slice would do."""
     return verdict([slices_are_right(slices), published_code_slices_alike(golden, frozen),
                     frozen_slice_hurts_alike(table)],
                    [f"Slice frozen at 0 against the right one ({label}):", list_differences(table)])
@@ -108,7 +108,7 @@ def there_is_a_collapse(table: pd.DataFrame) -> Decision:
 
 
 def full_blocks(results: Phase6Results, table: pd.DataFrame, stale: pd.DataFrame) -> str:
-    """B. table: with periodic full forwards against without; stale: `stale_summary`, without and with."""
+    """Table: with periodic full forwards against without; stale: `stale_summary`, without and with."""
     without, with_ = (results.reusing(r) for r in ("26d6179", "26d6179+full_block_every_k=true"))
     cost = (f"Periodic full forwards cost {with_.nfe_full.sum() / without.nfe_full.sum():.2f} times the full forwards "
             f"and {with_.nfe.sum() / without.nfe.sum():.2f} times all forwards. ") if len(without) else ""
@@ -151,7 +151,7 @@ def only_the_first_reused_layer_differs(differences: pd.DataFrame) -> Decision:
 
 def skipped_layers(differences: pd.DataFrame, same: Sequence[bool], results: Phase6Results,
                    table: pd.DataFrame) -> str:
-    """C. differences: of one subset; same: per prompt and subset, whether the tokens agree."""
+    """Differences: of one subset; same: per prompt and subset, whether the tokens agree."""
     touched = differences[differences.positions > 0].groupby(["prompt", "forward"]).ngroups
     return verdict([skipped_layers_matter(same, differences, table), only_the_first_reused_layer_differs(differences)],
                    [f"Entries differ after {touched} of {differences.groupby(['prompt', 'forward']).ngroups} forwards. "
@@ -193,7 +193,7 @@ def served_numbers(trace: pd.DataFrame, served: pd.DataFrame, name: str) -> str:
 
 
 def instrumentation(traces: dict[str, pd.DataFrame], served: dict[str, pd.DataFrame]) -> str:
-    """D. traces and `phase6.staleness` of them, by revision."""
+    """Traces and `phase6.staleness` of them, by revision."""
     heads: list[Judged] = [serves_elsewhere(name, served[name]) for name in traces]
     return verdict(heads, ["\n".join(served_numbers(traces[name], served[name], name) for name in traces),
                            "Later layers see only what the first reused one serves, so theirs is no distance of "

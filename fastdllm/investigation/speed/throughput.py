@@ -14,6 +14,7 @@ import fastdllm
 from fastdllm import Decoding, Reuse, prior_results
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, GREY, ORANGE, styled
+from fastdllm.display.progress import progress
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import LAYERS, SHAPE_7B
 from fastdllm.tasks import get
@@ -33,7 +34,7 @@ def mixes(problems: int, threshold: float, model: str = "tiny") -> pd.DataFrame:
     lm = fastdllm.load(model)
     prompts = [problem.prompt for problem in get("arithmetic").problems(problems)]
     rows = []
-    for name, revision, reuse in SETTINGS:
+    for name, revision, reuse in progress(SETTINGS, "configurations counted"):
         out = fastdllm.generate(lm, prompts, decoding=Decoding(threshold=threshold, max_new_tokens=128), reuse=reuse,
                                 revision=revision, batch_size=16)
         total = {kind: sum(row[kind] for row in out.nfe) for kind in out.nfe[0]}

@@ -8,7 +8,7 @@ from is found by comparing them, bit for bit, with all that the layer computed b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,7 +183,7 @@ class Run:
         return self
 
 
-def observe(decoder: Decoder, groups: Sequence[list[list[int]]], network: Network) -> Observed:
+def observe(decoder: Decoder, groups: Iterable[list[list[int]]], network: Network) -> Observed:
     """Run a decoder on every group of prompts."""
     seen, tokens, outcome = [], [], []
     for prompts in groups:

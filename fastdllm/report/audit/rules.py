@@ -68,4 +68,4 @@ def summary(findings: list[Finding]) -> str:
     if not findings:
         return "audit: no rule fired"
     counts = [f"{sum(f.level == level for f in findings)} {level}" for level in LEVELS]
-    return f"audit: {len(findings)} findings ({', '.join(counts)})"
+    return f"audit: {len(findings)} finding{'' if len(findings) == 1 else 's'} ({', '.join(counts)})"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fastdllm.characters import visible
+from fastdllm.display.notebook_html import SIGNS
 from fastdllm.lab import atomic
 from fastdllm.report.comparison import text
 from fastdllm.report.comparison.pairs import Comparison, Pair
@@ -28,7 +30,8 @@ def write(comparison: Comparison, path: Path) -> Path:
     body = environment.get_template("page.html.j2").render(
         title=" against ".join(side.name for side in comparison.sides), letters=comparison.letters, parts=parts,
         tables=[(title, list(table.columns), table.to_numpy().tolist())
-                for title, table in (("What differs", settings), ("Scores and costs", scores))], most=MOST)
+                for title, table in (("What differs", settings), ("Scores and costs", scores))], most=MOST,
+        signs=SIGNS.read_text(encoding="utf-8"))
     atomic.write(path, body)
     return path
 
@@ -38,8 +41,12 @@ def problems(pair: Pair, how: str, wordings: dict[str, Problem]) -> list[dict[st
     rows = []
     for problem, row in pair.turned(how).head(MOST).iterrows():
         wording = wordings.get(str(problem))
-        rows.append({"id": problem, "asked": text.asked(wording) if wording else "",
-                     "target": wording.target if wording else "", "explore": text.explore(pair, str(problem)),
-                     "a": row["output_a"] if isinstance(row["output_a"], str) else "(no text is kept)",
-                     "b": row["output_b"] if isinstance(row["output_b"], str) else "(no text is kept)"})
+        rows.append({"id": problem, "asked": visible(text.asked(wording), lines=True) if wording else "",
+                     "target": visible(wording.target) if wording else "", "explore": text.explore(pair, str(problem)),
+                     "a": kept(row["output_a"]), "b": kept(row["output_b"])})
     return rows
+
+
+def kept(output: object) -> str:
+    """An answer as the page shows it; records may hold none."""
+    return visible(output, lines=True) if isinstance(output, str) else "(no text is kept)"

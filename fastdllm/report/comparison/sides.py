@@ -59,8 +59,34 @@ def find(name: str) -> Side:
     return _named(name)
 
 
+def record_directory(name: str) -> Path:
+    """The directory of a record of ours: the directory itself, its summary.json, or experiment[/task]/configuration.
+
+    Raises ValueError for a name that is no such record.
+    """
+    path = Path(expand(name))
+    if path.is_dir() or path.is_file():
+        directory = path if path.is_dir() else path.parent
+    else:
+        source, key = _look_up(name)
+        if not isinstance(source, Path):
+            raise ValueError(f"{name}: figures of the log ({key}); allowed: the record of a run")
+        directory = source
+    summary = directory / records.SUMMARY
+    if not summary.is_file() or not old_summary.is_record(read_json(summary)):
+        raise ValueError(f"{name}: no {records.SUMMARY} of a run here; allowed: the directory of a record, or its name "
+                         "as EXPERIMENT/TASK/CONFIGURATION")
+    return directory
+
+
 def _named(name: str) -> Side:
     """`experiment[/task]/configuration`, below executed/ or among the log's figures."""
+    source, key = _look_up(name)
+    return _of_summary(source, key) if isinstance(source, Path) else _of_log(source, key)
+
+
+def _look_up(name: str) -> tuple[Path | dict[str, Any], str]:
+    """What a name means, and its full form. Raises ValueError for none and for several."""
     homes = (executed() / shipped.PUBLISHED, executed())
     known = {**_log(), **{key: path for home in homes for key, path in _below(home)}}
     parts = name.strip("/").split("/")
@@ -73,8 +99,7 @@ def _named(name: str) -> Side:
         raise ValueError(f"{name}: no such record; {did_you_mean(name, [*known, *map(_short, known)])}allowed: a "
                          f"record's directory, results of lm-evaluation-harness, or experiment/task/configuration of "
                          f"the experiments {few}")
-    source = known[fitting[0]]
-    return _of_summary(source, fitting[0]) if isinstance(source, Path) else _of_log(source, fitting[0])
+    return known[fitting[0]], fitting[0]
 
 
 def _short(key: str) -> str:

@@ -1,0 +1,47 @@
+"""A line in the notebook that says how far a long cell is; it goes away at the end, and no executed copy keeps it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from IPython.core.getipython import get_ipython
+from IPython.display import HTML, DisplayHandle
+
+EVERY = 0.5       # seconds between two changes of the line
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The items one by one; in a notebook with a line like `3 of 12 prompts decoded, 8 s`. Elsewhere nothing is shown.
+
+    what: the text behind the numbers, as in "prompts decoded"; total: how many items there are, where `items` doesn't
+    know (left out where nobody does).
+    """
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    whole = "" if total is None else f" of {total}"
+    began, drawn = time.monotonic(), -EVERY
+    line = DisplayHandle() if in_notebook() else None
+    if line is not None:
+        line.display(HTML(""))
+    try:
+        for done, item in enumerate(items):
+            now = time.monotonic() - began
+            if line is not None and now - drawn >= EVERY:
+                drawn = now
+                line.update(HTML(f"<em>{done}{whole} {what}, {now:.0f} s</em>"))
+            yield item
+    finally:
+        if line is not None:
+            line.update(HTML(""))
+
+
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this: only there can a line be taken back."""
+    shell = get_ipython()
+    if shell is None:
+        return False
+    from ipykernel.zmqshell import ZMQInteractiveShell
+    return isinstance(shell, ZMQInteractiveShell)
