@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import grid_report, plain_control, results_page
+from fastdllm.report import grid_report, plain_control, results_page, tables
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
@@ -76,6 +77,18 @@ def test_a_report_begins_with_what_ran_when_where_and_on_what_code(grid: Grid) -
     assert heading.startswith("# x\n\nReuse pays.\n\n*2026-11-21; ")
     assert record.environment.device_name in heading and record.code.version in heading
     assert heading.index(record.environment.device_name) < heading.index("**Answer.**")
+
+
+def test_an_answer_speaks_of_runs_side_by_side_where_it_holds_a_clocked_speed(grid: Grid) -> None:
+    """Not where speeds are predicted, missing, or of executors that don't compare."""
+    report, finding = results_page.Report.of(Results.of(grid)), Finding("side_by_side", "note", (), "", "")
+    reuse = report.table["speed_from"] != "baseline"
+    for speed_from, speedup, said in (("one run", 1.1, True), (tables.PREDICTED, 1.1, False),
+                                      ("not compared: device A, baseline's B", math.nan, False)):
+        table = report.table.assign(speed_from=report.table["speed_from"].mask(reuse, speed_from),
+                                    speedup=report.table["speedup"].mask(reuse, speedup))
+        answer = replace(report, table=table, findings=[finding]).answer
+        assert ("side by side" in answer) == said
 
 
 def test_a_report_holds_reuse_against_lowering_the_threshold_where_the_grid_has_both(grid: Grid,

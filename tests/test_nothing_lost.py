@@ -13,6 +13,7 @@ from lab_support import ROOT, checkpoint, command, invoke, params
 from report_support import fill
 
 from fastdllm.cli.grid import options_text, read
+from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import GRID_FILE, Grid
 from fastdllm.lab.jobs import status
@@ -131,6 +132,9 @@ def test_a_finished_run_counts_as_kept_whole(tmp_path):
     assert status.kept(grid.configurations()) == "the same command begins again"
     fill(grid, only=lambda configuration: configuration.parameters.reuse.k == 1)
     assert status.kept(grid.configurations()) == "5 of 10 samples kept; the same command goes on"
+    damaged = next(each for each in grid.configurations() if each.parameters.reuse.k == 1)
+    (damaged.directory / records.SUMMARY).write_text("{")
+    assert status.kept(grid.configurations()) == "the same command begins again"
 
 
 def test_of_an_unknown_grid_nothing_is_made(tmp_path):

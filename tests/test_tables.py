@@ -331,6 +331,8 @@ def test_a_prediction_is_not_held_against_a_clock(thresholds: Results, predicts_
     table = plain_control.against_plain(thresholds, rows)
     assert table["control"].eq("").all()
     assert table["relative_speed"].notna().tolist() == (rows["k"] == 1).tolist()
+    assert "prediction from the forwards or tokens/s by the clock" in plain_control.caption(table)
+    assert "by the clock" not in plain_control.caption(rows.assign(predicted_seconds=rows["seconds"]))
 
 
 def test_a_grid_of_one_threshold_has_no_control(results: Results, thresholds: Results) -> None:

@@ -107,8 +107,9 @@ def as_text(rows: pd.DataFrame) -> pd.DataFrame:
 
 def caption(rows: pd.DataFrame) -> str:
     """What the columns of `as_text` are, and by which clock."""
-    predicted = all(row_is_predicted(row) for row in rows.to_dict("records"))
-    clock = "the cost model's prediction from the forwards" if predicted else "tokens/s by the clock, one run each"
+    predicted = [row_is_predicted(row) for row in rows.to_dict("records")]
+    clock = " or ".join(name for name, used in (("the cost model's prediction from the forwards", any(predicted)),
+                                                ("tokens/s by the clock, one run each", not all(predicted))) if used)
     return (f"speed: {clock}, over that of the plain row of the highest threshold; best plain as fast: the most "
             "accurate configuration without reuse that is at least as fast; points won over it: with the 95 % "
             "interval, on the same problems")

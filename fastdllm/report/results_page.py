@@ -46,9 +46,9 @@ class Report:
         measured = set(self.table["speed_from"])
         once = (" Each configuration was timed once, so its speed has no interval; an axis `repeat: [0, 1, 2]` gives "
                 "one.") if "one run" in measured else ""
-        clocked = measured - {"baseline", "not measured", PREDICTED}
+        clocked = self.table["speedup"].notna() & ~self.table["speed_from"].isin({"baseline", PREDICTED})
         beside = " Cells ran side by side: speeds hold for this run, those of another can differ by a fifth." if (
-            clocked and any(finding.rule == "side_by_side" for finding in self.findings)) else ""
+            clocked.any() and any(finding.rule == "side_by_side" for finding in self.findings)) else ""
         return self.verdict.answer + once + beside
 
     @property

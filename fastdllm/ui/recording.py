@@ -28,7 +28,6 @@ from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
 from fastdllm.tasks.base import Problem, Task
 
-TRACE = "trace.parquet"
 ROLES = ("prompt", "unmasked", "carried", "stop", "cut")      # of a position; "cut": behind the end of the output
 CODES = ("", "recompute", "reuse", "fallback", "bypass", "replay")   # "": the layer ran, no wrapper was on it
 
@@ -100,7 +99,7 @@ class Recording:
         home.mkdir(parents=True, exist_ok=True)
         steps_file.write(home / steps_file.STEPS, self.steps, {**self.meta, "title": self.title})
         if self.trace is not None:
-            self.trace.to_parquet(home / TRACE, index=False)
+            self.trace.to_parquet(home / records.TRACE, index=False)
         return home
 
 
@@ -154,7 +153,7 @@ class Rows(Mapping[int, Recording]):
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no steps are kept here; a grid keeps them with record: {{trace: N}}")
         self.steps, self.about = steps_file.read(self.path)
-        self.trace = pd.read_parquet(home / TRACE) if (home / TRACE).exists() else None
+        self.trace = pd.read_parquet(home / records.TRACE) if (home / records.TRACE).exists() else None
         self.right: dict[int, bool] | None = None
         if record is not None and (home / records.SAMPLES).exists():
             samples = records.samples(home)

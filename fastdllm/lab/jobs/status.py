@@ -242,13 +242,21 @@ def kept(configurations: list[Configuration]) -> str:
         by_run = (list(map(journal.progress, own)) for own in journal.runs(configuration.directory))
         counts = [(sum(each for each, _ in shards), max(n for _, n in shards)) for shards in by_run]
         if (configuration.directory / records.SUMMARY).exists() and not counts:
-            record = records.read(configuration.directory)
-            counts = [(record.n, record.n)] if record.status == "complete" else []
+            counts = _of_record(configuration.directory)
         finished, size = max(counts, default=(0, 0))
         done, sizes = done + finished, [*sizes, size]
     # A run that has not begun has as many problems as the others of its grid, as far as is known without its data.
     total = sum(size or max(sizes) for size in sizes[1:])
     return f"{done} of {total} samples kept; the same command goes on" if total else "the same command begins again"
+
+
+def _of_record(directory: Path) -> list[tuple[int, int]]:
+    """What a finished configuration has: its n, of as many. Nothing where the record is damaged: it runs again."""
+    try:
+        record = records.read(directory)
+    except ValueError:
+        return []
+    return [(record.n, record.n)] if record.status == "complete" else []
 
 
 def all_complete(states: list[ConfigurationState]) -> bool:
