@@ -205,8 +205,9 @@ def thresholds(lost: float | None, low: float = np.nan, high: float = np.nan) ->
 
 
 def batches(*ratios: float, equal: int = 10) -> pd.DataFrame:
-    return pd.DataFrame([{"batch_size": 2 ** i, "tokens_per_second": 100.0 * ratio, "ratio": ratio, "latency": 1.0,
-                          "n": 10, "equal": equal if i else 10} for i, ratio in enumerate(ratios)])
+    return pd.DataFrame([{"way": "k=1", "batch_size": 2 ** i, "tokens_per_second": 100.0 * ratio, "ratio": ratio,
+                          "speedup": 1.0, "latency": 1.0, "n": 10, "equal": equal if i else 10}
+                         for i, ratio in enumerate(ratios)])
 
 
 def front(speedup: float, low: float, high: float, gain: float = np.nan, p: float = np.nan,
@@ -390,6 +391,9 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
     speed.a_threshold_is_too_low: (
         (thresholds(9.0, 5.0, 12.0), 3.0), (thresholds(1.0, -1.0, 2.0), 3.0), (thresholds(None), 3.0)),
     speed.a_larger_batch_is_faster: ((batches(1.0, 1.8),), (batches(1.0, 0.9),), (batches(1.0),)),
+    speed.reuse_is_faster_at_some_batch_size: (
+        (batches(1.0, 1.8).assign(way="k=3 verify", speedup=[1.2, 1.0]),),
+        (batches(1.0, 1.8).assign(way="k=3 verify", speedup=[1.05, 0.9]),), (batches(1.0, 1.8),)),
     speed.answers_do_not_depend_on_the_batch: (
         (batches(1.0, 1.8),), (batches(1.0, 1.8, equal=9),), (batches(1.0),)),
     verdict_policies.a_lossy_policy_meets_the_criterion: (

@@ -20,7 +20,7 @@ import fastdllm
 from fastdllm import Decoding, Reuse, stats
 from fastdllm.display import figures as house
 from fastdllm.investigation.collapse import phase6, phase6_figures, real_model, similarity
-from fastdllm.investigation.speed import gpu_measurements, pareto, sweeps, throughput
+from fastdllm.investigation.speed import batching, gpu_measurements, pareto, sweeps, throughput
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.report import cell_report, figures, shipped, summary_tables, tables
@@ -30,6 +30,7 @@ from fastdllm.ui import recording, strip
 
 GPU = "benchmarks/results/h200_2026-11-21.json"
 PRODUCTS = "benchmarks/results/h200_products_2026-11-21.json"
+WAYS = (("k=1", 1.0), ("k=2 output middle", 1.05), ("k=3 output middle", 1.12), ("k=3 verify", 1.31))
 REVISIONS = ("8e18baac", "6c8822f", "26d6179")
 
 
@@ -128,9 +129,10 @@ DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] =
     strip.figure: lambda grid, front: [strip.figure(run()), strip.figure(run(), mark=4)],
     pareto.figure: lambda grid, front: [pareto.figure(pareto.table(front))],
     sweeps.threshold_figure: lambda grid, front: [sweeps.threshold_figure(thresholds(front))],
-    sweeps.batch_figure: lambda grid, front: [sweeps.batch_figure(pd.DataFrame({
-        "batch_size": [1, 4, 16, 32], "tokens_per_second": [314.0, 442, 604, 563], "latency": [0.2, 0.5, 1.3, 2.7],
-        "latency_95": [0.2, 0.7, 1.8, 3.8], "memory": [4.9e8, 5e8, 5.6e8, 6.3e8], "memory_of": "process", "n": 96}))],
+    batching.figure: lambda grid, front: [batching.figure(pd.concat([pd.DataFrame({
+        "way": way, "batch_size": [1, 4, 16, 32], "tokens_per_second": [314.0, 442, 604, 563], "speedup": speedup,
+        "latency": [0.2, 0.5, 1.3, 2.7], "latency_95": [0.2, 0.7, 1.8, 3.8], "memory": [4.9e8, 5e8, 5.6e8, 6.3e8],
+        "memory_of": "process", "n": 96}) for way, speedup in WAYS[:ways]])) for ways in (1, 4)],
     throughput.ceilings: lambda grid, front: [throughput.ceilings(throughput.mixes(4, 0.9))],
     throughput.january_figure: lambda grid, front: [throughput.january_figure(throughput.january())],
     gpu_measurements.roofline: lambda grid, front: [gpu_measurements.roofline(*measured())],

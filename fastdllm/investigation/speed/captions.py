@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fastdllm.investigation.speed import batching
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
 
@@ -32,11 +33,13 @@ def thresholds(table: pd.DataFrame) -> str:
 
 
 def batches(table: pd.DataFrame) -> str:
-    """Of `sweeps.batch_figure`."""
-    first, last = table.iloc[0], table.iloc[-1]
-    return (f"From batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
+    """Of `batching.figure`."""
+    plain = table[table["way"] == batching.PLAIN]
+    first, last = plain.iloc[0], plain.iloc[-1]
+    return (f"k=1 from batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
             f"{last['tokens_per_second']:.0f} tokens/s, {first['latency']:.2f} and {last['latency']:.2f} s an answer. "
-            "The dashed line is what rows would give if they cost nothing.")
+            "The dashed line is what rows would give if they cost nothing. Each point is one run by the clock. "
+            "`verify` drafts in small batches only; in larger ones it is k=1.")
 
 
 def roofline(forwards: pd.DataFrame) -> str:

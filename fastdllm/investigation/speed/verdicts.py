@@ -12,6 +12,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
+from fastdllm.investigation.speed import batching
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
 
@@ -107,7 +108,8 @@ def threshold(table: pd.DataFrame, points: float) -> str:
              "that).",
        unknown="**Only one batch size was measured.**")
 def a_larger_batch_is_faster(table: pd.DataFrame) -> Decision:
-    """table: `sweeps.batch_table`. One run each: 10 % is what a machine's noise may be."""
+    """table: `batching.table`, its rows of k=1. One run each: 10 % is what a machine's noise may be."""
+    table = table.query("way == @batching.PLAIN")
     if len(table) < 2:
         return None, {}
     first, best = table.iloc[0], table.loc[table["tokens_per_second"].idxmax()]
@@ -123,14 +125,29 @@ def a_larger_batch_is_faster(table: pd.DataFrame) -> Decision:
              "differently, in float32 that would be a fault.",
        unknown="Whether answers depend on the batch can't be told from one size.")
 def answers_do_not_depend_on_the_batch(table: pd.DataFrame) -> Decision:
-    """table: `sweeps.batch_table`."""
+    """table: `batching.table`: every way's answers against those of its own smallest batch."""
     differ = int((table["n"] - table["equal"]).max())
-    return (None if len(table) < 2 else differ == 0), {"differ": differ, "n": int(table["n"].max())}
+    return (None if table["batch_size"].nunique() < 2 else differ == 0), {"differ": differ, "n": int(table["n"].max())}
+
+
+@claim(holds="**At equal batch size {way} is faster than k=1: {speedup:.2f}x at batch {batch}**; the range over all "
+             "reuse and sizes is {low:.2f} to {high:.2f}x.",
+       fails="**At equal batch size no reuse here is faster than k=1**: {low:.2f} to {high:.2f}x over all sizes.",
+       unknown="Reuse was not run beside k=1 at any batch size.")
+def reuse_is_faster_at_some_batch_size(table: pd.DataFrame) -> Decision:
+    """table: `batching.table`. One run each: 10 % is what a machine's noise may be."""
+    reuse = table[(table["way"] != batching.PLAIN) & table["speedup"].notna()]
+    if reuse.empty:
+        return None, {}
+    best = reuse.loc[reuse["speedup"].idxmax()]
+    return best["speedup"] > 1.1, {"way": f"`{best['way']}`", "speedup": best["speedup"], "batch": best["batch_size"],
+                                   "low": reuse["speedup"].min(), "high": reuse["speedup"].max()}
 
 
 def batch(table: pd.DataFrame) -> str:
-    """12. The fastest batch size, what it costs, and whether answers depend on it."""
-    return verdict([a_larger_batch_is_faster(table), answers_do_not_depend_on_the_batch(table)],
+    """12. The fastest batch size and what it costs, what reuse gains at each, and whether answers depend on it."""
+    return verdict([a_larger_batch_is_faster(table), reuse_is_faster_at_some_batch_size(table),
+                    answers_do_not_depend_on_the_batch(table)],
                    [f"{RunLabel.of(table)}. Each size ran once, so run-to-run noise is not in these figures (the axis "
                     "`repeat` measures it); less than 1.1x counts as no gain."])
 

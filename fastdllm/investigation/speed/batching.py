@@ -1,0 +1,114 @@
+"""Ways to decode over batch sizes: k=1, reuse and verify, each against k=1 at the same batch size. Table and figure."""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fastdllm.display.figures import BLUE, GREY, ORANGE, styled
+from fastdllm.investigation.speed import sweeps
+from fastdllm.lab import records
+from fastdllm.report.results import Results
+
+PLAIN = "k=1"
+STYLES = ((ORANGE, "s", ":"), ("#D55E00", "^", "--"), ("#009E73", "D", "-."), ("#CC79A7", "v", "-"))
+
+
+def table(results: Results) -> pd.DataFrame:
+    """One row a way (`PLAIN`, "k=2 output middle", "k=3 verify") and batch size, ascending.
+
+    ratio: tokens/s over those of the way's smallest batch; speedup: over k=1 at the same batch size (NaN if that was
+    not run); seconds per answer (latency: mean, latency_95: 95th percentile; queueing not included); peak memory
+    [bytes] and whose; equal: answers that are those of the way's smallest batch; passes: forwards run.
+
+    Raises ValueError for a grid of several tasks, or a record whose samples are not kept.
+    """
+    sweeps.one_task(results)
+    frame = results.frame.assign(way=[way(row) for row in results.frame.to_dict("records")])
+    frame = frame.sort_values(["k", "way", "batch_size"], kind="stable").reset_index(drop=True)
+    by_folder = {str(state.configuration.directory): record for state, record in results.recorded}
+    texts: dict[str, list[str]] = {}
+    for i, (folder, name) in enumerate(zip(frame["folder"], frame["way"], strict=True)):
+        mine, notes = results.outcomes[folder], by_folder[folder].notes
+        if mine is None:
+            raise ValueError(f"{folder}: no samples are kept here; allowed: records with their samples")
+        own = list(records.samples(Path(folder))["output"])
+        frame.loc[i, ["latency", "latency_95"]] = [mine.seconds.mean(), np.quantile(mine.seconds, 0.95)]
+        frame.loc[i, "memory"] = notes.get("peak_memory_bytes", np.nan)
+        frame.loc[i, "equal"] = sum(a == b for a, b in zip(own, texts.setdefault(name, own), strict=True))
+    frame["memory_of"] = [by_folder[folder].notes.get("peak_memory_of", "") for folder in frame["folder"]]
+    speed = frame["tokens_per_second"]
+    frame["ratio"] = speed / frame.groupby("way")["tokens_per_second"].transform("first")
+    plain = frame[frame["way"] == PLAIN].set_index("batch_size")["tokens_per_second"]
+    frame["speedup"] = speed / frame["batch_size"].map(plain)
+    return frame
+
+
+def way(row: dict) -> str:
+    """What a configuration does, without its batch size."""
+    if row["k"] == 1:
+        return PLAIN
+    return " ".join([f"k={row['k']}", row["policy"], *([] if row["policy"] == "verify" else [row["layers"]])])
+
+
+@styled
+def figure(frame: pd.DataFrame) -> Figure:
+    """Tokens/s, the speed-up at equal batch, latency and memory against the batch size. frame: `table`."""
+    drawn, axes = plt.subplots(2, 2, figsize=(9.5, 6.4))
+    plain = frame[frame["way"] == PLAIN]
+    others = [(name, rows, style) for (name, rows), style in zip(
+        frame[frame["way"] != PLAIN].groupby("way", sort=False), STYLES, strict=False)]
+    speeds, ups, seconds, memory = axes.flat
+    speeds.plot(plain["batch_size"], plain["tokens_per_second"], color=BLUE, marker="o", label=PLAIN)
+    if len(plain):
+        speeds.plot(plain["batch_size"], plain["tokens_per_second"].iloc[0] * plain["batch_size"]
+                    / plain["batch_size"].iloc[0], color=GREY, linestyle="--", linewidth=0.9)
+    for name, rows, (color, marker, line) in others:
+        speeds.plot(rows["batch_size"], rows["tokens_per_second"], color=color, marker=marker, linestyle=line,
+                    label=name)
+        ups.plot(rows["batch_size"], rows["speedup"], color=color, marker=marker, linestyle=line, label=name)
+    speeds.set(title="tokens/s of the run", ylim=(0, 1.5 * frame["tokens_per_second"].max()))
+    speeds.legend(loc="upper left", ncols=2)
+    ups.axhline(1, color=GREY, linewidth=0.9)
+    ups.set(title="tokens/s over those of k=1 at this batch size", ylim=(0, 1.25 * np.nanmax(
+        [1.0, *frame["speedup"]])))
+    seconds.plot(plain["batch_size"], plain["latency_95"], color=ORANGE, marker="s", label="k=1, 95th percentile")
+    seconds.plot(plain["batch_size"], plain["latency"], color=BLUE, marker="o", label="k=1, mean")
+    seconds.set(title="seconds per answer", ylim=(0, 1.45 * np.nanmax([0.01, *plain["latency_95"]])))
+    seconds.legend(loc="upper left")
+    memory.plot(plain["batch_size"], plain["memory"] / 1e6, color=BLUE, marker="o")
+    memory.set(title=f"k=1, peak memory, MB ({frame['memory_of'].iloc[0] or 'not measured'})",
+               ylim=(0, 1.2 * np.nanmax([1.0, *plain["memory"] / 1e6])))
+    for each in axes.flat:
+        _batch_axis(each, sorted(set(frame["batch_size"])), int(frame["n"].max()))
+    return drawn
+
+
+def _batch_axis(axis: Axes, sizes: list[int], n: int) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [f"{size}" for size in sizes])
+    axis.minorticks_off()
+    axis.set_xlabel(f"batch size (n = {n})")
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """`table` for people."""
+    return pd.DataFrame({
+        "way": frame["way"], "batch size": frame["batch_size"], "n": frame["n"],
+        "tokens/s": frame["tokens_per_second"].map("{:.0f}".format),
+        "over k=1 at this batch size": frame["speedup"].map("{:.2f}x".format).replace("nanx", "–"),
+        "over its smallest batch": frame["ratio"].map("{:.2f}x".format),
+        "forwards run": frame["forwards_run"].map("{:.0f}".format),
+        "seconds per answer": frame["latency"].map("{:.2f}".format),
+        "95th percentile": frame["latency_95"].map("{:.2f}".format),
+        "peak memory, MB": (frame["memory"] / 1e6).map("{:.0f}".format),
+        "accuracy %": [f"{100 * r.accuracy:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in frame.itertuples()],
+        "same answers": [f"{int(equal)} of {n}" for equal, n in zip(frame["equal"], frame["n"], strict=True)]})
