@@ -12,8 +12,8 @@ from benchmarks.modules_network import ModulesNetwork
 from benchmarks.plain_network import Caches, PlainNetwork
 from benchmarks.reference import Event, Loop
 
-CASES = list({(case["variant"], case["k"], case["subset"], case["small_block_size"], len(golden_support.rows(case))): case
-              for case in DATA["cases"]}.values())
+KIND = ("variant", "k", "subset", "small_block_size")
+CASES = list({(*(case[name] for name in KIND), len(golden_support.rows(case))): case for case in DATA["cases"]}.values())
 LOGITS = {entry["name"]: entry for entry in DATA["logits"]}
 
 

@@ -59,6 +59,15 @@ def way(row: dict) -> str:
     return " ".join([f"k={row['k']}", row["policy"], *([] if row["policy"] == "verify" else [row["layers"]])])
 
 
+def noise(frame: pd.DataFrame) -> float:
+    """By how much tokens/s of equal work differ: of k=1, and of `verify` where all drafts together saved no forward.
+
+    A share, the largest over the batch sizes; NaN where there are no such runs. frame: `table`.
+    """
+    equal = frame[(frame["policy"] == "verify") & (frame["k"] > 1) & (frame["forwards_run"] == frame["nfe"])]
+    return float((equal["speedup"] - 1).abs().max())
+
+
 @styled
 def figure(frame: pd.DataFrame) -> Figure:
     """Tokens/s, the speed-up at equal batch, latency and memory against the batch size. frame: `table`."""
