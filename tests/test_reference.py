@@ -13,7 +13,8 @@ from benchmarks.plain_network import Caches, PlainNetwork
 from benchmarks.reference import Event, Loop
 
 KIND = ("variant", "k", "subset", "small_block_size")
-CASES = list({(*(case[name] for name in KIND), len(golden_support.rows(case))): case for case in DATA["cases"]}.values())
+CASES = list({(*(case[name] for name in KIND), len(golden_support.rows(case))): case
+              for case in DATA["cases"]}.values())
 LOGITS = {entry["name"]: entry for entry in DATA["logits"]}
 
 
