@@ -77,9 +77,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         frame[frame["way"] != PLAIN].groupby("way", sort=False), STYLES, strict=False)]
     speeds, ups, seconds, memory = axes.flat
     speeds.plot(plain["batch_size"], plain["tokens_per_second"], color=BLUE, marker="o", label=PLAIN)
-    if len(plain):
-        speeds.plot(plain["batch_size"], plain["tokens_per_second"].iloc[0] * plain["batch_size"]
-                    / plain["batch_size"].iloc[0], color=GREY, linestyle="--", linewidth=0.9)
+    if len(plain):      # as far as anything was measured: above it stands the legend
+        most = frame["tokens_per_second"].max() / plain["tokens_per_second"].iloc[0]
+        rows = plain["batch_size"].iloc[0] * np.array([1, min(most, plain["batch_size"].max())])
+        speeds.plot(rows, plain["tokens_per_second"].iloc[0] * rows / rows[0], color=GREY, linestyle="--",
+                    linewidth=0.9)
     for name, rows, (color, marker, line) in others:
         speeds.plot(rows["batch_size"], rows["tokens_per_second"], color=color, marker=marker, linestyle=line,
                     label=name)
