@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fastdllm import Reuse
 from fastdllm.lab import records
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Evidence, Finding
@@ -275,6 +276,15 @@ def test_other_data_weights_code_or_machine_are_other_computations() -> None:
         other = baseline(config="other", accuracy=worse(first), **{name: getattr(first, name).model_copy(update=change)})
         (finding,) = [f for f in rules.audit(sources.from_records([first, other])) if f.rule == "must_agree"]
         assert finding.level == "doubtful"
+
+
+@pytest.mark.parametrize(("policy", "accused"), [("output", True), ("residual", True), ("verify", False)])
+def test_a_policy_that_skips_no_layer_is_not_accused_of_reusing_nothing(policy: str, accused: bool) -> None:
+    record = records.read(PUBLISHED / "k1_first")
+    reuse = Reuse(k=2, policy=policy, layers=None if policy == "verify" else "first")
+    record = record.model_copy(update={"parameters": record.parameters.model_copy(update={"reuse": reuse})})
+    fired = [finding.rule for finding in rules.audit(sources.from_records([record]))]
+    assert ("reused_nothing" in fired) == accused
 
 
 def test_one_computation_with_two_results_is_impossible() -> None:

@@ -116,8 +116,15 @@ def _record_row(record: records.Record, file: str) -> dict[str, Any]:
             "code": code.commit if imported else code.hash[:8], "dirty": code.dirty if imported else False,
             "torch": _known(where.torch), "hardware": _known(where.device_name), "node": _known(where.node),
             "shards": record.shards, "empty": None if imported else record.empty,
-            "reuse": None if imported else record.decisions.get("reuse", 0) + record.nfe.get("replay", 0),
+            "reuse": _reused(record),
             "model": record.checkpoint.name, "origin": "imported" if imported else "record", "file": file}
+
+
+def _reused(record: records.Record) -> int | None:
+    """Layer calls and forwards that were not computed; None where the source doesn't say, or the policy skips none."""
+    if record.status == "imported" or record.parameters.reuse.policy == "verify":
+        return None
+    return record.decisions.get("reuse", 0) + record.nfe.get("replay", 0)
 
 
 def _known(text: str) -> str | None:
