@@ -65,23 +65,21 @@ def moments(lm: LM, ids: list[list[int]], decoding: Decoding) -> Iterator[list[M
     turn: Any = engine.turn
     turn.drafter = Nothing()
     seen: list[torch.Tensor] = []
-    logits = lm.network.logits
-    lm.network.logits = lambda hidden: (seen.append(logits(hidden)), seen[-1])[1]
-    for index, prompt in enumerate(ids):
-        mine, second = [Moment(Row(index, 0, prompt, engine.rules), Memory(), {})], dict[int, int]()
-        for _ in engine.steps(iter([(index, prompt)])):
-            row = turn.live[0].row
-            before = mine[-1].row.next()
-            if before.kind != "prefill":
-                others = seen[-1][0].topk(2).indices[:, 1].tolist()
-                second |= dict(enumerate(others, before.start + 1))
-            memory = Memory()
-            memory.predicted |= turn.live[0].memory.predicted
-            if not row.finish:
-                mine.append(Moment(row.fork(), memory, dict(second)))
-            seen.clear()
-        yield mine
-    lm.network.logits = logits
+    with lm.network.hooks({"logits": lambda logits, _point: seen.append(logits)}):
+        for index, prompt in enumerate(ids):
+            mine, second = [Moment(Row(index, 0, prompt, engine.rules), Memory(), {})], dict[int, int]()
+            for _ in engine.steps(iter([(index, prompt)])):
+                row = turn.live[0].row
+                before = mine[-1].row.next()
+                if before.kind != "prefill":
+                    others = seen[-1][0].topk(2).indices[:, 1].tolist()
+                    second |= dict(enumerate(others, before.start + 1))
+                memory = Memory()
+                memory.predicted |= turn.live[0].memory.predicted
+                if not row.finish:
+                    mine.append(Moment(row.fork(), memory, dict(second)))
+                seen.clear()
+            yield mine
 
 
 def candidates(moment: Moment, threshold: float, mask_id: int) -> dict[str, Prediction]:

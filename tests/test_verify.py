@@ -53,12 +53,10 @@ def course(engine, steps):
             [(row.generated, row.finish, row.nfe) for row in engine.finished])
 
 
-def assert_is_k1(lm, prompts, decoding, k, **how):
-    """Decode both ways: every step and every output is k=1's. Returns the engine of `verify`."""
-    drafter = how.pop("drafter", None)
+def both(lm, prompts, decoding, k, drafter=None, **how):
+    """The courses of `verify` and of k=1, every step and every output, and the engine of `verify`."""
     engine, steps = decode(lm, prompts, decoding, verify(k), drafter=drafter, **how)
-    assert course(engine, steps) == course(*decode(lm, prompts, decoding, **how))
-    return engine
+    return course(engine, steps), course(*decode(lm, prompts, decoding, **how)), engine
 
 
 def counts(engine):
@@ -70,8 +68,9 @@ def counts(engine):
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_golden_cases(golden, case):
-    assert_is_k1(golden, golden_support.rows(case), golden_support.decoding(case), 3,
+    own, plain, _ = both(golden, golden_support.rows(case), golden_support.decoding(case), 3,
                  revision=golden_support.VARIANTS[case["variant"]])
+    assert own == plain
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -79,7 +78,8 @@ def test_every_revision(golden, golden_prompts, revision):
     """Its k=1, with its own rule of stopping and with the exact one."""
     decoding = Decoding(threshold=0.2, max_new_tokens=40, mask_id=511, stop_ids=(155,))
     for name in (revision, f"{revision}+termination=exact"):
-        assert_is_k1(golden, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
+        own, plain, _ = both(golden, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
+        assert own == plain
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +90,8 @@ def test_any_prompts_and_settings(golden, lengths, k, batch, threshold, small, b
     prompts = [data.draw(st.lists(st.integers(0, 500), min_size=length, max_size=length)) for length in lengths]
     decoding = Decoding(threshold=threshold, small_block=small, block_cache=block_cache, max_new_tokens=tokens,
                         mask_id=511, stop_ids=(155, 224))
-    assert_is_k1(golden, prompts, decoding, k, batch=batch, executor=executor)
+    own, plain, _ = both(golden, prompts, decoding, k, batch=batch, executor=executor)
+    assert own == plain
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,8 @@ def questions():
 def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
     """There drafts are often right: passes are saved at every threshold."""
     decoding = Decoding(threshold=threshold, max_new_tokens=64)
-    engine = assert_is_k1(tiny, questions, decoding, 3, batch=1)
+    own, plain, engine = both(tiny, questions, decoding, 3, batch=1)
+    assert own == plain
     offered, accepted, passes, nfe = counts(engine)
     assert 0 < accepted <= offered and passes == nfe - accepted
     assert {draft.kind for row in engine.finished for draft in row.result("").drafts} >= {"full", "small behind full"}
@@ -110,14 +112,16 @@ def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
 
 @pytest.mark.parametrize("batch", [2, 5])
 def test_batches(tiny, questions, batch):
-    assert_is_k1(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
+    own, plain, _ = both(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
+    assert own == plain
 
 
 def test_stop_strings(tiny, questions):
     free = fastdllm.generate(tiny, questions, decoding=Decoding(max_new_tokens=64), batch_size=1)
     strings = tuple({text[len(text) // 2:len(text) // 2 + 3] for text in free.texts})
     decoding = Decoding(max_new_tokens=64, stop_strings=strings)
-    engine = assert_is_k1(tiny, questions, decoding, 4, batch=1)
+    own, plain, engine = both(tiny, questions, decoding, 4, batch=1)
+    assert own == plain
     assert {row.finish for row in engine.finished} == {"stop_string"}
     assert fastdllm.generate(tiny, questions, decoding=decoding, reuse=verify(4)).texts == \
         fastdllm.generate(tiny, questions, decoding=decoding).texts
@@ -125,7 +129,8 @@ def test_stop_strings(tiny, questions):
 
 def test_block_cache_off(tiny, questions):
     """Every forward is a full one, and drafts are too."""
-    engine = assert_is_k1(tiny, questions[:2], Decoding(max_new_tokens=40, block_cache=False), 2, batch=1)
+    own, plain, engine = both(tiny, questions[:2], Decoding(max_new_tokens=40, block_cache=False), 2, batch=1)
+    assert own == plain
     assert counts(engine)[1] > 0
 
 
@@ -161,7 +166,8 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts,
     prompts, sure = [golden_prompts["p33"], golden_prompts["p64"]], 1      # behind the prefill of p33
     _, steps = decode(golden, prompts, decoding, executor=executor)
     for truth in (lambda _: True, lambda _: False, lambda index: index % 2, lambda index: index % 3):
-        engine = assert_is_k1(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
+        own, plain, engine = both(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
+        assert own == plain
         offered, accepted, passes, nfe = counts(engine)
         assert offered and passes == nfe - accepted
         if truth(0) and truth(3):
@@ -178,8 +184,9 @@ def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_pro
     _, steps = decode(golden, prompts, decoding, executor=executor)
     for truth, second in ((lambda _: False, lambda _: True), (lambda _: False, lambda _: False),
                           (lambda index: index % 2, lambda index: index % 3)):
-        engine = assert_is_k1(golden, prompts, decoding, 4, executor=executor, batch=1,
+        own, plain, engine = both(golden, prompts, decoding, 4, executor=executor, batch=1,
                             drafter=Told(steps, truth, second))
+        assert own == plain
         offered, accepted, passes, nfe = counts(engine)
         assert passes == nfe - accepted and accepted < offered
         assert (accepted > 2) == bool(second(1))
@@ -208,7 +215,8 @@ def test_nothing_of_a_rejected_draft_stays_in_the_caches(golden, golden_prompts,
     plain, steps = decode(golden, [prompt], decoding, executor="eager")
     drafter = Told(steps, lambda _: truth)
     for executor in EXECUTORS:
-        engine = assert_is_k1(golden, [prompt], decoding, 3, executor=executor, drafter=drafter)
+        own, plain, engine = both(golden, [prompt], decoding, 3, executor=executor, drafter=drafter)
+        assert own == plain
         cache = engine.executor.graphs.ops.plain_cache() if executor == "fast" else engine.executor.cache
         start, prefix = engine.finished[0].prefix, engine.executor.layout.prefix
         area = engine.turn.live[0].area * 32
@@ -277,9 +285,11 @@ def test_the_first_block_runs_beside_the_prefill_where_its_tokens_are_known(gold
     """Not without a prefill, nor where the prefill predicts the block's first token, nor behind a long one."""
     prompts = [[1 + i % 400 for i in range(length)] for length in (33, 95, 31, 64, 64 * 7 + 1, 64 * 8 + 1)]
     decoding = Decoding(threshold=0.1, max_new_tokens=20, mask_id=511, stop_ids=(), block_cache=block_cache)
-    engine = assert_is_k1(golden, prompts, decoding, 2, executor=executor, batch=1)
+    own, plain, engine = both(golden, prompts, decoding, 2, executor=executor, batch=1)
+    assert own == plain
     assert first_blocks(engine) == [[(1, 1)], [(1, 1)], [], [], [(1, 1)], []]
-    together = assert_is_k1(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
+    own, plain, together = both(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
+    assert own == plain
     assert first_blocks(together) == [[(1, 1)], [(1, 1)]]
 
 
@@ -387,8 +397,10 @@ def test_captured_packs_are_k1_in_float32(golden_prompts, k):
     """Plain operations in captured graphs, prompts and idle rows among them."""
     lm = fastdllm.load(Path(__file__).parent / "golden", device="cuda", dtype="float32")
     decoding = Decoding(threshold=0.3, max_new_tokens=40, mask_id=511, stop_ids=())
+    prompts = [golden_prompts[name] for name in ("p5", "p33", "p64", "p70")]
     for batch in (1, 3):
-        assert_is_k1(lm, [golden_prompts[name] for name in ("p5", "p33", "p64", "p70")], decoding, k, batch=batch)
+        own, plain, _ = both(lm, prompts, decoding, k, batch=batch)
+        assert own == plain
 
 
 @gpu
