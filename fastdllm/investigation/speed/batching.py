@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastdllm.display.figures import BLUE, GREY, ORANGE, styled
+from fastdllm.display.tables import interval_text
 from fastdllm.investigation.speed import sweeps
 from fastdllm.lab import records
 from fastdllm.report.results import Results
@@ -27,7 +30,7 @@ def table(results: Results) -> pd.DataFrame:
 
     ratio: tokens/s over those of the way's smallest batch; speedup: over k=1 at the same batch size (NaN if that was
     not run); seconds per answer (latency: mean, latency_95: 95th percentile; queueing not included); peak memory
-    [bytes] and whose; equal: answers that are those of the way's smallest batch; passes: forwards run.
+    [bytes] and whose; equal: answers that are those of the way's smallest batch.
 
     Raises ValueError for a grid of several tasks, or a record whose samples are not kept.
     """
@@ -73,8 +76,6 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Tokens/s, the speed-up at equal batch, latency and memory against the batch size. frame: `table`."""
     drawn, axes = plt.subplots(2, 2, figsize=(9.5, 6.4))
     plain = frame[frame["way"] == PLAIN]
-    others = [(name, rows, style) for (name, rows), style in zip(
-        frame[frame["way"] != PLAIN].groupby("way", sort=False), STYLES, strict=False)]
     speeds, ups, seconds, memory = axes.flat
     speeds.plot(plain["batch_size"], plain["tokens_per_second"], color=BLUE, marker="o", label=PLAIN)
     if len(plain):      # as far as anything was measured: above it stands the legend
@@ -82,10 +83,11 @@ def figure(frame: pd.DataFrame) -> Figure:
         rows = plain["batch_size"].iloc[0] * np.array([1, min(most, plain["batch_size"].max())])
         speeds.plot(rows, plain["tokens_per_second"].iloc[0] * rows / rows[0], color=GREY, linestyle="--",
                     linewidth=0.9)
-    for name, rows, (color, marker, line) in others:
-        speeds.plot(rows["batch_size"], rows["tokens_per_second"], color=color, marker=marker, linestyle=line,
-                    label=name)
-        ups.plot(rows["batch_size"], rows["speedup"], color=color, marker=marker, linestyle=line, label=name)
+    others = frame[frame["way"] != PLAIN].groupby("way", sort=False)
+    for (name, rows), (color, marker, line) in zip(others, cycle(STYLES), strict=False):      # cycle has no end
+        looks = {"color": color, "marker": marker, "linestyle": line}
+        speeds.plot(rows["batch_size"], rows["tokens_per_second"], label=name, **looks)
+        ups.plot(rows["batch_size"], rows["speedup"], **looks)
     speeds.set(title="tokens/s of the run", ylim=(0, 1.5 * frame["tokens_per_second"].max()))
     speeds.legend(loc="upper left", ncols=2)
     ups.axhline(1, color=GREY, linewidth=0.9)
@@ -115,11 +117,11 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "way": frame["way"], "batch size": frame["batch_size"], "n": frame["n"],
         "tokens/s": frame["tokens_per_second"].map("{:.0f}".format),
-        "over k=1 at this batch size": frame["speedup"].map("{:.2f}x".format).replace("nanx", "–"),
-        "over its smallest batch": frame["ratio"].map("{:.2f}x".format),
+        "over k=1 at this batch size": [interval_text(ratio, math.nan, math.nan, 2) for ratio in frame["speedup"]],
+        "over its smallest batch": [interval_text(ratio, math.nan, math.nan, 2) for ratio in frame["ratio"]],
         "forwards run": frame["forwards_run"].map("{:.0f}".format),
         "seconds per answer": frame["latency"].map("{:.2f}".format),
         "95th percentile": frame["latency_95"].map("{:.2f}".format),
         "peak memory, MB": (frame["memory"] / 1e6).map("{:.0f}".format),
-        "accuracy %": [f"{100 * r.accuracy:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in frame.itertuples()],
+        "accuracy %": [interval_text(r.accuracy, r.low, r.high, scale=100) for r in frame.itertuples()],
         "same answers": [f"{int(equal)} of {n}" for equal, n in zip(frame["equal"], frame["n"], strict=True)]})

@@ -34,12 +34,14 @@ def thresholds(table: pd.DataFrame) -> str:
 
 def batches(table: pd.DataFrame) -> str:
     """Of `batching.figure`."""
-    plain = table[table["way"] == batching.PLAIN]
+    plain, drafting = table[table["way"] == batching.PLAIN], table[table["policy"] == "verify"]
     first, last = plain.iloc[0], plain.iloc[-1]
+    saving = drafting.loc[drafting["forwards_run"] < drafting["nfe"], "batch_size"]
+    drafts = f" Drafts of `verify` save forwards up to batch {saving.max()}." if len(saving) else ""
     return (f"k=1 from batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
             f"{last['tokens_per_second']:.0f} tokens/s, {first['latency']:.2f} and {last['latency']:.2f} s an answer. "
-            "The dashed line is what rows would give if they cost nothing. Each point is one run by the clock. "
-            "`verify` drafts in small batches only; in larger ones it is k=1.")
+            "The dashed line is what rows would give if they cost nothing. Each point is one run by the clock."
+            f"{drafts}")
 
 
 def roofline(forwards: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from fastdllm import stats
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, styled
+from fastdllm.display.tables import interval_text
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.evaluation.missing import run_missing
@@ -82,7 +83,7 @@ def threshold_as_text(table: pd.DataFrame) -> pd.DataFrame:
             for row in table.itertuples()] if "lost" in table else ["not measured"] * len(table)
     return pd.DataFrame({
         "threshold": [f"{value:g}" for value in table["threshold"]], "n": table["n"],
-        "accuracy %": [f"{100 * r.accuracy:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in table.itertuples()],
+        "accuracy %": [interval_text(r.accuracy, r.low, r.high, scale=100) for r in table.itertuples()],
         "points lost": lost, "tokens / forward": table["tokens_per_forward"].map("{:.2f}".format),
         "NFE": table["nfe"], "tokens/s": table["tokens_per_second"].map("{:.0f}".format),
         "on the front": table["on_front"].map({True: "yes", False: ""})})

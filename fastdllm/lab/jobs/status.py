@@ -254,7 +254,7 @@ def _of_record(directory: Path) -> list[tuple[int, int]]:
     """What a finished configuration has: its n, of as many. Nothing where the record is damaged: it runs again."""
     try:
         record = records.read(directory)
-    except ValueError:
+    except (ValueError, OSError):
         return []
     return [(record.n, record.n)] if record.status == "complete" else []
 
