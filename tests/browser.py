@@ -102,6 +102,15 @@ def wait(driver: WebDriver, css: str, seconds: float = 180, text: str | None = N
     raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s")
 
 
+def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float = 180) -> None:
+    """Wait until a JavaScript expression has a value: what a kernel sends arrives field by field."""
+    until = time.monotonic() + seconds
+    while (value := js(driver, f"return {expression}")) != wanted:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{expression} is {value!r}, not {wanted!r}, after {seconds} s")
+        time.sleep(0.1)
+
+
 def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
     """Open a notebook in JupyterLab, run all its cells, wait until the kernel is idle again."""
     driver.get(f"{base}/lab/tree/{notebook}?token={token}&reset")

@@ -238,3 +238,11 @@ def test_help_is_a_reference():
     for settings in (fastdllm.Decoding, fastdllm.Reuse):
         for name, field in settings.model_fields.items():
             assert f"{name} = {field.default!r}  ({field.description})" in text, name
+
+
+@pytest.mark.parametrize("name", ["cli", "decode", "model", "tasks"])
+def test_a_room_of_many_files_says_what_each_is_for(name):
+    """Its docstring lists them by job: every file once, and none that is not there."""
+    text = ast.get_docstring(ast.parse((ROOT / "fastdllm" / name / "__init__.py").read_text()))
+    listed = [file for line in re.findall(r"^- .+?: (.+)$", text, re.MULTILINE) for file in line.split(", ")]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "fastdllm" / name).glob("[!_]*.py"))

@@ -1,5 +1,13 @@
 """The commands. One module each; they import at their top nothing but typer and the standard library,
 so that `--help` is quick, and everything else inside the command.
+
+- one run: run, run_configuration, run_notebook, run_generation_file
+- many runs: grid, suite
+- what came out: report, compare, explore, audit
+- in and out: share, fetch, new, lm_eval
+- this machine: doctor, bench, train
+- a conversation: chat, webapp
+- what commands share: options, interrupted
 """
 
 from __future__ import annotations

@@ -1,1 +1,8 @@
-"""The denoising loop, sampling, reuse policies and wrappers, revisions and traces; nothing is imported here."""
+"""The denoising loop and what decides in it; nothing is imported here.
+
+- a request: generate, prompts, rules, output, userfile
+- the loop, and its baseline without one: loop, row, step, sampling, autoregressive
+- reuse: policies, layer_reuse, store, revisions, trace
+- verify: verify, drafts, packs, pack_executor
+- executors, the reference first: executor, fast, parallel, threads
+"""

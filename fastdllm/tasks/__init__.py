@@ -1,4 +1,11 @@
-"""Problems, prompts, answers and scores. `get(name)` gives a task, `names()` all of them."""
+"""Problems, prompts, answers and scores. `get(name)` gives a task, `names()` all of them.
+
+- a task: base, access, datafiles
+- problems made here: embedded, arithmetic, families, problem_writer, templates, word_problems
+- benchmarks: benchmarks, task_specs, task_quirks, arc_easy, likelihood
+- answers: answers, numbers, fences, code, sandbox
+- lm-evaluation-harness: harness, registration
+"""
 
 from __future__ import annotations
 
