@@ -127,7 +127,7 @@ def outcomes(mine: list[Moment], threshold: float, mask_id: int) -> list[Outcome
     actual, drafter = [moment.row.next() for moment in mine], OldLogits(threshold, mask_id)
     results = []
     for index, moment in enumerate(mine):
-        drafted = chain(moment.row, drafter, moment.memory, MOST_ROWS, PASS_TOKENS)[1:]
+        drafted = [draft.forward for draft in chain(moment.row, drafter, moment.memory, MOST_ROWS, PASS_TOKENS)[1:]]
         length = 0
         while length < len(drafted) and actual[index + 1 + length:][:1] == [drafted[length]]:
             length += 1

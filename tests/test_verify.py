@@ -13,7 +13,7 @@ from lab_support import checkpoint, params
 
 import fastdllm
 from fastdllm import Decoding, Execution, Reuse, tasks
-from fastdllm.decode.drafts import Memory, OldLogits
+from fastdllm.decode.drafts import Memory, OldLogits, chain, tree
 from fastdllm.decode.generate import build
 from fastdllm.decode.pack_executor import Together
 from fastdllm.decode.revisions import REVISIONS
@@ -144,7 +144,7 @@ class Told:
     def guess(self, forward, memory):
         return self.told(forward, 0 if self.truth(forward.index) else 1)
 
-    def second(self, forward, memory):
+    def second(self, forward, first):
         return self.second_truth and self.told(forward, 0 if self.second_truth(forward.index) else 2)
 
     def told(self, forward, shift):
@@ -194,16 +194,30 @@ def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_pro
 
 @pytest.mark.parametrize(("threshold", "k", "most"), [(0.9, 4, 2), (0.9, 3, 1), (1.0, 4, 1)])
 def test_a_second_candidate_is_offered_from_three_drafts_on_below_threshold_1(tiny, questions, threshold, k, most):
-    engine, ids = build(tiny, questions[:2], Decoding(threshold=threshold, max_new_tokens=24), verify(k), "fixed",
-                        Execution(batch_size=1), None)
-    run, candidates = engine.executor.run, []
+    trees = [tree(row, drafter, memory, k - 1, PASS_TOKENS) for row, drafter, memory in
+             moments(tiny, questions[:2], threshold, k)]
+    assert max(sum(draft.depth == 1 for draft in drafts) for drafts in trees) == most
 
-    def watched(packs):
-        candidates.extend(sum(state.depth == 1 for state in pack.states) for pack in packs)
-        return run(packs)
-    engine.turn.executor.run = watched
-    list(engine.steps(iter(enumerate(ids))))
-    assert max(candidates) == most
+
+def moments(lm, prompts, threshold, k):
+    """The row, the drafter and the memory at every forward of `verify`, one prompt after another."""
+    engine, ids = build(lm, prompts, Decoding(threshold=threshold, max_new_tokens=24), verify(k), "fixed",
+                        Execution(batch_size=1), None)
+    for _ in engine.steps(iter(enumerate(ids))):
+        if (row := engine.slots[0]) is not None and row.finish is None:
+            yield row, engine.turn.drafter, engine.turn.live[0].memory
+
+
+@pytest.mark.parametrize("most", [16, 40, 48, 56, 64, 96])
+def test_no_draft_is_given_up_for_a_second_candidate_that_does_not_fit(tiny, questions, most):
+    kept, taken = 0, 0
+    for row, drafter, memory in moments(tiny, questions[:3], 0.9, 4):
+        line, drafts = chain(row, drafter, memory, 3, most), tree(row, drafter, memory, 3, most)
+        second = [draft.depth for draft in drafts].count(1) == 2
+        assert drafts == line or (second and drafts[:-1] == line[:3])
+        assert row.next().kind == "prefill" or sum(draft.forward.width for draft in drafts[1:]) <= most
+        kept, taken = kept + (drafts == line and len(line) == 4), taken + second
+    assert kept or taken or most < 32
 
 
 @pytest.mark.parametrize("truth", [True, False])

@@ -6,7 +6,7 @@ Nothing here touches a tensor. A draft is what policy `replay` would do without 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fastdllm.decode.packs import Reading
@@ -42,8 +42,8 @@ class Drafter(Protocol):
         """A whole prediction of the forward, as `Row.apply` takes it; None where there is nothing to go by."""
         ...
 
-    def second(self, forward: Forward, memory: Memory) -> Prediction | None:
-        """The next best prediction, for a forward that `guess` has one for; None where it is not worth a state."""
+    def second(self, forward: Forward, first: Prediction) -> Prediction | None:
+        """The next best prediction where `guess` says `first`; None where it is not worth a state."""
         ...
 
 
@@ -72,13 +72,12 @@ class OldLogits:
             return None
         return Prediction(tuple(tokens), tuple(confidence), unmask)
 
-    def second(self, forward: Forward, memory: Memory) -> Prediction | None:
+    def second(self, forward: Forward, first: Prediction) -> Prediction | None:
         """The surest position that the guess leaves masked, in place of the least sure one that it unmasks.
 
         Not where a step never unmasks more than one (threshold 1): there a longer chain is right more often.
         """
-        first = self.guess(forward, memory)
-        if first is None or not first.unmask or self.threshold >= 1:
+        if not first.unmask or self.threshold >= 1:
             return None
         order = sorted((i for i, masked in enumerate(forward.masked) if masked), key=lambda i: -first.confidence[i])
         count = sum(first.unmask)
@@ -96,42 +95,40 @@ def choose(confidence: Sequence[float], masked: Sequence[bool], threshold: float
                  for i, (value, is_masked) in enumerate(zip(open_, masked, strict=True)))
 
 
-def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: int) -> list[Forward]:
-    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most (in a pass
-    with a prefill PROMPT_TOKENS times as many)."""
-    forwards, twin = [row.next()], row.fork()
-    most = most_tokens * (PROMPT_TOKENS if forwards[0].kind == "prefill" else 1)
-    while len(forwards) <= depth:
-        guess = drafter.guess(forwards[-1], memory)
-        if guess is None:
-            break
-        twin.apply(forwards[-1], guess)
-        if twin.finish:
-            break
-        forward = twin.next()
-        if sum(each.width for each in forwards) + forward.width > most:
-            break
-        forwards.append(forward)
-    return forwards
-
-
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A forward of a pass: the real one first, then drafts. `parent` is the index of the one that it is behind."""
 
     forward: Forward
-    parent: int
-    depth: int
+    parent: int = 0
+    depth: int = 0
+    guess: Prediction | None = None      # what a chain takes it to predict; None where nothing is drafted behind it
+
+
+def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: int) -> list[Draft]:
+    """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most (in a pass
+    with a prefill PROMPT_TOKENS times as many)."""
+    line, twin = [Draft(row.next())], row.fork()
+    room = most_tokens * (PROMPT_TOKENS if line[0].forward.kind == "prefill" else 1) - line[0].forward.width
+    while len(line) <= depth and (guess := drafter.guess(line[-1].forward, memory)) is not None:
+        twin.apply(line[-1].forward, guess)
+        if twin.finish or (forward := twin.next()).width > room:
+            break
+        line[-1] = replace(line[-1], guess=guess)
+        line.append(Draft(forward, len(line) - 1, len(line)))
+        room -= forward.width
+    return line
 
 
 def tree(row: Row, drafter: Drafter, memory: Memory, drafts: int, most_tokens: int) -> list[Draft]:
     """As `chain`, with up to `drafts` drafts, of which the last may be a second candidate at depth 1 (TREE_FROM)."""
-    forwards = chain(row, drafter, memory, drafts, most_tokens)
-    line = [Draft(forward, max(0, depth - 1), depth) for depth, forward in enumerate(forwards)]
-    if drafts < TREE_FROM or len(line) == 1 or (other := drafter.second(forwards[0], memory)) is None:
+    line = chain(row, drafter, memory, drafts, most_tokens)
+    real, first = line[0].forward, line[0].guess
+    if drafts < TREE_FROM or first is None or (other := drafter.second(real, first)) is None:
         return line
-    twin, line = row.fork(), line[:drafts]
-    twin.apply(forwards[0], other)
-    if not twin.finish and sum(each.forward.width for each in line) + twin.next().width <= most_tokens:
-        line.append(Draft(twin.next(), 0, 1))
-    return line
+    twin = row.fork()
+    twin.apply(real, other)
+    short = line[:drafts]
+    if twin.finish or sum(each.forward.width for each in short) + twin.next().width > most_tokens:
+        return line
+    return [*short, Draft(twin.next(), 0, 1)]

@@ -24,8 +24,6 @@ class State:
     area: int                     # where a full or small forward puts its keys
     home: int                     # small forwards: the area with the keys of the rest of the block
     read: tuple[int, ...]         # offsets of the forward that are predicted
-    parent: int = 0               # index in the pack of the state that it is drafted behind
-    depth: int = 0                # how many drafts ahead of the real state
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,11 @@ class Verify:
         """One pass for all rows: a step for the real state of each, and for every draft that was right."""
         kept, share = [self._kept(row) for row in rows], PASS_TOKENS // len(rows)
         drafting = share >= 2 * self.rules.small      # else nothing fits, and only what the rule looks at is read
-        trees = [tree(row, self.drafter, each.memory, self.depth, share) if drafting else [Draft(row.next(), 0, 0)]
+        trees = [tree(row, self.drafter, each.memory, self.depth, share) if drafting else [Draft(row.next())]
                  for row, each in zip(rows, kept, strict=True)]
         packs = [self._pack(each, drafts, drafting) for each, drafts in zip(kept, trees, strict=True)]
-        for each, pack, read in zip(kept, packs, self.executor.run(packs), strict=True):
-            yield from self._accept(each, pack, read)
+        for each, drafts, pack, read in zip(kept, trees, packs, self.executor.run(packs), strict=True):
+            yield from self._accept(each, drafts, pack, read)
 
     def _kept(self, row: Row) -> Verified:
         each = self.live.get(row.slot)
@@ -59,32 +59,32 @@ class Verify:
         for index, draft in enumerate(drafts):
             forward, area = draft.forward, (each.area + index) % (self.depth + 1)
             home = homes[draft.parent] if index else each.area
-            states.append(State(forward, area, home, offsets_read(forward, everything), draft.parent, draft.depth))
+            states.append(State(forward, area, home, offsets_read(forward, everything)))
             homes.append(area if forward.kind == "full" else home)
         return Pack(each.row.slot, tuple(states))
 
-    def _accept(self, each: Verified, pack: Pack, readings: list[Reading]) -> Iterator[Step]:
+    def _accept(self, each: Verified, drafts: list[Draft], pack: Pack, readings: list[Reading]) -> Iterator[Step]:
         """Take in the real state's prediction, then that of the draft behind it which is right, until none is."""
-        row, states = each.row, pack.states
+        row = each.row
         row.forwards_run += 1
-        for state in states[1:]:
-            row.count_draft(state.depth, draft_kind(states[state.parent].forward, state.forward), offered=1)
+        for draft in drafts[1:]:
+            row.count_draft(draft.depth, draft_kind(drafts[draft.parent].forward, draft.forward), offered=1)
         at: int | None = 0
         while at is not None:
-            state, forward = states[at], states[at].forward
+            draft, forward = drafts[at], drafts[at].forward
             if at:
-                row.count_draft(state.depth, draft_kind(states[state.parent].forward, forward), accepted=1)
+                row.count_draft(draft.depth, draft_kind(drafts[draft.parent].forward, forward), accepted=1)
             predicted = prediction(forward, readings[at], self.rules.threshold)
             if any(value != value for value in predicted.confidence):
-                raise self.executor.not_finite(row.slot, state)
+                raise self.executor.not_finite(row.slot, pack.states[at])
             step = row.apply(forward, predicted)
             each.memory.update(forward, readings[at])
             if forward.kind == "full":
-                each.area = state.area
-            behind = [index for index, draft in enumerate(states) if index and draft.parent == at]
-            at = None if row.finish else next((index for index in behind if states[index].forward == row.next()), None)
-            rejected = guessed(states[behind[0]].forward, step) if behind and at is None else ()
-            yield replace(step, draft=state.depth, rejected=rejected) if state.depth or rejected else step
+                each.area = pack.states[at].area
+            behind = [index for index, other in enumerate(drafts) if index and other.parent == at]
+            at = None if row.finish else next((index for index in behind if drafts[index].forward == row.next()), None)
+            rejected = guessed(drafts[behind[0]].forward, step) if behind and at is None else ()
+            yield replace(step, draft=draft.depth, rejected=rejected) if draft.depth or rejected else step
 
 
 def offsets_read(forward: Forward, everything: bool) -> tuple[int, ...]:
