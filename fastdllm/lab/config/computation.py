@@ -1,8 +1,9 @@
-"""Which configurations are the same computation: what has no effect on a run, and why."""
+"""Which configurations run, and which are the same computation: what has no effect on a run, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.parameters import SECTION, Parameters
@@ -21,6 +22,21 @@ def generative(task: str) -> bool:
 def runs_code(task: str) -> bool:
     """Whether scoring a task runs the model's code."""
     return task in ("humaneval", "mbpp")
+
+
+def not_applicable(values: dict[str, Any]) -> str | None:
+    """Why a configuration doesn't run: reuse can't act (docs/decoding.md), or it lacks a permission; else None."""
+    if runs_code(values["task"]) and not values["allow_code_execution"]:
+        return f"{values['task']} runs what the model wrote: set allow_code_execution: true"
+    if values["reuse"].get("k", 1) == 1:
+        return None
+    if not values["decoding"].get("block_cache", True):
+        return "k > 1 reuses nothing without the block cache"
+    if values["engine"] == "autoregressive":
+        return "k > 1 reuses nothing in autoregressive decoding"
+    if not generative(values["task"]):
+        return f"{values['task']} is scored by likelihood, one forward a choice: nothing to reuse"
+    return None
 
 
 def without_effect(parameters: Parameters) -> Iterator[tuple[tuple[str, ...], str]]:

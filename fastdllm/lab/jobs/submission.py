@@ -29,8 +29,7 @@ from fastdllm.lab.config.parameters import Slurm
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.config.shard import WHOLE
 from fastdllm.lab.jobs import slurm
-from fastdllm.lab.jobs.plan import RunPlan
-from fastdllm.lab.jobs.units import Unit, start_over_all, units
+from fastdllm.lab.jobs.plan import RunPlan, Unit
 from fastdllm.lab.records import journal
 from fastdllm.settings import Settings
 from fastdllm.version import __version__
@@ -100,7 +99,7 @@ def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
         )
     folder, name = grid.directory / FOLDER, new_name(grid.experiment)
     params = folder / f"{name}.yml"
-    tasks = tuple(_task(params, unit) for unit in units(plan))
+    tasks = tuple(_task(params, unit) for unit in plan.units())
     served = sum(1 + len(planned.shared_with) for planned in plan.run)
     shards = f" in {len(tasks)} shards" if len(tasks) > len(plan.run) else ""
     title = f"{grid.experiment}: {len(plan.run)} runs{shards} for {served} configurations"
@@ -128,7 +127,7 @@ def submit(plan: SubmissionPlan) -> Submission:
     """
     script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
     if plan.runs is not None:
-        start_over_all(plan.runs, units(plan.runs))
+        plan.runs.start_over(plan.runs.units())
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
         values = as_submitted.model_dump(mode="json", exclude_defaults=True)

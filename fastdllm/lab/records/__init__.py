@@ -1,8 +1,10 @@
 """What ran, crash-safe: the record, the journal of samples, identity, locks, the importer.
 
-The record's own names are to be had here: `from fastdllm.lab import records; records.read(directory)`.
+The names of the record, and of records as tables, are to be had here: `from fastdllm.lab import records;
+records.read(directory)`.
 """
 
+from fastdllm.lab.records.provenance import Checkpoint, Code, Dataset, Environment
 from fastdllm.lab.records.record import (
     LOG,
     SAMPLES,
@@ -10,22 +12,14 @@ from fastdllm.lab.records.record import (
     SUMMARY,
     TRACE,
     Accuracy,
-    Checkpoint,
-    Code,
-    Dataset,
-    Environment,
     Record,
     accuracy,
     forwards,
-    frame,
-    layers_text,
     read,
-    row,
-    samples,
-    samples_path,
     share,
     write,
 )
+from fastdllm.lab.records.tables import frame, layers_text, row, samples, samples_path
 
 __all__ = [
     "LOG",
