@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from fastdllm.lab.config.parameters import Slurm
-from fastdllm.lab.jobs import submission
+from fastdllm.lab.jobs import script
 from fastdllm.lab.records import journal
 
 WORKER = """#!/bin/sh
@@ -33,8 +33,8 @@ class Job:
             (folder / name).chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(folder / "python"))
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-        tasks = [submission.ArrayTask("t", ("grid", "run"), self.configuration)] * 2
-        self.script = submission.render("n", tasks, Slurm(), folder, (), {}, "t")
+        tasks = [script.ArrayTask("t", ("grid", "run"), self.configuration)] * 2
+        self.script = script.render("n", tasks, Slurm(), folder, (), {}, "t")
 
     def start(self, adds, number=7, index=0):
         """One start that adds so many samples: whether the job stands in the queue again."""

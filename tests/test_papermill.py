@@ -36,6 +36,15 @@ def test_a_parameter_is_read_as_python_reads_it(tmp_path, line, default):
     assert notebooks.declared(notebook(tmp_path / "n.ipynb", parameters=line))["x"].default == default
 
 
+@pytest.mark.parametrize("annotation", ["int | None", "Optional[int]", "'int | None'", '"Optional[int]"'])
+def test_a_parameter_that_may_be_none_is_still_of_its_type(tmp_path, annotation):
+    path = notebook(tmp_path / "n.ipynb", parameters=f"x: {annotation} = None\ny: 'int' = 1")
+    assert [notebooks.check(path, {"x": value}) for value in (None, 3)] == [{"x": None}, {"x": 3}]
+    for name, value in (("x", "a"), ("x", True), ("y", None)):
+        with pytest.raises(ValueError, match=f"{name}={value!r}; allowed: int"):
+            notebooks.check(path, {name: value})
+
+
 @pytest.mark.parametrize("line", ["import os", "print(1)", "x = y = 1", "x, y = 1, 2", "x: int", "x += 1",
                                   "if True: x = 1", "%matplotlib inline"])
 def test_a_parameters_cell_holds_nothing_else(tmp_path, line):

@@ -153,9 +153,9 @@ def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
 
 def test_select_refuses_unknown_names(grid):
     with pytest.raises(ValueError, match="'k9'; allowed: k1_first, k1_middle"):
-        plans.select(grid.configurations(), None, ["k9"])
+        grid_file.select(grid.configurations(), None, ["k9"])
     with pytest.raises(ValueError, match="'sums'; allowed: arithmetic"):
-        plans.select(grid.configurations(), "sums")
+        grid_file.select(grid.configurations(), "sums")
 
 
 def test_imported_results_are_never_complete(grid):

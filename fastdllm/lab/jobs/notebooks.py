@@ -38,9 +38,7 @@ def find(name: str | Path) -> Path:
 def declared(notebook: Path) -> dict[str, Declared]:
     """The parameters of a notebook: literal assignments in the cell tagged `parameters`.
 
-    Read from the syntax tree, which strictness needs anyway: `papermill.inspect_notebook` (2.7) matches a pattern line
-    by line, gives defaults as source, joins other statements to the line above, cuts a text at its first `#`, and
-    leaves out a parameter whose type holds a `|` (`int | None`) or, with a warning, whose line holds a second `=`.
+    Read from the syntax tree, which strictness needs anyway; why not by papermill: docs/architecture.md.
 
     Raises ValueError if there is no such cell, or if it holds anything else.
     """
@@ -60,7 +58,7 @@ def declared(notebook: Path) -> dict[str, Declared]:
     for statement in statements:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
-                kind = ast.unparse(annotation)
+                kind = _kind(annotation)
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 kind = ""
             case _:
@@ -74,6 +72,12 @@ def declared(notebook: Path) -> dict[str, Declared]:
         plain, _, none = kind.partition(" | ")
         parameters[name] = Declared(name, plain.split("[")[0] or type(default).__name__, default, none == "None")
     return parameters
+
+
+def _kind(annotation: ast.expr) -> str:
+    """`int` or `int | None`, however it is written: in quotes, as `Optional[int]`."""
+    text = ast.unparse(annotation).strip("'")
+    return f"{text.removeprefix('Optional[').removesuffix(']')} | None" if text.startswith("Optional[") else text
 
 
 def check(notebook: Path, parameters: dict[str, Any]) -> dict[str, Any]:

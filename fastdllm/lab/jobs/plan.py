@@ -1,8 +1,8 @@
 """The one plan of `run`, `grid run` and `grid submit`: made once, judged once, then carried out as it stands.
 
-`select` says which configurations are meant, `plan` what becomes of each computation, `RunPlan.preflight` whether it
-can be done here, `RunPlan.units` what one process or one array task does of it. `runner.run` starts the units on this
-machine, `submission.plan_grid` hands them to Slurm.
+`plan` says what becomes of each computation, `RunPlan.preflight` whether it can be done here, `RunPlan.units` what one
+process or one array task does of it. `runner.run` starts the units on this machine, `submission.plan_grid` hands them
+to Slurm.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from fastdllm.errors import did_you_mean
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.shard import WHOLE, Shard, split
@@ -134,21 +133,6 @@ class RunPlan:
         lines += [f"would share  {to.path} <- {source.name} (the same computation)" for source, to in self.copy]
         lines += [f"leaves alone {state.configuration.path} ({state.state}: {state.detail})" for state in self.busy]
         return "\n".join(lines) or "nothing to do: everything is complete"
-
-
-def select(
-    configurations: list[Configuration], task: str | None = None, config: Iterable[str] = ()
-) -> list[Configuration]:
-    """The configurations of a task and of some names. Raises ValueError for a name that the grid doesn't have."""
-    if task is not None and task not in (known := sorted({configuration.task for configuration in configurations})):
-        raise ValueError(f"--task {task!r}; {did_you_mean(task, known)}allowed: {', '.join(known)}")
-    names = list(dict.fromkeys(configuration.name for configuration in configurations))
-    for name in config:
-        if name not in names and name not in (configuration.path for configuration in configurations):
-            raise ValueError(f"--config {name!r}; {did_you_mean(name, names)}allowed: {', '.join(names)}")
-    wanted = set(config)
-    return [configuration for configuration in configurations if task in (None, configuration.task)
-            and (not wanted or configuration.name in wanted or configuration.path in wanted)]
 
 
 def plan(grid: Grid, chosen: list[Configuration] | None = None, force: bool | Iterable[str] = False,
