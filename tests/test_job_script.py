@@ -22,6 +22,21 @@ exec sleep 20
 """
 
 
+SETTINGS = {"partition": "gpu", "account": "a", "qos": "q", "gres": "gpu:1", "constraint": "c", "memory": "3G",
+            "mail_user": "m@x", "time": "1:02:03", "cpus": 7, "throttle": 5, "requeue": False, "signal_seconds": 77,
+            "setup": ("module load x",)}
+
+
+@pytest.mark.parametrize("name", sorted(set(Slurm.model_fields) - {"profile"}))
+def test_every_slurm_setting_reaches_the_script(tmp_path, name):
+    def lines(settings):
+        tasks = [script.ArrayTask("t", ("grid", "run"), tmp_path)] * 2
+        text = script.render("n", tasks, settings, tmp_path, (), {}, "t")
+        return [line for line in text.splitlines() if not line.startswith("# Written by")]
+    assert lines(Slurm(**{name: SETTINGS[name]})) != lines(Slurm())
+    assert "#SBATCH --mail-user=m@x" in lines(Slurm(**SETTINGS)) and "#SBATCH --mem=3G" in lines(Slurm(**SETTINGS))
+
+
 class Job:
     """A script of two array tasks, of which one is started again and again."""
 

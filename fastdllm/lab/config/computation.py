@@ -8,6 +8,7 @@ from typing import Any
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.parameters import SECTION, Parameters
 from fastdllm.settings import SUBSETS, parse_layers
+from fastdllm.tasks.task_specs import TASK_SPECS
 
 SAMPLING = ("seed", "top_p")
 DENOISING = ("threshold", "block_size", "small_block", "block_cache", "mask_id", "revision")
@@ -15,8 +16,8 @@ ANSWERS = ("max_new_tokens", "stop_ids", "stop_strings", "temperature")
 
 
 def generative(task: str) -> bool:
-    """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
-    return task not in ("mmlu", "gpqa_main_n_shot", "arc_easy")
+    """Whether a task generates text, or is scored by likelihood. Asking loads no harness."""
+    return TASK_SPECS[task].generative if task in TASK_SPECS else task != "arc_easy"
 
 
 def runs_code(task: str) -> bool:

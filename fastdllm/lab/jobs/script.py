@@ -45,8 +45,6 @@ def render(name: str, tasks: Sequence[ArrayTask], settings: Slurm, folder: Path,
     if settings.signal_seconds >= seconds(settings.time):
         raise ValueError(f"slurm.signal_seconds={settings.signal_seconds}; "
                          f"allowed: less than slurm.time={settings.time}")
-    options = {"partition": settings.partition, "account": settings.account, "qos": settings.qos, "gres": settings.gres,
-               "constraint": settings.constraint, "mem": settings.memory, "mail-user": settings.mail_user}
     environment = Environment(loader=PackageLoader("fastdllm.lab.jobs", "."),
                               undefined=StrictUndefined, autoescape=False,
                               keep_trailing_newline=True)
@@ -57,7 +55,7 @@ def render(name: str, tasks: Sequence[ArrayTask], settings: Slurm, folder: Path,
     return environment.get_template("job.sh.j2").render(
         name=name, tasks=tasks, slurm=settings, doctor=doctor, caches=caches, log=log, root=root(), date=date,
         python=sys.executable, version=__version__, title=" ".join(title.split()),
-        options=[(option, value) for option, value in options.items() if value is not None])
+        options=list(settings.options().items()))
 
 
 def seconds(time: str) -> int:

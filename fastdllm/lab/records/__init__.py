@@ -1,4 +1,9 @@
-"""What ran, crash-safe: the record, the journal of samples, identity, locks, the importer.
+"""What ran, crash-safe.
+
+- while it runs: journal, locks
+- the record: record, provenance, tables, steps
+- what makes two runs the same: identity, source_hash, external_code
+- results of others and of older code: importer, stated_result, harness_results, old_summary
 
 The names of the record, and of records as tables, are to be had here: `from fastdllm.lab import records;
 records.read(directory)`.
