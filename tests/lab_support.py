@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from fastdllm.cli import app
 from fastdllm.lab.config.grid import Configuration
-from fastdllm.lab.evaluation import evaluate, summary
-from fastdllm.lab.records import journal
+from fastdllm.lab.evaluation import evaluate
+from fastdllm.lab.records import journal, provenance
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
-from fastdllm.lab.records.record import Code, Record
+from fastdllm.lab.records.provenance import Code
+from fastdllm.lab.records.record import Record, summarise
 from fastdllm.tasks.arithmetic import generate
 from fastdllm.train.tokenizer import save_tokenizer, train_tokenizer
 
@@ -77,8 +78,8 @@ def write_record(configuration: Configuration, current: CurrentFingerprints, row
     for index, row in enumerate(rows):
         run.add({"index": index, "subtask": "", "prompt_hash": "0", "finish": "stop", "reused_nothing": False,
                  "session": sessions, "elapsed": seconds * (index + 1) / len(rows), **row})
-    environment = summary.environment(parameters).model_copy(update={"device_name": "cpu", "node": "node-a"})
-    record = summary.summarise(
+    environment = provenance.environment(parameters).model_copy(update={"device_name": "cpu", "node": "node-a"})
+    record = summarise(
         run, parameters, current.task(parameters), dataset, own, experiment=configuration.experiment,
         config=configuration.name, author="", checkpoint=current.checkpoint(parameters),
         code=Code(version="0", hash=current.code), environment=environment, load_seconds=0.0, warmup_seconds=0.0,

@@ -10,7 +10,7 @@ import lab_support
 import nbformat
 import pytest
 
-from fastdllm.lab.jobs import notebook_run, notebooks
+from fastdllm.lab.jobs import notebook_run, worker
 
 REPO = Path(__file__).parents[1]
 # Planted in the environment of everything that runs. Letters and digits, so that a search finds every form of them.
@@ -62,6 +62,6 @@ def leaking(directory: Path) -> Path:
         source = notebook(directory / "notebooks" / "leak.ipynb",
                           "import os, socket\nprint(dict(os.environ))\nsocket.gethostname()")
         target = directory / "executed" / "leaks" / "leak" / "leak.ipynb"
-        notebooks.execute(source, target, {})
+        worker.execute(source, target, {})
     assert SECRETS["HF_TOKEN"] in json.dumps(json.loads(target.read_text()))
     return target

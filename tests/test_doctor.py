@@ -14,8 +14,8 @@ from lab_support import invoke
 
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.jobs import checks, preflight
 from fastdllm.lab.jobs import plan as plans
-from fastdllm.lab.jobs import preflight
 
 GOLDEN = Path(__file__).parent / "golden"
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -57,7 +57,7 @@ def test_tasks_that_do_not_run_are_said_and_not_asked_for():
 def test_a_missing_package_is_named(monkeypatch):
     real = importlib.metadata.requires("fastdllm")
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: [*real, "surely-not-there>=1", "torch>=99"])
-    check = preflight.packages()
+    check = checks.packages()
     assert check.ok is False
     assert "missing: surely-not-there" in check.text
     assert f"torch {importlib.metadata.version('torch')} (needs >=99)" in check.text
@@ -75,7 +75,7 @@ def test_a_missing_checkpoint(tmp_path):
 
 
 def test_a_hub_checkpoint_that_is_not_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "reachable", lambda host="": False)
+    monkeypatch.setattr(checks, "reachable", lambda host="": False)
     check = preflight.checkpoint("nobody/nothing-of-this-name", None)
     assert check.ok is False
     assert "fetch it first on a node with network" in check.text
@@ -89,9 +89,9 @@ def test_data_that_can_not_be_had(tmp_path):
 
 
 def test_a_full_or_read_only_disk(tmp_path, monkeypatch):
-    assert preflight.disk(tmp_path / "not" / "yet" / "there").ok
-    monkeypatch.setattr(preflight, "DISK", 1 << 60)
-    assert preflight.disk(tmp_path).ok is False
+    assert checks.disk(tmp_path / "not" / "yet" / "there").ok
+    monkeypatch.setattr(checks, "DISK", 1 << 60)
+    assert checks.disk(tmp_path).ok is False
 
 
 @pytest.mark.parametrize(("cuda", "said"), [("12.2", "too old for CUDA 13.0"), ("13.1", "which fits")])
@@ -100,10 +100,10 @@ def test_the_driver_against_torch_s_cuda(tmp_path, monkeypatch, cuda, said):
     tool.write_text(f"#!/bin/sh\necho '| NVIDIA-SMI 535.1   Driver Version: 535.104.05   CUDA Version: {cuda}     |'\n")
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    text = preflight.driver("13.0")
+    text = checks.driver("13.0")
     assert "driver 535.104.05" in text
     assert said in text
-    assert "built for the CPU" in preflight.driver(None)
+    assert "built for the CPU" in checks.driver(None)
 
 
 @pytest.mark.parametrize(("answer", "ok", "says"), [
@@ -114,7 +114,7 @@ def test_slurm_is_named_where_it_answers_and_no_fault_where_it_does_not(tmp_path
         (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    check = preflight.scheduler()
+    check = checks.scheduler()
     assert check.ok is ok and says in check.text
 
 

@@ -10,9 +10,10 @@ import lab_support
 
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.paths import PACKAGE
 from fastdllm.lab.jobs import notebooks, status, worker
 from fastdllm.lab.jobs import plan as plans
-from fastdllm.lab.records.identity import PACKAGE, CurrentFingerprints
+from fastdllm.lab.records.identity import CurrentFingerprints
 
 DIES_AT_THE_RENAME = """
 import os, signal
@@ -38,7 +39,7 @@ def test_killed_while_the_notebook_is_saved(tmp_path):
     job = worker.Work(
         str(notebook),
         str(configuration.directory / notebook.name),
-        plan.parameters(plan.run[0]),
+        plan.run[0].configuration.flat(),
         str(tmp_path),
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}

@@ -7,10 +7,10 @@ import pytest
 
 from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.config.paths import PACKAGE
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import external_code
 from fastdllm.lab.records.identity import (
-    PACKAGE,
     CurrentFingerprints,
     changes,
     code_hash,

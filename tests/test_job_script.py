@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from fastdllm.lab.config.parameters import Slurm
-from fastdllm.lab.jobs import submission
+from fastdllm.lab.jobs import script
 from fastdllm.lab.records import journal
 
 WORKER = """#!/bin/sh
@@ -20,6 +20,21 @@ i=0; while [ $i -lt "$ADDS" ]; do echo '{}' >> "$JOURNAL"; i=$((i + 1)); done
 kill -USR1 $PPID
 exec sleep 20
 """
+
+
+SETTINGS = {"partition": "gpu", "account": "a", "qos": "q", "gres": "gpu:1", "constraint": "c", "memory": "3G",
+            "mail_user": "m@x", "time": "1:02:03", "cpus": 7, "throttle": 5, "requeue": False, "signal_seconds": 77,
+            "setup": ("module load x",)}
+
+
+@pytest.mark.parametrize("name", sorted(set(Slurm.model_fields) - {"profile"}))
+def test_every_slurm_setting_reaches_the_script(tmp_path, name):
+    def lines(settings):
+        tasks = [script.ArrayTask("t", ("grid", "run"), tmp_path)] * 2
+        text = script.render("n", tasks, settings, tmp_path, (), {}, "t")
+        return [line for line in text.splitlines() if not line.startswith("# Written by")]
+    assert lines(Slurm(**{name: SETTINGS[name]})) != lines(Slurm())
+    assert "#SBATCH --mail-user=m@x" in lines(Slurm(**SETTINGS)) and "#SBATCH --mem=3G" in lines(Slurm(**SETTINGS))
 
 
 class Job:
@@ -33,8 +48,8 @@ class Job:
             (folder / name).chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(folder / "python"))
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-        tasks = [submission.ArrayTask("t", ("grid", "run"), self.configuration)] * 2
-        self.script = submission.render("n", tasks, Slurm(), folder, (), {}, "t")
+        tasks = [script.ArrayTask("t", ("grid", "run"), self.configuration)] * 2
+        self.script = script.render("n", tasks, Slurm(), folder, (), {}, "t")
 
     def start(self, adds, number=7, index=0):
         """One start that adds so many samples: whether the job stands in the queue again."""

@@ -10,7 +10,7 @@ import pytest
 from report_support import every_claim
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
-from fastdllm.lab.jobs import notebooks, suite
+from fastdllm.lab.jobs import notebooks, suite, worker
 
 ROOT = Path(__file__).parent.parent
 ENTRIES = suite.entries(smoke=True)
@@ -29,7 +29,7 @@ def test_smoke(entry, tmp_path, executed):
     if "output" in declared:
         parameters["output"] = str(executed)
     output = tmp_path / entry.path.name
-    notebooks.execute(entry.path, output, parameters)
+    worker.execute(entry.path, output, parameters)
     cells = json.loads(output.read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())

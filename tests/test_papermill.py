@@ -8,7 +8,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fastdllm.lab.config.paths import root
-from fastdllm.lab.jobs import notebook_run, notebooks, status, worker
+from fastdllm.lab.jobs import marks, notebook_run, notebooks, worker
 
 
 def notebook(path, *sources, parameters="x: int = 1  # a number\ny: float = 0.5\nz: str = 'a'\non: bool = True\n"):
@@ -36,6 +36,15 @@ def test_a_parameter_is_read_as_python_reads_it(tmp_path, line, default):
     assert notebooks.declared(notebook(tmp_path / "n.ipynb", parameters=line))["x"].default == default
 
 
+@pytest.mark.parametrize("annotation", ["int | None", "Optional[int]", "'int | None'", '"Optional[int]"'])
+def test_a_parameter_that_may_be_none_is_still_of_its_type(tmp_path, annotation):
+    path = notebook(tmp_path / "n.ipynb", parameters=f"x: {annotation} = None\ny: 'int' = 1")
+    assert [notebooks.check(path, {"x": value}) for value in (None, 3)] == [{"x": None}, {"x": 3}]
+    for name, value in (("x", "a"), ("x", True), ("y", None)):
+        with pytest.raises(ValueError, match=f"{name}={value!r}; allowed: int"):
+            notebooks.check(path, {name: value})
+
+
 @pytest.mark.parametrize("line", ["import os", "print(1)", "x = y = 1", "x, y = 1, 2", "x: int", "x += 1",
                                   "if True: x = 1", "%matplotlib inline"])
 def test_a_parameters_cell_holds_nothing_else(tmp_path, line):
@@ -57,7 +66,7 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, content):
 def test_wrong_parameters_are_refused_before_anything_starts(tmp_path, values, message):
     path = notebook(tmp_path / "n.ipynb", ("run", "x"))
     with pytest.raises(ValueError, match=message):
-        notebooks.execute(path, tmp_path / "out" / "n.ipynb", values)
+        worker.execute(path, tmp_path / "out" / "n.ipynb", values)
     assert not (tmp_path / "out").exists()
 
 
@@ -71,23 +80,25 @@ def test_every_shipped_notebook_declares_its_parameters():
 
 def test_cell_notebook_takes_the_parameters_of_a_run():
     from fastdllm.lab.config import grid_file
-    from fastdllm.lab.jobs.plan import PlannedRun, RunPlan
-    plan = RunPlan(grid_file.load("demo"))
-    for configuration in plan.grid.configurations():
-        notebooks.check(notebooks.find(plan.grid.notebook), plan.parameters(PlannedRun(configuration, "pending")))
+    from fastdllm.lab.config.grid import Configuration
+    grid = grid_file.load("demo")
+    for configuration in grid.configurations():
+        assert set(configuration.flat()) == set(notebooks.declared(notebooks.find(grid.notebook)))
+        notebooks.check(notebooks.find(grid.notebook), configuration.flat())
+        assert Configuration.of(configuration.flat()) == configuration
 
 
 def test_output_is_whole_or_absent_and_the_failing_cell_is_named(tmp_path):
     boom = "if x == 3:\n    raise KeyError('gone')"
     path = notebook(tmp_path / "n.ipynb", ("double", "print(2 * x)"), ("boom", boom))
     output = tmp_path / "out" / "n.ipynb"
-    notebooks.execute(path, output, {"x": 4, "y": 1})
+    worker.execute(path, output, {"x": 4, "y": 1})
     done = nbformat.read(output, 4)
     assert notebooks.printed(output, "double") == "8"
     assert any("8" in out.get("text", "") for cell in done.cells for out in cell.get("outputs", []))
     before = output.read_bytes()
-    with pytest.raises(notebooks.NotebookFailed, match="boom") as failure:
-        notebooks.execute(path, output, {"x": 3})
+    with pytest.raises(marks.NotebookFailed, match="boom") as failure:
+        worker.execute(path, output, {"x": 3})
     assert (failure.value.where, failure.value.ename) == ("boom", "KeyError")
     assert output.read_bytes() == before      # the last good copy stays
     assert "Traceback" in (tmp_path / "out" / "n.failed.ipynb").read_text()
@@ -103,9 +114,9 @@ def test_whatever_ends_a_run_marks_the_cell_failed(tmp_path):
     directory = tmp_path / "out"
     with pytest.raises(NoSuchKernel):
         worker.work(worker.Work(str(path), str(directory / "n.ipynb"), {}, str(tmp_path)))
-    failure = json.loads((directory / status.FAILED).read_text())
+    failure = json.loads((directory / marks.FAILED).read_text())
     assert failure["error"].startswith("NoSuchKernel: ") and "gone" in failure["error"]
-    assert not (directory / status.OPEN).exists() and not (directory / "n.ipynb").exists()
+    assert not (directory / marks.OPEN).exists() and not (directory / "n.ipynb").exists()
 
 
 def test_any_notebook_runs_once_and_again_when_it_changed(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
-from fastdllm.lab.jobs import notebooks, runner, status
+from fastdllm.lab.jobs import marks, notebooks, runner, status
 from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import locks
@@ -40,7 +40,7 @@ def test_states_and_the_page(grid):
         {configuration.name: configuration for configuration in grid.configurations()},
     )
     lab_support.synthetic(configurations["k1_first"], current)
-    status.fail(configurations["k2_first"].directory, "ValueError: no such thing", "run")
+    marks.fail(configurations["k2_first"].directory, "ValueError: no such thing", "run")
     by_name = looks(grid, current)
     assert [by_name[name].state for name in configurations] == ["complete", "pending", "failed", "pending"]
     page = status.text(list(by_name.values())).splitlines()
@@ -153,9 +153,9 @@ def test_plan_runs_each_computation_once_and_only_what_is_missing(grid):
 
 def test_select_refuses_unknown_names(grid):
     with pytest.raises(ValueError, match="'k9'; allowed: k1_first, k1_middle"):
-        plans.select(grid.configurations(), None, ["k9"])
+        grid_file.select(grid.configurations(), None, ["k9"])
     with pytest.raises(ValueError, match="'sums'; allowed: arithmetic"):
-        plans.select(grid.configurations(), "sums")
+        grid_file.select(grid.configurations(), "sums")
 
 
 def test_imported_results_are_never_complete(grid):

@@ -16,7 +16,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.shard import WHOLE, Shard, split
 from fastdllm.lab.evaluation.evaluate import evaluate, evaluate_shard
 from fastdllm.lab.evaluation.prepare import PreparedRun
-from fastdllm.lab.jobs import machine, runner, status, submission, units
+from fastdllm.lab.jobs import machine, marks, runner, status, submission
 from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
@@ -123,12 +123,12 @@ def test_status_counts_shards(grid):
         state = status.state_of(configuration, CurrentFingerprints())
     assert state.state == "running"
     assert state.detail.endswith("; 3 of 7, 1 of 3 shards done; at work: shard 2of3, 3of3")
-    status.fail(configuration.directory, "ValueError: no", shard=Shard(2, 3))
+    marks.fail(configuration.directory, "ValueError: no", shard=Shard(2, 3))
     state = status.state_of(configuration, CurrentFingerprints())
     assert (state.state, state.detail) == ("failed", "shard 2of3: ValueError: no")
-    status.clear(configuration.directory, Shard(1, 3))
+    marks.clear(configuration.directory, Shard(1, 3))
     assert status.state_of(configuration, CurrentFingerprints()).state == "failed", "another shard's failure stays"
-    status.clear(configuration.directory, Shard(1, 2))
+    marks.clear(configuration.directory, Shard(1, 2))
     assert status.state_of(configuration, CurrentFingerprints()).state == "partial", "another split's does not"
 
 
@@ -200,9 +200,9 @@ def test_shards_that_start_over_take_nothing_from_before(tmp_path, model):
     [configuration], current = grid.configurations(), CurrentFingerprints()
     lab_support.synthetic(configuration, current)
     forced = plans.plan(grid, force=True, current=current)
-    units.start_over_all(forced, map(units.Unit, forced.run))
+    forced.start_over(map(plans.Unit, forced.run))
     assert not journal.paths(configuration.directory), "a whole run starts over by itself"
-    units.start_over_all(forced, units.units(forced))
+    forced.start_over(forced.units())
     assert records.read(configuration.directory).n == 7, "the last good record stays"
     assert solve(configuration, Shard(1, 2)) is None
     record = solve(configuration, Shard(2, 2))
@@ -211,7 +211,7 @@ def test_shards_that_start_over_take_nothing_from_before(tmp_path, model):
 
 def shares(grid, gpus):
     """(configuration, shard) of what a plan becomes."""
-    return [(unit.planned.configuration.name, str(unit.shard)) for unit in units.units(plans.plan(grid), gpus)]
+    return [(unit.planned.configuration.name, str(unit.shard)) for unit in plans.plan(grid).units(gpus)]
 
 
 @pytest.mark.parametrize(("runs", "gpus", "expected"), [

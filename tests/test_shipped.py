@@ -15,7 +15,7 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.jobs.status import states
-from fastdllm.lab.records.record import Code
+from fastdllm.lab.records.provenance import Code
 from fastdllm.report import shipped
 
 ROOT = Path(__file__).parent.parent

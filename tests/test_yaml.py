@@ -9,7 +9,7 @@ import pytest
 
 from fastdllm.lab.config import grid_file, single, yaml_file
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.jobs import submission
+from fastdllm.lab.jobs import script
 
 CASES = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared")) / "cases" / "17_yaml"
 HEAD = "experiment: e\nlimit: 1\n"
@@ -54,7 +54,7 @@ def test_errors_have_file_and_line(tmp_path, text, line, words):
     ("time: 12:00:00", "time", 12 * 3600), ("time: 90:00", "time", 90 * 60), ("time: 90", "time", 90 * 60),
     ("time: 1-06", "time", 30 * 3600)])
 def test_a_time_limit_is_what_slurm_reads(tmp_path, text, field, value):
-    assert submission.seconds(load(tmp_path, HEAD + f"slurm: {{{text}}}\n").slurm.time) == value
+    assert script.seconds(load(tmp_path, HEAD + f"slurm: {{{text}}}\n").slurm.time) == value
 
 
 def test_what_yaml_1_1_took_for_something_else_is_text(tmp_path):
@@ -156,6 +156,6 @@ def test_files_that_were_handled_wrongly():
         with pytest.raises(ValueError, match=rf"{name}, {words}"):
             grid_file.load(CASES / name)
     assert grid_file.load(CASES / "anchor.yml").decoding == {"threshold": 0.8}
-    assert submission.seconds(grid_file.load(CASES / "slurmtime.yml").slurm.time) == 90 * 60
+    assert script.seconds(grid_file.load(CASES / "slurmtime.yml").slurm.time) == 90 * 60
     assert [each.not_applicable is None for each in grid_file.load(CASES / "samelayers.yml").configurations()] == [True,
                                                                                                              False]

@@ -30,7 +30,7 @@ def main(params: str, changes: list[str], only: str = "*") -> None:
             continue
         ran.add(key)
         try:
-            record = evaluate(PreparedRun(configuration, grid.record, grid.author))
+            record = evaluate(PreparedRun(configuration))
         except Locked as error:
             print(f"{configuration.path}: left to another process ({error})", flush=True)
             continue

@@ -29,8 +29,8 @@ def doctor(
 
     from fastdllm.lab.config.parameters import Parameters
     from fastdllm.lab.config.paths import root
-    from fastdllm.lab.jobs import plan, preflight
-    if not offline and not preflight.reachable():
+    from fastdllm.lab.jobs import checks, plan, preflight
+    if not offline and not checks.reachable():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")       # before the hub's library is imported: no minutes of retries
     options = {"task": task, "model": model, "device": device, "dtype": dtype}
     given = {name: value for name, value in options.items() if value is not None}
@@ -39,7 +39,7 @@ def doctor(
     else:
         from fastdllm.lab.config import grid_file
         grid = grid_file.load(params, environment=os.environ)
-        configurations = plan.select(grid.configurations(), task)
+        configurations = grid_file.select(grid.configurations(), task)
         runs = [Parameters.of(**{**same[0].parameters.flat(), **given}) for same in plan.computations(configurations)]
         output = grid.directory
         idle = {configuration.task: configuration.not_applicable for configuration in reversed(configurations)}
@@ -47,10 +47,10 @@ def doctor(
             typer.echo(f"– task        {name} does not run: {idle[name]}")
         if not runs:
             raise typer.Exit(1)
-    checks = (preflight.preflight(runs, output, preflight.ON_THE_NODE) if offline
-              else chain(preflight.machine(), preflight.preflight(runs, output)))
+    asked = (preflight.preflight(runs, output, preflight.ON_THE_NODE) if offline
+             else chain(preflight.machine(), preflight.preflight(runs, output)))
     good = True
-    for check in checks:
+    for check in asked:
         good &= check.ok is not False
         if not offline or check.ok is False:
             typer.echo(str(check))

@@ -54,31 +54,13 @@ def options_text(params: str | None, task: str | None, limit: int | None, config
     return shlex.join(words)
 
 
-def part_name(task: str | None, limit: int | None, changes: list[str] | None) -> str:
-    """What of a params file's grid is meant, as a folder's name; "" for all of it."""
-    from fastdllm.lab.atomic import sha256
-    return "_".join([*([task] if task else []), *([f"limit_{limit}"] if limit else []),
-                     *([f"set-{sha256(' '.join(changes))[:6]}"] if changes else [])])
-
-
 def read(params: str | None, task: str | None, limit: int | None, config: list[str] | None,
          changes: list[str] | None) -> tuple[Grid, list[Configuration]]:
-    """The grid and the configurations that are meant."""
+    """The grid and the configurations that are meant; the grid's caches go into this program's environment."""
     import os
 
     from fastdllm.lab.config import grid_file
-    from fastdllm.lab.jobs import plan as plans
-    part = part_name(task, limit, changes)
-    changes = list(changes or [])
-    if limit is not None:
-        changes.append(f"limit={limit}")
-    grid = grid_file.load(params, changes, os.environ)
-    if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
-        axis = "axes.task" if "task" in grid.axes else "task"
-        grid = grid_file.load(params, [*changes, f"{axis}=[{task}]" if axis == "axes.task" else f"task={task}"])
-    if part:
-        grid = grid.model_copy(update={"part": part})
-    return grid, plans.select(grid.configurations(), task, config or ())
+    return grid_file.load_part(params, task, limit, config or (), changes or (), os.environ)
 
 
 def forced(params: str | None, names: list[str] | None, force: bool,
@@ -113,6 +95,7 @@ def planned(params: str | None, names: list[str] | None, task: str | None, limit
             changes: list[str] | None, force: bool, force_config: list[str] | None, shards: int | None,
             shard: str | None = None) -> tuple[RunPlan, list[Configuration]]:
     """The plan of `run` and `submit`, and the configurations that were asked for."""
+    from fastdllm.lab.config import grid_file
     from fastdllm.lab.config.shard import Shard
     from fastdllm.lab.jobs import plan as plans
     part = None if shard is None else Shard.parse(shard)
@@ -120,7 +103,7 @@ def planned(params: str | None, names: list[str] | None, task: str | None, limit
     changes = [*(changes or []), *([] if shards is None else [f"shards={shards}"])]
     grid, configurations = read(params, task, limit, config, changes)
     if not isinstance(over, bool):
-        plans.select(configurations, None, over)      # an unknown name is an error
+        grid_file.select(configurations, None, over)      # an unknown name is an error
     return plans.plan(grid, configurations, over, queue=queue(grid), shard=part), configurations
 
 

@@ -35,16 +35,15 @@ def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat
     from dataclasses import replace
 
     from fastdllm.lab.config import single
-    from fastdllm.lab.config.parameters import RecordOptions
     from fastdllm.lab.evaluation.evaluate import evaluate
     from fastdllm.lab.evaluation.prepare import PreparedRun
     from fastdllm.lab.instrument import generation_file
-    from fastdllm.lab.jobs import status
+    from fastdllm.lab.jobs import marks
     if path is None:
         raise ValueError("--allow-code and --own-code without --generation-file; allowed: with one, or neither")
     if own_code and trace:
         raise ValueError(f"--trace {trace} with --own-code: the layers are not ours; allowed: --trace 0")
-    [planned] = single.grid_of({"batch_size": 1, **flat}, experiment).configurations()
+    [planned] = single.grid_of({"batch_size": 1, **flat}, experiment, trace).configurations()
     check(planned.parameters)
     file = generation_file.load(path, allow_code, own_code)
     name = f"{planned.name}_{file.path.stem}" + ("_own_code" if own_code else "")
@@ -52,9 +51,9 @@ def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat
     if dry_run:
         typer.echo(f"would run    {file.path} (SHA-256 {file.sha256[:12]}) -> {configuration.directory}")
         return True
-    status.clear(configuration.directory)
-    run = PreparedRun(configuration, RecordOptions(trace=trace), force=force, generation=file)
-    with status.failure_kept(configuration.directory):
+    marks.clear(configuration.directory)
+    run = PreparedRun(configuration, force, file)
+    with marks.failure_kept(configuration.directory):
         record = evaluate(run, log=typer.echo)
     typer.echo(f"{record.score()}, NFE {record.forwards} {record.nfe}\nrecord: {configuration.directory}")
     return True

@@ -12,7 +12,7 @@ from fastdllm.display.notebook_html import export, to_html
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import root, short
-from fastdllm.lab.jobs import notebooks
+from fastdllm.lab.jobs import notebooks, worker
 
 NOTEBOOK = "90_report.ipynb"
 
@@ -46,6 +46,6 @@ def execute(folder: Path) -> str:
     where = short(folder) if folder.is_relative_to(root()) else str(folder)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as exporter:
         exporter.submit(to_html, source)    # imports nbconvert and compiles its templates
-        notebooks.execute(source, executed, {"directory": where})
+        worker.execute(source, executed, {"directory": where})
         html = exporter.submit(export, executed, True).result()     # the code is in the notebook beside it
     return f"{notebooks.printed(executed, 'write')}\nreport: {short(html)}"

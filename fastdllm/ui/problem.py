@@ -14,7 +14,7 @@ import threading
 from dataclasses import asdict, dataclass
 
 from fastdllm import tasks
-from fastdllm.lab.jobs.preflight import reachable
+from fastdllm.lab.jobs.checks import reachable
 
 POLL = 0.2           # seconds between two looks at whether the loading is to stop
 

@@ -1,12 +1,14 @@
-"""Which configurations are the same computation: what has no effect on a run, and why."""
+"""Which configurations run, and which are the same computation: what has no effect on a run, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.parameters import SECTION, Parameters
 from fastdllm.settings import SUBSETS, parse_layers
+from fastdllm.tasks.task_specs import TASK_SPECS
 
 SAMPLING = ("seed", "top_p")
 DENOISING = ("threshold", "block_size", "small_block", "block_cache", "mask_id", "revision")
@@ -14,13 +16,28 @@ ANSWERS = ("max_new_tokens", "stop_ids", "stop_strings", "temperature")
 
 
 def generative(task: str) -> bool:
-    """Whether a task generates text. Likelihood tasks are known by name, so that asking loads no harness."""
-    return task not in ("mmlu", "gpqa_main_n_shot", "arc_easy")
+    """Whether a task generates text, or is scored by likelihood. Asking loads no harness."""
+    return TASK_SPECS[task].generative if task in TASK_SPECS else task != "arc_easy"
 
 
 def runs_code(task: str) -> bool:
     """Whether scoring a task runs the model's code."""
     return task in ("humaneval", "mbpp")
+
+
+def not_applicable(values: dict[str, Any]) -> str | None:
+    """Why a configuration doesn't run: reuse can't act (docs/decoding.md), or it lacks a permission; else None."""
+    if runs_code(values["task"]) and not values["allow_code_execution"]:
+        return f"{values['task']} runs what the model wrote: set allow_code_execution: true"
+    if values["reuse"].get("k", 1) == 1:
+        return None
+    if not values["decoding"].get("block_cache", True):
+        return "k > 1 reuses nothing without the block cache"
+    if values["engine"] == "autoregressive":
+        return "k > 1 reuses nothing in autoregressive decoding"
+    if not generative(values["task"]):
+        return f"{values['task']} is scored by likelihood, one forward a choice: nothing to reuse"
+    return None
 
 
 def without_effect(parameters: Parameters) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from fastdllm.errors import message
 from fastdllm.lab import atomic
-from fastdllm.lab.config.computation import generative, repeated, runs_code
+from fastdllm.lab.config.computation import not_applicable, repeated
 from fastdllm.lab.config.parameters import (
     OF_TASK,
     SECTION,
@@ -33,19 +33,35 @@ SHORT = {"threshold": "t", "batch_size": "b", "small_block": "s", "repeat": "r",
          "temperature": "temp", "max_new_tokens": "max"}
 GRID_FILE = "grid.json"     # the resolved grid, beside its report: what that is made from
 REPORTS = "reports"         # below an experiment: the reports of parts of its grid (--limit, --task, --set)
+WHERE = ("experiment", "config", "directory", "author", "trace", "token_ids", "force")    # a notebook's, besides
 CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
           "XDG_CACHE_HOME", "TMPDIR")
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One configuration of a grid and the directory of its record."""
+    """One configuration of a grid: what runs, the directory of its record, and what the record says besides."""
 
     experiment: str
     name: str
     parameters: Parameters
     directory: Path
     not_applicable: str | None = None
+    record: RecordOptions = field(default_factory=RecordOptions)
+    author: str = ""
+
+    @classmethod
+    def of(cls, flat: dict[str, Any]) -> Configuration:
+        """Of a notebook's parameters: the inverse of `flat`."""
+        values = {name: value for name, value in flat.items() if name not in WHERE}
+        return cls(flat["experiment"], flat["config"], Parameters.of(**values), Path(flat["directory"]),
+                   record=RecordOptions(trace=flat["trace"], token_ids=flat["token_ids"]), author=flat["author"])
+
+    def flat(self, force: bool = False) -> dict[str, Any]:
+        """What the notebook's parameters cell takes; `force` starts over."""
+        return {**self.parameters.flat(), "experiment": self.experiment, "config": self.name, "author": self.author,
+                "directory": str(self.directory), "trace": self.record.trace, "token_ids": self.record.token_ids,
+                "force": force}
 
     @property
     def task(self) -> str:
@@ -176,13 +192,14 @@ class Grid(RunFields):
         for name in [name for name in OF_TASK if base["decoding"].get(name, "given") is None]:
             del base["decoding"][name]
         name = configuration_name(base, varying, self._policy_names()) + (f"_{self.suffix}" if self.suffix else "")
-        reason = _not_applicable(base)
+        reason = not_applicable(base)
         try:
             parameters = Parameters(**(base if reason is None else base | {"reuse": {}}))
         except ValueError as error:
             raise ValueError(f"configuration {name}: {message(error)}") from error
         folder = parameters.task + (f"_limit_{parameters.limit}" if parameters.limit else "")
-        return Configuration(self.experiment, name, parameters, self.directory / folder / name, reason)
+        return Configuration(self.experiment, name, parameters, self.directory / folder / name, reason, self.record,
+                             self.author)
 
     def _policy_names(self) -> dict[str, str]:
         """How policies are called in names: a file by its stem, two files of one stem by their paths besides."""
@@ -190,21 +207,6 @@ class Grid(RunFields):
         paths = {str(policy) for policy in policies}
         stems = Counter(Path(path).stem for path in paths)
         return {path: Path(path).stem if stems[Path(path).stem] == 1 else short_name(path) for path in paths}
-
-
-def _not_applicable(values: dict[str, Any]) -> str | None:
-    """Why a configuration doesn't run: reuse can't act (docs/decoding.md), or it lacks a permission; else None."""
-    if runs_code(values["task"]) and not values["allow_code_execution"]:
-        return f"{values['task']} runs what the model wrote: set allow_code_execution: true"
-    if values["reuse"].get("k", 1) == 1:
-        return None
-    if not values["decoding"].get("block_cache", True):
-        return "k > 1 reuses nothing without the block cache"
-    if values["engine"] == "autoregressive":
-        return "k > 1 reuses nothing in autoregressive decoding"
-    if not generative(values["task"]):
-        return f"{values['task']} is scored by likelihood, one forward a choice: nothing to reuse"
-    return None
 
 
 def configuration_name(values: dict[str, Any], varying: set[str], policies: dict[str, str]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastdllm import tasks
 from fastdllm.errors import SettingsError, did_you_mean, with_location
+from fastdllm.lab.atomic import sha256
 from fastdllm.lab.config import geometry, yaml_file
-from fastdllm.lab.config.grid import AXES, Grid
+from fastdllm.lab.config.grid import AXES, Configuration, Grid
 from fastdllm.lab.config.parameters import OF_TASK, SECTION, SECTIONS, Parameters, Slurm, check
 from fastdllm.lab.config.paths import expand, listed, look_up, policy_path, root
 
@@ -57,6 +58,39 @@ def load(name: str | Path | None = None, overrides: list[str] | None = None,
     except ValueError as error:
         raise ValueError(f"{file.where(('axes',) if grid.axes else ('configs',))}: {error}") from error
     return grid
+
+
+def load_part(name: str | Path | None = None, task: str | None = None, limit: int | None = None,
+              config: Iterable[str] = (), overrides: Sequence[str] = (),
+              environment: MutableMapping[str, str] | None = None) -> tuple[Grid, list[Configuration]]:
+    """What the options --task, --limit, --config and --set mean of a grid file: the grid, and its configurations.
+
+    A task that the grid lacks replaces its own. `Grid.part` names what of the file's grid is meant, "" for all of it.
+    Raises what `load` and `select` raise.
+    """
+    part = "_".join([*([task] if task else []), *([f"limit_{limit}"] if limit else []),
+                     *([f"set-{sha256(' '.join(overrides))[:6]}"] if overrides else [])])
+    changes = [*overrides, *([] if limit is None else [f"limit={limit}"])]
+    grid = load(name, changes, environment)
+    if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
+        grid = load(name, [*changes, f"axes.task=[{task}]" if "task" in grid.axes else f"task={task}"])
+    if part:
+        grid = grid.model_copy(update={"part": part})
+    return grid, select(grid.configurations(), task, config)
+
+
+def select(configurations: list[Configuration], task: str | None = None,
+           config: Iterable[str] = ()) -> list[Configuration]:
+    """The configurations of a task and of some names. Raises ValueError for a name that the grid doesn't have."""
+    if task is not None and task not in (known := sorted({configuration.task for configuration in configurations})):
+        raise ValueError(f"--task {task!r}; {did_you_mean(task, known)}allowed: {', '.join(known)}")
+    names = list(dict.fromkeys(configuration.name for configuration in configurations))
+    for name in config:
+        if name not in names and name not in (configuration.path for configuration in configurations):
+            raise ValueError(f"--config {name!r}; {did_you_mean(name, names)}allowed: {', '.join(names)}")
+    wanted = set(config)
+    return [configuration for configuration in configurations if task in (None, configuration.task)
+            and (not wanted or configuration.name in wanted or configuration.path in wanted)]
 
 
 def _nearer(values: dict[str, Any]) -> str:

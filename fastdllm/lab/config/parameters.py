@@ -123,8 +123,14 @@ class RecordOptions(Settings):
     token_ids: bool = Field(default=True, description="keep the token ids of every output")
 
 
+WORDED = ("profile", "time", "cpus", "throttle", "requeue", "signal_seconds", "setup")    # by jobs/job.sh.j2 itself
+
+
 class Slurm(Settings):
-    """How a grid is submitted. A profile (params/slurm/NAME.yml) holds the same keys; the grid's own win."""
+    """How a grid is submitted. A profile (params/slurm/NAME.yml) holds the same keys; the grid's own win.
+
+    A field is an option of sbatch by its name (`mail_user` is --mail-user), if it isn't one of `WORDED`.
+    """
 
     profile: str | None = None
     partition: str | None = None
@@ -143,6 +149,11 @@ class Slurm(Settings):
     )
     setup: tuple[str, ...] = Field(default=(), description="shell lines run before the configuration")
     mail_user: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What is handed to sbatch as it is: `{"partition": "gpu", "mem": "32G"}`."""
+        given = {name: value for name, value in self if name not in WORDED and value is not None}
+        return {"mem" if name == "memory" else name.replace("_", "-"): value for name, value in given.items()}
 
     @field_validator("time", mode="before")
     @classmethod

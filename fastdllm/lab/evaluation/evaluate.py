@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.shard import WHOLE, Shard
-from fastdllm.lab.evaluation import summary
 from fastdllm.lab.evaluation.prepare import PreparedRun, ResolvedRun, resolve
-from fastdllm.lab.records import journal
+from fastdllm.lab.records import journal, provenance
 from fastdllm.lab.records.external_code import NOTE, keep_source
 from fastdllm.lab.records.journal import Journal
 from fastdllm.lab.records.locks import RECORD, SAMPLES, Locked, at_work, lock, shard_lock
-from fastdllm.lab.records.record import Record
+from fastdllm.lab.records.record import Record, summarise
 from fastdllm.tasks import Problem, Task
 from fastdllm.tasks.answers import stopped_by
 
@@ -49,7 +48,7 @@ def evaluate_shard(prepared: PreparedRun, shard: Shard, log: Callable[[str], Non
 
     Who ends last writes it: a shard that ends finds, under the record's lock, another one at work and leaves the
     record to it, or finds all problems solved. Raises what `evaluate` raises; Locked also for another split, ValueError
-    for `force`, since shards don't start over one by one (lab/jobs/units.py, `start_over`).
+    for `force`, since shards don't start over one by one (lab/jobs/plan.py, `start_over`).
     """
     if prepared.force and not shard.whole:
         raise ValueError(f"force=True with shard {shard}; allowed: the whole run, or all its shards at once "
@@ -67,7 +66,7 @@ def evaluate_shard(prepared: PreparedRun, shard: Shard, log: Callable[[str], Non
             if set(at_work(prepared.directory, SAMPLES)) - {shard} or len(samples.done) < len(run.problems):
                 own.close()      # before the record's lock is free: the next one sees that nobody is left here
                 return None
-            if prepared.record.trace and loaded is None:
+            if prepared.configuration.record.trace and loaded is None:
                 loaded = load(run)
             return postprocess(run, loaded, samples)
 
@@ -112,7 +111,7 @@ def schedule(run: ResolvedRun, shard: Shard, log: Callable[[str], None]) -> Jour
         run.external.keep(directory)
     else:
         (directory / NOTE).unlink(missing_ok=True)
-    done = journal.begin(directory, run.identity, run.parameters, len(run.problems), shard, summary.node())
+    done = journal.begin(directory, run.identity, run.parameters, len(run.problems), shard, provenance.node())
     if solved := len(shard.indexes(done.n)) - len(done.left):
         log(f"resuming at problem {solved + 1} of {len(shard.indexes(done.n))}")
     return done
@@ -142,7 +141,7 @@ def load(run: ResolvedRun) -> Loaded:
 
 def solve(run: ResolvedRun, loaded: Loaded, done: Journal, log: Callable[[str], None]) -> None:
     """Decode and score the problems that are left, each on disk as soon as it is finished."""
-    left = done.left
+    left, keep = done.left, run.prepared.configuration.record
     with threads_for(loaded.lm):
         loaded.warmup_seconds = warm_up(run, loaded, left)
         elapsed, base, session, reported = 0.0, done.seconds, done.sessions, time.perf_counter()
@@ -153,7 +152,7 @@ def solve(run: ResolvedRun, loaded: Loaded, done: Journal, log: Callable[[str], 
             elapsed += time.perf_counter() - began
             if result is None:
                 break
-            sample = scored(result, run.problems[result.row], run.task, loaded.lm, run.prepared.record.token_ids,
+            sample = scored(result, run.problems[result.row], run.task, loaded.lm, keep.token_ids,
                             run.parameters.decoding.stop_strings)
             done.add({**sample, "session": session, "elapsed": base + elapsed})
             if time.perf_counter() - reported > REPORT_SECONDS:
@@ -242,11 +241,11 @@ def postprocess(run: ResolvedRun, loaded: Loaded | None, done: Journal) -> Recor
     prepared, configuration = run.prepared, run.prepared.configuration
     notes: dict[str, Any] = {}
     if loaded is not None:
-        notes |= summary.peak_memory(run.parameters.device) | write_trace(run, loaded, done)
-    record = summary.summarise(
+        notes |= provenance.peak_memory(run.parameters.device) | write_trace(run, loaded, done)
+    record = summarise(
         done, run.parameters, run.task, run.dataset, run.identity, experiment=configuration.experiment,
-        config=configuration.name, author=prepared.author, checkpoint=run.checkpoint,
-        code=summary.code(run.code, run.policy), environment=summary.environment(run.parameters, done.nodes),
+        config=configuration.name, author=configuration.author, checkpoint=run.checkpoint,
+        code=provenance.code(run.code, run.policy), environment=provenance.environment(run.parameters, done.nodes),
         load_seconds=loaded.load_seconds if loaded else 0.0, warmup_seconds=loaded.warmup_seconds if loaded else 0.0,
         notes=notes, shards=done.split)
     return finish(prepared.directory, done, record)
@@ -255,7 +254,7 @@ def postprocess(run: ResolvedRun, loaded: Loaded | None, done: Journal) -> Recor
 def write_trace(run: ResolvedRun, loaded: Loaded, done: Journal) -> dict[str, Any]:
     """Decode some problems again with a trace; notes how many gave the tokens of the timed run."""
     parameters, directory = run.parameters, run.prepared.directory
-    problems = run.problems[:run.prepared.record.trace]
+    problems = run.problems[:run.prepared.configuration.record.trace]
     if not problems or parameters.engine != "diffusion" or parameters.reuse.layers is None:
         return {}
     prompts, outputs = [each.prompt for each in problems], [done.done[row]["output"] for row in range(len(problems))]
@@ -264,15 +263,8 @@ def write_trace(run: ResolvedRun, loaded: Loaded, done: Journal) -> dict[str, An
         same = generation_file.write_trace(loaded.lm, loaded.generation, prompts, parameters.decoding, parameters.reuse,
                                            parameters.seed, outputs, directory / records.TRACE)
         return {"traced": len(problems), "traced_same_output": same}
-    from fastdllm.lab.records.steps import STEPS, Recorder
-    recorder = Recorder(loaded.lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed)
-    for _ in recorder:
-        pass
-    part = directory / (records.TRACE + ".part")
-    recorder.trace.write(part)
-    atomic.move(part, directory / records.TRACE)
-    recorder.write(directory / STEPS)
-    same = sum(result.text == outputs[row] for row, result in recorder.results.items())
+    from fastdllm.lab.records import steps
+    same = steps.write_trace(loaded.lm, prompts, parameters, outputs, directory)
     return {"traced": len(problems), "traced_same_output": same}
 
 

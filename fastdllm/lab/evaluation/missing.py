@@ -9,7 +9,7 @@ from dataclasses import replace
 from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.evaluation.evaluate import evaluate
 from fastdllm.lab.evaluation.prepare import PreparedRun
-from fastdllm.lab.jobs import runner, status
+from fastdllm.lab.jobs import marks, runner
 from fastdllm.lab.jobs.plan import PlannedRun, RunPlan, plan
 from fastdllm.lab.records.locks import Locked
 
@@ -46,10 +46,10 @@ def _run_here(plan: RunPlan, planned: PlannedRun, log: Callable[[str], None]) ->
     """One run of a plan in this process; False if another process was faster to begin with it."""
     configuration = planned.configuration
     try:
-        record = evaluate(PreparedRun(configuration, plan.grid.record, plan.grid.author), log=lambda _: None)
+        record = evaluate(PreparedRun(configuration), log=lambda _: None)
     except Locked:
         return False
-    status.clear(configuration.directory)
+    marks.clear(configuration.directory)
     for target in planned.shared_with:
         runner.share(configuration, target)
     log(f"{configuration.path}: {record.score()}, {record.tokens_per_second:.0f} tokens/s, {record.seconds:.0f} s")

@@ -5,36 +5,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdllm.lab.config.grid import Configuration
-from fastdllm.lab.config.parameters import Parameters, RecordOptions
+from fastdllm.lab.config.grid import WHERE, Configuration
+from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.single import grid_of
 from fastdllm.lab.records.external_code import ExternalCode
 from fastdllm.lab.records.identity import CurrentFingerprints, identity, payload, policy_hash
-from fastdllm.lab.records.record import Checkpoint, Dataset
+from fastdllm.lab.records.provenance import Checkpoint, Dataset
 from fastdllm.tasks import Problem, Task
 
 if TYPE_CHECKING:
     from fastdllm.lab.instrument.generation_file import GenerationFile
 
-WHERE = ("experiment", "config", "directory", "author", "trace", "token_ids", "force")
 NAMES = frozenset({*Parameters().flat(), *WHERE})     # the notebook's parameters that say what runs, and where
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """One run, from what is decoded to the directory of its record.
+    """One run: a configuration, and how it is run this once.
 
-    Of `record`, `trace` problems are decoded once more with a trace, untimed. `force` starts over; the last good
-    record stays until the new one is whole. `generation` is the user's own loop in the place of ours.
+    `force` starts over; the last good record stays until the new one is whole. `generation` is the user's own loop in
+    the place of ours.
     """
 
     configuration: Configuration
-    record: RecordOptions = field(default_factory=RecordOptions)
-    author: str = ""
     force: bool = False
     generation: GenerationFile | None = None
 
@@ -52,16 +49,12 @@ def prepare(flat: dict[str, Any]) -> PreparedRun:
     """The run of a notebook's parameters. A grid names configuration and directory; without one they follow from the
     parameters.
     """
-    values = {name: value for name, value in flat.items() if name not in WHERE}
-    if flat["directory"] and flat["config"]:
-        configuration = Configuration(flat["experiment"], flat["config"], Parameters.of(**values),
-                                      Path(flat["directory"]))
-    else:
+    if not (flat["directory"] and flat["config"]):
+        values = {name: value for name, value in flat.items() if name not in WHERE}
         [own] = grid_of(values, flat["experiment"]).configurations()
-        configuration = replace(own, name=flat["config"] or own.name,
-                                directory=Path(flat["directory"]) if flat["directory"] else own.directory)
-    return PreparedRun(configuration, RecordOptions(trace=flat["trace"], token_ids=flat["token_ids"]),
-                       flat["author"], flat["force"])
+        flat = {**flat, **own.parameters.flat(), "config": flat["config"] or own.name,
+                "directory": flat["directory"] or str(own.directory)}
+    return PreparedRun(Configuration.of(flat), flat["force"])
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def work(job: Work) -> int:
     if result != DONE:
         return result
     shown = replace(job, parameters={**job.parameters, "force": False}, shard=str(WHOLE))
-    done = guarded(directory, WHOLE, lambda: worker.execute_notebook(shown))
+    done = guarded(directory, WHOLE, lambda: worker.execute_job(shown))
     return DONE if done == LOCKED else done      # another shard found the record too, and shows it
 
 

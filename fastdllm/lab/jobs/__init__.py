@@ -1,1 +1,8 @@
-"""What is missing, started here or on Slurm: plan, runner, worker, status, notebooks, submission, doctor, logs."""
+"""What is missing, started here or on Slurm.
+
+- what is missing: status, plan, marks
+- can it run here: preflight, checks, machine
+- started here: runner, worker, progress, logs
+- started on Slurm: submission, script, slurm
+- notebooks: notebooks, notebook_run, suite
+"""

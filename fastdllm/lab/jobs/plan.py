@@ -1,23 +1,24 @@
 """The one plan of `run`, `grid run` and `grid submit`: made once, judged once, then carried out as it stands.
 
-`select` says which configurations are meant, `plan` what becomes of each computation, `RunPlan.preflight` whether it
-can be done here. `runner.run` starts the plan's runs on this machine, `submission.plan_grid` hands them to Slurm.
+`plan` says what becomes of each computation, `RunPlan.preflight` whether it can be done here, `RunPlan.units` what one
+process or one array task does of it. `runner.run` starts the units on this machine, `submission.plan_grid` hands them
+to Slurm.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from fastdllm.errors import did_you_mean
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
-from fastdllm.lab.config.shard import Shard
+from fastdllm.lab.config.shard import WHOLE, Shard, split
 from fastdllm.lab.jobs import preflight, status
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.jobs.status import ConfigurationState
-from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.lab.records import journal, locks
+from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,20 @@ class PlannedRun:
     reason: str
     forced: bool = False
     shared_with: tuple[Configuration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one process or one array task does: a planned run, or a shard of it."""
+
+    planned: PlannedRun
+    shard: Shard = WHOLE
+
+    @property
+    def title(self) -> str:
+        """As people see it: `gsm8k/k2_middle`, `gsm8k/k2_middle, shard 2of4`."""
+        path = self.planned.configuration.path
+        return path if self.shard.whole else f"{path}, shard {self.shard}"
 
 
 @dataclass
@@ -45,17 +60,10 @@ class RunPlan:
     shard: Shard | None = None
     current: CurrentFingerprints = field(default_factory=CurrentFingerprints)
 
-    def parameters(self, planned: PlannedRun) -> dict[str, Any]:
-        """What the notebook of a run gets."""
-        configuration, grid = planned.configuration, self.grid
-        return {**configuration.parameters.flat(), "experiment": configuration.experiment,
-                "config": configuration.name, "author": grid.author, "directory": str(configuration.directory),
-                "trace": grid.record.trace, "token_ids": grid.record.token_ids, "force": planned.forced}
-
     def checks(self, costs: frozenset[preflight.Cost]) -> Iterator[preflight.Check]:
         """What its runs need, as far as the costs may be paid; nothing if nothing runs."""
         if self.run:
-            yield preflight.notebook(self.grid.notebook, map(self.parameters, self.run))
+            yield preflight.notebook(self.grid.notebook, (each.configuration.flat(each.forced) for each in self.run))
             yield from preflight.preflight([planned.configuration.parameters for planned in self.run],
                                            self.grid.directory, costs)
 
@@ -64,6 +72,54 @@ class RunPlan:
         wrong = [f"{check.name}: {check.text}" for check in self.checks(costs) if check.ok is False]
         if wrong:
             raise ValueError("\n".join([*wrong, "nothing was started; fastdllm doctor checks again"]))
+
+    def units(self, gpus: int = 1) -> list[Unit]:
+        """What the runs are executed as, in their order; of a run in shards, those in which a problem is left.
+
+        A plan for one shard has that one of each run, a grid with `shards` so many. Otherwise runs are whole as long as
+        each GPU gets equally many; the last ones, fewer than there are GPUs, are split so that all have an equal share.
+        """
+        if self.shard is not None:
+            return [Unit(planned, self.shard) for planned in self.run]
+        if self.grid.shards is not None:
+            return [Unit(planned, shard) for planned in self.run for shard in self._missing(planned, self.grid.shards)]
+        spare = len(self.run) % gpus
+        whole = len(self.run) - spare
+        return [*map(Unit, self.run[:whole]), *(
+            Unit(planned, shard) for planned in self.run[whole:]
+            for shard in self._missing(planned, min(gpus // math.gcd(gpus, spare), self._batches(planned))))]
+
+    def _batches(self, planned: PlannedRun) -> int:
+        """How many batches a run's problems fill: more shards than that would make each forward serve fewer rows."""
+        parameters = planned.configuration.parameters
+        return -(-self.current.problems(parameters)[1].n // parameters.batch_size)
+
+    def _missing(self, planned: PlannedRun, count: int) -> list[Shard]:
+        """The shards of a run in which a problem is left; where none is, the first, which then writes the record."""
+        if count == 1 or planned.forced:
+            return split(count)
+        configuration = planned.configuration
+        try:
+            n = self.current.problems(configuration.parameters)[1].n
+            own = identity(self.current.payload(configuration.parameters))
+        except (ValueError, OSError):      # only the machine that runs it can tell; what is done there ends at once
+            return split(count)
+        solved = set(journal.collect(configuration.directory, own, n).done)
+        return [shard for shard in split(count) if not solved.issuperset(shard.indexes(n))] or split(count)[:1]
+
+    def start_over(self, chosen: Iterable[Unit]) -> None:
+        """Empty the journals of the runs in shards that are to start over, before the first of their shards starts:
+        none of them is to find what another one solved before. The last good record stays until the new one is whole.
+
+        Raises ValueError if an identity can't be told here (dtype "auto" on a machine without the GPU).
+        """
+        sharded = {unit.planned.configuration.path: unit.planned for unit in chosen if not unit.shard.whole}
+        for configuration in (planned.configuration for planned in sharded.values() if planned.forced):
+            parameters, directory = self.current.resolve(configuration.parameters), configuration.directory
+            own = identity(self.current.payload(configuration.parameters))
+            with locks.lock(directory / locks.RECORD):
+                journal.discard(directory, own)
+                journal.begin(directory, own, parameters, self.current.problems(configuration.parameters)[1].n)
 
     def text(self) -> str:
         """What `--dry-run` prints."""
@@ -77,21 +133,6 @@ class RunPlan:
         lines += [f"would share  {to.path} <- {source.name} (the same computation)" for source, to in self.copy]
         lines += [f"leaves alone {state.configuration.path} ({state.state}: {state.detail})" for state in self.busy]
         return "\n".join(lines) or "nothing to do: everything is complete"
-
-
-def select(
-    configurations: list[Configuration], task: str | None = None, config: Iterable[str] = ()
-) -> list[Configuration]:
-    """The configurations of a task and of some names. Raises ValueError for a name that the grid doesn't have."""
-    if task is not None and task not in (known := sorted({configuration.task for configuration in configurations})):
-        raise ValueError(f"--task {task!r}; {did_you_mean(task, known)}allowed: {', '.join(known)}")
-    names = list(dict.fromkeys(configuration.name for configuration in configurations))
-    for name in config:
-        if name not in names and name not in (configuration.path for configuration in configurations):
-            raise ValueError(f"--config {name!r}; {did_you_mean(name, names)}allowed: {', '.join(names)}")
-    wanted = set(config)
-    return [configuration for configuration in configurations if task in (None, configuration.task)
-            and (not wanted or configuration.name in wanted or configuration.path in wanted)]
 
 
 def plan(grid: Grid, chosen: list[Configuration] | None = None, force: bool | Iterable[str] = False,

@@ -13,16 +13,14 @@ from typing import IO
 
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration
-from fastdllm.lab.config.paths import root
+from fastdllm.lab.config.paths import PACKAGE, root
 from fastdllm.lab.config.shard import Shard
-from fastdllm.lab.jobs import notebooks, status
+from fastdllm.lab.jobs import marks, notebooks
 from fastdllm.lab.jobs.machine import default_jobs, devices, threads
-from fastdllm.lab.jobs.plan import RunPlan
+from fastdllm.lab.jobs.plan import RunPlan, Unit
 from fastdllm.lab.jobs.progress import RunProgress
-from fastdllm.lab.jobs.units import Unit, start_over_all, units
 from fastdllm.lab.jobs.worker import DONE, LOCKED, OTHERS_GO_ON, Work
 from fastdllm.lab.records import journal, locks
-from fastdllm.lab.records.identity import PACKAGE
 
 POLL = 0.2     # seconds
 NOTEBOOK_WORKER = "fastdllm.lab.jobs.worker"
@@ -35,7 +33,7 @@ def share(source: Configuration, target: Configuration) -> None:
         records.share(source.directory, target.directory, target.name, target.parameters.reuse)
         for leftover in (*journal.paths(target.directory), target.directory / records.SAMPLES):
             leftover.unlink(missing_ok=True)
-        status.clear(target.directory)
+        marks.clear(target.directory)
 
 
 @dataclass
@@ -78,9 +76,9 @@ def run(plan: RunPlan, jobs: int | None = None, show: RunProgress | None = None,
     plan.preflight()
     show, gpus = show or RunProgress(), devices(plan.grid.device) if gpus is None else tuple(gpus)
     jobs = jobs or plan.grid.jobs
-    waiting = units(plan, min(len(gpus), jobs or len(gpus)) or 1)
+    waiting = plan.units(min(len(gpus), jobs or len(gpus)) or 1)
     jobs = jobs or default_jobs(plan.grid.device, len(gpus), len(waiting))
-    start_over_all(plan, waiting)
+    plan.start_over(waiting)
     for state in plan.busy:
         show.print_line(f"{state.configuration.path}: left alone, {state.state} ({state.detail})")
     copy_complete(plan)
@@ -117,9 +115,9 @@ def copy_complete(plan: RunPlan) -> None:
 def begin(plan: RunPlan, unit: Unit, jobs: int, slot: int, gpus: Sequence[str], show: RunProgress) -> Running:
     """Start the worker of one unit; with several GPUs, on that of its slot."""
     directory, notebook = unit.planned.configuration.directory, notebooks.find(plan.grid.notebook)
-    gpu, parameters = gpus[slot % len(gpus)] if len(gpus) > 1 else None, plan.parameters(unit.planned)
+    gpu = gpus[slot % len(gpus)] if len(gpus) > 1 else None
     job = Work(str(notebook), str(directory / notebook.name),
-               parameters if unit.shard.whole else parameters | {"force": False}, str(root()), str(unit.shard))
+               unit.planned.configuration.flat(unit.planned.forced and unit.shard.whole), str(root()), str(unit.shard))
     process, log = start(job, directory / records.LOG, jobs, gpu, plan.grid.caches)
     reason = unit.planned.reason + (f", GPU {gpu}" if gpu is not None else "")
     show.begin(unit.title, reason, directory / records.LOG)

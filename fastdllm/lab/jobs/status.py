@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdllm.lab import atomic, records
+from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration
-from fastdllm.lab.config.shard import WHOLE, Shard
-from fastdllm.lab.jobs.notebooks import NotebookFailed
+from fastdllm.lab.config.shard import Shard
+from fastdllm.lab.jobs import marks
 from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import external_code, journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, changes, identity, payload_of
 from fastdllm.lab.records.record import Record
 
 State = Literal["complete", "stale", "partial", "failed", "running", "queued", "not applicable", "pending", "imported"]
-FAILED, OPEN = "failed.json", "open.json"      # of a shard: failed.2of4.json, open.2of4.json
 MARKS = {"complete": "✓", "running": "▶", "queued": "…", "not applicable": "–"}
 
 
@@ -78,7 +76,7 @@ def state_of(
         return ConfigurationState(configuration, "running", _running(directory, at_work, job))
     if waiting := _waiting(configuration, job):
         return waiting
-    if errors := list(filter(None, map(_last_error, Shard.files(directory, FAILED)))):
+    if errors := list(filter(None, map(marks.last_error, Shard.files(directory, marks.FAILED)))):
         return ConfigurationState(configuration, "failed", "; ".join(errors))
     return _after(_recorded(configuration, current), job)
 
@@ -104,7 +102,7 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
                             ran.policy(directory) if ran else None)
     except (ValueError, OSError) as error:
         return ConfigurationState(configuration, "stale", f"cannot be checked here: {error}", record)
-    if journal.paths(directory, identity(now)) or Shard.files(directory, OPEN):
+    if journal.paths(directory, identity(now)) or Shard.files(directory, marks.OPEN):
         try:
             standing = journal.standing(directory, identity(now))
         except (ValueError, OSError) as error:
@@ -168,53 +166,6 @@ def _running(directory: Path, at_work: dict[Shard, dict[str, Any]], job: SlurmJo
 def only_others(directory: Path, shard: Shard) -> bool:
     """Whether none but other shards of the same split are at work."""
     return all(other.count == shard.count and other != shard for other in locks.at_work(directory))
-
-
-def fail(directory: Path, error: str, where: str = "", shard: Shard = WHOLE) -> None:
-    """Mark a configuration, or a shard of it, as failed: the last error line and the notebook cell that failed."""
-    text = json.dumps({"error": error, "cell": where}, ensure_ascii=False) + "\n"
-    atomic.write(directory / shard.file(FAILED), text)
-
-
-@contextmanager
-def failure_kept(directory: Path, shard: Shard = WHOLE) -> Iterator[None]:
-    """Mark a configuration, or a shard of it, as failed by whatever ends the block, and let the error go on.
-
-    A held lock is no failure.
-    Inside runs code that is not the package's (a notebook's cells, a policy's or a generation file), which may raise
-    anything; here alone all of it is caught. A run that ended before it had a directory leaves no mark.
-    """
-    try:
-        yield
-    except locks.Locked:
-        raise
-    except NotebookFailed as error:
-        fail(directory, error.error, error.where, shard)
-        raise
-    except Exception as error:
-        if directory.is_dir():
-            fail(directory, f"{type(error).__name__}: {error}", shard=shard)
-        raise
-
-
-def clear(directory: Path, shard: Shard = WHOLE) -> None:
-    """Take the marks of failures and kills away: the shard's own, and what other splits of the run left."""
-    for path in [*Shard.files(directory, FAILED), *Shard.files(directory, OPEN)]:
-        if (other := Shard.of_file(path)) == shard or other.count != shard.count:
-            path.unlink(missing_ok=True)
-
-
-def _last_error(path: Path) -> str | None:
-    """What a mark of a failure says; None if it went meanwhile, for then the next attempt has begun."""
-    shard = Shard.of_file(path)
-    part = "" if shard.whole else f"shard {shard}: "
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return f"{part}{values['error']}" + (f" [in cell {values['cell']}]" if values["cell"] else "")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"unknown ({path} can't be read)"
 
 
 def text(states: list[ConfigurationState], others: list[ConfigurationState] | None = None) -> str:

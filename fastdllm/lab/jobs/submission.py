@@ -4,55 +4,28 @@
     executed/<experiment>/slurm/<name>.sh      the script
     executed/<experiment>/slurm/<name>.json    job id and which array task runs which configurations
     executed/<experiment>/slurm/<name>-0.log   what Slurm wrote for array task 0
-
-No variable of the environment is written anywhere: a token reaches the node by the environment that sbatch passes
-on, or by the hub's own login file.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from fastdllm.lab import atomic
 from fastdllm.lab.config import yaml_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Slurm
-from fastdllm.lab.config.paths import root
-from fastdllm.lab.config.shard import WHOLE
 from fastdllm.lab.jobs import slurm
-from fastdllm.lab.jobs.plan import RunPlan
-from fastdllm.lab.jobs.units import Unit, start_over_all, units
+from fastdllm.lab.jobs.plan import RunPlan, Unit
+from fastdllm.lab.jobs.script import ArrayTask, render
 from fastdllm.lab.records import journal
 from fastdllm.settings import Settings
-from fastdllm.version import __version__
 
 FOLDER = "slurm"
-
-
-@dataclass(frozen=True)
-class ArrayTask:
-    """One array task: arguments of `fastdllm` and the directory in which it keeps unfinished samples, in files of the
-    names `journals` (a shell pattern).
-
-    `configurations` are complete when it is done, a shard's when all its tasks are; `first` are arguments that hold for
-    the first start only (--force).
-    """
-
-    title: str
-    command: tuple[str, ...]
-    directory: Path
-    configurations: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()
-    journals: str = journal.pattern(WHOLE)
 
 
 class Submission(Settings):
@@ -100,7 +73,7 @@ def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
         )
     folder, name = grid.directory / FOLDER, new_name(grid.experiment)
     params = folder / f"{name}.yml"
-    tasks = tuple(_task(params, unit) for unit in units(plan))
+    tasks = tuple(_task(params, unit) for unit in plan.units())
     served = sum(1 + len(planned.shared_with) for planned in plan.run)
     shards = f" in {len(tasks)} shards" if len(tasks) > len(plan.run) else ""
     title = f"{grid.experiment}: {len(plan.run)} runs{shards} for {served} configurations"
@@ -128,7 +101,7 @@ def submit(plan: SubmissionPlan) -> Submission:
     """
     script, params = plan.folder / f"{plan.name}.sh", plan.folder / f"{plan.name}.yml"
     if plan.runs is not None:
-        start_over_all(plan.runs, units(plan.runs))
+        plan.runs.start_over(plan.runs.units())
     if plan.grid is not None:
         as_submitted = plan.grid.model_copy(update={"slurm": plan.grid.slurm.model_copy(update={"profile": None})})
         values = as_submitted.model_dump(mode="json", exclude_defaults=True)
@@ -204,35 +177,6 @@ def job_log(directory: Path, configuration: str) -> Path | None:
             if configuration in configurations:
                 return directory / FOLDER / f"{note.name}-{index if len(note.tasks) > 1 else 0}.log"
     return None
-
-
-def render(name: str, tasks: Sequence[ArrayTask], settings: Slurm, folder: Path, doctor: Sequence[str],
-           caches: dict[str, str], title: str) -> str:
-    """The script's text. Raises ValueError if the signal would come before the configuration has any time."""
-    if settings.signal_seconds >= seconds(settings.time):
-        raise ValueError(f"slurm.signal_seconds={settings.signal_seconds}; "
-                         f"allowed: less than slurm.time={settings.time}")
-    options = {"partition": settings.partition, "account": settings.account, "qos": settings.qos, "gres": settings.gres,
-               "constraint": settings.constraint, "mem": settings.memory, "mail-user": settings.mail_user}
-    environment = Environment(loader=PackageLoader("fastdllm.lab.jobs", "."),
-                              undefined=StrictUndefined, autoescape=False,
-                              keep_trailing_newline=True)
-    environment.filters["quote"] = lambda value: shlex.quote(str(value))
-    environment.filters["short"] = lambda value: str(value).removeprefix(f"{root()}/")    # the script works there
-    log = folder / f"{name}-{'%a' if len(tasks) > 1 else '0'}.log"
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    return environment.get_template("job.sh.j2").render(
-        name=name, tasks=tasks, slurm=settings, doctor=doctor, caches=caches, log=log, root=root(), date=date,
-        python=sys.executable, version=__version__, title=" ".join(title.split()),
-        options=[(option, value) for option, value in options.items() if value is not None])
-
-
-def seconds(time: str) -> int:
-    """Seconds of a Slurm time: minutes, MM:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS."""
-    days, dash, rest = time.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    hours, minutes, secs = [*parts, 0, 0][:3] if dash or len(parts) == 3 else [0, *parts, 0][:3]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs
 
 
 def new_name(experiment: str) -> str:

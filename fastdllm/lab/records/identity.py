@@ -12,13 +12,14 @@ from typing import Any
 from fastdllm import tasks
 from fastdllm.lab.atomic import canonical, sha256
 from fastdllm.lab.config.parameters import Parameters
-from fastdllm.lab.records.record import Checkpoint, Dataset, Record
+from fastdllm.lab.config.paths import PACKAGE
+from fastdllm.lab.records.provenance import Checkpoint, Dataset
+from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.source_hash import rooms_hash, tree_hash, with_helpers
 from fastdllm.model.files import find, fingerprint
 from fastdllm.settings import Reuse
 from fastdllm.tasks import Problem, Task
 
-PACKAGE = Path(__file__).resolve().parents[2]
 ROOMS = ("settings.py", "model", "decode", "tasks")
 HASH = re.compile(r"[0-9a-f]{40,}")
 BY_CONTENT = {"model", "model_revision", "limit", "data"}    # their content is hashed, not their names

@@ -15,7 +15,8 @@ from fastdllm.lab import atomic, records
 from fastdllm.lab.config.parameters import SECTION, Parameters
 from fastdllm.lab.config.paths import executed
 from fastdllm.lab.records import harness_results, old_summary
-from fastdllm.lab.records.record import Accuracy, Checkpoint, Code, Dataset, Environment, Record
+from fastdllm.lab.records.provenance import Checkpoint, Code, Dataset, Environment
+from fastdllm.lab.records.record import Accuracy, Record
 from fastdllm.lab.records.record import accuracy as with_interval
 from fastdllm.lab.records.stated_result import StatedResult, read_json
 

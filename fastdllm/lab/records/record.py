@@ -1,28 +1,31 @@
-"""The record of a run: `summary.json` and `samples.jsonl`, whole or absent, with a checksum.
+"""The record of a run: its fields, how they follow from the samples, and `summary.json`, whole or absent.
 
-Scores come from the samples of the run that wrote them and from nothing else; nothing is ever found by
-listing a directory.
+Scores come from the samples of the run that wrote them and from nothing else; nothing is ever found by listing a
+directory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from fastdllm.lab import atomic
 from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.records.journal import Journal
+from fastdllm.lab.records.provenance import Checkpoint, Code, Dataset, Environment
 from fastdllm.settings import Reuse, Settings
-
-if TYPE_CHECKING:
-    import pandas as pd  # half a second: imported where a table is made, so that status is quick
+from fastdllm.tasks import Task
 
 SCHEMA = 1
 STATED_NUMBERS = ("tokens", "seconds", "tokens_per_second", "n")      # what an imported record's source may leave open
 SUMMARY, SAMPLES, TRACE, LOG = "summary.json", "samples.jsonl", "trace.parquet", "run.log"
+FINISHES = ("stop", "length", "stop_string")
 
 
 def forwards(nfe: Mapping[str, int]) -> int:
@@ -37,46 +40,6 @@ class DraftTotal(Settings):
     kind: str
     offered: int
     accepted: int
-
-
-class Checkpoint(Settings):
-    """The weights by name and by content."""
-
-    name: str
-    fingerprint: str
-
-
-class Dataset(Settings):
-    """The problems by name and by content, and how many."""
-
-    name: str
-    fingerprint: str
-    n: int
-
-
-class Code(Settings):
-    """`hash`: what settings, model, decode and tasks do; `policy`: a policy's own file, or code that is not ours.
-
-    Version and commit are for people.
-    """
-
-    version: str
-    commit: str | None = None
-    dirty: bool | None = None
-    hash: str
-    policy: str | None = None
-
-
-class Environment(Settings):
-    """Where it ran. No variables of the environment ever stand here."""
-
-    python: str
-    torch: str
-    transformers: str
-    platform: str
-    device_name: str
-    node: str
-    slurm_job: str | None = None
 
 
 class Accuracy(Settings):
@@ -181,6 +144,84 @@ class Record(Settings):
                 f"rule {self.metric}")
 
 
+# -- from the samples
+
+def summarise(run: Journal, parameters: Parameters, task: Task, dataset: Dataset, identity: str, *, experiment: str,
+              config: str, author: str, checkpoint: Checkpoint, code: Code, environment: Environment,
+              load_seconds: float, warmup_seconds: float, notes: dict[str, Any], shards: int = 1) -> Record:
+    """The record of a finished run.
+
+    Raises ValueError if problems are missing, or if k > 1 and no sample reused anything.
+    """
+    samples = run.samples()
+    if len(samples) != dataset.n:
+        raise ValueError(f"{run.path}: {len(samples)} samples; allowed: {dataset.n}, one for each problem")
+    idle = sum(sample["reused_nothing"] for sample in samples)
+    if parameters.reuse.active and idle == len(samples):
+        raise ValueError(f"reuse.k={parameters.reuse.k} reused nothing in any of {len(samples)} problems; allowed: "
+                         "a configuration that reuses (a higher threshold gives more steps, see known issues)")
+    rules = sorted({rule for sample in samples for rule in sample["correct"]})
+    scores = {rule: verdicts(samples, rule) for rule in rules}
+    empty = [sample for sample in samples if not sample["output"].strip()]
+    if empty:
+        notes = {**notes, "empty_by": dict(Counter(sample.get("stop_string") or sample["finish"] for sample in empty))}
+    tokens = sum(sample["tokens"] for sample in samples)
+    return Record(
+        schema=1, identity=identity, experiment=experiment, task=task.name, config=config, limit=parameters.limit,
+        date=datetime.now(UTC).isoformat(timespec="seconds"), author=author, parameters=parameters,
+        checkpoint=checkpoint, dataset=dataset, code=code, environment=environment, seconds=run.seconds,
+        load_seconds=load_seconds, warmup_seconds=warmup_seconds, tokens=tokens,
+        tokens_per_second=tokens / run.seconds if run.seconds else 0.0, nfe=total(samples, "nfe"),
+        decisions=total(samples, "decisions"), n=len(samples), metric=task.metric,
+        accuracy={rule: accuracy(sum(correct), len(correct)) for rule, correct in scores.items()},
+        subtasks=dict(Counter(sample["subtask"] for sample in samples if sample["subtask"])),
+        empty=len(empty),
+        finish={**dict.fromkeys(FINISHES, 0), **Counter(sample["finish"] for sample in samples)},
+        reused_nothing=idle if parameters.reuse.active else 0,
+        forwards_run=forwards_run(samples) if parameters.reuse.drafts else None, drafts=drafts(samples),
+        executor="+".join(sorted({sample.get("executor", "") for sample in samples})),
+        sessions=max(sample["session"] for sample in samples), shards=shards, notes=notes)
+
+
+def total(samples: list[dict[str, Any]], name: str) -> dict[str, int]:
+    """Sum of a dictionary of counts over all samples."""
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        counts.update(sample[name])
+    return dict(counts)
+
+
+def forwards_run(samples: list[dict[str, Any]]) -> int:
+    """Passes through the network that carried a sample, summed: as many as its NFE where nothing was drafted."""
+    return sum(sample.get("forwards_run") or sum(sample["nfe"].values()) for sample in samples)
+
+
+def drafts(samples: list[dict[str, Any]]) -> tuple[DraftTotal, ...]:
+    """Drafts of all samples by depth and kind."""
+    totals: dict[tuple[int, str], list[int]] = {}
+    for draft in (draft for sample in samples for draft in sample.get("drafts", ())):
+        counts = totals.setdefault((draft["depth"], draft["kind"]), [0, 0])
+        counts[0] += draft["offered"]
+        counts[1] += draft["accepted"]
+    return tuple(DraftTotal(depth=depth, kind=kind, offered=offered, accepted=accepted)
+                 for (depth, kind), (offered, accepted) in sorted(totals.items()))
+
+
+def verdicts(samples: list[dict[str, Any]], rule: str) -> list[bool]:
+    """What a rule's rate is over: problems, or the parts of problems (IFEval's instructions)."""
+    return [verdict for sample in samples if rule in sample["correct"]
+            for verdict in sample.get("parts", {}).get(rule) or [sample["correct"][rule]]]
+
+
+def accuracy(correct: int, n: int) -> Accuracy:
+    """Share with a 95 % Wilson interval."""
+    from fastdllm import stats  # a second of imports: only a run that is finished needs it
+    low, high = stats.wilson(correct, n)
+    return Accuracy(correct=correct, n=n, value=correct / n, low=low, high=high)
+
+
+# -- on disk
+
 def write(directory: Path, record: Record) -> Record:
     """Write `summary.json` atomically, with its checksum; returns what was written."""
     record = record.sealed()
@@ -217,81 +258,3 @@ def share(source: Path, target: Path, config: str, reuse: Reuse) -> Record:
     return write(target, record.model_copy(update={
         "config": config, "shared_from": record.shared_from or record.config,
         "parameters": record.parameters.model_copy(update={"reuse": reuse})}))
-
-
-def samples_path(directory: Path) -> Path:
-    """Where the samples of a record lie; a shared record has none of its own."""
-    record = read(directory)
-    home = directory if record.shared_from is None else directory.parent / record.shared_from
-    return home / SAMPLES
-
-
-def samples(directory: Path) -> pd.DataFrame:
-    """The samples of a complete record, one row per problem, in the task's order.
-
-    Raises ValueError if they are not the ones that the record was made from.
-    """
-    record, path = read(directory), samples_path(directory)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no samples are kept here (published records leave them out)")
-    if record.samples_sha256 is not None and atomic.file_sha256(path) != record.samples_sha256:
-        raise ValueError(f"{path}: these are not the samples that {SUMMARY} was made from; "
-                         "allowed: records as they were written")
-    import pandas as pd
-    return pd.DataFrame(atomic.json_lines(path))
-
-
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per configuration, flat columns: what tables and plots start from."""
-    import pandas as pd
-    return pd.DataFrame([row(record) for record in records])
-
-
-def row(record: Record) -> dict[str, Any]:
-    """One record as flat columns. `layers` is text; `nfe` counts all forwards; `tokens_per_forward`
-    divides by those that ran, which is fewer with policy verify (`forwards_run`, `acceptance`).
-
-    What an imported record's source does not state is NaN (a number) or None.
-    """
-    parameters, reuse, headline = record.parameters, record.parameters.reuse, record.headline
-    run = record.forwards if record.forwards_run is None else record.forwards_run
-    offered = sum(draft.offered for draft in record.drafts)
-    accepted = sum(draft.accepted for draft in record.drafts)
-    flat = {
-        "experiment": record.experiment, "model": record.checkpoint.name, "task": record.task, "config": record.config,
-        "status": record.status,
-        "shared_from": record.shared_from, "k": reuse.k, "layers": layers_text(record),
-        "policy": Path(reuse.policy).stem, "revision": parameters.revision, "engine": parameters.engine,
-        "threshold": parameters.decoding.threshold, "batch_size": parameters.batch_size,
-        "small_block": parameters.decoding.small_block, "block_cache": parameters.decoding.block_cache,
-        "dtype": parameters.dtype, "device": parameters.device, "seed": parameters.seed, "repeat": parameters.repeat,
-        "shards": record.shards,
-        "limit": record.limit, "n": record.n, "metric": record.metric, "accuracy": headline.value,
-        "low": headline.low, "high": headline.high, "correct": headline.correct, "empty": record.empty,
-        "tokens": record.tokens, "seconds": record.seconds, "tokens_per_second": record.tokens_per_second,
-        **{f"nfe_{kind}": record.nfe.get(kind, 0) for kind in ("prefill", "full", "small", "commit", "replay")},
-        "nfe": record.forwards, "forwards_run": run, "tokens_per_forward": record.tokens / (run or float("nan")),
-        "drafts_offered": offered, "drafts_accepted": accepted, "acceptance": accepted / (offered or float("nan")),
-        **{kind: record.decisions.get(kind, 0) for kind in ("recompute", "reuse", "fallback", "bypass")},
-        "reused_nothing": record.reused_nothing, "node": record.environment.node,
-        "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,
-        "executor": record.executor,
-        "load_seconds": record.load_seconds, "date": record.date, "identity": record.identity,
-    }
-    return flat | {name: float("nan") if isinstance(flat[name], (int, float)) else None
-                   for name in record.unknown if name in flat}
-
-
-def layers_text(record: Record) -> str:
-    """The reused layers as text; for k=1 the name that the configuration carries (k1_middle -> middle), or ""."""
-    layers = record.parameters.reuse.layers
-    if layers is None:
-        return ""
-    return layers if isinstance(layers, str) else "+".join(map(str, layers))
-
-
-def accuracy(correct: int, n: int) -> Accuracy:
-    """Share with a 95 % Wilson interval."""
-    from fastdllm import stats  # a second of imports: only a run that is finished needs it
-    low, high = stats.wilson(correct, n)
-    return Accuracy(correct=correct, n=n, value=correct / n, low=low, high=high)

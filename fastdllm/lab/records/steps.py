@@ -19,6 +19,9 @@ from fastdllm.decode.revisions import Revision
 from fastdllm.decode.rules import resolve
 from fastdllm.decode.step import KINDS, RowResult, Step
 from fastdllm.decode.trace import Trace
+from fastdllm.lab import atomic
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.records.record import TRACE
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Execution, Reuse
 
@@ -72,6 +75,19 @@ class Recorder:
     def write(self, path: Path) -> None:
         """Write the steps so far as a steps file."""
         write(path, frame(self.steps), self.meta())
+
+
+def write_trace(lm: LM, prompts: Sequence[Prompt], parameters: Parameters, outputs: Sequence[str],
+                directory: Path) -> int:
+    """Decode prompts once more, one by one, and write trace and steps; how many gave the texts of the timed run."""
+    recorder = Recorder(lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed)
+    for _ in recorder:
+        pass
+    part = directory / (TRACE + ".part")
+    recorder.trace.write(part)
+    atomic.move(part, directory / TRACE)
+    recorder.write(directory / STEPS)
+    return sum(result.text == outputs[row] for row, result in recorder.results.items())
 
 
 def frame(steps: Iterable[Step]) -> pd.DataFrame:
