@@ -38,6 +38,12 @@ def test_smoke(entry, tmp_path, executed):
     assert says_one_of_its_claims(verdict), f"the last cell is not made of claims: {verdict}"
     assert words_before_fold(verdict) <= MOST_WORDS, f"{words_before_fold(verdict)} words before the fold"
     assert captions_of(code) == figures_of(code), "a figure without a sentence under it"
+    lines = ["".join(out["text"]) for cell in code for out in cell["outputs"] if out["output_type"] == "stream"]
+    left = [text for text in lines if re.search(r"\d+ of \d+ problems,|[▶✓✗] |tokens/s, \d+ s", text)]
+    assert not left, f"lines of a run's progress in the executed copy; allowed: progress.passing_lines: {left}"
+    pages = ["".join(out.get("data", {}).get("text/html", "")) for cell in code for out in cell["outputs"]]
+    raw = [page[:80] for page in pages if "dataframe" in page or 'id="T_' in page]
+    assert not raw, f"a frame as pandas shows it, with its raw headings and p 0.00; allowed: tables.Html: {raw}"
 
 
 def says_one_of_its_claims(text):

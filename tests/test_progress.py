@@ -5,7 +5,7 @@ import pytest
 from nbclient import NotebookClient
 
 from fastdllm.display.notebook_html import to_html
-from fastdllm.display.progress import progress
+from fastdllm.display.progress import passing_lines, progress
 
 CELL = """
 import time
@@ -17,10 +17,23 @@ for item in progress({items}):
 """
 
 
+LINES = """
+from fastdllm.display.progress import passing_lines
+print('kept')
+with passing_lines() as say:
+    say('k1: 1 of 2 <problems>')
+    {inside}
+"""
+
+
 def executed(items, before="", inside="pass", errors=False):
+    """A notebook of one cell that goes through items, after it ran, and every state of its output on the way."""
+    return after(CELL.format(items=items, before=before, inside=inside), errors)
+
+
+def after(code, errors=False):
     """A notebook of one cell after it ran, and every state of its output on the way."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
-        CELL.format(items=items, before=before, inside=inside))])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     seen = []
 
     class Client(NotebookClient):
@@ -52,3 +65,17 @@ def test_the_line_goes_when_the_cell_fails():
 def test_outside_a_notebook_nothing_is_shown(capsys):
     assert list(progress(["a", "b"], "letters")) == ["a", "b"]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("inside", ["say('k2: done')", "raise ValueError('x')"])
+def test_lines_of_a_run_are_seen_and_go(inside):
+    notebook, seen = after(LINES.format(inside=inside), errors=True)
+    assert any("k1: 1 of 2 &lt;problems&gt;" in text for text in seen)
+    assert notebook.cells[0].outputs[0].text == "kept\n", "what else the cell shows stays"
+    assert "k1" not in str(notebook.cells[0].outputs[:2]) and "k2" not in str(notebook.cells[0].outputs[:2])
+
+
+def test_outside_a_notebook_lines_are_printed(capsys):
+    with passing_lines() as say:
+        say("k1: 1 of 2")
+    assert capsys.readouterr().out == "k1: 1 of 2\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from html import escape
 from typing import TypeVar
 
 from IPython.core.getipython import get_ipython
@@ -36,6 +38,20 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
     finally:
         if line is not None:
             line.update(HTML(""))
+
+
+@contextmanager
+def passing_lines() -> Iterator[Callable[[str], None]]:
+    """A function that says a line: in a notebook in the place of the one before, and gone at the end; else printed."""
+    if not in_notebook():
+        yield print
+        return
+    line = DisplayHandle()
+    line.display(HTML(""))
+    try:
+        yield lambda text: line.update(HTML(f"<em>{escape(text)}</em>"))
+    finally:
+        line.update(HTML(""))
 
 
 def in_notebook() -> bool:

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fastdllm.characters import visible
@@ -26,6 +28,7 @@ STYLE = """<style>
 .fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
 .fd tbody tr:nth-child(n){background:none}.fd tbody tr.base:nth-child(n) td{background:#8882}
 .fdc{font:12.5px/1.4 system-ui,sans-serif;opacity:.75;margin:0 0 .8em;max-width:70em}
+.fd code,.fdc code{background:none;padding:0;font-size:1em}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
 </style>"""
@@ -34,6 +37,11 @@ LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "stat
 MOST = 100      # rows that a page shows: who wants more reads them as data
 LONG = 34       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
+# What columns of frames are called in a table for people; the names of settings and switches stay as they are.
+HEADS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
+         "tokens_per_s": "tokens/s", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
+P_VALUES = {"p", "p_holm"}
+AS_ONE = ("points", "low", "high", "relative", "p", "p_holm")      # of a comparison: not shown as they are
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -119,13 +127,13 @@ def whole(value: Any) -> str:
     return "–" if value is None or value != value else f"{int(value):,}".replace(",", " ")
 
 
-def pairs_as_text(pairs: pd.DataFrame) -> Html:
-    """Paired comparisons (lost, gained, points with low and high, p, p_holm) as text."""
-    shown = {column: pairs[column] for column in ("k", "layers", "n", "lost", "gained") if column in pairs}
+def pairs_as_text(pairs: pd.DataFrame, caption: str = "") -> Html:
+    """Paired comparisons (points with low and high, p, p_holm; what else they hold stands before these) as text."""
     return Html(pd.DataFrame({
-        **shown, "points": [interval_text(row.points, row.low, row.high) for row in pairs.itertuples()],
+        **{column: pairs[column] for column in pairs if column not in AS_ONE},
+        "points": [interval_text(row.points, row.low, row.high) for row in pairs.itertuples()],
         "McNemar p": pairs["p"].map(p_text), "p after Holm": pairs["p_holm"].map(p_text)}),
-        "lost and gained: problems right on one side only; points of accuracy with 95 % interval, paired")
+        caption or "lost and gained: problems right on one side only; points of accuracy with 95 % interval, paired")
 
 
 def p_text(p: float) -> str:
@@ -134,42 +142,70 @@ def p_text(p: float) -> str:
 
 
 class Html:
-    """A table that notebooks, HTML exports and Markdown pages can show."""
+    """A table that notebooks, HTML exports and Markdown pages can show.
+
+    Any frame can be read as it is: numbers are rounded, `HEADS` names columns, text between backticks is code, and of
+    a table without rows its caption says so.
+    """
 
     def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
         self.table, self.caption = table, caption
 
     def _repr_html_(self) -> str:
-        columns = list(self.table.columns)
-        kinds = ["w" if c in WIDE or _longest(self.table.iloc[:, i]) > LONG else "l" if c in LEFT or i == 0 else ""
-                 for i, c in enumerate(columns)]
-        head = "".join(f'<th class="{"l" if kind else ""}">{escape(str(c))}</th>'
-                       for c, kind in zip(columns, kinds, strict=True))
+        shown = _as_shown(self.table.head(MOST))
+        kinds = ["w" if c in WIDE or max(map(len, shown.iloc[:, i]), default=0) > LONG else
+                 "l" if c in LEFT or i == 0 else "" for i, c in enumerate(shown.columns)]
+        head = "".join(f'<th class="{"l" if kind else ""}">{_marked(c)}</th>'
+                       for c, kind in zip(shown.columns, kinds, strict=True))
         body = []
-        for row in self.table.head(MOST).itertuples(index=False):
+        for row in shown.itertuples(index=False):
             base = ' class="base"' if "baseline" in row else ""
-            body.append(f"<tr{base}>" + "".join(f'<td class="{kind}">{escape(_cell(value))}</td>'
+            body.append(f"<tr{base}>" + "".join(f'<td class="{kind}">{_marked(value)}</td>'
                                                 for value, kind in zip(row, kinds, strict=True)) + "</tr>")
-        parts = [f"the first {MOST} of {len(self.table)} rows" if len(self.table) > MOST else "", self.caption]
-        caption = f'<p class="fdc">{escape("; ".join(filter(None, parts)))}</p>' if any(parts) else ""
+        caption = f'<p class="fdc">{_marked(self._said())}</p>' if self._said() else ""
+        if self.table.empty:
+            return STYLE + caption
         return (f'{STYLE}<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
                 f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
+
+    def _said(self) -> str:
+        if self.table.empty:
+            return f"{self.caption}: none" if self.caption else "none"
+        return "; ".join(filter(None, [f"the first {MOST} of {len(self.table)} rows" if len(self.table) > MOST else "",
+                                       self.caption]))
 
     def __repr__(self) -> str:
         return self.markdown()
 
     def markdown(self) -> str:
         """A Markdown table with its caption below."""
-        columns = [str(c) for c in self.table.columns]
-        lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-        lines += ["| " + " | ".join(_cell(value).replace("|", "\\|").replace("\n", " ") for value in row) + " |"
-                  for row in self.table.itertuples(index=False)]
+        if self.table.empty:
+            return self._said()
+        shown = _as_shown(self.table)
+        lines = ["| " + " | ".join(shown.columns) + " |", "|" + " --- |" * len(shown.columns)]
+        lines += ["| " + " | ".join(value.replace("|", "\\|").replace("\n", " ") for value in row) + " |"
+                  for row in shown.itertuples(index=False)]
         return "\n".join(lines + (["", self.caption] if self.caption else []))
 
 
-def _longest(column: pd.Series) -> int:
-    return max((len(_cell(value)) for value in column.head(MOST)), default=0)
+def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Every cell and every heading as text."""
+    return pd.DataFrame([[p_text(value) if name in P_VALUES and isinstance(value, float) else cell(value)
+                          for name, value in zip(table.columns, row, strict=True)]
+                         for row in table.itertuples(index=False)],
+                        columns=[HEADS.get(name, str(name)) for name in table.columns], dtype=object)
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else visible(str(value), lines=True)
+def cell(value: Any) -> str:
+    """A value as a table shows it: yes or no, four digits of a fraction, nothing where there is nothing."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        whole_part = abs(value) >= 1000
+        return "" if math.isnan(value) else f"{value:.0f}" if whole_part else f"{float(value):.4g}"
+    return "" if value is None or value is pd.NA else visible(str(value), lines=True)
+
+
+def _marked(text: str) -> str:
+    """Text as HTML; what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

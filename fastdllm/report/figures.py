@@ -15,7 +15,8 @@ from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY, styled
 from fastdllm.display.tables import only_predicted, together
 
-LABELLED = 40  # more rows than this are drawn without names
+LABELLED = 160  # more rows than this, at the largest height of a figure, would lie upon one another: no names
+LONGEST = 50    # characters of a line's name where it stands for several
 BY_K = {1: "D", 2: "o", 3: "s", 4: "^", 5: "v", 6: "<", 7: ">", 8: "P"}      # markers by k
 
 
@@ -42,26 +43,30 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     if len(base) == 1 and not several:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
     cost = lines["forwards_run"] if counted else lines["tokens_per_second"]
+    repeated = lines["speed_low"].notna()       # the clock's own spread is in the interval; of one run it is not known
     texts = [f"{value:,.0f}".replace(",", " ") + (f", predicted {ratio:.2f}x" if k > 1 and ratio == ratio else "")
-             if counted else f"{value:.1f}" + (f" ({ratio:.2f}x)" if k > 1 and ratio == ratio else "")
-             for value, ratio, k in zip(cost, lines["speedup"], lines["k"], strict=True)]
+             if counted else f"{value:.1f}" + (f" ({ratio:.2f}x)" if k > 1 and ratio == ratio and sure else "")
+             for value, ratio, k, sure in zip(cost, lines["speedup"], lines["k"], repeated, strict=True)]
     house.bars(right, cost.tolist(), [""] * len(lines) if many else texts, [color for color, _ in looks])
     left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {_span(lines['n'])})")
-    right.set_xlabel("forwards (predicted: speed-up in tokens/s)" if counted else "tokens/s (and against k=1)")
+    clock = "tokens/s (and against k=1)" if repeated.any() else "tokens/s (one run each)"
+    right.set_xlabel("forwards (predicted: speed-up in tokens/s)" if counted else clock)
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
 def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for all rows of a task with one value of `column`: `name` says all of them, `several` that they are.
+    """One row for all rows of a task with one value of `column`: `name` says them (where that is too long, the first and
+    how many), `several` that they are.
 
     A table without the column stays as it is.
     """
     by = ["task", column] if column in table else ["task", "config"]
     lines = table.drop_duplicates(by).copy()
     names = table.groupby(by, sort=False)["config"].agg(list)
-    lines["name"] = [together(each) for each in names]
+    lines["name"] = [said if len(said := together(each)) <= LONGEST else f"{each[0]} and {len(each) - 1} more"
+                     for each in names]
     lines["several"] = [len(each) > 1 for each in names]
     return lines.reset_index(drop=True)
 

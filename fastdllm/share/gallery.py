@@ -33,6 +33,7 @@ from fastdllm.share.inventory import Experiment
 from fastdllm.share.redact import Redactor, read_notebook, redactor
 from fastdllm.version import __version__
 
+DPI = 80        # of the headline figures
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
 # `wide` ones leave a narrow window.
@@ -172,11 +173,13 @@ def pack(site: Site) -> Path:
 
 
 def question(notebook: dict[str, Any]) -> str:
-    """What a notebook asks: the first sentence of its opening that is a question, else its title."""
+    """What a notebook asks: its title where that is a question, else the first question of its opening, else its title.
+    """
     opening = next(("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"), "")
     title, _, rest = opening.partition("\n")
-    asked = re.search(r"(?:^|(?<=[.?:] ))[^.?\n]*\?", rest.strip())
-    return (asked[0] if asked else title.lstrip("# ")).replace("`", "")
+    title = title.lstrip("# ").strip()
+    asked = [sentence for sentence in re.split(r"(?<=[.?:])\s+", rest.strip()) if sentence.endswith("?")]
+    return title if title.endswith("?") or not asked else asked[0]
 
 
 def same_problem(problems: list[str]) -> str:
@@ -184,14 +187,16 @@ def same_problem(problems: list[str]) -> str:
     return problems[0] if len(problems) > 1 and len(set(problems)) == 1 else ""
 
 
-def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None, states: list[ConfigurationState]) -> str:
-    """The experiment in one figure; "" where fewer than two configurations have a record."""
+def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None, states: list[ConfigurationState]) -> dict[str, Any]:
+    """The experiment in one figure, with its size, so that nothing moves when it is loaded; {} where fewer than two configurations have a record."""
     results = Results(grid or Grid(experiment=experiment.name), states)
     if len(results.recorded) < 2:
-        return ""
+        return {}
     drawn, picture = figures.grid_figure(tables.grid_table(results)), io.BytesIO()
-    drawn.savefig(picture, format="png", dpi=80)
-    return draft.add(Path("assets") / f"{experiment.key.replace('/', '-')}.png", picture.getvalue())
+    drawn.savefig(picture, format="png", dpi=DPI)
+    width, height = (round(DPI * inches) for inches in drawn.get_size_inches())
+    return {"address": draft.add(Path("assets") / f"{experiment.key.replace('/', '-')}.png", picture.getvalue()),
+            "width": width, "height": height}
 
 
 def _configuration(draft: SiteDraft, experiment: Experiment, state: ConfigurationState) -> dict[str, Any]:
@@ -208,7 +213,7 @@ def _configuration(draft: SiteDraft, experiment: Experiment, state: Configuratio
         "revision": configuration.parameters.revision,
         **{name: (row and row[name]) or "" for name in ("layers", "policy", "node")}}
     if not reuse.active:
-        entry["policy"] = ""        # nothing is reused, by no policy
+        entry["policy"] = entry["layers"] = ""        # nothing is reused: no layers, by no policy
     if state.shared_with:
         entry["detail"] = "; ".join(filter(None, [entry["detail"], f"same run as {state.shared_with}"]))
     if record:
@@ -240,13 +245,18 @@ def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[
 
 def _templates() -> Environment:
     made = Environment(loader=PackageLoader("fastdllm.share", "static"), autoescape=True, undefined=StrictUndefined)
-    made.filters["breakable"], made.filters["figure"] = breakable, figure
+    made.filters["breakable"], made.filters["figure"], made.filters["code"] = breakable, figure, code
     return made
 
 
 def figure(number: float, form: str = ".0f") -> str:
     """A number for people; "–" where an imported record's source does not state it."""
     return "–" if number != number else format(number, form)
+
+
+def code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def breakable(name: str) -> Markup:

@@ -18,7 +18,7 @@ from fastdllm import stats, tasks
 from fastdllm.decode.generate import generate, generate_rows
 from fastdllm.decode.revisions import Revision
 from fastdllm.decode.trace import Trace
-from fastdllm.display.progress import progress
+from fastdllm.display.progress import passing_lines, progress
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Configuration
@@ -93,10 +93,11 @@ class Phase6Results:
 
 def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limit: int = 0, ks: Sequence[int] = (),
             subsets: Sequence[str] = (), policies: Sequence[str] = (), output: str = "",
-            log: Callable[[str], None] = print) -> Phase6Results:
+            log: Callable[[str], None] | None = None) -> Phase6Results:
     """The records of a grid; what is missing or stale is run here. Empty arguments mean all, 0 the file's limit.
 
-    k=1 is run once a revision, whatever the subset. A configuration that another process works on is waited for.
+    k=1 is run once a revision, whatever the subset. A configuration that another process works on is waited for. log:
+    gets a line for each run (None: shown while it is new).
     """
     changes = [f"{name}={value}" for name, value in (("model", model), ("limit", limit), ("output", output)) if value]
     grid = grid_file.load(params, changes)
@@ -107,7 +108,8 @@ def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limi
                 and (not subsets or reuse.layers in subsets or reuse.k == 1)
                 and (not policies or Path(reuse.policy).stem in policies or reuse.k == 1)):
             chosen.append(configuration)
-    run_missing(grid, chosen, log=log)
+    with passing_lines() as say:
+        run_missing(grid, chosen, log=log or say)
     rows, correct, configurations = [], {}, {}
     for first, *_ in computations(chosen):
         record, samples = records.read(first.directory), records.samples(first.directory)
@@ -127,12 +129,20 @@ def name(revision: str, policy: str) -> str:
 
 def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in percent with its interval, one row a revision, one column a configuration of the log's grid."""
-    table = frame.assign(
-        configuration=[f"k{row.k}" if row.k == 1 else f"k{row.k} {row.layers}" for row in frame.itertuples()],
-        text=[f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})" for row in frame.itertuples()],
-    )
+    return _by_configuration(frame, [f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})"
+                                     for row in frame.itertuples()])
+
+
+def tokens_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tokens written, one row a revision, one column a configuration of the log's grid."""
+    return _by_configuration(frame, frame["tokens"].tolist())
+
+
+def _by_configuration(frame: pd.DataFrame, values: list[object]) -> pd.DataFrame:
+    names = [f"k{row.k}" if row.k == 1 else f"k{row.k} {row.layers}" for row in frame.itertuples()]
+    table = frame.assign(configuration=names, value=values)
     order = list(dict.fromkeys(table.sort_values(["k"], kind="stable").configuration))
-    return table.pivot(index="name", columns="configuration", values="text").reindex(columns=order)
+    return table.pivot(index="name", columns="configuration", values="value").reindex(columns=order)
 
 
 def compare(results: Phase6Results, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:

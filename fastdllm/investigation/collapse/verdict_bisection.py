@@ -32,6 +32,24 @@ def idle(result: BisectionResult) -> pd.DataFrame:
     return table[table[REUSED] == 0] if REUSED in table else table.iloc[:0]
 
 
+def candidates_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of a bisection for people: the switches that vary, and of each decoder what it differs in and where."""
+    switches = list(table.columns[:list(table.columns).index("outcome")]) if "outcome" in table else []
+    shown = table[[switch for switch in switches if table[switch].nunique() > 1]].copy()
+    if switches and set(table["outcome"]) != {"ended"}:
+        shown["outcome"] = table["outcome"]
+    if switches:
+        shown[REUSED] = table[REUSED]
+    for decoder in ("good", "bad"):
+        if f"parts from {decoder}" not in table:
+            continue
+        differs = zip(table[f"differs from {decoder} in"], table[f"parts from {decoder}"], strict=True)
+        shown[f"against the {decoder} one"] = [f"{what}; first at {where}" if what else "no difference"
+                                               for what, where in differs]
+        shown[f"its tokens ({decoder})"] = table[f"tokens of {decoder}"]
+    return shown
+
+
 @claim(holds="`{name}`: {changes} makes the bad decoder of the good one.",
        fails="`{name}`: none of the known switches does ({tried} of {combinations} combinations tried).",
        unknown="`{name}`: no observable separates the two decoders on these prompts{ending}.")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from fastdllm import stats
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, styled
+from fastdllm.display.progress import passing_lines
 from fastdllm.display.tables import interval_text
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
@@ -28,7 +29,8 @@ def complete(params: str, apart: bool = False, **changes: object) -> Results:
     Raises RuntimeError naming the directory if one fails, ValueError for a wrong value.
     """
     grid = grid_file.load(params, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()])
-    run_missing(grid, apart=apart)
+    with passing_lines() as say:
+        run_missing(grid, apart=apart, log=say)
     return Results.of(grid)
 
 

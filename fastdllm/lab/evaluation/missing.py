@@ -11,6 +11,7 @@ from fastdllm.lab.evaluation.evaluate import evaluate
 from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.lab.jobs import marks, runner
 from fastdllm.lab.jobs.plan import PlannedRun, RunPlan, plan
+from fastdllm.lab.jobs.progress import RunProgress
 from fastdllm.lab.records.locks import Locked
 
 WAIT = 2.0      # seconds between looks at a configuration that another process runs
@@ -34,7 +35,8 @@ def _pass(grid: Grid, chosen: list[Configuration] | None, apart: bool, log: Call
     free = replace(to_do, busy=[])
     if not apart:
         taken = [planned for planned in free.run if not _run_here(free, planned, log)]
-    elif free.run and not runner.run(replace(free, grid=grid.model_copy(update={"shards": 1}))):
+    elif free.run and not runner.run(replace(free, grid=grid.model_copy(update={"shards": 1})),
+                                      show=RunProgress(log=log)):
         raise RuntimeError(f"a configuration of {grid.experiment} failed; see {grid.directory}")
     else:
         taken = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,11 @@ EVERY = 20.0     # seconds between two lines of a configuration where there is n
 
 
 class RunProgress:
-    """Shows configurations at work. `print_line` prints a line above the bars."""
+    """Shows configurations at work. `print_line` prints a line above the bars, or gives it to `log` where there is one.
+    """
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, log: Callable[[str], None] | None = None):
+        self.log = log
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                          TimeRemainingColumn(), console=self.console, transient=True,
@@ -33,7 +36,10 @@ class RunProgress:
 
     def print_line(self, text: str) -> None:
         """One line, above the bars."""
-        self.console.print(text, markup=False)
+        if self.log is not None:
+            self.log(text)
+        else:
+            self.console.print(text, markup=False)
 
     def begin(self, name: str, reason: str, log: Path) -> None:
         """A configuration starts; its log can be followed at once."""
