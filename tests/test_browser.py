@@ -473,6 +473,28 @@ def test_app_fits_the_window(driver, app, shots):
         driver.set_window_size(size["width"], size["height"])
 
 
+@pytest.mark.parametrize("system", ["light", "dark"])
+@pytest.mark.parametrize(("body", "ground"), [
+    ('data-jp-theme-light="true"', "#ffffff"), ('data-jp-theme-light="false"', "#111111"),
+    ('class="jp-Notebook" data-jp-theme-light="true"', None), ("", None)],
+    ids=["lab light", "lab dark", "exported page", "plain page"])
+def test_badges_follow_jupyterlab_where_there_is_one_and_else_the_system(driver, tmp_path, body, ground, system):
+    page = tmp_path / "page.html"
+    css = (ROOT / "fastdllm" / "ui" / "player.css").read_text()
+    page.write_text(f"<style>{css}</style><body {body}><div class=fd-player style='background:transparent'>"
+                    "<b class=fd-right>right</b><b class=fd-wrong>wrong</b></div></body>")
+    shown = ground or ("#ffffff" if system == "light" else "#16181d")
+    try:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+            {"name": "prefers-color-scheme", "value": system}]})
+        driver.get(page.as_uri())
+        for badge in driver.find_elements(By.CSS_SELECTOR, "b"):
+            red, green, blue = (int(shown[at:at + 2], 16) for at in (1, 3, 5))
+            assert browser.contrast(badge.value_of_css_property("color"), f"rgb({red}, {green}, {blue})") > 4.5
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def test_static_page_shows_the_figures(driver, shots, tmp_path):
     """An executed notebook as HTML, no kernel and no network: strip and decision map stand there as figures."""
     shutil.copy(notebooks.find("18_chat"), tmp_path / "in.ipynb")

@@ -182,7 +182,38 @@ def test_speeds_of_different_executors_are_not_compared_without_a_word(project):
     one = pair("study/k1_middle", "study/k2_middle")
     assert one.speed != one.speed
     assert any("different executors (fast and eager)" in caution for caution in one.cautions())
-    assert pair("study/k1_middle", "study/k1_middle").speed == 1
+
+
+def test_no_ratio_of_clocks_on_a_cpu_is_shown_but_what_the_forwards_predict(project):
+    home = project / "study" / f"arithmetic_limit_{N}"
+    one = pair("study/k1_middle", "study/k3_middle")
+    assert one.speed != one.speed and any("on a CPU" in caution for caution in one.cautions())
+    text = command("compare", "study/k1_middle", "study/k3_middle", "--show", 0)
+    assert f"predicted tokens/s {one.predicted_speed:.2f} times A's" in text and "| tokens/s |" not in text
+    assert pair("study/k1_middle", "study/k1_middle").predicted_speed == 1
+    for config in ("k1_middle", "k3_middle"):
+        record = records.read(home / config)
+        records.write(home / config, record.model_copy(
+            update={"parameters": record.parameters.model_copy(update={"device": "cuda"})}))
+    on_card = command("compare", "study/k1_middle", "study/k3_middle", "--show", 0)
+    assert "predicted" not in on_card and "| tokens/s |" in on_card and "(one run each: no interval)" in on_card
+
+
+def test_a_value_that_a_run_never_reads_is_no_difference(project):
+    grid = study(project, policy=["output", "residual"]).model_copy(update={"experiment": "more"})
+    fill(grid, lambda configuration: (0.9, 0.02, 60))
+    a, b = (next((project / "more").glob(f"*/{name}")) for name in ("k2_middle_output", "k2_middle_residual"))
+    table = Comparison((sides.find(str(a)), sides.find(str(b)))).settings().set_index("")
+    assert "policy" in table.index and not {"similarity", "seed", "top_p"} & set(table.index)
+    plain = Comparison((sides.find("study/k1_middle"), sides.find(str(b)))).settings().set_index("")
+    assert "similarity" not in plain.index and plain.loc["policy"].tolist() == ["none: k=1", "residual"]
+
+
+def test_a_page_says_what_its_sides_share_once_and_when_they_ran(project, tmp_path):
+    command("compare", "study/k1_middle", "study/k3_middle", "--html", tmp_path / "c.html", "--show", 0)
+    page = (tmp_path / "c.html").read_text()
+    assert f"<h1>study/arithmetic_limit_{N}: k1_middle, k3_middle</h1>" in page
+    assert page.count(records.read(project / "study" / f"arithmetic_limit_{N}" / "k1_middle").date[:10]) >= 2
 
 
 @pytest.mark.parametrize(("lost", "gained", "n"), [(10, 2, 100), (30, 10, 200), (3, 0, 50), (1, 0, 8)])

@@ -83,14 +83,19 @@ def identity(record: Record) -> Html:
 
 def parameters(record: Record) -> Html:
     """Every parameter that has a value and acts, in plain words (of an imported record: every stated one)."""
-    reuse, decoding = record.parameters.reuse, record.parameters.decoding
-    idle = {*(() if reuse.active else ("layers", "policy", "full_forwards")),
-            *(() if reuse.active and reuse.policy == "adaptive" else ("similarity",)),
-            *(() if decoding.temperature else ("top_p", "seed"))}
-    stated = {name: value for name, value in record.stated().items() if name not in idle}
+    unused = idle(record)
+    stated = {name: value for name, value in record.stated().items() if name not in unused}
     unset = [name for name, value in stated.items() if value is None or value == "" or value == () or value == []]
     shown = {name: _written(value) for name, value in stated.items() if name not in unset}
     return _pairs("parameter", shown, f"At their defaults, or none: {', '.join(unset)}." if unset else "")
+
+
+def idle(record: Record) -> set[str]:
+    """The parameters that do nothing in this run: no reuse has no layers, one policy alone reads `similarity`."""
+    reuse, decoding = record.parameters.reuse, record.parameters.decoding
+    return {*(() if reuse.active else ("layers", "policy", "full_forwards")),
+            *(() if reuse.active and reuse.policy == "adaptive" else ("similarity",)),
+            *(() if decoding.temperature else ("top_p", "seed"))}
 
 
 def _written(value: Any) -> str:

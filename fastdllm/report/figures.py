@@ -57,8 +57,8 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for all rows of a task with one value of `column`: `name` says them (where that is too long, the first and
-    how many), `several` that they are.
+    """One row for all rows of a task with one value of `column`: `name` says them (where that is too long, the first
+    and how many), `several` that they are.
 
     A table without the column stays as it is.
     """

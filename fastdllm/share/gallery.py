@@ -187,8 +187,11 @@ def same_problem(problems: list[str]) -> str:
     return problems[0] if len(problems) > 1 and len(set(problems)) == 1 else ""
 
 
-def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None, states: list[ConfigurationState]) -> dict[str, Any]:
-    """The experiment in one figure, with its size, so that nothing moves when it is loaded; {} where fewer than two configurations have a record."""
+def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None,
+              states: list[ConfigurationState]) -> dict[str, Any]:
+    """The experiment in one figure, with its size, so that nothing moves when it is loaded; {} where fewer than two
+    configurations have a record.
+    """
     results = Results(grid or Grid(experiment=experiment.name), states)
     if len(results.recorded) < 2:
         return {}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.characters import visible
 from fastdllm.display.notebook_html import SIGNS
+from fastdllm.display.tables import cell
 from fastdllm.lab import atomic
+from fastdllm.lab.records.record import Record
 from fastdllm.report.comparison import text
 from fastdllm.report.comparison.pairs import Comparison, Pair
 from fastdllm.tasks import Problem
@@ -28,12 +31,28 @@ def write(comparison: Comparison, path: Path) -> Path:
                               undefined=StrictUndefined)
     settings, scores = comparison.settings(), text.table(comparison)
     body = environment.get_template("page.html.j2").render(
-        title=" against ".join(side.name for side in comparison.sides), letters=comparison.letters, parts=parts,
-        tables=[(title, list(table.columns), table.to_numpy().tolist())
-                for title, table in (("What differs", settings), ("Scores and costs", scores))], most=MOST,
+        title=title(comparison), letters=comparison.letters, parts=parts, most=MOST,
+        ran={letter: ran(side.record) for letter, side in comparison.letters.items()},
+        tables=[(heading, kind, list(table.columns), [list(map(cell, row)) for row in table.to_numpy().tolist()])
+                for heading, kind, table in (("What differs", "", settings), ("Scores and costs", "numbers", scores))],
         signs=SIGNS.read_text(encoding="utf-8"))
     atomic.write(path, body)
     return path
+
+
+def title(comparison: Comparison) -> str:
+    """The names of the sides, what they have in common said once: `demo/arithmetic: k1_first, k2_middle`."""
+    parts = [side.name.split("/") for side in comparison.sides]
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(part[:-1] for part in parts),
+                                                                               strict=False)))
+    names = ", ".join("/".join(part[alike:]) for part in parts)
+    return f"{'/'.join(parts[0][:alike])}: {names}" if alike else names
+
+
+def ran(record: Record) -> str:
+    """When, where and by what code a record was made, as far as it says."""
+    return ", ".join(filter(None, (record.date.partition("T")[0], record.environment.device_name,
+                                   f"commit {record.code.commit[:9]}" if record.code.commit else "")))
 
 
 def problems(pair: Pair, how: str, wordings: dict[str, Problem]) -> list[dict[str, object]]:

@@ -18,11 +18,14 @@ from fastdllm import stats
 from fastdllm.lab import records
 from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.steps import STEPS
+from fastdllm.report.cell_report import idle
 from fastdllm.report.comparison.sides import Side
+from fastdllm.report.results import predicted
 from fastdllm.settings import Reuse
 from fastdllm.ui import recording
 
 UNKNOWN = "not stated"
+DOES_NOTHING = UNUSED, NO_REUSE = "not used", "none: k=1"      # in the place of values that a run never reads
 OF_REUSE = tuple(name for name in Reuse.model_fields if name != "k")
 
 
@@ -142,6 +145,9 @@ class Pair:
     def why_no_speed(self) -> Iterator[str]:
         """What makes seconds of the two no measure of each other."""
         a, b = self.a.record, self.b.record
+        if "cpu" in (stated(a, "device"), stated(b, "device")):
+            yield ("tokens/s were taken on a CPU, which other programs share: no clock can tell which is faster, "
+                   "compare forwards")
         if a.executor != b.executor:
             yield (f"different executors ({a.executor or UNKNOWN} and {b.executor or UNKNOWN}): compare forwards, not "
                    "tokens/s")
@@ -155,6 +161,19 @@ class Pair:
         """b's tokens/s over a's; nan where they do not compare or are not stated. One run each: no interval."""
         one, other = (records.row(side.record)["tokens_per_second"] for side in (self.a, self.b))
         return other / one if one and not list(self.why_no_speed()) else math.nan
+
+    @property
+    def predicted_speed(self) -> float:
+        """b's tokens/s over a's, the cost model's for the forwards that were counted; nan where they were not."""
+        one, other = (side.record.tokens / (predicted_seconds(side.record) or math.nan) for side in (self.a, self.b))
+        return other / one if one else math.nan
+
+
+def predicted_seconds(record: Record) -> float:
+    """What the cost model gives all forwards of a record; nan where it does not count them."""
+    ran = None if record.forwards_run is None else [record.forwards_run]
+    return float(predicted(record, {kind: [count] for kind, count in record.nfe.items()},
+                           [record.decisions.get("reuse", 0)], ran)[0])
 
 
 def stated(record: Record, name: str) -> Any:
@@ -191,12 +210,14 @@ class Comparison:
         names = dict.fromkeys(name for each in values.values() for name in each)
         rows = {name: [each.get(name, UNKNOWN) for each in values.values()] for name in names}
         return pd.DataFrame([{"": name, **dict(zip(values, row, strict=True))} for name, row in rows.items()
-                             if len({str(value) for value in row}) > 1], columns=["", *values])
+                             if len({str(value) for value in row}) > 1 and not set(map(str, row)) <= set(DOES_NOTHING)],
+                            columns=["", *values])
 
     def numbers(self) -> pd.DataFrame:
         """One row a record, numbers only: score, cost, and against the first one the difference and what it rests on.
 
-        difference, low, high: points. speed: tokens/s over the first one's (nan where that does not compare).
+        difference, low, high: points. speed: tokens/s over the first one's by the clock (nan where that does not
+        compare), predicted_speed: by the cost model.
         """
         p = stats.holm([pair.paired.p for pair in self.pairs if pair.paired is not None])
         corrected = iter(p)
@@ -215,6 +236,7 @@ class Comparison:
             if pair is not None:
                 difference, low, high = pair.difference
                 row |= {"difference": difference, "difference_low": low, "difference_high": high, "speed": pair.speed,
+                        "predicted_speed": pair.predicted_speed,
                         "problems_needed": pair.needed, "settled": pair.settled}
                 if pair.paired is not None:
                     row |= {"shared": pair.paired.n, "won": pair.paired.gained, "lost": pair.paired.lost,
@@ -240,8 +262,11 @@ class Comparison:
 def facts(record: Record) -> dict[str, Any]:
     """What a record ran with and on, by the names that people know."""
     where, code = record.environment, record.code
-    idle = {} if record.parameters.reuse.active or "k" in record.unknown else dict.fromkeys(OF_REUSE, "none: k=1")
-    return {**{name: idle.get(name, value) for name, value in record.stated().items()},
+    known = "k" not in record.unknown
+    unused = dict.fromkeys(idle(record), UNUSED) if known else {}
+    if known and not record.parameters.reuse.active:
+        unused |= dict.fromkeys(OF_REUSE, NO_REUSE)
+    return {**{name: unused.get(name, value) for name, value in record.stated().items()},
             "weights": record.checkpoint.fingerprint[:12],
             "problems": record.dataset.fingerprint[:12],
             "code": code.hash[:12], "policy file": (code.policy or "none")[:12], "commit": (code.commit or "none")[:12],

@@ -14,6 +14,7 @@ import pandas as pd
 from fastdllm import stats
 from fastdllm.display.tables import Html, interval_text, whole
 from fastdllm.lab.records.identity import CurrentFingerprints
+from fastdllm.report import cost_model
 from fastdllm.report.comparison.pairs import Comparison, Pair
 from fastdllm.report.comparison.sides import Side
 from fastdllm.tasks import Problem
@@ -44,7 +45,7 @@ def heading(title: str, body: str) -> str:
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
-    """The numbers as text."""
+    """The numbers as text. Of runs on a CPU, where no clock can tell, the speed is the cost model's."""
     rows = []
     for row in comparison.numbers().to_dict("records"):
         rows.append({
@@ -54,8 +55,11 @@ def table(comparison: Comparison) -> pd.DataFrame:
             "tokens / forward": interval_text(row["tokens_per_forward"], float("nan"), float("nan"), 2),
             "layer calls reused": whole(row["reused_layer_calls"]),
             "tokens/s": interval_text(row["tokens_per_second"], float("nan"), float("nan")),
+            "predicted tokens/s against A": "–" if row.get("predicted_speed") is None else interval_text(
+                row["predicted_speed"], float("nan"), float("nan"), 2),
             "executor": row["executor"] or "not stated"})
-    return pd.DataFrame(rows)
+    shared = all(side.record.parameters.device == "cpu" for side in comparison.sides)
+    return pd.DataFrame(rows).drop(columns="tokens/s" if shared else "predicted tokens/s against A")
 
 
 def lines(pair: Pair, letter: str) -> Iterator[str]:
@@ -96,13 +100,19 @@ def needed(pair: Pair) -> str:
 
 
 def cost(pair: Pair, letter: str) -> str:
-    """What the same problems cost: forwards and tokens; tokens/s where the two clocks measure the same."""
+    """What the same problems cost: forwards and tokens; tokens/s where the two clocks measure the same, else on a CPU
+    the cost model's.
+    """
     parts = []
     if pair.shared is not None:
         for name, title in (("forwards", "forwards"), ("tokens", "tokens")):
             kept = pair.shared[[f"{name}_a", f"{name}_b"]].dropna()
             if len(kept) and kept[f"{name}_a"].sum():
                 parts.append(f"{title} {kept[f'{name}_b'].sum() / kept[f'{name}_a'].sum():.2f} times A's")
+    on_cpu = "cpu" in (pair.a.record.parameters.device, pair.b.record.parameters.device)
+    if on_cpu and pair.predicted_speed == pair.predicted_speed:
+        parts.append(f"predicted tokens/s {pair.predicted_speed:.2f} times A's (the cost model's for these forwards: "
+                     f"{cost_model.SHAPE})")
     if pair.speed == pair.speed:
         parts.append(f"tokens/s {pair.speed:.2f} times A's (one run each: no interval)")
     return f"cost of {letter}: " + ("; ".join(parts) or "not stated on both sides")
