@@ -18,7 +18,7 @@ from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.records import steps
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cell_report, shipped
-from fastdllm.report.comparison import sides
+from fastdllm.report.comparison import replay, sides
 from fastdllm.report.comparison.pairs import Comparison
 
 N = 60
@@ -256,6 +256,10 @@ def test_a_kept_trace_is_played_and_another_problem_is_decoded_again(played, tmp
     assert "as it was recorded with the run" in kept
     again = command("explore", "run/k2_middle", "--problem", 1)
     assert "decoded again" in again and "the text is the record's" in again and "no longer" not in again
+    for problem in ("0", "1"):
+        replayed = replay.replay(sides.find("run/k2_middle"), problem)
+        said = {True: "right", False: "wrong"}[replayed.recording.meta["right"]]
+        assert said in replayed.verdict and replayed.recording.meta["target"] == replayed.problem.target
     page = (tmp_path / "kept.html").read_text()
     assert "http:" not in page.replace("http://www.w3.org", "") and "k2_middle" in page
 

@@ -231,3 +231,14 @@ def test_the_command(site, finished, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds other files"):
         gallery.build(["small"], tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(("text", "asked"), [
+    ("# Does `x` reach?\n\nSo: what is it?", "Does `x` reach?"), ("# A\n\nIt falls. How far? And then?", "How far?"),
+    ("# A\n\nWhere do `old.py` and it part? It runs.", "Where do `old.py` and it part?"), ("# A\n\nB.", "A")])
+def test_a_notebook_s_question_is_one_that_can_be_read_alone(text, asked):
+    assert gallery.question({"cells": [{"cell_type": "markdown", "source": [text]}]}) == asked
+
+
+def test_a_hypothesis_has_its_names_as_code_and_nothing_else_as_markup():
+    assert gallery.code("`first` < <b>") == "<code>first</code> &lt; &lt;b&gt;"

@@ -236,6 +236,38 @@ def test_figures_draw_every_computation(results: Results) -> None:
     assert len(timed.patches) == 7 and timed.get_xlabel().startswith("tokens/s")      # k=1 is one run, timed once
 
 
+def test_every_line_of_a_figure_has_a_name_and_a_long_one_says_how_many_it_stands_for(results: Results) -> None:
+    table = tables.grid_table(on_a_gpu(results))
+    many = pd.concat([table.assign(config=table["config"] + f"_revision_{i}", run=table["run"] + str(i))
+                      for i in range(9)])
+    left, right = figures.grid_figure(many).axes
+    assert len(right.patches) == 63 and all(tick.get_text() for tick in left.get_yticklabels())
+    alike = pd.concat([table.assign(config=table["config"] + f"+a_switch_of_the_revision={i}") for i in range(3)])
+    names = figures.merged(alike, "run")["name"]
+    assert names.str.len().max() < 60 and names[0].endswith(f" and {3 * 3 - 1} more")
+
+
+def test_a_clock_that_was_read_once_gives_no_ratio_in_a_figure(results: Results) -> None:
+    once = figures.grid_figure(tables.grid_table(on_a_gpu(results))).axes[1]
+    assert not [text for text in once.texts if "x)" in text.get_text()] and "one run each" in once.get_xlabel()
+
+
+@pytest.mark.parametrize(("frame", "said"), [
+    ({"same": [True, np.bool_(False)]}, ["yes", "no"]), ({"seconds": [0.1 + 0.2, np.float32(0.999)]}, ["0.3", "0.999"]),
+    ({"tokens": [3540.0, 12345.6]}, ["3540", "12346"]), ({"p_holm": [0.0, 1e-9]}, ["&lt; 0.0001"] * 2),
+    ({"why": ["a `b` c", None]}, ["a <code>b</code> c", ""]), ({"small_block": [1, 2]}, ["small block"])])
+def test_a_frame_is_read_as_it_is(frame: dict, said: list[str]) -> None:
+    html = Html(pd.DataFrame(frame), "of `k`")._repr_html_()
+    assert all(f">{text}</t" in html for text in said) and "of <code>k</code>" in html
+    assert "_holm" not in html and "small_block" not in html
+
+
+def test_a_table_without_rows_says_so() -> None:
+    empty = Html(pd.DataFrame(columns=["grid", "command"]), "what did not run")
+    assert "<table" not in empty._repr_html_() and "what did not run: none" in empty._repr_html_()
+    assert empty.markdown() == "what did not run: none" and Html(pd.DataFrame()).markdown() == "none"
+
+
 @pytest.mark.parametrize(("names", "said"), [
     (["k2_first", "k2_last"], "k2 first, last"), (["k1_b1"], "k1_b1"), (["a", "b"], "a, b"),
     (["k2_first_t0.9", "k2_last_t0.9"], "k2 first_t0.9, last_t0.9")])

@@ -48,7 +48,8 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
     problems, _ = current.problems(parameters)
     number = number_of(problem, [each.id for each in problems])
     if side.home is not None and (side.home / STEPS).is_file() and number in (rows := recording.Rows(side.home)):
-        return Replay(side, problems[number], named(rows[number], side), ("as it was recorded with the run",))
+        kept = named(rows[number], side, problems[number])
+        return Replay(side, problems[number], kept, ("as it was recorded with the run",))
     if parameters.engine != "diffusion" or not current.task(parameters).generative:
         raise ValueError(f"{side.name}: engine={parameters.engine}, task={record.task}: no denoising to play; allowed: "
                          "a record of the diffusion engine on a generative task")
@@ -67,12 +68,18 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
     notes.append(agreement(side, problems[number].id, run.result["text"]))
     if parameters.decoding.temperature > 0:
         notes.append("temperature > 0: row 0's draws, not those that the problem had in the run")
-    return Replay(side, problems[number], named(run, side), tuple(notes))
+    return Replay(side, problems[number], named(run, side, problems[number]), tuple(notes))
 
 
-def named(run: Recording, side: Side) -> Recording:
-    """The recording under its record's configuration."""
-    return replace(run, title=side.record.config)
+def named(run: Recording, side: Side, problem: Problem) -> Recording:
+    """The recording under its record's configuration, with the known answer and, of the record's own text, its verdict.
+    """
+    right = None
+    if side.problems is not None and problem.id in side.problems.index:
+        kept = side.problems.loc[problem.id]
+        same = not isinstance(kept["output"], str) or kept["output"] == run.result.get("text", kept["output"])
+        right = kept["correct"].get(side.record.metric) if same else None
+    return replace(run, title=side.record.config, meta={**run.meta, "target": problem.target, "right": right})
 
 
 def with_kept_policy(parameters: Parameters, home: Path | None) -> Parameters:
