@@ -476,9 +476,9 @@ def test_app_fits_the_window(driver, app, shots):
 @pytest.mark.parametrize("system", ["light", "dark"])
 @pytest.mark.parametrize(("body", "ground"), [
     ('data-jp-theme-light="true"', "#ffffff"), ('data-jp-theme-light="false"', "#111111"),
-    ('class="jp-Notebook" data-jp-theme-light="true"', None), ("", None)],
-    ids=["lab light", "lab dark", "exported page", "plain page"])
-def test_badges_follow_jupyterlab_where_there_is_one_and_else_the_system(driver, tmp_path, body, ground, system):
+    ('class="jp-Notebook" data-jp-theme-light="true"', "#ffffff"), ("", None)],
+    ids=["lab light", "lab dark", "app", "page without a theme"])
+def test_badges_follow_the_theme_that_a_page_names_and_else_the_system(driver, tmp_path, body, ground, system):
     page = tmp_path / "page.html"
     css = (ROOT / "fastdllm" / "ui" / "player.css").read_text()
     page.write_text(f"<style>{css}</style><body {body}><div class=fd-player style='background:transparent'>"
