@@ -120,7 +120,8 @@ def published() -> pd.DataFrame:
 DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] = {
     figures.grid_figure: lambda grid, front: [
         figures.grid_figure(tables.grid_table(grid), "a title"), figures.grid_figure(tables.grid_table(front)),
-        figures.grid_figure(summary_tables.published_table("jan_full", "gsm8k"))],
+        figures.grid_figure(summary_tables.published_table("jan_full", "gsm8k")), figures.grid_figure(
+            tables.grid_table(front).assign(config=lambda table: table["config"] + "_26d6179+full_block_every_k=1"))],
     figures.runs_figure: lambda grid, front: [figures.runs_figure(published())],
     figures.nodes_figure: lambda grid, front: [figures.nodes_figure(published())],
     cell_report.figure: lambda grid, front: [cell_report.figure(

@@ -147,6 +147,9 @@ def test_results_are_seen_at_1200_pixels_and_legible(site, driver, scheme):
         for css in ("h1", ".soft", "#cells td a", "#cells td small", "td.failed", "td.complete"):
             ink, _ = driver.execute_script(style, driver.find_element(By.CSS_SELECTOR, css))
             assert contrast(ink, paper) > 4.5, (css, ink, paper)
+        assert driver.execute_script("""const cell = document.querySelector('#cells td.state');
+            cell.append(Object.assign(document.createElement('small'), {textContent: 'k1_first+'.repeat(9)}));
+            return cell.scrollWidth <= cell.clientWidth"""), "a long detail lies over the next column"
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

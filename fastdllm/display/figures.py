@@ -61,8 +61,12 @@ def show(figure: Figure, alt: str, caption: str) -> None:
 
 
 def rows(labels: Sequence[str], panels: int = 2, width: float = 9.5) -> tuple[Figure, list[Axes]]:
-    """A line for each label and panels beside each other on these lines: names that can't lie upon one another."""
-    figure, axes = plt.subplots(1, panels, figsize=(width, min(0.9 + 0.27 * len(labels), 30)), sharey=True,
+    """A line for each label and panels beside each other on these lines: names that can't lie upon one another.
+
+    Labels of more than 28 characters make the figure wider, so that the panels keep their room.
+    """
+    wider = 0.07 * max(0, max(map(len, labels), default=0) - 28)
+    figure, axes = plt.subplots(1, panels, figsize=(width + wider, min(0.9 + 0.27 * len(labels), 30)), sharey=True,
                                 squeeze=False)
     first = axes[0][0]
     first.set_yticks(range(len(labels)), labels)

@@ -178,7 +178,7 @@ def question(notebook: dict[str, Any]) -> str:
     opening = next(("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"), "")
     title, _, rest = opening.partition("\n")
     title = title.lstrip("# ").strip()
-    asked = [sentence for sentence in re.split(r"(?<=[.?:])\s+", rest.strip()) if sentence.endswith("?")]
+    asked = [sentence for sentence in re.split(r"(?<=[.?])\s+", rest.strip()) if sentence.endswith("?")]
     return title if title.endswith("?") or not asked else asked[0]
 
 
