@@ -21,16 +21,17 @@ def rows(case: dict[str, Any]) -> list[list[int]]:
     return DATA["prompts"][case["prompt"]]["rows"]
 
 
-def pairwise(cases: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+def covering(cases: list[dict[str, Any]], *names: str, together: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """A few of the cases: any two values, of two names or of a name and the number of rows, that some case has are
-    together in one of these."""
-    def pairs(case: dict[str, Any]) -> set[tuple[str, str]]:
-        return set(combinations([f"{name}={case[name]}" for name in names] + [f"rows={len(rows(case))}"], 2))
-    missing, chosen = set().union(*map(pairs, cases)), []
+    together in one of these, and so are all values of the names `together`."""
+    def sets(case: dict[str, Any]) -> set[tuple[str, ...]]:
+        pairs = combinations([f"{name}={case[name]}" for name in names] + [f"rows={len(rows(case))}"], 2)
+        return {*pairs, tuple(f"{name}={case[name]}" for name in together)}
+    missing, chosen = set().union(*map(sets, cases)), []
     while missing:
-        best = max(cases, key=lambda case: (len(pairs(case) & missing), -len(rows(case))))
+        best = max(cases, key=lambda case: (len(sets(case) & missing), -len(rows(case))))
         chosen.append(best)
-        missing -= pairs(best)
+        missing -= sets(best)
     return chosen
 
 

@@ -1,7 +1,6 @@
 """The plain reference loop, which benchmarks measure against, reproduces the published loops, every event.
 
-Of the golden cases so many that any two of code, k, subset, small block and number of rows meet in one;
-tests/test_parity.py takes them all.
+Of the golden cases so many that any two values of code, k, subset, small block and number of rows meet in one.
 """
 
 import golden_support
@@ -13,7 +12,7 @@ from benchmarks.modules_network import ModulesNetwork
 from benchmarks.plain_network import Caches, PlainNetwork
 from benchmarks.reference import Event, Loop
 
-CASES = golden_support.pairwise(DATA["cases"], "variant", "k", "subset", "small_block_size")
+CASES = golden_support.covering(DATA["cases"], "variant", "k", "subset", "small_block_size")
 LOGITS = {entry["name"]: entry for entry in DATA["logits"]}
 
 
