@@ -15,8 +15,8 @@ import fastdllm
 # Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # What workers do first: the files that take longest. Single notebooks are last, so that all end at about the same time.
-LONGEST = ("test_slurm", "test_docs", "test_publish", "test_browser", "test_faults", "test_train", "test_smol",
-           "test_bisect", "test_runner")
+LONGEST = ("test_slurm", "test_docs", "test_publish", "test_browser", "test_shards", "test_verify", "test_smol",
+           "test_package", "test_comparison", "test_chat", "test_faults", "test_train", "test_bisect", "test_runner")
 SHARED = {"test_slurm_jupyterlab": "test_slurm", "test_gallery": "test_publish", "test_secrets": "test_publish"}
 APART = ("test_notebooks",)      # each test is a unit by itself
 
