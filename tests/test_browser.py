@@ -19,7 +19,7 @@ from nbconvert import HTMLExporter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from fastdllm.lab.jobs import notebooks
+from fastdllm.lab.jobs import notebooks, worker
 
 selenium = pytest.importorskip("selenium")
 import browser  # noqa: E402
@@ -490,7 +490,7 @@ def page_of(executed):
 
 def test_static_page_shows_the_figures(driver, shots, tmp_path):
     """An executed notebook as HTML, no kernel and no network: strip and decision map stand there as figures."""
-    notebooks.execute(notebooks.find("18_chat"), tmp_path / "out.ipynb", {"max_new_tokens": 32})
+    worker.execute(notebooks.find("18_chat"), tmp_path / "out.ipynb", {"max_new_tokens": 32})
     driver.get(page_of(tmp_path / "out.ipynb"))
     assert browser.visible_static(driver)
     driver.save_screenshot(str(shots / "static.png"))
