@@ -70,10 +70,14 @@ def mcnemar(lost: int, gained: int) -> float:
     return float(_mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)
 
 
+@lru_cache(maxsize=8)
 def resamples(n: int, draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """Bootstrap weights [draws, n]: how often each of n problems is drawn, divided by n. One matrix serves a grid."""
+    """Bootstrap weights [draws, n]: how often each of n problems is drawn, divided by n. One matrix serves a grid;
+    it can't be written to."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    return counts.astype(np.float32) / n
+    weights = counts.astype(np.float32) / n
+    weights.setflags(write=False)
+    return weights
 
 
 def percentile(values: np.ndarray, level: float | Sequence[float] = LEVEL) -> tuple[float, ...]:

@@ -98,7 +98,7 @@ def wait(driver: WebDriver, css: str, seconds: float = 180, text: str | None = N
         for element in driver.find_elements(By.CSS_SELECTOR, css):
             if text is None or text in element.text:
                 return element
-        time.sleep(0.1)
+        time.sleep(0.2)
     raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s")
 
 
@@ -108,7 +108,7 @@ def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float =
     while (value := js(driver, f"return {expression}")) != wanted:
         if time.monotonic() > until:
             raise TimeoutError(f"{expression} is {value!r}, not {wanted!r}, after {seconds} s")
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:

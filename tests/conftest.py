@@ -1,10 +1,12 @@
 """Shared fixtures: the golden random checkpoint, the embedded one, and prompts."""
 
+import gc
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+import warm_ipykernel
 from golden_support import DATA, GOLDEN
 from xdist.scheduler import LoadScopeScheduling
 
@@ -13,8 +15,8 @@ import fastdllm
 # Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # What workers do first: the files that take longest. Single notebooks are last, so that all end at about the same time.
-LONGEST = ("test_slurm", "test_docs", "test_publish", "test_browser", "test_faults", "test_train", "test_smol",
-           "test_bisect", "test_runner")
+LONGEST = ("test_slurm", "test_docs", "test_publish", "test_browser", "test_shards", "test_verify", "test_smol",
+           "test_package", "test_comparison", "test_chat", "test_faults", "test_train", "test_bisect", "test_runner")
 SHARED = {"test_slurm_jupyterlab": "test_slurm", "test_gallery": "test_publish", "test_secrets": "test_publish"}
 APART = ("test_notebooks",)      # each test is a unit by itself
 
@@ -44,6 +46,11 @@ def pytest_collection_modifyitems(items):
         name = SHARED.get(item.path.stem, item.path.stem)
         return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (name in APART)
     items.sort(key=rank)
+
+
+def pytest_collection_finish():
+    """What was imported stays: full collections, which statsmodels makes in each Holm correction, leave it out."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,7 +93,26 @@ def common(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def kernels(tmp_path_factory):
+    """The environment in which kernels start with libraries imported (tests/warm_ipykernel.py)."""
+    with warm_ipykernel.serving(tmp_path_factory.mktemp("kernels")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def warm_kernels(kernels):
+    """Kernels of this file start with libraries imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kernels.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, kernels):
     """A small project in which a grid and a notebook have run (tests/share_support.py)."""
     import share_support
-    return share_support.project(tmp_path_factory.mktemp("project"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kernels.items():
+            patch.setenv(name, value)
+        return share_support.project(tmp_path_factory.mktemp("project"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ VARIANTS = {"upstream": "upstream", "run2": "26d6179", "run1C": "6c8822f", "old"
 def rows(case: dict[str, Any]) -> list[list[int]]:
     """The prompts of a case."""
     return DATA["prompts"][case["prompt"]]["rows"]
+
+
+def covering(cases: list[dict[str, Any]], *names: str, together: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """A few of the cases: any two values, of two names or of a name and the number of rows, that some case has are
+    together in one of these, and so are all values of the names `together`."""
+    def sets(case: dict[str, Any]) -> set[tuple[str, ...]]:
+        pairs = combinations([f"{name}={case[name]}" for name in names] + [f"rows={len(rows(case))}"], 2)
+        return {*pairs, tuple(f"{name}={case[name]}" for name in together)}
+    missing, chosen = set().union(*map(sets, cases)), []
+    while missing:
+        best = max(cases, key=lambda case: (len(sets(case) & missing), -len(rows(case))))
+        chosen.append(best)
+        missing -= sets(best)
+    return chosen
 
 
 def decoding(case: dict[str, Any]) -> Decoding:

@@ -24,9 +24,9 @@ class Ended:
     stderr: str
 
 
-def program(*words: str, cwd: Path, **environment: str) -> Ended:
-    """`fastdllm WORDS` in a directory."""
-    return _ended(_program, ["fastdllm", *words], cwd, environment)
+def program(*words: str, cwd: Path, typed: bytes = b"", **environment: str) -> Ended:
+    """`fastdllm WORDS` in a directory; `typed` is what a pipe brings on standard input."""
+    return _ended(_program, ["fastdllm", *words], cwd, environment, typed)
 
 
 def script(code: str, cwd: Path, **environment: str) -> Ended:
@@ -34,10 +34,14 @@ def script(code: str, cwd: Path, **environment: str) -> Ended:
     return _ended(_script, [code], cwd, environment)
 
 
-def _ended(target: Callable[[list[str]], None], words: list[str], cwd: Path, environment: dict[str, str]) -> Ended:
-    with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
+def _ended(target: Callable[[list[str]], None], words: list[str], cwd: Path, environment: dict[str, str],
+           typed: bytes = b"") -> Ended:
+    with (tempfile.NamedTemporaryFile("wb") as stdin, tempfile.NamedTemporaryFile("r") as stdout,
+          tempfile.NamedTemporaryFile("r") as stderr):
+        stdin.write(typed)
+        stdin.flush()
         process = CONTEXT.Process(target=_child, args=(target, words, str(cwd), {**os.environ, **environment},
-                                                       (stdout.name, stderr.name)))
+                                                       stdin.name, (stdout.name, stderr.name)))
         process.start()
         process.join(540)
         process.kill()
@@ -45,10 +49,13 @@ def _ended(target: Callable[[list[str]], None], words: list[str], cwd: Path, env
         return Ended(process.exitcode, stdout.read(), stderr.read())
 
 
-def _child(target: Callable[[list[str]], None], words: list[str], cwd: str, environment: dict[str, str],
+def _child(target: Callable[[list[str]], None], words: list[str], cwd: str, environment: dict[str, str], typed: str,
            written: tuple[str, str]) -> None:
     import torch
     torch.set_num_threads(1)
+    os.dup2(os.open(typed, os.O_RDONLY), 0)
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "utf-8:strict").partition(":")
+    sys.stdin = open(0, encoding=encoding, errors=errors or "strict", closefd=False)     # noqa: SIM115 (as Python opens it)
     for number, path in enumerate(written, start=1):
         os.dup2(os.open(path, os.O_WRONLY), number)
     os.chdir(cwd)

@@ -1,11 +1,9 @@
 """Bad input gets a ValueError that names field, value and what is allowed, before any work starts."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import process_support
 import pytest
 import torch
 
@@ -166,11 +164,10 @@ def test_text_that_is_no_unicode_and_a_mask_in_a_text_are_refused(tiny):
 
 def test_chat_says_which_line_it_can_not_read():
     for encoding in ("utf-8:strict", "utf-8:surrogateescape"):
-        done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", "--device", "cpu", "--max-new-tokens", "8"],
-                              input=b"\xff\xfe 2 + 3\nexit\n", capture_output=True,
-                              env={**os.environ, "PYTHONIOENCODING": encoding})
-        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-        assert b"(the line is not UTF-8" in done.stdout
+        done = process_support.program("chat", "--device", "cpu", "--max-new-tokens", "8", cwd=Path.cwd(),
+                                       typed=b"\xff\xfe 2 + 3\nexit\n", PYTHONIOENCODING=encoding)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert "(the line is not UTF-8" in done.stdout
 
 
 def test_explore_refuses_a_frame_that_is_no_trace():

@@ -6,19 +6,20 @@ the stage.png among them.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import yaml
+from nbconvert import HTMLExporter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from fastdllm.lab.jobs import notebooks
+from fastdllm.lab.jobs import notebooks, worker
 
 selenium = pytest.importorskip("selenium")
 import browser  # noqa: E402
@@ -26,6 +27,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 pytestmark = [
+    pytest.mark.usefixtures("warm_kernels"),
     pytest.mark.skipif(browser.CHROMIUM is None or browser.DRIVER is None,
                        reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")]
 ROOT = Path(__file__).parent.parent
@@ -197,10 +199,8 @@ def panel_cut(driver):
                (Math.max(...parts.map(([, right]) => right)) - room.left) / room.width]""")
 
 
-@pytest.mark.parametrize("width", [600, 900, 1300])
-def test_panel_fits_the_window(driver, lab, shots, width):
+def test_panel_fits_the_window(driver, lab, shots):
     browser.run_all(driver, *lab, "panel.ipynb")
-    driver.set_window_size(width, 1500)
     try:
         status = browser.wait(driver, ".fd-status")
         assert "Press run." in driver.find_element(By.CSS_SELECTOR, ".jp-Notebook").text
@@ -208,11 +208,13 @@ def test_panel_fits_the_window(driver, lab, shots, width):
         assert not any(node.is_displayed() for node in driver.find_elements(By.CSS_SELECTOR, "p[id^=fd-]"))
         browser.wait(driver, ".fd-run").click()
         browser.wait(driver, ".fd-status", 60, "tokens in")
-        time.sleep(1)
-        cut, used = panel_cut(driver)
-        assert cut == [] and used > 0.9
-        browser.into_view(driver, status)
-        driver.save_screenshot(str(shots / f"panel_{width}.png"))
+        for width in (600, 900, 1300):
+            driver.set_window_size(width, 1500)
+            time.sleep(1)
+            cut, used = panel_cut(driver)
+            assert cut == [] and used > 0.9, width
+            browser.into_view(driver, status)
+            driver.save_screenshot(str(shots / f"panel_{width}.png"))
     finally:
         driver.set_window_size(1300, 1500)
 
@@ -430,10 +432,17 @@ def chat_cut(driver):
       }).map((node) => node.textContent || node.className)""")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_chat_fits_the_window(driver, lab, shots, theme):
-    size = driver.get_window_size()
+def test_chat_fits_the_window(driver, lab, shots):
     browser.run_all(driver, *lab, "18_chat.ipynb")
+    browser.wait(driver, ".fd-log", 60, "Model:")
+    browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
+    for theme in ("light", "dark"):
+        chat_fits_in(driver, theme, shots)
+
+
+def chat_fits_in(driver, theme, shots):
+    """In windows of three widths, legible and whole."""
+    size = driver.get_window_size()
     if browser.js(driver, "return document.body.dataset.jpThemeLight") != ("true" if theme == "light" else "false"):
         browser.menu(driver, "Settings", "Theme", f"JupyterLab {theme.title()}")
         time.sleep(1.5)
@@ -442,7 +451,6 @@ def test_chat_fits_the_window(driver, lab, shots, theme):
     side = driver.find_elements(By.CSS_SELECTOR, ".jp-SideBar.jp-mod-left .lm-TabBar-tab.lm-mod-current")
     for tab in side:        # the file list would leave a narrow window no room for the notebook
         tab.click()
-    browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
     assert browser.contrast(*browser.js(driver, """const paper = getComputedStyle(document.body)
         .getPropertyValue('--jp-layout-color0'), probe = document.createElement('i');
         probe.style.color = paper; document.body.append(probe);
@@ -495,25 +503,24 @@ def test_badges_follow_the_theme_that_a_page_names_and_else_the_system(driver, t
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def page_of(executed):
+    """An executed notebook as a page of nbconvert's: its address."""
+    page = executed.with_suffix(".html")
+    page.write_text(HTMLExporter().from_filename(str(executed))[0])
+    return page.as_uri()
+
+
 def test_static_page_shows_the_figures(driver, shots, tmp_path):
     """An executed notebook as HTML, no kernel and no network: strip and decision map stand there as figures."""
-    shutil.copy(notebooks.find("18_chat"), tmp_path / "in.ipynb")
-    subprocess.run([sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "-p", "max_new_tokens", "32",
-                    "--no-progress-bar"], cwd=tmp_path, check=True, capture_output=True,
-                   env={**os.environ, "PYTHONPATH": str(ROOT)})
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "out.ipynb"], cwd=tmp_path, check=True,
-                   capture_output=True)
-    driver.get((tmp_path / "out.html").as_uri())
+    worker.execute(notebooks.find("18_chat"), tmp_path / "out.ipynb", {"max_new_tokens": 32})
+    driver.get(page_of(tmp_path / "out.ipynb"))
     assert browser.visible_static(driver)
     driver.save_screenshot(str(shots / "static.png"))
 
 
 def test_panel_leaves_a_sentence_in_a_static_page(driver, shots, tmp_path):
     (tmp_path / "in.ipynb").write_text(one_cell(PANEL))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for command in (["papermill", "in.ipynb", "out.ipynb", "--no-progress-bar"],
-                    ["nbconvert", "--to", "html", "out.ipynb"]):
-        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True, capture_output=True, env=environment)
-    driver.get((tmp_path / "out.html").as_uri())
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", cwd=ROOT, progress_bar=False)
+    driver.get(page_of(tmp_path / "out.ipynb"))
     assert browser.wait(driver, "p[id^=fd-]", 10).text == "The panel needs JupyterLab with a kernel."
     driver.save_screenshot(str(shots / "panel_static.png"))

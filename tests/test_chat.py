@@ -3,7 +3,6 @@
 import html
 import re
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -332,8 +331,7 @@ def test_the_count_is_taken_back_without_a_trace():
 
 def test_a_piped_question_is_shown_and_no_prompt():
     """What a pipe says is nowhere else on the page."""
-    done = subprocess.run([sys.executable, "-m", "fastdllm", "chat", "--max-new-tokens", "4"], cwd=ROOT, text=True,
-                          input="What is 2+3?\n", capture_output=True, timeout=120)
+    done = process_support.program("chat", "--max-new-tokens", "4", cwd=ROOT, typed=b"What is 2+3?\n")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "> What is 2+3?" in lines and "> " not in lines and "cut off: max_new_tokens=4" in done.stdout

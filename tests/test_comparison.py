@@ -21,6 +21,7 @@ from fastdllm.report import cell_report, shipped
 from fastdllm.report.comparison import replay, sides
 from fastdllm.report.comparison.pairs import Comparison
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 N = 60
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import lab_support
+import pytest
 
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
@@ -15,6 +16,7 @@ from fastdllm.lab.jobs import notebooks, status, worker
 from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.records.identity import CurrentFingerprints
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 DIES_AT_THE_RENAME = """
 import os, signal
 from fastdllm.lab import atomic as files

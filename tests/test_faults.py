@@ -22,6 +22,8 @@ from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

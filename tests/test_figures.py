@@ -134,7 +134,7 @@ DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] =
         "way": way, "batch_size": [1, 4, 16, 32], "tokens_per_second": [314.0, 442, 604, 563], "speedup": speedup,
         "latency": [0.2, 0.5, 1.3, 2.7], "latency_95": [0.2, 0.7, 1.8, 3.8], "memory": [4.9e8, 5e8, 5.6e8, 6.3e8],
         "memory_of": "process", "n": 96}) for way, speedup in WAYS[:ways]])) for ways in (1, 4)],
-    throughput.ceilings: lambda grid, front: [throughput.ceilings(throughput.mixes(4, 0.9))],
+    throughput.ceilings: lambda grid, front: [throughput.ceilings(throughput.mixes(1, 0.9))],
     throughput.january_figure: lambda grid, front: [throughput.january_figure(throughput.january())],
     gpu_measurements.roofline: lambda grid, front: [gpu_measurements.roofline(*measured())],
     phase6_figures.denoise_figure: lambda grid, front: [phase6_figures.denoise_figure(block(), lm())],

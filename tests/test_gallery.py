@@ -21,7 +21,7 @@ SMALL = 'tbody tr[data-experiment="small"]'
 
 
 @pytest.fixture(scope="module")
-def site(finished):
+def site(finished, warm_kernels):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
         leak = leaking(finished)

@@ -18,6 +18,8 @@ from fastdllm.report import grid_report, plain_control, results_page, tables
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
+
 
 @pytest.fixture
 def grid(tmp_path: Path) -> Grid:

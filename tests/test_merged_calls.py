@@ -62,8 +62,9 @@ def decode(lm, reuse, policy_class, seed, batch, executor="fast"):
     return rows, ran, engine
 
 
-@pytest.mark.parametrize("policy_class", [AtRandom, ResidualAtRandom])
-@pytest.mark.parametrize(("seed", "layers"), [(1, "first"), (2, "middle"), (3, "last"), (4, "0,3-5,27"), (5, "0-27")])
+@pytest.mark.parametrize(("seed", "layers", "policy_class"), [
+    (1, "first", AtRandom), (2, "middle", ResidualAtRandom), (3, "last", AtRandom), (4, "0,3-5,27", AtRandom),
+    (5, "0,3-5,27", ResidualAtRandom), (6, "0-27", ResidualAtRandom)])
 def test_a_row_does_what_it_does_alone_whatever_the_others_do(golden, policy_class, seed, layers):
     """Tokens, forwards, decisions, and for each layer how many tokens it ran on: those of the rows that run it."""
     reuse = Reuse(k=2, layers=layers)
@@ -78,7 +79,7 @@ def test_a_row_does_what_it_does_alone_whatever_the_others_do(golden, policy_cla
 
 def test_the_reference_agrees(golden):
     reuse = Reuse(k=2, layers="middle")
-    assert decode(golden, reuse, AtRandom, 6, 4)[0] == decode(golden, reuse, AtRandom, 6, 4, "eager")[0]
+    assert decode(golden, reuse, AtRandom, 7, 4)[0] == decode(golden, reuse, AtRandom, 7, 4, "eager")[0]
 
 
 @pytest.mark.parametrize("reuse", [Reuse(k=2, layers="middle"), Reuse(k=3, layers="last", policy="residual"),

@@ -1,4 +1,8 @@
-"""Parity with the published loops: tokens, NFE and every event of the single-row golden cases."""
+"""Parity with the published loops: tokens, NFE and every event of the single-row golden cases.
+
+So many of them that every code meets every k with every subset, and any two values of all settings and prompts each
+other.
+"""
 
 import golden_support
 import pytest
@@ -7,7 +11,9 @@ from golden_support import DATA
 from fastdllm import Execution, Reuse, Trace
 from fastdllm.decode.generate import build
 
-SINGLE = [case for case in DATA["cases"] if len(golden_support.rows(case)) == 1]
+CASES = golden_support.covering([case for case in DATA["cases"] if len(golden_support.rows(case)) == 1], "variant", "k",
+                                "subset", "small_block_size", "threshold", "max_new_tokens", "stop_token", "prompt",
+                                together=("variant", "k", "subset"))
 PAD = 509
 
 
@@ -37,7 +43,7 @@ def events(lm, case):
     return out, engine.finished[0], steps[-1].nfe
 
 
-@pytest.mark.parametrize("case", SINGLE, ids=[case["id"] for case in SINGLE])
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_single_row_cases(lm, case):
     got, row, nfe = events(lm, case)
     want = [list(event) for event in case["events"]]

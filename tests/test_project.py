@@ -50,7 +50,8 @@ APPLICATIONS = {"jupyterlab", "ipykernel"}
 def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
     elsewhere = {"fastdllm", "tools", "triton", *sys.stdlib_module_names}      # triton comes with torch's CUDA build
     used = {name.split(".")[0] for path in SOURCES for name, _ in imports(path)} - elsewhere
-    distributions = {re.sub(r"[-_.]+", "-", each).lower() for name in used for each in packages_distributions()[name]}
+    installed = packages_distributions()       # reads what is installed anew at each call
+    distributions = {re.sub(r"[-_.]+", "-", each).lower() for name in used for each in installed[name]}
     distributions.discard("ruamel-yaml-clib")      # a part of ruamel.yaml, in the same package
     declared = {re.sub(r"[-_.]+", "-", Requirement(text).name).lower()
                 for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]}

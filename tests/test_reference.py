@@ -1,6 +1,6 @@
 """The plain reference loop, which benchmarks measure against, reproduces the published loops, every event.
 
-One golden case of each code, k, subset, small block and number of rows; tests/test_parity.py takes them all.
+Of the golden cases so many that any two values of code, k, subset, small block and number of rows meet in one.
 """
 
 import golden_support
@@ -12,9 +12,7 @@ from benchmarks.modules_network import ModulesNetwork
 from benchmarks.plain_network import Caches, PlainNetwork
 from benchmarks.reference import Event, Loop
 
-KIND = ("variant", "k", "subset", "small_block_size")
-CASES = list({(*(case[name] for name in KIND), len(golden_support.rows(case))): case
-              for case in DATA["cases"]}.values())
+CASES = golden_support.covering(DATA["cases"], "variant", "k", "subset", "small_block_size")
 LOGITS = {entry["name"]: entry for entry in DATA["logits"]}
 
 

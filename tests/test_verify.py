@@ -103,7 +103,7 @@ def questions():
 def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
     """There drafts are often right: passes are saved at every threshold."""
     decoding = Decoding(threshold=threshold, max_new_tokens=64)
-    own, plain, engine = both(tiny, questions, decoding, 3, batch=1)
+    own, plain, engine = both(tiny, questions[:3], decoding, 3, batch=1)
     assert own == plain
     offered, accepted, passes, nfe = counts(engine)
     assert 0 < accepted <= offered and passes == nfe - accepted
