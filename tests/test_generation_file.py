@@ -67,6 +67,96 @@ def test_rows_and_trace_agree_with_the_emulated_revision(lm, standin):
     assert a.to_dict("list") == b.to_dict("list")
 
 
+# Every revision's way with a layer that is not needed: off in full forwards or not, run and discarded or not.
+WAYS = {"refresh": {}, "bypass": {"on_full_block": "bypass"}, "stored by full forwards": {"cache_source": "full"},
+        "discarded": {"run_skipped": True}, "8e18baac": SWITCHES["old"],
+        "nothing": {"on_full_block": "bypass", "full_block_every_k": True}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("layers", ["first", "middle", "last"])
+def test_decisions_counted_as_a_file_decodes_are_those_of_the_trace(lm, standin, layers, k, way):
+    standin.batch_sample.__wrapped__.__globals__["SWITCHES"].update(WAYS[way])
+    traces = []
+    [row] = files.generate_rows(lm, [PROMPT], file=standin, traces=traces, reuse=Reuse(k=k, layers=layers),
+                                decoding=Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=()))
+    [trace] = traces
+    assert {name: n for name, n in row.decisions.items() if n} == dict(trace.decision.value_counts())
+    assert row.reused_nothing == (k > 1 and not (trace.decision == "reuse").any())
+    discarded = trace.reason.str.contains("discarded")
+    assert (trace.decision[discarded] == "reuse").all()
+    assert discarded.any() or k == 1 or way != "8e18baac"      # the layers that it reuses ran, and that changed nothing
+    assert row.reused_nothing or (way, k) != ("nothing", 2)
+
+
+TWICE = '''
+"""Every layer of `first` runs; in a second forward on the same tokens ANSWER goes on."""
+import torch
+
+def batch_sample(self, input_ids, **_):
+    stored = {}
+    def wrap(index, original):
+        def forward(*args, **kwargs):
+            output = original(*args, **kwargs)[0]
+            stored.setdefault(index, output)
+            return (ANSWER,)
+        return forward
+    layers = self.model.layers
+    for index in range(1, 13):
+        layers[index].forward = wrap(index, layers[index].forward)
+    try:
+        for _ in range(2):
+            self.forward(input_ids=torch.cat([input_ids, torch.full_like(input_ids[:, :1], 511)], 1))
+    finally:
+        for index in range(1, 13):
+            del layers[index].forward
+    return {0: input_ids[0]}
+'''
+
+
+@pytest.mark.parametrize(("answer", "reused"), [("output", 0), ("stored[index]", 12), ("stored[index].clone()", 12),
+                                                ("output + 1", 24), ("output[:, :1].expand_as(output).clone()", 24)])
+def test_a_discarded_result_is_told_from_one_that_goes_on_also_where_both_have_the_same_values(
+        lm, tmp_path, answer, reused):
+    """In the second forward a layer computes what it computed before: its stored output has the same values."""
+    (tmp_path / "twice.py").write_text(TWICE.replace("ANSWER", answer))
+    traces = []
+    [row] = files.generate_rows(lm, [PROMPT[:7]], file=files.load(tmp_path / "twice.py", allow_code=True),
+                                reuse=Reuse(k=2, layers="first"), traces=traces,
+                                decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32))
+    assert (row.decisions["reuse"], row.decisions["recompute"]) == (reused, 24 - reused)
+    assert dict(traces[0].decision.value_counts()) == {name: n for name, n in row.decisions.items() if n}
+
+
+def test_a_copy_of_what_a_layer_computed_is_no_reuse(lm, tmp_path):
+    (tmp_path / "copying.py").write_text(STANDIN.read_text().replace(
+        "return original(hidden, *args, **kwargs)", "return (original(hidden, *args, **kwargs)[0].clone(),)").replace(
+        "                return output\n", "                return (output[0].clone(),)\n"))
+    file, traces = files.load(tmp_path / "copying.py", allow_code=True), []
+    settings = {"decoding": Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=()),
+                "reuse": Reuse(k=2, layers="middle")}
+    [row] = files.generate_rows(lm, [PROMPT], file=file, traces=traces, **settings)
+    [plain] = files.generate_rows(lm, [PROMPT], file=files.load(STANDIN, allow_code=True), **settings)
+    assert row.decisions == plain.decisions
+    assert row.decisions["recompute"] and row.decisions["reuse"]
+    assert {name: n for name, n in row.decisions.items() if n} == dict(traces[0].decision.value_counts())
+
+
+def test_nobody_listens_at_the_networks_points_unless_a_trace_is_asked_for(lm, tmp_path):
+    """The seconds of a file contain no looking: they compare with those of a revision on the eager executor."""
+    (tmp_path / "listeners.py").write_text(
+        "def batch_sample(self, input_ids, **_):\n"
+        "    LISTENERS.append(len(self.network.hook_points.listeners))\n    return {0: input_ids[0]}\n"
+        "LISTENERS = []\n")
+    file = files.load(tmp_path / "listeners.py", allow_code=True)
+    for traces in (None, []):
+        list(files.generate_rows(lm, [PROMPT], file=file, traces=traces,
+                                 decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32)))
+    quiet, traced = file.batch_sample.__globals__["LISTENERS"]
+    assert quiet == 0 < traced
+
+
 def test_a_file_that_unmasks_nothing_ends_with_an_error(lm, standin):
     """The mask token is the argmax everywhere: the published loop would run for ever."""
     decoding = Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=())
