@@ -334,6 +334,7 @@ def test_the_checkpoints_own_code_takes_the_networks_place(lm, standin, tmp_path
                                 reuse=Reuse(k=2, layers="first"))
     assert len(row.tokens) == 30       # the block behind three prompt tokens, and the committed block's extra token
     assert row.decisions["reuse"] == 0      # not our layers: nothing is counted
+    assert row.executor == "own code"       # nor is it our eager executor
     assert not row.reused_nothing
 
 
@@ -403,6 +404,7 @@ def test_the_command_writes_a_record_with_the_files_hash(project):
     (("--set", "revision=6c8822f"), "revision='6c8822f' with --generation-file"),
     (("--set", "batch_size=8"), "batch_size=8 with --generation-file"),
     (("--set", "engine=autoregressive", "--k", "1"), "engine='autoregressive' with --generation-file"),
+    (("--set", "executor=fast"), "executor='fast' with --generation-file"),
     (("--task", "arc_easy", "--k", "1"), "task='arc_easy' with --generation-file: it is scored by likelihood"),
     (("--policy", "residual"), "policy='residual'"), (("--layers", "8-19"), "Reuse.layers='8-19'"),
     (("--set", "full_forwards=true"), "full_forwards=True")])
@@ -427,6 +429,29 @@ def test_the_baseline_by_command_counts_tokens_as_the_revision_does(project):
                                                                              revision.finish)
 
 
+def test_tokens_per_second_of_a_file_compare_with_a_revisions_on_the_eager_executor_and_with_no_other(project):
+    """The file's record names its executor; so does the run of a revision that asks for one."""
+    from fastdllm.report.comparison import sides
+    from fastdllm.report.comparison.pairs import Pair
+    (project / "old.py").write_text(PUBLISHED)
+    run_file("--allow-code", "--trace", "1")
+    for executor in ("eager", "fast"):
+        command("run", "--k", "2", "--layers", "middle", "--limit", "1", "--revision", "26d6179", "--experiment", "byo",
+                "--set", "max_new_tokens=32", "--set", "batch_size=1", "--set", f"executor={executor}")
+    folder = project / "executed" / "byo" / "arithmetic_limit_1"
+    file, eager, fast = (sides.find(str(next(folder.glob(f"k2_middle*_{end}/summary.json")).parent))
+                         for end in ("old", "eager", "fast"))
+    assert [side.record.executor for side in (file, eager, fast)] == ["eager", "eager", "fast"]
+    assert file.record.tokens == eager.record.tokens == fast.record.tokens
+    together, apart = Pair(eager, file), Pair(fast, file)
+    assert together.speed == pytest.approx(file.record.tokens_per_second / eager.record.tokens_per_second)
+    assert list(together.why_no_speed()) == []
+    assert apart.speed != apart.speed
+    assert ["different executors (fast and eager)" in why for why in apart.why_no_speed()] == [True]
+    shown = command("compare", eager.name, file.name)
+    assert "tokens/s" in shown.partition("cost of B")[2] and "different executors" not in shown
+
+
 def test_a_file_that_raises_marks_its_cell_failed(project):
     (project / "bad.py").write_text("def batch_sample(self, **values):\n    raise RuntimeError('no such op')\n")
     assert "no such op" in run_file("--allow-code", file="bad.py", code=1)
@@ -445,6 +470,7 @@ def test_own_code_from_the_command(project):
     record = records.read(directory / f"{name}_own_code")
     assert record.code.policy.startswith("generation file ") and ", modelling code " in record.code.policy
     assert record.nfe["full"] == 0 and record.decisions["reuse"] == 0      # seen from outside, it has none
+    assert record.executor == "own code"
     assert f"✓ {name}_own_code\n" in command("grid", "status", "byo", code=1)
     run_file("--allow-code", "--model", "theirs")
     ours = records.samples(directory / name)
