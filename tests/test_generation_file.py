@@ -286,6 +286,32 @@ def test_refusals(lm, standin, tmp_path):
         files.call(standin, model, lm, [[1, 2]], Decoding(mask_id=511), Reuse(k=2, layers="8-19"))
 
 
+@pytest.mark.parametrize(("body", "said"), [
+    ("return None", "returned a NoneType without row 0"), ("return {1: input_ids[0]}", "returned a dict without row 0"),
+    ("return {0: input_ids}", r"returned \[\[1, 2, 3\]\] as row 0"),
+    ("return {0: input_ids[0] + 1}", r"returned \[2, 3, 4\] as row 0"),
+    ("return {0: input_ids[0].float()}", r"returned \[1.0, 2.0, 3.0\] as row 0"),
+    ("return {0: input_ids[0][:1]}", r"returned \[1\] as row 0"), ("raise SystemExit(0)", "ends the process"),
+    ("return [input_ids[0].tolist()]", None), ("return input_ids", None)])
+def test_what_a_file_returns_is_rows_or_is_refused(lm, tmp_path, body, said):
+    (tmp_path / "odd.py").write_text(f"def batch_sample(self, input_ids, **_):\n    {body}\n")
+    run = files.generate_rows(lm, [[1, 2, 3]], file=files.load(tmp_path / "odd.py", allow_code=True),
+                              decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32))
+    if said is None:
+        assert [row.tokens for row in run] == [[]]
+        return
+    with pytest.raises(ValueError, match=rf"odd\.py: batch_sample .*{said}"):
+        list(run)
+
+
+@pytest.mark.parametrize("text", ["batch_sample = 3\n",
+                                  "class A:\n    @classmethod\n    def batch_sample(cls, **_): ...\n"])
+def test_a_batch_sample_that_can_not_be_given_the_model_is_refused(tmp_path, text):
+    (tmp_path / "odd.py").write_text(text)
+    with pytest.raises(ValueError, match=r"odd\.py: batch_sample is a (int|classmethod); allowed: a function"):
+        files.load(tmp_path / "odd.py", allow_code=True)
+
+
 OWN_CODE = '''
 import torch
 from transformers import PretrainedConfig, PreTrainedModel

@@ -33,9 +33,9 @@ from fastdllm.lab.instrument.work_count import WorkCount
 from fastdllm.lab.records.external_code import modelling_code
 from fastdllm.model.config import token_ids as special_ids
 from fastdllm.model.lm import LM
-from fastdllm.settings import SUBSETS, Decoding, Reuse
+from fastdllm.settings import SUBSETS, Decoding, Reuse, plain_value
 
-Sampler = Callable[..., dict[int, torch.Tensor]]
+Sampler = Callable[..., Any]      # rows by prompt, see `returned_row`
 NEVER = -1      # a stop token that no model emits
 
 
@@ -79,6 +79,9 @@ def load(path: str | Path, allow_code: bool = False, own_code: bool = False) -> 
             raise ValueError(f"--generation-file {path}: {len(holders)} classes with batch_sample; "
                              "allowed: a function batch_sample, or one class that has it")
         batch_sample = vars(holders[0])["batch_sample"]
+    if not callable(batch_sample):
+        raise ValueError(f"--generation-file {path}: batch_sample is a {type(batch_sample).__name__}; allowed: a "
+                         "function whose first argument is the model")
     return GenerationFile(path.resolve(), batch_sample, sha256(path.read_bytes()), own_code)
 
 
@@ -114,8 +117,8 @@ def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], dec
     At k=1 the file decodes without reuse; `reuse_k` and `layer_subset` are given to a file that asks for them. The
     published loop knows one stop token: of the checkpoint's several it is the first, the tokenizer's own.
 
-    Raises ValueError for settings or prompts that don't fit, as our loop with a revision does, and for settings that
-    the file's signature has no parameter for.
+    Raises ValueError for settings or prompts that don't fit, as our loop with a revision does, for settings that the
+    file's signature has no parameter for, and for what the file returns if it is no rows.
     """
     rules = resolve(lm, decoding, reuse, "upstream")
     for index, prompt in enumerate(prompts):
@@ -144,10 +147,27 @@ def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], dec
     if unknown:
         raise ValueError(f"{file.path.name}: batch_sample has no parameter {', '.join(unknown)}; allowed: "
                          f"{', '.join(list(parameters)[1:])}")
-    rows = MethodType(file.batch_sample, model)(**values)
+    try:
+        rows = MethodType(file.batch_sample, model)(**values)
+    except SystemExit as error:
+        raise ValueError(f"{file.path.name}: batch_sample ends the process (exit status {error.code!r}); allowed: one "
+                         "that returns rows, or raises an error") from error
     padding = None if len(prompts) == 1 else pad      # in lockstep a finished row waits, padded, for the others
-    return [answer(rows[index].tolist(), len(prompt), rules.block, stop, mask, padding)
+    return [answer(returned_row(file, rows, index, prompt), len(prompt), rules.block, stop, mask, padding)
             for index, prompt in enumerate(prompts)]
+
+
+def returned_row(file: GenerationFile, rows: Any, index: int, prompt: list[int]) -> list[int]:
+    """The tokens of a prompt's row. Raises ValueError for what is none: the prompt's ids and what was generated."""
+    try:
+        row = plain_value(rows[index])
+    except (TypeError, LookupError):
+        row = None
+    if not isinstance(row, list) or row[:len(prompt)] != prompt or not all(type(token) is int for token in row):
+        what = f"{str(row)[:60]} as row {index}" if row is not None else f"a {type(rows).__name__} without row {index}"
+        raise ValueError(f"{file.path.name}: batch_sample returned {what}; allowed: for each row a tensor or list of "
+                         "token ids that begins with the prompt's")
+    return row
 
 
 def stop_ids(lm: LM, decoding: Decoding) -> list[int]:
