@@ -254,6 +254,8 @@ def test_config_json_names_what_the_tokenizer_does_not(copy):
     ({"generation_config.json": {"eos_token_id": [510, 700]}}, r"\[510, 700\]; allowed: ids from 0 to 511"),
     ({"generation_config.json": {"eos_token_id": "<|im_end|>"}}, r"generation_config.json: eos_token_id='<\|im_end"),
     ({"generation_config.json": "none"}, "generation_config.json: not valid JSON"),
+    ({"generation_config.json": '{"eos_token_id": 510, "eos_token_id": [509]}'},
+     r"generation_config.json: eos_token_id=510 and \[509\] can't both be right"),
     ({"tokenizer_config.json": "[1]"}, "tokenizer_config.json: list; allowed: a JSON object"),
     ({"tokenizer.json": "{}"}, "can't load the tokenizer.*written by transformers 9.9"),
     ({"tokenizer_config.json": {"tokenizer_class": "TokenizerOf2031"}, "tokenizer.json": "{}"}, "TokenizerOf2031"),

@@ -67,6 +67,96 @@ def test_rows_and_trace_agree_with_the_emulated_revision(lm, standin):
     assert a.to_dict("list") == b.to_dict("list")
 
 
+# Every revision's way with a layer that is not needed: off in full forwards or not, run and discarded or not.
+WAYS = {"refresh": {}, "bypass": {"on_full_block": "bypass"}, "stored by full forwards": {"cache_source": "full"},
+        "discarded": {"run_skipped": True}, "8e18baac": SWITCHES["old"],
+        "nothing": {"on_full_block": "bypass", "full_block_every_k": True}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("layers", ["first", "middle", "last"])
+def test_decisions_counted_as_a_file_decodes_are_those_of_the_trace(lm, standin, layers, k, way):
+    standin.batch_sample.__wrapped__.__globals__["SWITCHES"].update(WAYS[way])
+    traces = []
+    [row] = files.generate_rows(lm, [PROMPT], file=standin, traces=traces, reuse=Reuse(k=k, layers=layers),
+                                decoding=Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=()))
+    [trace] = traces
+    assert {name: n for name, n in row.decisions.items() if n} == dict(trace.decision.value_counts())
+    assert row.reused_nothing == (k > 1 and not (trace.decision == "reuse").any())
+    discarded = trace.reason.str.contains("discarded")
+    assert (trace.decision[discarded] == "reuse").all()
+    assert discarded.any() or k == 1 or way != "8e18baac"      # the layers that it reuses ran, and that changed nothing
+    assert row.reused_nothing or (way, k) != ("nothing", 2)
+
+
+TWICE = '''
+"""Every layer of `first` runs; in a second forward on the same tokens ANSWER goes on."""
+import torch
+
+def batch_sample(self, input_ids, **_):
+    stored = {}
+    def wrap(index, original):
+        def forward(*args, **kwargs):
+            output = original(*args, **kwargs)[0]
+            stored.setdefault(index, output)
+            return (ANSWER,)
+        return forward
+    layers = self.model.layers
+    for index in range(1, 13):
+        layers[index].forward = wrap(index, layers[index].forward)
+    try:
+        for _ in range(2):
+            self.forward(input_ids=torch.cat([input_ids, torch.full_like(input_ids[:, :1], 511)], 1))
+    finally:
+        for index in range(1, 13):
+            del layers[index].forward
+    return {0: input_ids[0]}
+'''
+
+
+@pytest.mark.parametrize(("answer", "reused"), [("output", 0), ("stored[index]", 12), ("stored[index].clone()", 12),
+                                                ("output + 1", 24), ("output[:, :1].expand_as(output).clone()", 24)])
+def test_a_discarded_result_is_told_from_one_that_goes_on_also_where_both_have_the_same_values(
+        lm, tmp_path, answer, reused):
+    """In the second forward a layer computes what it computed before: its stored output has the same values."""
+    (tmp_path / "twice.py").write_text(TWICE.replace("ANSWER", answer))
+    traces = []
+    [row] = files.generate_rows(lm, [PROMPT[:7]], file=files.load(tmp_path / "twice.py", allow_code=True),
+                                reuse=Reuse(k=2, layers="first"), traces=traces,
+                                decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32))
+    assert (row.decisions["reuse"], row.decisions["recompute"]) == (reused, 24 - reused)
+    assert dict(traces[0].decision.value_counts()) == {name: n for name, n in row.decisions.items() if n}
+
+
+def test_a_copy_of_what_a_layer_computed_is_no_reuse(lm, tmp_path):
+    (tmp_path / "copying.py").write_text(STANDIN.read_text().replace(
+        "return original(hidden, *args, **kwargs)", "return (original(hidden, *args, **kwargs)[0].clone(),)").replace(
+        "                return output\n", "                return (output[0].clone(),)\n"))
+    file, traces = files.load(tmp_path / "copying.py", allow_code=True), []
+    settings = {"decoding": Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=()),
+                "reuse": Reuse(k=2, layers="middle")}
+    [row] = files.generate_rows(lm, [PROMPT], file=file, traces=traces, **settings)
+    [plain] = files.generate_rows(lm, [PROMPT], file=files.load(STANDIN, allow_code=True), **settings)
+    assert row.decisions == plain.decisions
+    assert row.decisions["recompute"] and row.decisions["reuse"]
+    assert {name: n for name, n in row.decisions.items() if n} == dict(traces[0].decision.value_counts())
+
+
+def test_nobody_listens_at_the_networks_points_unless_a_trace_is_asked_for(lm, tmp_path):
+    """The seconds of a file contain no looking: they compare with those of a revision on the eager executor."""
+    (tmp_path / "listeners.py").write_text(
+        "def batch_sample(self, input_ids, **_):\n"
+        "    LISTENERS.append(len(self.network.hook_points.listeners))\n    return {0: input_ids[0]}\n"
+        "LISTENERS = []\n")
+    file = files.load(tmp_path / "listeners.py", allow_code=True)
+    for traces in (None, []):
+        list(files.generate_rows(lm, [PROMPT], file=file, traces=traces,
+                                 decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32)))
+    quiet, traced = file.batch_sample.__globals__["LISTENERS"]
+    assert quiet == 0 < traced
+
+
 def test_a_file_that_unmasks_nothing_ends_with_an_error(lm, standin):
     """The mask token is the argmax everywhere: the published loop would run for ever."""
     decoding = Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=())
@@ -196,6 +286,32 @@ def test_refusals(lm, standin, tmp_path):
         files.call(standin, model, lm, [[1, 2]], Decoding(mask_id=511), Reuse(k=2, layers="8-19"))
 
 
+@pytest.mark.parametrize(("body", "said"), [
+    ("return None", "returned a NoneType without row 0"), ("return {1: input_ids[0]}", "returned a dict without row 0"),
+    ("return {0: input_ids}", r"returned \[\[1, 2, 3\]\] as row 0"),
+    ("return {0: input_ids[0] + 1}", r"returned \[2, 3, 4\] as row 0"),
+    ("return {0: input_ids[0].float()}", r"returned \[1.0, 2.0, 3.0\] as row 0"),
+    ("return {0: input_ids[0][:1]}", r"returned \[1\] as row 0"), ("raise SystemExit(0)", "ends the process"),
+    ("return [input_ids[0].tolist()]", None), ("return input_ids", None)])
+def test_what_a_file_returns_is_rows_or_is_refused(lm, tmp_path, body, said):
+    (tmp_path / "odd.py").write_text(f"def batch_sample(self, input_ids, **_):\n    {body}\n")
+    run = files.generate_rows(lm, [[1, 2, 3]], file=files.load(tmp_path / "odd.py", allow_code=True),
+                              decoding=Decoding(mask_id=511, stop_ids=(), max_new_tokens=32))
+    if said is None:
+        assert [row.tokens for row in run] == [[]]
+        return
+    with pytest.raises(ValueError, match=rf"odd\.py: batch_sample .*{said}"):
+        list(run)
+
+
+@pytest.mark.parametrize("text", ["batch_sample = 3\n",
+                                  "class A:\n    @classmethod\n    def batch_sample(cls, **_): ...\n"])
+def test_a_batch_sample_that_can_not_be_given_the_model_is_refused(tmp_path, text):
+    (tmp_path / "odd.py").write_text(text)
+    with pytest.raises(ValueError, match=r"odd\.py: batch_sample is a (int|classmethod); allowed: a function"):
+        files.load(tmp_path / "odd.py", allow_code=True)
+
+
 OWN_CODE = '''
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -244,6 +360,7 @@ def test_the_checkpoints_own_code_takes_the_networks_place(lm, standin, tmp_path
                                 reuse=Reuse(k=2, layers="first"))
     assert len(row.tokens) == 30       # the block behind three prompt tokens, and the committed block's extra token
     assert row.decisions["reuse"] == 0      # not our layers: nothing is counted
+    assert row.executor == "own code"       # nor is it our eager executor
     assert not row.reused_nothing
 
 
@@ -313,6 +430,7 @@ def test_the_command_writes_a_record_with_the_files_hash(project):
     (("--set", "revision=6c8822f"), "revision='6c8822f' with --generation-file"),
     (("--set", "batch_size=8"), "batch_size=8 with --generation-file"),
     (("--set", "engine=autoregressive", "--k", "1"), "engine='autoregressive' with --generation-file"),
+    (("--set", "executor=fast"), "executor='fast' with --generation-file"),
     (("--task", "arc_easy", "--k", "1"), "task='arc_easy' with --generation-file: it is scored by likelihood"),
     (("--policy", "residual"), "policy='residual'"), (("--layers", "8-19"), "Reuse.layers='8-19'"),
     (("--set", "full_forwards=true"), "full_forwards=True")])
@@ -337,6 +455,29 @@ def test_the_baseline_by_command_counts_tokens_as_the_revision_does(project):
                                                                              revision.finish)
 
 
+def test_tokens_per_second_of_a_file_compare_with_a_revisions_on_the_eager_executor_and_with_no_other(project):
+    """The file's record names its executor; so does the run of a revision that asks for one."""
+    from fastdllm.report.comparison import sides
+    from fastdllm.report.comparison.pairs import Pair
+    (project / "old.py").write_text(PUBLISHED)
+    run_file("--allow-code", "--trace", "1")
+    for executor in ("eager", "fast"):
+        command("run", "--k", "2", "--layers", "middle", "--limit", "1", "--revision", "26d6179", "--experiment", "byo",
+                "--set", "max_new_tokens=32", "--set", "batch_size=1", "--set", f"executor={executor}")
+    folder = project / "executed" / "byo" / "arithmetic_limit_1"
+    file, eager, fast = (sides.find(str(next(folder.glob(f"k2_middle*_{end}/summary.json")).parent))
+                         for end in ("old", "eager", "fast"))
+    assert [side.record.executor for side in (file, eager, fast)] == ["eager", "eager", "fast"]
+    assert file.record.tokens == eager.record.tokens == fast.record.tokens
+    together, apart = Pair(eager, file), Pair(fast, file)
+    assert together.speed == pytest.approx(file.record.tokens_per_second / eager.record.tokens_per_second)
+    assert list(together.why_no_speed()) == []
+    assert apart.speed != apart.speed
+    assert ["different executors (fast and eager)" in why for why in apart.why_no_speed()] == [True]
+    shown = command("compare", eager.name, file.name)
+    assert "tokens/s" in shown.partition("cost of B")[2] and "different executors" not in shown
+
+
 def test_a_file_that_raises_marks_its_cell_failed(project):
     (project / "bad.py").write_text("def batch_sample(self, **values):\n    raise RuntimeError('no such op')\n")
     assert "no such op" in run_file("--allow-code", file="bad.py", code=1)
@@ -355,6 +496,7 @@ def test_own_code_from_the_command(project):
     record = records.read(directory / f"{name}_own_code")
     assert record.code.policy.startswith("generation file ") and ", modelling code " in record.code.policy
     assert record.nfe["full"] == 0 and record.decisions["reuse"] == 0      # seen from outside, it has none
+    assert record.executor == "own code"
     assert f"✓ {name}_own_code\n" in command("grid", "status", "byo", code=1)
     run_file("--allow-code", "--model", "theirs")
     ours = records.samples(directory / name)

@@ -25,7 +25,8 @@ CHANGED = {
     "limit": 4, "prompt": "boxed", "shots": 0, "multiturn": False, "allow_code_execution": True,
     "revision": "26d6179", "seed": 1, "repeat": 1, "threshold": 0.5, "max_new_tokens": 64, "block_size": 16,
     "small_block": 4, "block_cache": False, "temperature": 0.5, "top_p": 0.5, "mask_id": 7, "stop_ids": [5],
-    "stop_strings": ["x"], "k": 3, "layers": "first", "policy": "replay", "full_forwards": True, "similarity": 0.5}
+    "executor": "eager", "stop_strings": ["x"], "k": 3, "layers": "first", "policy": "replay",
+    "full_forwards": True, "similarity": 0.5}
 BY_CONTENT = {"model", "model_revision", "data"}
 
 

@@ -114,6 +114,8 @@ def test_flat_parameters_are_no_numbers_in_disguise(flat):
     ("seed: [0, 1]", "k1_seed1", "as k1_seed0: seed 1 has no effect (nothing is sampled at temperature 0)"),
     ("engine: [autoregressive], threshold: [0.5, 0.9]", "k1_t0.9", "as k1_t0.5: threshold 0.9 has no effect"),
     ("task: [mmlu], threshold: [0.5, 0.9]", "k1_t0.9", "mmlu is scored by likelihood"),
+    ("task: [mmlu], executor: [auto, eager]", "k1_eager", "executor eager has no effect (mmlu is scored"),
+    ("engine: [autoregressive], executor: [auto, eager]", "k1_eager", "autoregressive decoding has one, eager"),
     ("k: [2], layers: [first], similarity: [0.5, 0.9]", "k2_first_sim0.9", "policy output does not ask for it")])
 def test_one_computation_under_two_names_runs_once(tmp_path, axes, same, reason):
     first, second = load(tmp_path, HEAD + f"axes: {{{axes}}}\n").configurations()
@@ -124,7 +126,7 @@ def test_one_computation_under_two_names_runs_once(tmp_path, axes, same, reason)
 @pytest.mark.parametrize("axes", [
     "k: [2], layers: [middle, 8-18]", "temperature: [1.0], seed: [0, 1]", "threshold: [0.5, 0.9]", "repeat: [0, 1]",
     "k: [2], layers: [first], policy: [adaptive], similarity: [0.5, 0.9]", "task: [mmlu], batch_size: [1, 2]",
-    "k: [2], layers: [first], revision: [fixed, 26d6179]"])
+    "k: [2], layers: [first], revision: [fixed, 26d6179]", "executor: [eager, fast]"])
 def test_what_differs_runs_twice(tmp_path, axes):
     configurations = load(tmp_path, HEAD + f"axes: {{{axes}}}\n").configurations()
     assert [each.not_applicable for each in configurations] == [None, None]

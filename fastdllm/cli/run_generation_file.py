@@ -17,7 +17,8 @@ def check(parameters: Parameters) -> None:
     values = parameters.flat()
     for name, allowed, why in (("revision", "fixed", "the file is a revision of its own; allowed: fixed, the default"),
                                ("batch_size", 1, "it runs one prompt at a time; allowed: 1"),
-                               ("engine", "diffusion", "the file is the engine; allowed: diffusion")):
+                               ("engine", "diffusion", "the file is the engine; allowed: diffusion"),
+                               ("executor", "auto", "its forwards run layer by layer; allowed: auto, the default")):
         if values[name] != allowed:
             raise ValueError(f"{name}={values[name]!r} with --generation-file: {why}")
     if not generative(parameters.task):

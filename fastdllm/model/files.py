@@ -64,12 +64,27 @@ def find(model: str | Path, revision: str | None = None) -> Path:
                          f"({type(error).__name__}); allowed: fetch it first on a node with network") from error
 
 
+class KeyTwice(ValueError):
+    """An object of JSON has one key with two values."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint. Raises ValueError that names the file."""
+    """The object in a JSON file of a checkpoint. Raises ValueError that names the file, also for a key that stands in
+    one object twice, with two values.
+    """
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if other := next(((key, value) for key, value in pairs if values[key] != value), None):
+            raise KeyTwice(f"{other[0]}={other[1]!r} and {values[other[0]]!r} can't both be right; allowed: each key "
+                           "once")
+        return values
+
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
+    except KeyTwice as error:
+        raise ValueError(f"{path}: {error}") from error
     except ValueError as error:                 # no JSON, or no UTF-8
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(values, dict):

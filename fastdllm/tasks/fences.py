@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PYTHON = ("python", "py", "ipython")         # python3, Python, {.python}, py: as well
-_OPENING = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+_OPENING = re.compile(r"(?P<quote>(?:[ \t]*>)*)[ \t]*(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 # Behind a sentence, where Markdown has no fence, a model opens one all the same; only if it names the language.
-_INLINE = re.compile(r".*\S[ \t]+(?P<fence>`{3,})(?P<info>[{.]*[A-Za-z][^\s`]*)[ \t]*$")
+_INLINE = re.compile(r"(?P<quote>).*[^\s`][ \t]*(?P<fence>`{3,})(?P<info>[{.]*[A-Za-z][^\s`]*)[ \t]*$")
 _LINE_END = re.compile(r"\r\n|\r|\n")        # and nothing else: U+2028 may stand in a string of the program
 
 
@@ -26,7 +26,7 @@ def code_blocks(output: str) -> Iterator[CodeBlock]:
     """The blocks of an output in order; one that is never closed runs to the end.
 
     A block ends at a line of the fence's character, at least as many of them as opened it, or at a line of code that
-    ends in them. A block that is indented (in a list) is taken without its indentation.
+    ends in them. A block that is indented (in a list) or quoted (behind `>`) is taken without what marks it.
     """
     lines = iter(_LINE_END.split(output))
     for line in lines:
@@ -34,8 +34,9 @@ def code_blocks(output: str) -> Iterator[CodeBlock]:
         if opening is None:
             continue
         fence, code = opening["fence"], []
+        mark = re.compile(rf"(?:[ \t]*>){{0,{opening['quote'].count('>')}}}")
         closing = re.compile(rf"(?P<code>.*?){re.escape(fence[0])}{{{len(fence)},}}[ \t]*$")
-        for inside in lines:
+        for inside in (mark.sub("", quoted, count=1) for quoted in lines):
             if end := closing.match(inside):
                 if end["code"].strip():
                     code.append(end["code"])

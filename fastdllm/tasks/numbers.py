@@ -2,7 +2,7 @@ r"""Numbers as people write them: where they stand in a text, and their values.
 
 Taken: digits of any script; thousands behind commas, apostrophes, underscores or any Unicode space (`1 234`,
 `1,00,000`, `1{,}234`); decimals; `3/4`, `\frac{3}{4}`, `\frac34`, `½`; mixed fractions (`3 1/2`, `3½`, `3\frac12`);
-exponents (`1.5e3`, `3 \times 10^4`, `2^{10}`, `10⁶`); a minus of any kind and a currency sign before it.
+exponents (`1.5e3`, `3 \times 10^4`, `2^{10}`, `10⁶`); a minus of any kind, a plus and a currency sign before it.
 Not taken: the exponent of a unit or a name (`25 cm^2`, `x^2`), and a decimal comma (`3,5` may be two numbers).
 """
 
@@ -15,15 +15,16 @@ from fractions import Fraction
 CURRENCY = "$€£¥₹"
 SPACES = " \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"            # category Zs
 TYPESET = {"{,}": ",", "\\$": "$", "\\%": "%", "\\,": "\u2009", "\\!": "", "\\;": "\u2009", "\\:": "\u2009",
-           "\\ ": " ", "~": "\u00a0", "\u2212": "-", "\u2013": "-", "\uff0d": "-", "\ufe63": "-", "\u2011": "-",
-           "\u2044": "/", "\u2215": "/", "\uff0f": "/", "\u066b": ".", "\u066c": ",", "\uff0c": ",", "\uff0e": ".",
-           "\uff04": "$", "\u2019": "'"}
+           "\\ ": " ", "~": "\u00a0", "\u2044": "/", "\u2215": "/", "\uff0f": "/", "\u066b": ".", "\u066c": ",",
+           "\uff0c": ",", "\uff0e": ".", "\uff04": "$", "\u2019": "'", "\uff0b": "+",
+           **dict.fromkeys("\u2010\u2011\u2013\u2212\u2796\ufe63\uff0d", "-")}      # hyphens, a dash, minus signs
 SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 LARGEST_EXPONENT = 400      # a power beyond is not computed: it would take for ever
 
 # A group of three behind the same separator, and no digit, slash or decimal mark that would make it something else.
 _THOUSANDS = re.compile(rf"(?<![\d.,/^])(\d{{1,3}})(?:(?P<mark>[{SPACES}'_])\d{{3}}(?:(?P=mark)\d{{3}})*)(?![\d/])")
 _EXPONENT = r"\^\s*(?:\{\s*[+-]?\d{1,3}\s*\}|[+-]?\d{1,3}(?!\d))"
+_PLUS = re.compile(rf"(?<![\w)\]}}])(?<![\w)\]}}][{SPACES}])\+(?=[{CURRENCY}]?[\d.])")       # nothing is added to
 _UNIT = re.compile(rf"(?:(?<=[^\W\d_])|(?<=[^\W\d_]\}}))\s*{_EXPONENT}")
 
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?:,\d{2})+,\d{3}(?![\d,]*\d)|\d+)"
@@ -50,7 +51,7 @@ def plain(text: str) -> str:
         text = re.sub(r"(\d?)([¼-¾⅐-⅞])", lambda part: f"{part[1]}{' ' if part[1] else ''}{vulgar(part[2])}", text)
         text = "".join(str(unicodedata.decimal(sign)) if sign.isdecimal() else sign for sign in text)
     text = _UNIT.sub("", text)
-    text = _THOUSANDS.sub(lambda number: number[0].replace(number["mark"], ""), text)
+    text = _PLUS.sub("", _THOUSANDS.sub(lambda number: number[0].replace(number["mark"], ""), text))
     return text if text.isascii() else re.sub(f"[{SPACES}]", " ", text)
 
 

@@ -43,9 +43,11 @@ def not_applicable(values: dict[str, Any]) -> str | None:
 def without_effect(parameters: Parameters) -> Iterator[tuple[tuple[str, ...], str]]:
     """Names of parameters that do nothing in this run, and the reason."""
     if not generative(parameters.task):
-        yield (*DENOISING, *ANSWERS, *SAMPLING), f"{parameters.task} is scored by likelihood, nothing is generated"
+        yield ((*DENOISING, *ANSWERS, *SAMPLING, "executor"),
+               f"{parameters.task} is scored by likelihood, nothing is generated")
     if parameters.engine == "autoregressive":
         yield DENOISING, "autoregressive decoding has no blocks and no threshold"
+        yield ("executor",), "autoregressive decoding has one, eager"
     if parameters.decoding.temperature == 0:
         yield SAMPLING, "nothing is sampled at temperature 0"
     if parameters.reuse.active and parameters.reuse.policy != "adaptive":

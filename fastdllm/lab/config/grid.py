@@ -28,7 +28,8 @@ from fastdllm.lab.config.paths import expand, root, short_name
 from fastdllm.lab.config.yaml_file import set_path
 
 AXES = ("task", "k", "layers", "policy", "revision", "threshold", "batch_size", "small_block", "block_cache",
-        "full_forwards", "similarity", "temperature", "max_new_tokens", "dtype", "engine", "prompt", "seed", "repeat")
+        "full_forwards", "similarity", "temperature", "max_new_tokens", "dtype", "engine", "executor", "prompt", "seed",
+        "repeat")
 SHORT = {"threshold": "t", "batch_size": "b", "small_block": "s", "repeat": "r", "seed": "seed", "similarity": "sim",
          "temperature": "temp", "max_new_tokens": "max"}
 GRID_FILE = "grid.json"     # the resolved grid, beside its report: what that is made from

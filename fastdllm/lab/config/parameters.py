@@ -50,6 +50,8 @@ class RunFields(Settings):
     multiturn: bool = Field(default=True, description=_of_tasks("multiturn"))
     allow_code_execution: bool = Field(default=False, description=_of_tasks("allow_code_execution"))
     revision: str = Field(default="fixed", description="of the historical code, as in fastdllm.decode.revisions")
+    executor: Literal["auto", "eager", "fast"] = Field(
+        default="auto", description="auto: fast wherever it can do what is asked; a record names the one that ran")
     seed: int = Field(default=0, ge=0, description="a whole number from 0 up")
     repeat: int = Field(default=0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")
 
@@ -98,8 +100,8 @@ class Parameters(RunFields):
 
     @property
     def execution(self) -> Execution:
-        """How the run is executed: as many rows at once as it says, its seed, one thread, the executor that fits."""
-        return Execution(seed=self.seed, batch_size=self.batch_size)
+        """How the run is executed: as many rows at once as it says, its seed and executor, one thread."""
+        return Execution(seed=self.seed, batch_size=self.batch_size, executor=self.executor)
 
     def key(self) -> str:
         """Two runs with the same key are the same computation: without reuse, what would be reused is no matter."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
@@ -24,17 +24,18 @@ from fastdllm.decode.loop import row_generator
 from fastdllm.decode.prompts import Prompt, token_ids
 from fastdllm.decode.rules import check_prompt, resolve
 from fastdllm.decode.rules import stops as stops_of
-from fastdllm.decode.step import RowResult
+from fastdllm.decode.step import DECISIONS, KINDS, RowResult
 from fastdllm.decode.trace import COLUMNS, WHOLE
 from fastdllm.lab.atomic import sha256
 from fastdllm.lab.instrument.probe import Decoder, ForwardObservation, Probe
 from fastdllm.lab.instrument.published_model import PublishedModel
+from fastdllm.lab.instrument.work_count import WorkCount
 from fastdllm.lab.records.external_code import modelling_code
 from fastdllm.model.config import token_ids as special_ids
 from fastdllm.model.lm import LM
-from fastdllm.settings import SUBSETS, Decoding, Reuse
+from fastdllm.settings import SUBSETS, Decoding, Reuse, plain_value
 
-Sampler = Callable[..., dict[int, torch.Tensor]]
+Sampler = Callable[..., Any]      # rows by prompt, see `returned_row`
 NEVER = -1      # a stop token that no model emits
 
 
@@ -78,6 +79,9 @@ def load(path: str | Path, allow_code: bool = False, own_code: bool = False) -> 
             raise ValueError(f"--generation-file {path}: {len(holders)} classes with batch_sample; "
                              "allowed: a function batch_sample, or one class that has it")
         batch_sample = vars(holders[0])["batch_sample"]
+    if not callable(batch_sample):
+        raise ValueError(f"--generation-file {path}: batch_sample is a {type(batch_sample).__name__}; allowed: a "
+                         "function whose first argument is the model")
     return GenerationFile(path.resolve(), batch_sample, sha256(path.read_bytes()), own_code)
 
 
@@ -113,8 +117,8 @@ def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], dec
     At k=1 the file decodes without reuse; `reuse_k` and `layer_subset` are given to a file that asks for them. The
     published loop knows one stop token: of the checkpoint's several it is the first, the tokenizer's own.
 
-    Raises ValueError for settings or prompts that don't fit, as our loop with a revision does, and for settings that
-    the file's signature has no parameter for.
+    Raises ValueError for settings or prompts that don't fit, as our loop with a revision does, for settings that the
+    file's signature has no parameter for, and for what the file returns if it is no rows.
     """
     rules = resolve(lm, decoding, reuse, "upstream")
     for index, prompt in enumerate(prompts):
@@ -143,10 +147,27 @@ def call(file: GenerationFile, model: Any, lm: LM, prompts: list[list[int]], dec
     if unknown:
         raise ValueError(f"{file.path.name}: batch_sample has no parameter {', '.join(unknown)}; allowed: "
                          f"{', '.join(list(parameters)[1:])}")
-    rows = MethodType(file.batch_sample, model)(**values)
+    try:
+        rows = MethodType(file.batch_sample, model)(**values)
+    except SystemExit as error:
+        raise ValueError(f"{file.path.name}: batch_sample ends the process (exit status {error.code!r}); allowed: one "
+                         "that returns rows, or raises an error") from error
     padding = None if len(prompts) == 1 else pad      # in lockstep a finished row waits, padded, for the others
-    return [answer(rows[index].tolist(), len(prompt), rules.block, stop, mask, padding)
+    return [answer(returned_row(file, rows, index, prompt), len(prompt), rules.block, stop, mask, padding)
             for index, prompt in enumerate(prompts)]
+
+
+def returned_row(file: GenerationFile, rows: Any, index: int, prompt: list[int]) -> list[int]:
+    """The tokens of a prompt's row. Raises ValueError for what is none: the prompt's ids and what was generated."""
+    try:
+        row = plain_value(rows[index])
+    except (TypeError, LookupError):
+        row = None
+    if not isinstance(row, list) or row[:len(prompt)] != prompt or not all(type(token) is int for token in row):
+        what = f"{str(row)[:60]} as row {index}" if row is not None else f"a {type(rows).__name__} without row {index}"
+        raise ValueError(f"{file.path.name}: batch_sample returned {what}; allowed: for each row a tensor or list of "
+                         "token ids that begins with the prompt's")
+    return row
 
 
 def stop_ids(lm: LM, decoding: Decoding) -> list[int]:
@@ -186,34 +207,35 @@ def generate_rows(lm: LM, prompts: Sequence[Prompt], *, file: GenerationFile, de
     """Rows as they finish, one prompt at a time, as the published runs did: what `decode.generate_rows` yields.
 
     `seed` and a row's number seed what is drawn at temperature > 0. The text ends before a stop string, which the
-    loop itself knows nothing of. `decisions` count layer calls seen from outside: a layer that runs is a recompute,
-    whatever becomes of its result; `seconds` hold the looking. With `traces`, each row's trace is appended to it. With
-    `own_code` the model is not ours, and forwards are not counted.
+    loop itself knows nothing of. `decisions` count calls of the layers that reuse names: a layer whose result goes on
+    is a recompute, one that did not run or whose result was discarded a reuse (`WorkCount`). With `traces`, a probe
+    looks at every forward and each row's trace is appended; the rows' `seconds` then contain the looking and are no
+    measure of the file. With `own_code` the model is not ours: neither forwards nor layer calls are counted, and the
+    row's `executor` is "own code".
     """
     find_stop, stops = stops_of(lm, decoding)[1], stop_ids(lm, decoding)
+    wanted = reuse.layer_indices(lm.config.num_hidden_layers)
     for index, prompt in enumerate(prompts):
         ids, number = token_ids(lm, index, prompt), index if numbers is None else numbers[index]
-        forwards: Counter[str] = Counter()
-        decisions: dict[str, int] = dict.fromkeys(("recompute", "reuse", "fallback", "bypass"), 0)
+        work = WorkCount(wanted)
         began = time.perf_counter()
         if file.model is not None:
             tokens = seeded_call(file, file.model, lm, ids, decoding, reuse, seed, number)
         else:
-            def count_forward(kind: str, _rows: int, forwards: Counter[str] = forwards) -> None:
-                forwards[kind] += 1
-            ours = PublishedModel(lm.network, count_forward, row_generator(lm.device, seed, number))
-            with Probe(lm.network) as probe:
+            ours = PublishedModel(lm.network, work.forward, row_generator(lm.device, seed, number), work.layer)
+            with nullcontext() if traces is None else Probe(lm.network) as probe:
                 tokens = seeded_call(file, ours, lm, ids, decoding, reuse, seed, number)
-            frame = trace(probe.seen, index, lm, decoding, reuse)
-            decisions |= {str(name): int(count) for name, count in frame.decision.value_counts().items()}
-            if traces is not None:
-                traces.append(frame)
-        nfe = {kind: forwards[kind] for kind in ("prefill", "full", "small", "commit")} | {"replay": 0}
+            if traces is not None and probe is not None:
+                traces.append(trace(probe.seen, index, lm, decoding, reuse))
+        seconds = time.perf_counter() - began
+        nfe = {kind: work.forwards[kind] for kind in KINDS} | {"replay": 0}
         text = lm.decode(tokens)
         yield RowResult(row=number, tokens=tokens, text=find_stop.cut(text) if find_stop else text, nfe=nfe,
-                        decisions=decisions, finish="stop" if tokens and tokens[-1] in stops else "length",
-                        reused_nothing=reuse.active and file.model is None and decisions["reuse"] == 0,
-                        seconds=time.perf_counter() - began, steps=nfe["full"] + nfe["small"])
+                        decisions={decision: work.decisions[decision] for decision in DECISIONS},
+                        finish="stop" if tokens and tokens[-1] in stops else "length",
+                        reused_nothing=reuse.active and file.model is None and not work.decisions["reuse"],
+                        seconds=seconds, steps=nfe["full"] + nfe["small"],
+                        executor="eager" if file.model is None else "own code")
 
 
 def seeded_call(file: GenerationFile, model: Any, lm: LM, ids: list[int], decoding: Decoding, reuse: Reuse, seed: int,
@@ -244,8 +266,8 @@ def trace(seen: list[ForwardObservation], row: int, lm: LM, decoding: Decoding, 
             steps.append((None, None))
             continue
         block, step = (s.block, step) if s.block == block else (s.block, 0)
-        first = s.tokens[0].index(mask) + (s.replace_position or 0)
-        steps.append((first // decoding.small_block, step))
+        masked = [at for at, token in enumerate(s.tokens[0], s.replace_position or 0) if token == mask]
+        steps.append((masked[0] // decoding.small_block if masked else None, step))     # without one: only a look
         step += 1
     for s, (small_block, at) in zip(seen, steps, strict=True):
         if at is None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdllm.lab.instrument.work_count import occurrences
 from fastdllm.model.cache import Cache, Context
 from fastdllm.model.hooks import HookPoint
 from fastdllm.model.network import Network
@@ -115,9 +116,8 @@ class Probe:
     def _source(self, index: int, values: Tensor) -> tuple[int, int] | None:
         """The latest forward whose output of this layer holds `values` [R, w, d], and the offset there."""
         for forward, stored in reversed(self._computed[index]):
-            for row, offset in (stored == values[0, 0]).all(-1).nonzero().tolist():
-                if torch.equal(stored[row, offset:offset + values.shape[1]], values[0]):
-                    return forward, offset
+            for offset in occurrences(values, stored):
+                return forward, offset
         return None
 
     def _end(self, context: Context, cache: Cache) -> None:

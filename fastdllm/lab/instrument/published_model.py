@@ -116,8 +116,11 @@ class PublishedLayer(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, hidden_states: Tensor, *, context: Context, cache: Cache, **_: Any) -> tuple[Tensor]:
-        return (self.layer(hidden_states.contiguous(), context, cache),)
+    def forward(self, hidden_states: Tensor, *, context: Context, cache: Cache, computed: list[Tensor],
+                **_: Any) -> tuple[Tensor]:
+        """The layer on hidden states [R, w, hidden_size]; what it computes is also put into `computed`."""
+        computed.append(self.layer(hidden_states.contiguous(), context, cache))
+        return (computed[-1],)
 
 
 class PublishedDecoder(nn.Module):
@@ -132,14 +135,16 @@ class PublishedDecoder(nn.Module):
 class PublishedModel(nn.Module):
     """Our network as a published generation file sees it.
 
-    `on_forward(kind, rows)` is told of every forward. What is sampled is drawn from `generator`, which is on the
-    network's device (None: torch's global one).
+    `on_forward(kind, rows)` is told of every forward, and `on_layer(index, output, computed)` of what goes on behind
+    every layer and what the layer computed (None: it did not run), both [R, w, hidden_size]. What is sampled is drawn
+    from `generator`, which is on the network's device (None: torch's global one).
     """
 
     def __init__(self, network: Network, on_forward: Callable[[str, int], None] | None = None,
-                 generator: torch.Generator | None = None):
+                 generator: torch.Generator | None = None,
+                 on_layer: Callable[[int, Tensor, Tensor | None], None] | None = None):
         super().__init__()
-        self.network, self.on_forward, self.config = network, on_forward, network.config
+        self.network, self.on_forward, self.on_layer, self.config = network, on_forward, on_layer, network.config
         self.generator = generator
         self.repeated: dict[tuple[str, int], tuple[list[list[int]], int]] = {}      # see `_goes_on`
         self.model = PublishedDecoder(network)
@@ -186,11 +191,16 @@ class PublishedModel(nn.Module):
 
         def run_layer(index: int, _layer: nn.Module, hidden: Tensor, context: Context, cache: Cache) -> Tensor:
             """The published layer around ours, whose `forward` the file may have patched."""
+            computed: list[Tensor] = []
             output = self.model.layers[index](
                 hidden, attention_mask=context.mask, position_ids=context.positions, past_key_value=past,
                 use_cache=use_cache, update_past_key_values=update_past_key_values, use_block_cache=use_block_cache,
-                block_past_key_values=block, replace_position=replace_position, context=context, cache=cache)
-            return output[0] if isinstance(output, tuple) else output
+                block_past_key_values=block, replace_position=replace_position, context=context, cache=cache,
+                computed=computed)
+            output = output[0] if isinstance(output, tuple) else output
+            if self.on_layer is not None:
+                self.on_layer(index, output, computed[-1] if computed else None)
+            return output
 
         return Outputs(self.network.logits(self.network(input_ids, context, cache, run_layer)), past, block)
 

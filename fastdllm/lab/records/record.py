@@ -92,7 +92,8 @@ class Record(Settings):
     forwards_run: int | None = Field(default=None, description="policy verify: passes through the network that carried "
                                                                "a row, summed; `nfe` is what k=1 needs")
     drafts: tuple[DraftTotal, ...] = Field(default=(), description="policy verify: drafts by depth and kind")
-    executor: str = Field(default="", description="how the forwards were computed: fast, eager; '' in older records")
+    executor: str = Field(default="", description="what computed the forwards: fast, eager, or the checkpoint's own "
+                                                 "code; '' in older records")
     sessions: int = Field(default=1, description="1 + the number of times the run was interrupted and resumed")
     shards: int = Field(default=1, description="parts that were solved by a process each; seconds is their sum")
     samples_sha256: str | None = None
