@@ -50,7 +50,7 @@ def computing_notebook(path: Path) -> Path:
     notebook = json.loads((ROOT / "notebooks" / "10_cell.ipynb").read_text())
     cells = {cell["metadata"].get("name"): cell for cell in notebook["cells"]}
     lines = [line for line in "".join(cells["run"]["source"]).splitlines(True)
-             if "display" not in line and "fastdllm.report" not in line]
+             if not any(word in line for word in ("display", "fastdllm.report", "clear_output"))]
     notebook["cells"] = [cells["parameters"], cells["run"] | {"source": lines}]
     path.write_text(json.dumps(notebook))
     return path

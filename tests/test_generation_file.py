@@ -52,6 +52,15 @@ def test_golden_tokens_through_the_adapter(lm, standin, case):
     assert got[0]
 
 
+def test_a_file_at_k_1_counts_the_layers_that_are_named_as_a_revision_does(lm, standin):
+    how = {"decoding": Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=()), "reuse": Reuse(layers="last")}
+    traces, ours = [], Trace()
+    [theirs] = files.generate_rows(lm, [PROMPT], file=standin, traces=traces, **how)
+    [row] = generate_rows(lm, [PROMPT], revision="26d6179", trace=ours, **how)
+    assert theirs.decisions == row.decisions
+    assert len(traces[0]) == len(ours.frame()) > 0
+
+
 def test_rows_and_trace_agree_with_the_emulated_revision(lm, standin):
     decoding = Decoding(threshold=0.9, max_new_tokens=32, mask_id=511, stop_ids=())
     reuse, prompt = Reuse(k=2, layers="middle"), PROMPT

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PYTHON = ("python", "py", "ipython")         # python3, Python, {.python}, py: as well
+PYTHON = ("python", "py", "ipython")         # python3, Python, {.python}, py: as well; python-repl is no program
+MARKDOWN = ("markdown", "md")                # a whole answer in a fence, with its blocks inside
 _OPENING = re.compile(r"(?P<quote>(?:[ \t]*>)*)[ \t]*(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 # Behind a sentence, where Markdown has no fence, a model opens one all the same; only if it names the language.
 _INLINE = re.compile(r"(?P<quote>).*[^\s`][ \t]*(?P<fence>`{3,})(?P<info>[{.]*[A-Za-z][^\s`]*)[ \t]*$")
@@ -16,7 +17,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")        # and nothing else: U+2028 may stan
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """A fenced block; `language` is the first word behind the opening fence, letters only, in small ones."""
+    """A fenced block; `language` is the first word behind the opening fence, in small letters, without a version."""
 
     language: str
     code: str
@@ -42,7 +43,7 @@ def code_blocks(output: str) -> Iterator[CodeBlock]:
                     code.append(end["code"])
                 break
             code.append(inside)
-        language = re.match(r"[\W_]*([A-Za-z]*)", opening["info"])
+        language = re.match(r"[\W_]*([A-Za-z]*(?:[-+#][A-Za-z+#]+)*)", opening["info"])
         yield CodeBlock(language[1].lower() if language else "", unindented(code))
 
 
@@ -53,8 +54,13 @@ def unindented(lines: list[str]) -> str:
 
 
 def python_code(output: str) -> str | None:
-    """The first block that says it is Python, else the first that says nothing; empty ones and others don't count."""
+    """The first block that says it is Python, else the first that says nothing; empty ones and others don't count.
+
+    Of a block of Markdown it is the blocks inside that count.
+    """
     blocks = [block for block in code_blocks(output) if block.code.strip()]
+    blocks = [inner for block in blocks for inner in
+              (code_blocks(block.code) if block.language in MARKDOWN else [block]) if inner.code.strip()]
     for languages in (PYTHON, ("",)):
         for block in blocks:
             if block.language in languages:
