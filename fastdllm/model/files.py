@@ -74,7 +74,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
-        if other := next(((key, value) for key, value in pairs if values[key] != value), None):
+        if other := next(((key, value) for key, value in pairs
+                          if values[key] is not value and values[key] != value), None):      # nan is not itself
             raise KeyTwice(f"{other[0]}={other[1]!r} and {values[other[0]]!r} can't both be right; allowed: each key "
                            "once")
         return values
