@@ -132,6 +132,8 @@ def payload(parameters: Parameters, checkpoint: Checkpoint, dataset: Dataset, co
     """Everything that enters the identity. Without reuse, what would be reused is left out."""
     values = parameters.model_dump(mode="json", exclude=BY_CONTENT)
     reuse = parameters.reuse if parameters.reuse.active else Reuse()
+    if values["executor"] == "auto":
+        del values["executor"]      # not asked for: records made when one could not ask have the same identity
     values["reuse"] = reuse.model_dump(mode="json")
     if policy is not None:
         values["reuse"]["policy"] = Path(reuse.policy).name
