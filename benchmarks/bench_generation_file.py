@@ -58,7 +58,7 @@ def ratio(lines: list[dict], k: int, one: str, other: str, what: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--problems", type=int, default=6, help="per subtask of arithmetic")
+    parser.add_argument("--problems", type=int, default=6, help="of the task arithmetic, in all")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lm, file = fastdllm.load("tiny"), generation_file.load(FILE, allow_code=True)
@@ -72,7 +72,8 @@ def main() -> None:
             for turn in range(options.turns):
                 for side in SIDES if turn % 2 else SIDES[::-1]:
                     took = decode(lm, file, side, prompts, reuse)
-                    lines.append({"k": k, "side": side, "turn": turn, "wall": took["wall"], "user": took["user"]})
+                    lines.append({"k": k, "side": side, "turn": turn,
+                                  **{what: round(took[what], 4) for what in ("wall", "user")}})
             for one, other in (("file", "eager"), ("traced", "eager")):
                 print(*(ratio(lines, k, one, other, what) for what in ("user", "wall")), sep="\n")
     if options.out:

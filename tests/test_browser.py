@@ -285,7 +285,8 @@ def app(tmp_path_factory):
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "-m", "fastdllm", "app", f"--port={browser.free_port()}"], cwd=ROOT,
                                    stdout=output, stderr=subprocess.STDOUT,
-                                   env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"})
+                                   env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+                                        "JUPYTER_PATH": ""})      # ordinary kernels, children of the app
     until = time.monotonic() + 60
     while "Ctrl-C" not in log.read_text():
         assert process.poll() is None and time.monotonic() < until, log.read_text()

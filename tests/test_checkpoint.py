@@ -220,7 +220,8 @@ def test_absent_keys_have_the_defaults_of_hugging_face(copy):
     {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000}},
     {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
     {"rope_scaling": {}, "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 1.0}},
-    {"text_config": {}}, {"text_config": {"rope_theta": 1e6, "rope_scaling": None, "num_hidden_layers": 28}},
+    {"text_config": {}}, {"not_a_number": float("nan")},
+    {"text_config": {"rope_theta": 1e6, "rope_scaling": None, "num_hidden_layers": 28}},
     {"rope_theta": None, "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}}])
 def test_unscaled_positions_are_taken_however_they_are_written(copy, rope):
     configured(copy, **rope)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from lab_support import checkpoint, command, invoke, params, write_record
 from report_support import fill, healthy, rows, ship
 
 from fastdllm import stats
+from fastdllm.display.tables import Html
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.records import steps
@@ -56,6 +58,15 @@ def test_what_differs_is_named_and_what_is_equal_is_not(project):
     assert table.loc["k"].tolist() == [1, 2]
     assert "threshold" not in table.index and "weights" not in table.index
     assert table.loc["policy"].tolist() == ["none: k=1", "output"]
+
+
+def test_what_differs_is_not_rounded_away(project):
+    near, one = sides.find("study/k1_middle"), sides.find("study/k2_middle")
+    decoding = near.record.parameters.decoding.model_copy(update={"threshold": 0.99999})
+    other = near.record.parameters.model_copy(update={"decoding": decoding})
+    near = replace(near, record=near.record.model_copy(update={"parameters": other}))
+    table = Html(Comparison((near, one)).settings()).markdown()
+    assert "| threshold | 0.99999 | " in table
 
 
 def test_the_text_has_the_difference_the_problems_and_the_command(project):
@@ -252,6 +263,11 @@ def played(ran, monkeypatch):
     return ran
 
 
+def without_texts(side):
+    """As a shipped record's problems are: right or wrong, and no text that this could be said of."""
+    return replace(side, problems=side.problems.assign(output=float("nan")))
+
+
 def test_a_kept_trace_is_played_and_another_problem_is_decoded_again(played, tmp_path):
     kept = command("explore", "run/k2_middle", "--problem", 0, "--output", tmp_path / "kept.html")
     assert "as it was recorded with the run" in kept
@@ -261,6 +277,7 @@ def test_a_kept_trace_is_played_and_another_problem_is_decoded_again(played, tmp
         replayed = replay.replay(sides.find("run/k2_middle"), problem)
         said = {True: "right", False: "wrong"}[replayed.recording.meta["right"]]
         assert said in replayed.verdict and replayed.recording.meta["target"] == replayed.problem.target
+    assert replay.replay(without_texts(sides.find("run/k2_middle")), "1").recording.meta["right"] is None
     page = (tmp_path / "kept.html").read_text()
     assert "http:" not in page.replace("http://www.w3.org", "") and "k2_middle" in page
 

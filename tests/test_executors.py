@@ -12,7 +12,7 @@ import fastdllm
 from fastdllm import Decoding, Reuse
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
-from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.config.parameters import FAST_POLICIES, Parameters
 from fastdllm.lab.evaluation.evaluate import evaluate
 from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.report import cell_report, tables
@@ -57,6 +57,22 @@ def test_a_record_from_before_says_nothing_and_keeps_its_checksum(model, tmp_pat
     assert record.executor == "" and "executor" not in record.content()
     assert record.sealed().checksum == record.checksum
     assert "executor" in record.model_copy(update={"executor": "fast"}).content()
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"temperature": 0.5}, "decoding.temperature=0.5"), ({"k": 2, "layers": "middle", "policy": "token"}, "'token'")])
+def test_what_the_fast_executor_can_not_do_is_refused_before_a_model_is_loaded(values, said):
+    with pytest.raises(ValueError, match=f"executor='fast' with .*{said}.*; allowed: .*executor='eager'"):
+        Parameters.of(executor="fast", **values)
+    assert Parameters.of(executor="eager", **values)
+
+
+@pytest.mark.parametrize("policy", FAST_POLICIES)
+def test_the_policies_that_may_ask_for_the_fast_executor_are_those_it_runs(lm, policy):
+    reuse = Reuse(k=2, layers=None if policy == "verify" else "0-1", policy=policy)
+    decoding = Decoding(mask_id=511, stop_ids=(), max_new_tokens=8)
+    [row] = fastdllm.generate(lm, [[5, 6, 7]], decoding=decoding, reuse=reuse, executor="fast").rows
+    assert row.executor == "fast"
 
 
 @pytest.mark.parametrize(("executor", "device", "said"), [

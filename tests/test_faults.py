@@ -187,8 +187,9 @@ def test_a_policy_is_a_file_that_the_params_name(tmp_path, model):
     assert re.fullmatch(r"changed: policy file [0-9a-f]{8} -> [0-9a-f]{8}", state.detail)
 
 
-def test_the_runner_killed_in_mid_run(tmp_path, model):
+def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch):
     """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
+    monkeypatch.delenv("JUPYTER_PATH")      # an ordinary kernel, which watches its parent itself
     configuration = cell_of(tmp_path, model, limit=60, batch_size=1)      # more than decode while the worker notices
     command = [sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -37,6 +37,17 @@ def test_every_slurm_setting_reaches_the_script(tmp_path, name):
     assert "#SBATCH --mail-user=m@x" in lines(Slurm(**SETTINGS)) and "#SBATCH --mem=3G" in lines(Slurm(**SETTINGS))
 
 
+class Switched(Slurm):
+    """Settings as someone adds one: a switch."""
+
+    exclusive: bool = False
+
+
+def test_a_switch_that_is_on_is_an_option_without_a_value_and_off_it_is_none():
+    assert Switched(exclusive=True, memory="3G").options() == ["mem=3G", "exclusive"]
+    assert Switched().options() == Slurm().options() == []
+
+
 class Job:
     """A script of two array tasks, of which one is started again and again."""
 

@@ -245,6 +245,8 @@ def test_every_line_of_a_figure_has_a_name_and_a_long_one_says_how_many_it_stand
     alike = pd.concat([table.assign(config=table["config"] + f"+a_switch_of_the_revision={i}") for i in range(3)])
     names = figures.merged(alike, "run")["name"]
     assert names.str.len().max() < 60 and names[0].endswith(f" and {3 * 3 - 1} more")
+    alone = table[:1].assign(config="k3_middle_residual_6c8822f+on_full_block=refresh_b1_max128")
+    assert list(figures.merged(alone, "run")["name"]) == list(alone["config"])
 
 
 def test_a_clock_that_was_read_once_gives_no_ratio_in_a_figure(results: Results) -> None:
@@ -255,7 +257,8 @@ def test_a_clock_that_was_read_once_gives_no_ratio_in_a_figure(results: Results)
 @pytest.mark.parametrize(("frame", "said"), [
     ({"same": [True, np.bool_(False)]}, ["yes", "no"]), ({"seconds": [0.1 + 0.2, np.float32(0.999)]}, ["0.3", "0.999"]),
     ({"tokens": [3540.0, 12345.6]}, ["3540", "12346"]), ({"p_holm": [0.0, 1e-9]}, ["&lt; 0.0001"] * 2),
-    ({"why": ["a `b` c", None]}, ["a <code>b</code> c", ""]), ({"small_block": [1, 2]}, ["small block"])])
+    ({"why": ["a `b` c", None]}, ["a <code>b</code> c", ""]), ({"answer": ["```x```", "`y`"]}, ["```x```", "`y`"]),
+     ({"small_block": [1, 2]}, ["small block"])])
 def test_a_frame_is_read_as_it_is(frame: dict, said: list[str]) -> None:
     html = Html(pd.DataFrame(frame), "of `k`")._repr_html_()
     assert all(f">{text}</t" in html for text in said) and "of <code>k</code>" in html

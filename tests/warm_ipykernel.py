@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Not for kernels with a Hugging Face cache of their own: transformers reads where it lies when it is imported.
 IMPORTED = ("torch", "transformers.models.auto", "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize",
@@ -28,20 +29,26 @@ IMPORTED = ("torch", "transformers.models.auto", "pandas", "matplotlib.pyplot", 
             "jinja2", "jaxtyping", "rich.console", "bs4", "safetensors.torch", "tokenizers",
             "statsmodels.stats.contingency_tables", "statsmodels.stats.multitest", "statsmodels.stats.proportion",
             "statsmodels.formula.api")
-INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}      # as a kernel sets it for itself
+# As a kernel sets it for itself; and what is read when torch is imported, so that a kernel's own value comes too late.
+SERVER = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "OMP_NUM_THREADS": "1"}
 STREAMS = (0, 1, 2)
 
 
 @contextmanager
 def serving(directory: Path) -> Iterator[dict[str, str]]:
     """The environment of processes whose kernels start warm; ended with the block."""
-    address, specification = directory / "socket", directory / "kernels" / "python3" / "kernel.json"
+    with TemporaryDirectory(prefix="kernels") as short:      # a socket's path has 107 bytes at most
+        yield from _serving(directory, Path(short) / "socket")
+
+
+def _serving(directory: Path, address: Path) -> Iterator[dict[str, str]]:
+    specification = directory / "kernels" / "python3" / "kernel.json"
     specification.parent.mkdir(parents=True)
     command = [sys.executable, "-I", "-S", __file__, "join", str(address), "-f", "{connection_file}"]
     specification.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python",
                                          "metadata": {"supported_encryption": ["curve"]}}))
     with subprocess.Popen([sys.executable, __file__, "serve", str(address)], stdin=subprocess.PIPE,
-                          env=os.environ | INLINE) as server:
+                          env=os.environ | SERVER) as server:
         while not address.exists():
             assert server.poll() is None, "the server of warm kernels did not start"
             time.sleep(0.1)
@@ -81,7 +88,9 @@ def kernel(client: socket.socket) -> None:
     """Be the kernel that a client asked for, with its streams, environment and directory."""
     message, streams, _, _ = socket.recv_fds(client, 1_000_000, len(STREAMS))
     while not message.endswith(b"\n"):
-        message += client.recv(1_000_000)
+        if not (more := client.recv(1_000_000)):
+            return      # the client has gone before it had said all
+        message += more
     asked = json.loads(message)
     for stream, target in zip(streams, STREAMS, strict=True):
         os.dup2(stream, target)
@@ -112,11 +121,11 @@ def join(address: str, *arguments: str) -> None:
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda number, _: server.send(bytes([number])))
         asked = {"arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}
         message = json.dumps(asked).encode() + b"\n"
         server.sendall(message[socket.send_fds(server, [message], STREAMS):])
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda number, _: server.send(bytes([number])))
         while os.getppid() == parent and not select.select([server], [], [], 1.0)[0]:
             pass
 

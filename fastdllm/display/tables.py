@@ -37,6 +37,7 @@ LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "stat
 MOST = 100      # rows that a page shows: who wants more reads them as data
 LONG = 34       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
+QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as it was written
 # What columns of frames are called in a table for people; the names of settings and switches stay as they are.
 HEADS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
          "tokens_per_s": "tokens/s", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
@@ -144,8 +145,8 @@ def p_text(p: float) -> str:
 class Html:
     """A table that notebooks, HTML exports and Markdown pages can show.
 
-    Any frame can be read as it is: numbers are rounded, `HEADS` names columns, text between backticks is code, and of
-    a table without rows its caption says so.
+    Any frame can be read as it is: numbers are rounded, `HEADS` names columns, text between backticks is code (but not
+    in what models were asked and said), and of a table without rows its caption says so.
     """
 
     def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
@@ -160,8 +161,9 @@ class Html:
         body = []
         for row in shown.itertuples(index=False):
             base = ' class="base"' if "baseline" in row else ""
-            body.append(f"<tr{base}>" + "".join(f'<td class="{kind}">{_marked(value)}</td>'
-                                                for value, kind in zip(row, kinds, strict=True)) + "</tr>")
+            body.append(f"<tr{base}>" + "".join(
+                f'<td class="{kind}">{escape(value) if name in QUOTED else _marked(value)}</td>'
+                for name, value, kind in zip(shown.columns, row, kinds, strict=True)) + "</tr>")
         caption = f'<p class="fdc">{_marked(self._said())}</p>' if self._said() else ""
         if self.table.empty:
             return STYLE + caption

@@ -65,7 +65,8 @@ def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:
     by = ["task", column] if column in table else ["task", "config"]
     lines = table.drop_duplicates(by).copy()
     names = table.groupby(by, sort=False)["config"].agg(list)
-    lines["name"] = [said if len(said := together(each)) <= LONGEST else f"{each[0]} and {len(each) - 1} more"
+    lines["name"] = [said if len(said := together(each)) <= LONGEST or len(each) == 1 else
+                     f"{each[0]} and {len(each) - 1} more"
                      for each in names]
     lines["several"] = [len(each) > 1 for each in names]
     return lines.reset_index(drop=True)

@@ -118,14 +118,14 @@ def of_recorder(recorder: Recorder) -> Recording:
 
 
 def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
-           revision: str | Revision = "fixed", seed: int = 0, distance: bool = True,
+           revision: str | Revision = "fixed", seed: int = 0, distance: bool = True, executor: str = "auto",
            on_step: Callable[[Step], bool | None] | None = None) -> Recording:
     """Denoise one prompt and keep every forward. `on_step` may return False to stop.
 
     `distance=True` also runs each reused layer, to say how far the stand-in is from what it would have
     returned. Raises ValueError for bad input before any work.
     """
-    recorder = Recorder(lm, [prompt], decoding, reuse, revision, seed, distance)
+    recorder = Recorder(lm, [prompt], decoding, reuse, revision, seed, distance, executor)
     for step in recorder:
         if on_step is not None and on_step(step) is False:
             break

@@ -13,6 +13,7 @@ from fastdllm.tasks.base import TaskOptions
 
 SECTIONS: dict[str, type[Settings]] = {"decoding": Decoding, "reuse": Reuse}
 SECTION = {name: section for section, settings in SECTIONS.items() for name in settings.model_fields}
+FAST_POLICIES = ("output", "residual", "replay", "verify")      # those that the fast executor knows, decode/fast.py
 OF_TASK = ("max_new_tokens", "stop_strings")      # where they are not given, the task has its own
 
 
@@ -69,6 +70,12 @@ class Parameters(RunFields):
         if self.reuse.active and self.engine == "autoregressive":
             raise ValueError(f"reuse.k={self.reuse.k} with engine='autoregressive' reuses nothing; "
                              "allowed: k=1, or engine='diffusion'")
+        if self.executor == "fast" and self.decoding.temperature > 0:
+            raise ValueError(f"executor='fast' with decoding.temperature={self.decoding.temperature} (a generator for "
+                             "each row); allowed: temperature 0, or executor='eager'")
+        if self.executor == "fast" and self.reuse.active and self.reuse.policy not in FAST_POLICIES:
+            raise ValueError(f"executor='fast' with reuse.policy={self.reuse.policy!r}, which decides inside the "
+                             f"layers; allowed: {', '.join(FAST_POLICIES)}, or executor='eager'")
         return self
 
     @classmethod
@@ -125,13 +132,16 @@ class RecordOptions(Settings):
     token_ids: bool = Field(default=True, description="keep the token ids of every output")
 
 
-WORDED = ("profile", "time", "cpus", "throttle", "requeue", "signal_seconds", "setup")    # by jobs/job.sh.j2 itself
+# Fields of `Slurm`: in words of their own in jobs/job.sh.j2, and what a job that computes nothing does without.
+WORDED = ("profile", "time", "cpus", "throttle", "requeue", "signal_seconds", "setup")
+OF_GPU_NODES = ("gres", "constraint")
 
 
 class Slurm(Settings):
     """How a grid is submitted. A profile (params/slurm/NAME.yml) holds the same keys; the grid's own win.
 
-    A field is an option of sbatch by its name (`mail_user` is --mail-user), if it isn't one of `WORDED`.
+    A field is an option of sbatch by its name (`mail_user` is --mail-user, but `memory` is --mem; a switch that is on
+    is an option without a value), if it isn't one of `WORDED`.
     """
 
     profile: str | None = None
@@ -152,10 +162,11 @@ class Slurm(Settings):
     setup: tuple[str, ...] = Field(default=(), description="shell lines run before the configuration")
     mail_user: str | None = None
 
-    def options(self) -> dict[str, Any]:
-        """What is handed to sbatch as it is: `{"partition": "gpu", "mem": "32G"}`."""
-        given = {name: value for name, value in self if name not in WORDED and value is not None}
-        return {"mem" if name == "memory" else name.replace("_", "-"): value for name, value in given.items()}
+    def options(self) -> list[str]:
+        """What is handed to sbatch as it is: `["partition=gpu", "mem=32G"]`."""
+        given = {"mem" if name == "memory" else name.replace("_", "-"): value
+                 for name, value in self if name not in WORDED and value is not None and value is not False}
+        return [name if value is True else f"{name}={value}" for name, value in given.items()]
 
     @field_validator("time", mode="before")
     @classmethod

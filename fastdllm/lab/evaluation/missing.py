@@ -12,6 +12,7 @@ from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.lab.jobs import marks, runner
 from fastdllm.lab.jobs.plan import PlannedRun, RunPlan, plan
 from fastdllm.lab.jobs.progress import RunProgress
+from fastdllm.lab.jobs.status import states
 from fastdllm.lab.records.locks import Locked
 
 WAIT = 2.0      # seconds between looks at a configuration that another process runs
@@ -37,7 +38,9 @@ def _pass(grid: Grid, chosen: list[Configuration] | None, apart: bool, log: Call
         taken = [planned for planned in free.run if not _run_here(free, planned, log)]
     elif free.run and not runner.run(replace(free, grid=grid.model_copy(update={"shards": 1})),
                                       show=RunProgress(log=log)):
-        raise RuntimeError(f"a configuration of {grid.experiment} failed; see {grid.directory}")
+        failed = [state for state in states([planned.configuration for planned in free.run]) if state.state == "failed"]
+        raise RuntimeError(f"{grid.directory}: " + "; ".join(
+            f"{state.configuration.path} failed ({state.detail})" for state in failed))
     else:
         taken = []
     runner.copy_complete(free)

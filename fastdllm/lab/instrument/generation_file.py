@@ -26,6 +26,7 @@ from fastdllm.decode.rules import check_prompt, resolve
 from fastdllm.decode.rules import stops as stops_of
 from fastdllm.decode.step import DECISIONS, KINDS, RowResult
 from fastdllm.decode.trace import COLUMNS, WHOLE
+from fastdllm.lab import atomic
 from fastdllm.lab.atomic import sha256
 from fastdllm.lab.instrument.probe import Decoder, ForwardObservation, Probe
 from fastdllm.lab.instrument.published_model import PublishedModel
@@ -251,7 +252,9 @@ def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decodin
     """Decode again and write the trace as Parquet; how many rows gave `outputs` again."""
     traces: list[pd.DataFrame] = []
     rows = list(generate_rows(lm, prompts, file=file, decoding=decoding, reuse=reuse, seed=seed, traces=traces))
-    pd.concat(traces, ignore_index=True).to_parquet(path, index=False)
+    part = path.with_name(f"{path.name}.part")
+    pd.concat(traces, ignore_index=True).to_parquet(part, index=False)
+    atomic.move(part, path)
     return sum(row.text == output for row, output in zip(rows, outputs, strict=True))
 
 

@@ -75,7 +75,7 @@ def declared(notebook: Path) -> dict[str, Declared]:
 
 
 def _kind(annotation: ast.expr) -> str:
-    """`int` or `int | None`, however it is written: in quotes, as `Optional[int]`."""
+    """`int` or `int | None`, quoted or not, also where it is written as `Optional[int]`; others as they are."""
     text = ast.unparse(annotation).strip("'")
     return f"{text.removeprefix('Optional[').removesuffix(']')} | None" if text.startswith("Optional[") else text
 

@@ -54,8 +54,7 @@ def render(name: str, tasks: Sequence[ArrayTask], settings: Slurm, folder: Path,
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return environment.get_template("job.sh.j2").render(
         name=name, tasks=tasks, slurm=settings, doctor=doctor, caches=caches, log=log, root=root(), date=date,
-        python=sys.executable, version=__version__, title=" ".join(title.split()),
-        options=list(settings.options().items()))
+        python=sys.executable, version=__version__, title=" ".join(title.split()))
 
 
 def seconds(time: str) -> int:

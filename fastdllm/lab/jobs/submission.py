@@ -18,7 +18,7 @@ from pathlib import Path
 from fastdllm.lab import atomic
 from fastdllm.lab.config import yaml_file
 from fastdllm.lab.config.grid import Grid
-from fastdllm.lab.config.parameters import Slurm
+from fastdllm.lab.config.parameters import OF_GPU_NODES, Slurm
 from fastdllm.lab.jobs import slurm
 from fastdllm.lab.jobs.plan import RunPlan, Unit
 from fastdllm.lab.jobs.script import ArrayTask, render
@@ -81,7 +81,7 @@ def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
     if not report:
         return SubmissionPlan(name, folder, script, tasks, grid, runs=plan)
     task = ArrayTask("the report", ("grid", "report", str(params)), folder)
-    light = grid.slurm.model_copy(update={"gres": None, "constraint": None})
+    light = grid.slurm.model_copy(update=dict.fromkeys(OF_GPU_NODES))
     after = render(f"{name}-report", (task,), light, folder, (), grid.caches,
                    f"{grid.experiment}: the report, when the grid is through")
     return SubmissionPlan(name, folder, script, tasks, grid, after, plan)

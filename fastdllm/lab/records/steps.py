@@ -47,13 +47,14 @@ class Recorder:
     revision: str | Revision = "fixed"
     seed: int = 0
     distance: bool = False
+    executor: str = "auto"
     steps: list[Step] = field(default_factory=list)
     results: dict[int, RowResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trace = Trace(distance=self.distance)
         self.engine, self.ids = build(self.lm, self.prompts, self.decoding, self.reuse, self.revision,
-                                      Execution(seed=self.seed, batch_size=1), self.trace)
+                                      Execution(seed=self.seed, batch_size=1, executor=self.executor), self.trace)
 
     def __iter__(self) -> Iterator[Step]:
         for step in self.engine.steps(iter(enumerate(self.ids))):
@@ -79,8 +80,13 @@ class Recorder:
 
 def write_trace(lm: LM, prompts: Sequence[Prompt], parameters: Parameters, outputs: Sequence[str],
                 directory: Path) -> int:
-    """Decode prompts once more, one by one, and write trace and steps; how many gave the texts of the timed run."""
-    recorder = Recorder(lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed)
+    """Decode prompts once more, one by one, and write trace and steps; how many gave the texts of the timed run.
+
+    On the eager executor where the run asked for it; the fast one looks into no layer of a policy.
+    """
+    executor = "eager" if parameters.executor == "eager" else "auto"
+    recorder = Recorder(lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed,
+                        executor=executor)
     for _ in recorder:
         pass
     part = directory / (TRACE + ".part")

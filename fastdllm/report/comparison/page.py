@@ -45,8 +45,8 @@ def title(comparison: Comparison) -> str:
     parts = [side.name.split("/") for side in comparison.sides]
     alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(part[:-1] for part in parts),
                                                                                strict=False)))
-    names = ", ".join("/".join(part[alike:]) for part in parts)
-    return f"{'/'.join(parts[0][:alike])}: {names}" if alike else names
+    shared = "/".join(parts[0][:alike])      # of two absolute paths perhaps nothing but their first slash
+    return (f"{shared}: " if shared else "") + ", ".join("/".join(part[alike if shared else 0:]) for part in parts)
 
 
 def ran(record: Record) -> str:

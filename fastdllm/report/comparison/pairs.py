@@ -208,7 +208,9 @@ class Comparison:
         """What the records differ in, one row a name, one column a side: parameters, weights, problems, code, place."""
         values = {letter: facts(side.record) for letter, side in self.letters.items()}
         names = dict.fromkeys(name for each in values.values() for name in each)
-        rows = {name: [each.get(name, UNKNOWN) for each in values.values()] for name in names}
+        # A fraction in full: tables round, and these are about a difference.
+        rows = {name: [repr(value) if isinstance(value := each.get(name, UNKNOWN), float) else value
+                       for each in values.values()] for name in names}
         return pd.DataFrame([{"": name, **dict(zip(values, row, strict=True))} for name, row in rows.items()
                              if len({str(value) for value in row}) > 1 and not set(map(str, row)) <= set(DOES_NOTHING)],
                             columns=["", *values])

@@ -64,7 +64,7 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
     log(f"{side.name}: decoding {problems[number].id} again ({notes[-1]})")
     lm = load(parameters.model, revision=parameters.model_revision, dtype=record.parameters.dtype)
     run = recording.record(lm, problems[number].prompt, decoding=record.parameters.decoding, reuse=parameters.reuse,
-                           revision=parameters.revision, seed=parameters.seed)
+                           revision=parameters.revision, seed=parameters.seed, executor="eager")
     notes.append(agreement(side, problems[number].id, run.result["text"]))
     if parameters.decoding.temperature > 0:
         notes.append("temperature > 0: row 0's draws, not those that the problem had in the run")
@@ -72,12 +72,12 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
 
 
 def named(run: Recording, side: Side, problem: Problem) -> Recording:
-    """The recording under its record's configuration, with the known answer and, of the record's own text, its verdict.
-    """
+    """The recording under its record's configuration, with the known answer, and the record's verdict where its text is
+    this one (a record without texts knows no verdict of a text)."""
     right = None
     if side.problems is not None and problem.id in side.problems.index:
         kept = side.problems.loc[problem.id]
-        same = not isinstance(kept["output"], str) or kept["output"] == run.result.get("text", kept["output"])
+        same = isinstance(kept["output"], str) and kept["output"] == run.result.get("text", kept["output"])
         right = kept["correct"].get(side.record.metric) if same else None
     return replace(run, title=side.record.config, meta={**run.meta, "target": problem.target, "right": right})
 
