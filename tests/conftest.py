@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,19 @@ def kernels(tmp_path_factory):
         yield environment
 
 
+@contextmanager
+def surrounded(environment):
+    """Variables of the environment, as long as the block lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="module")
 def warm_kernels(kernels):
     """Kernels of this file start with libraries imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in kernels.items():
-            patch.setenv(name, value)
+    with surrounded(kernels):
         yield
 
 
@@ -112,7 +120,5 @@ def warm_kernels(kernels):
 def finished(tmp_path_factory, kernels):
     """A small project in which a grid and a notebook have run (tests/share_support.py)."""
     import share_support
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in kernels.items():
-            patch.setenv(name, value)
+    with surrounded(kernels):
         return share_support.project(tmp_path_factory.mktemp("project"))

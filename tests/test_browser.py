@@ -162,6 +162,8 @@ def test_debugger_notebook(driver, debugger, shots):
     stage.send_keys(" ")
     assert where(driver)[0] >= 2, "space plays"
     assert len(heights) == 1, "nothing moves while it plays"
+    browser.js(driver, "document.querySelectorAll('.fd-value').forEach((v) => v.append(' more'.repeat(199)))")
+    assert {stage.size["height"]} == heights, "a long value takes no more room"
 
 
 def test_panel_runs_and_cancels(driver, debugger, shots):
@@ -438,10 +440,10 @@ def test_chat_fits_the_window(driver, lab, shots):
     browser.wait(driver, ".fd-log", 60, "Model:")
     browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
     for theme in ("light", "dark"):
-        chat_fits_in(driver, theme, shots)
+        assert_chat_fits(driver, theme, shots)
 
 
-def chat_fits_in(driver, theme, shots):
+def assert_chat_fits(driver, theme, shots):
     """In windows of three widths, legible and whole."""
     size = driver.get_window_size()
     if browser.js(driver, "return document.body.dataset.jpThemeLight") != ("true" if theme == "light" else "false"):

@@ -214,7 +214,13 @@ def beside(speedup: float, same: float) -> pd.DataFrame:
     """`batching.table` of two sizes: `verify` saves forwards in the first, and in the second is k=1 again."""
     plain = batches(1.0, 1.8).assign(k=1, policy="output", forwards_run=100, nfe=100)
     return pd.concat([plain, plain.assign(way="k=3 verify", k=3, policy="verify", speedup=[speedup, same],
-                                          forwards_run=[70, 100])])
+                                          forwards_run=[70, 100])]).assign(device="cuda")
+
+
+def test_no_gain_is_told_by_the_clock_of_a_cpu() -> None:
+    judged = speed.reuse_is_faster_at_some_batch_size(beside(1.6, 1.0).assign(device="cpu"))
+    assert judged.state is None and "1.00 to 1.60x" in judged.text and "CPU" in judged.text
+    assert speed.reuse_is_faster_at_some_batch_size(beside(1.6, 1.0)).state
 
 
 def front(speedup: float, low: float, high: float, gain: float = np.nan, p: float = np.nan,

@@ -19,12 +19,12 @@ from fastdllm.decode.pack_executor import Together
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.decode.step import Prediction
 from fastdllm.decode.verify import PASS_TOKENS, Verify
+from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.computation import repeated
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.evaluation import evaluate
 from fastdllm.lab.evaluation.prepare import PreparedRun
-from fastdllm.lab.records import record
 from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.ui.conversation import Conversation
 from tools import verify_figure
@@ -364,10 +364,10 @@ def test_a_record_counts_passes_and_drafts(tmp_path):
     assert 0 < drafted.forwards_run <= drafted.forwards and drafted.reused_nothing == 0
     offered, accepted = (sum(each) for each in zip(*((d.offered, d.accepted) for d in drafted.drafts), strict=True))
     assert drafted.forwards_run == drafted.forwards - accepted and offered > 0
-    flat = record.row(record.read(grid_file.load(path).configurations()[1].directory))
+    flat = records.row(records.read(grid_file.load(path).configurations()[1].directory))
     assert flat["forwards_run"] == drafted.forwards_run and flat["acceptance"] == accepted / offered
     assert flat["tokens_per_forward"] == drafted.tokens / drafted.forwards_run
-    assert "forwards_run" not in plain.content() and record.row(plain)["forwards_run"] == plain.forwards
+    assert "forwards_run" not in plain.content() and records.row(plain)["forwards_run"] == plain.forwards
 
 
 def test_no_draft_that_was_right_is_a_result(golden):

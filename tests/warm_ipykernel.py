@@ -37,18 +37,15 @@ STREAMS = (0, 1, 2)
 @contextmanager
 def serving(directory: Path) -> Iterator[dict[str, str]]:
     """The environment of processes whose kernels start warm; ended with the block."""
-    with TemporaryDirectory(prefix="kernels") as short:      # a socket's path has 107 bytes at most
-        yield from _serving(directory, Path(short) / "socket")
-
-
-def _serving(directory: Path, address: Path) -> Iterator[dict[str, str]]:
     specification = directory / "kernels" / "python3" / "kernel.json"
     specification.parent.mkdir(parents=True)
-    command = [sys.executable, "-I", "-S", __file__, "join", str(address), "-f", "{connection_file}"]
-    specification.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python",
-                                         "metadata": {"supported_encryption": ["curve"]}}))
-    with subprocess.Popen([sys.executable, __file__, "serve", str(address)], stdin=subprocess.PIPE,
-                          env=os.environ | SERVER) as server:
+    with (TemporaryDirectory(prefix="kernels") as short,      # a socket's path has 107 bytes at most
+          subprocess.Popen([sys.executable, __file__, "serve", f"{short}/socket"], stdin=subprocess.PIPE,
+                           env=os.environ | SERVER) as server):
+        address = Path(short) / "socket"
+        command = [sys.executable, "-I", "-S", __file__, "join", str(address), "-f", "{connection_file}"]
+        specification.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python",
+                                             "metadata": {"supported_encryption": ["curve"]}}))
         while not address.exists():
             assert server.poll() is None, "the server of warm kernels did not start"
             time.sleep(0.1)

@@ -25,26 +25,27 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
     total = len(items) if total is None and isinstance(items, Sized) else total
     whole = "" if total is None else f" of {total}"
     began, drawn = time.monotonic(), -EVERY
-    line = DisplayHandle() if in_notebook() else None
-    if line is not None:
-        line.display(HTML(""))
-    try:
+    with _line() as say:
         for done, item in enumerate(items):
             now = time.monotonic() - began
-            if line is not None and now - drawn >= EVERY:
+            if say is not None and now - drawn >= EVERY:
                 drawn = now
-                line.update(HTML(f"<em>{done}{whole} {what}, {now:.0f} s</em>"))
+                say(f"{done}{whole} {what}, {now:.0f} s")
             yield item
-    finally:
-        if line is not None:
-            line.update(HTML(""))
 
 
 @contextmanager
 def passing_lines() -> Iterator[Callable[[str], None]]:
     """A function that says a line: in a notebook in the place of the one before, and gone at the end; else printed."""
+    with _line() as say:
+        yield say or print
+
+
+@contextmanager
+def _line() -> Iterator[Callable[[str], None] | None]:
+    """A function that sets the text of a line of the notebook, which is empty again at the end; None elsewhere."""
     if not in_notebook():
-        yield print
+        yield None
         return
     line = DisplayHandle()
     line.display(HTML(""))

@@ -119,8 +119,13 @@ def together(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     parts = [name.split("_") for name in names]
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
+    alike = begin_alike(parts)
     return " ".join(["_".join(parts[0][:alike])] * bool(alike) + [", ".join("_".join(p[alike:]) for p in parts)])
+
+
+def begin_alike(names: Sequence[Sequence[str]]) -> int:
+    """How many parts all of these names begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*names, strict=False)))
 
 
 def whole(value: Any) -> str:
@@ -156,15 +161,15 @@ class Html:
         shown = _as_shown(self.table.head(MOST))
         kinds = ["w" if c in WIDE or max(map(len, shown.iloc[:, i]), default=0) > LONG else
                  "l" if c in LEFT or i == 0 else "" for i, c in enumerate(shown.columns)]
-        head = "".join(f'<th class="{"l" if kind else ""}">{_marked(c)}</th>'
+        head = "".join(f'<th class="{"l" if kind else ""}">{marked(c)}</th>'
                        for c, kind in zip(shown.columns, kinds, strict=True))
         body = []
         for row in shown.itertuples(index=False):
             base = ' class="base"' if "baseline" in row else ""
             body.append(f"<tr{base}>" + "".join(
-                f'<td class="{kind}">{escape(value) if name in QUOTED else _marked(value)}</td>'
+                f'<td class="{kind}">{escape(value) if name in QUOTED else marked(value)}</td>'
                 for name, value, kind in zip(shown.columns, row, kinds, strict=True)) + "</tr>")
-        caption = f'<p class="fdc">{_marked(self._said())}</p>' if self._said() else ""
+        caption = f'<p class="fdc">{marked(self._said())}</p>' if self._said() else ""
         if self.table.empty:
             return STYLE + caption
         return (f'{STYLE}<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
@@ -208,6 +213,6 @@ def cell(value: Any) -> str:
     return "" if value is None or value is pd.NA else visible(str(value), lines=True)
 
 
-def _marked(text: str) -> str:
-    """Text as HTML; what stands between backticks as code."""
+def marked(text: str) -> str:
+    """Text as HTML, escaped; what stands between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

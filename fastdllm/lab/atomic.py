@@ -6,6 +6,8 @@ import codecs
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,14 @@ def append(path: Path, line: str) -> None:
             os.fsync(handle.fileno())
     except OSError as error:
         raise _named(error, path) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` for what a library writes; at the end it takes the place of `path`, after an error not."""
+    part = path.with_name(f"{path.name}.part")
+    yield part
+    move(part, path)
 
 
 def move(source: Path, target: Path) -> None:

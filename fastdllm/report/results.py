@@ -161,6 +161,13 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
                               if record.forwards_run is not None else None))
 
 
+def predicted_seconds(record: Record) -> float:
+    """What the cost model gives all forwards of a record together; NaN where it does not count them."""
+    ran = None if record.forwards_run is None else [record.forwards_run]
+    return float(predicted(record, {kind: [count] for kind, count in record.nfe.items()},
+                           [record.decisions.get("reuse", 0)], ran)[0])
+
+
 def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], ran: list[int] | None = None) -> np.ndarray:
     """Seconds [n] that the cost model gives these forwards; NaN where a record does not count forwards by kind.
 

@@ -16,8 +16,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.tables import PREDICTED
-from fastdllm.report.results import Outcomes, Results
-from fastdllm.report.results import predicted as predicted_of
+from fastdllm.report.results import Outcomes, Results, predicted_seconds
 
 KINDS = ("prefill", "full", "small", "commit", "replay")
 COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
@@ -79,10 +78,7 @@ def grid_table(results: Results) -> pd.DataFrame:
 
 def predicted(results: Results) -> list[float]:
     """Seconds that the cost model gives each record's forwards at the 7B's shape; NaN where they are not counted."""
-    return [float(predicted_of(record, {kind: [count] for kind, count in record.nfe.items()},
-                               [record.decisions.get("reuse", 0)],
-                               None if record.forwards_run is None else [record.forwards_run])[0])
-            for record in results.records]
+    return list(map(predicted_seconds, results.records))
 
 
 def not_compared(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:

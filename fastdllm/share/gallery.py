@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from fastdllm.display.tables import marked
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
@@ -259,7 +260,7 @@ def figure(number: float, form: str = ".0f") -> str:
 
 def code(text: str) -> Markup:
     """What stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(marked(text))
 
 
 def breakable(name: str) -> Markup:

@@ -1,6 +1,6 @@
 // The stage: controls, panes, details, keyboard. Traits: runs, step, layer, playing, driver, rate, anchor.
 // Forwards are counted from 1 where they are shown; the trait `step` and the trace count from 0.
-const TALL = new Set(["appears", "served from", "draft"]); // lines that may take two
+const TALL = new Set(["appears", "served from", "draft"]); // values that have two lines
 
 function legend() {
   const node = make("div", "fd-legend");
@@ -85,8 +85,10 @@ function render({ model, el }) {
       maps[i].update(step, layer);
       const table = make("table");
       for (const [name, value] of facts(run, step, layer)) {
-        const line = make("tr");
-        line.append(make("td", "", name), make("td", TALL.has(name) ? "fd-tall" : "", value));
+        const line = make("tr"), cell = make("td"), text = make("div", `fd-value${TALL.has(name) ? " fd-tall" : ""}`, value);
+        text.title = value;
+        cell.append(text);
+        line.append(make("td", "", name), cell);
         table.append(line);
       }
       details.children[i].replaceChildren(table);

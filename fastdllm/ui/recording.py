@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,8 @@ def of_recorder(recorder: Recorder) -> Recording:
 
 
 def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
-           revision: str | Revision = "fixed", seed: int = 0, distance: bool = True, executor: str = "auto",
+           revision: str | Revision = "fixed", seed: int = 0, distance: bool = True,
+           executor: Literal["auto", "eager", "fast"] = "auto",
            on_step: Callable[[Step], bool | None] | None = None) -> Recording:
     """Denoise one prompt and keep every forward. `on_step` may return False to stop.
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -22,13 +24,16 @@ from fastdllm.lab.evaluation.missing import run_missing
 from fastdllm.report.results import Results
 
 
-def complete(params: str, apart: bool = False, **changes: object) -> Results:
+def complete(params: str, apart: bool = False, axes: Mapping[str, list | None] = MappingProxyType({}),
+             **changes: object) -> Results:
     """The results of a params file, what is missing run first: here, or `apart`, each in a process of its own
-    (which its peak memory is then that of). `changes`: keys as for --set, "__" for the dot.
+    (which its peak memory is then that of). `axes`: values of axes in the place of the file's (None: the file's);
+    `changes`: keys as for --set.
 
     Raises RuntimeError naming the directory if one fails, ValueError for a wrong value.
     """
-    grid = grid_file.load(params, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()])
+    own = {f"axes.{axis}": values for axis, values in axes.items() if values is not None}
+    grid = grid_file.load(params, [f"{key}={json.dumps(value)}" for key, value in {**changes, **own}.items()])
     with passing_lines() as say:
         run_missing(grid, apart=apart, log=say)
     return Results.of(grid)

@@ -262,9 +262,9 @@ def write_trace(run: ResolvedRun, loaded: Loaded, done: Journal) -> dict[str, An
         from fastdllm.lab.instrument import generation_file
         same = generation_file.write_trace(loaded.lm, loaded.generation, prompts, parameters.decoding, parameters.reuse,
                                            parameters.seed, outputs, directory / records.TRACE)
-        return {"traced": len(problems), "traced_same_output": same}
-    from fastdllm.lab.records import steps
-    same = steps.write_trace(loaded.lm, prompts, parameters, outputs, directory)
+    else:
+        from fastdllm.lab.records import steps
+        same = steps.write_trace(loaded.lm, prompts, parameters, outputs, directory)
     return {"traced": len(problems), "traced_same_output": same}
 
 

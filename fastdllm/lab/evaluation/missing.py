@@ -38,9 +38,9 @@ def _pass(grid: Grid, chosen: list[Configuration] | None, apart: bool, log: Call
         taken = [planned for planned in free.run if not _run_here(free, planned, log)]
     elif free.run and not runner.run(replace(free, grid=grid.model_copy(update={"shards": 1})),
                                       show=RunProgress(log=log)):
-        failed = [state for state in states([planned.configuration for planned in free.run]) if state.state == "failed"]
-        raise RuntimeError(f"{grid.directory}: " + "; ".join(
-            f"{state.configuration.path} failed ({state.detail})" for state in failed))
+        raise RuntimeError(f"{grid.directory}: not complete: " + "; ".join(
+            f"{state.configuration.path} {state.state} ({state.detail})"
+            for state in states([planned.configuration for planned in free.run]) if state.state != "complete"))
     else:
         taken = []
     runner.copy_complete(free)

@@ -252,9 +252,8 @@ def write_trace(lm: LM, file: GenerationFile, prompts: Sequence[Prompt], decodin
     """Decode again and write the trace as Parquet; how many rows gave `outputs` again."""
     traces: list[pd.DataFrame] = []
     rows = list(generate_rows(lm, prompts, file=file, decoding=decoding, reuse=reuse, seed=seed, traces=traces))
-    part = path.with_name(f"{path.name}.part")
-    pd.concat(traces, ignore_index=True).to_parquet(part, index=False)
-    atomic.move(part, path)
+    with atomic.replacing(path) as part:
+        pd.concat(traces, ignore_index=True).to_parquet(part, index=False)
     return sum(row.text == output for row, output in zip(rows, outputs, strict=True))
 
 

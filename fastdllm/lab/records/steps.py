@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -47,7 +47,7 @@ class Recorder:
     revision: str | Revision = "fixed"
     seed: int = 0
     distance: bool = False
-    executor: str = "auto"
+    executor: Literal["auto", "eager", "fast"] = "auto"
     steps: list[Step] = field(default_factory=list)
     results: dict[int, RowResult] = field(default_factory=dict)
 
@@ -84,14 +84,12 @@ def write_trace(lm: LM, prompts: Sequence[Prompt], parameters: Parameters, outpu
 
     On the eager executor where the run asked for it; the fast one looks into no layer of a policy.
     """
-    executor = "eager" if parameters.executor == "eager" else "auto"
     recorder = Recorder(lm, prompts, parameters.decoding, parameters.reuse, parameters.revision, parameters.seed,
-                        executor=executor)
+                        executor="eager" if parameters.executor == "eager" else "auto")
     for _ in recorder:
         pass
-    part = directory / (TRACE + ".part")
-    recorder.trace.write(part)
-    atomic.move(part, directory / TRACE)
+    with atomic.replacing(directory / TRACE) as part:
+        recorder.trace.write(part)
     recorder.write(directory / STEPS)
     return sum(result.text == outputs[row] for row, result in recorder.results.items())
 
@@ -141,14 +139,13 @@ def piece(lm: LM, token: int) -> str:
 
 
 def write(path: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
-    """Write a steps table and its meaning as one Parquet file (by way of a temporary file)."""
+    """Write a steps table and its meaning as one Parquet file, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     table_ = pa.Table.from_pandas(table, preserve_index=False)
     known = table_.schema.metadata or {}
-    part = path.with_name(path.name + ".part")
-    pq.write_table(table_.replace_schema_metadata({**known, KEY: json.dumps(about).encode()}), part)
-    part.replace(path)
+    with atomic.replacing(path) as part:
+        pq.write_table(table_.replace_schema_metadata({**known, KEY: json.dumps(about).encode()}), part)
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

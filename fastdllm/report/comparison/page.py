@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fastdllm.characters import visible
 from fastdllm.display.notebook_html import SIGNS
-from fastdllm.display.tables import cell
+from fastdllm.display.tables import begin_alike, cell
 from fastdllm.lab import atomic
 from fastdllm.lab.records.record import Record
 from fastdllm.report.comparison import text
@@ -43,8 +42,7 @@ def write(comparison: Comparison, path: Path) -> Path:
 def title(comparison: Comparison) -> str:
     """The names of the sides, what they have in common said once: `demo/arithmetic: k1_first, k2_middle`."""
     parts = [side.name.split("/") for side in comparison.sides]
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(part[:-1] for part in parts),
-                                                                               strict=False)))
+    alike = begin_alike([part[:-1] for part in parts])
     shared = "/".join(parts[0][:alike])      # of two absolute paths perhaps nothing but their first slash
     return (f"{shared}: " if shared else "") + ", ".join("/".join(part[alike if shared else 0:]) for part in parts)
 

@@ -20,7 +20,7 @@ from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.steps import STEPS
 from fastdllm.report.cell_report import idle
 from fastdllm.report.comparison.sides import Side
-from fastdllm.report.results import predicted
+from fastdllm.report.results import predicted_seconds
 from fastdllm.settings import Reuse
 from fastdllm.ui import recording
 
@@ -145,7 +145,7 @@ class Pair:
     def why_no_speed(self) -> Iterator[str]:
         """What makes seconds of the two no measure of each other."""
         a, b = self.a.record, self.b.record
-        if "cpu" in (stated(a, "device"), stated(b, "device")):
+        if on_cpu(a) or on_cpu(b):
             yield ("tokens/s were taken on a CPU, which other programs share: no clock can tell which is faster, "
                    "compare forwards")
         if a.executor != b.executor:
@@ -169,11 +169,9 @@ class Pair:
         return other / one if one else math.nan
 
 
-def predicted_seconds(record: Record) -> float:
-    """What the cost model gives all forwards of a record; nan where it does not count them."""
-    ran = None if record.forwards_run is None else [record.forwards_run]
-    return float(predicted(record, {kind: [count] for kind, count in record.nfe.items()},
-                           [record.decisions.get("reuse", 0)], ran)[0])
+def on_cpu(record: Record) -> bool:
+    """Whether a run's clock is that of a CPU, which other programs share."""
+    return stated(record, "device") == "cpu"
 
 
 def stated(record: Record, name: str) -> Any:

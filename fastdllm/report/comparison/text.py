@@ -15,7 +15,7 @@ from fastdllm import stats
 from fastdllm.display.tables import Html, interval_text, whole
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cost_model
-from fastdllm.report.comparison.pairs import Comparison, Pair
+from fastdllm.report.comparison.pairs import Comparison, Pair, on_cpu
 from fastdllm.report.comparison.sides import Side
 from fastdllm.tasks import Problem
 
@@ -58,7 +58,7 @@ def table(comparison: Comparison) -> pd.DataFrame:
             "predicted tokens/s against A": "–" if row.get("predicted_speed") is None else interval_text(
                 row["predicted_speed"], float("nan"), float("nan"), 2),
             "executor": row["executor"] or "not stated"})
-    shared = all(side.record.parameters.device == "cpu" for side in comparison.sides)
+    shared = all(on_cpu(side.record) for side in comparison.sides)
     return pd.DataFrame(rows).drop(columns="tokens/s" if shared else "predicted tokens/s against A")
 
 
@@ -109,8 +109,8 @@ def cost(pair: Pair, letter: str) -> str:
             kept = pair.shared[[f"{name}_a", f"{name}_b"]].dropna()
             if len(kept) and kept[f"{name}_a"].sum():
                 parts.append(f"{title} {kept[f'{name}_b'].sum() / kept[f'{name}_a'].sum():.2f} times A's")
-    on_cpu = "cpu" in (pair.a.record.parameters.device, pair.b.record.parameters.device)
-    if on_cpu and pair.predicted_speed == pair.predicted_speed:
+    shared = on_cpu(pair.a.record) or on_cpu(pair.b.record)
+    if shared and pair.predicted_speed == pair.predicted_speed:
         parts.append(f"predicted tokens/s {pair.predicted_speed:.2f} times A's (the cost model's for these forwards: "
                      f"{cost_model.SHAPE})")
     if pair.speed == pair.speed:
