@@ -108,7 +108,7 @@ def decode(lm: LM, ids: list[list[int]], decoding: Decoding, reuse: Reuse) -> di
                        for kind, (offered, accepted) in sorted(kinds.items())}}
 
 
-def runs(lm: LM, ids: list[list[int]], thresholds: list[float], most: int) -> Iterator[dict[str, Any]]:
+def runs(lm: LM, data: str, ids: list[list[int]], thresholds: list[float], most: int) -> Iterator[dict[str, Any]]:
     """k=1 and verify at every threshold."""
     for threshold in thresholds:
         decoding = Decoding(threshold=threshold, max_new_tokens=most)
@@ -116,8 +116,9 @@ def runs(lm: LM, ids: list[list[int]], thresholds: list[float], most: int) -> It
         for k in (1, 2, 3, 4):
             run = base if k == 1 else decode(lm, ids, decoding, Reuse(k=k, policy="verify"))
             same = sum(a == b for a, b in zip(run["outputs"], base["outputs"], strict=True))
-            yield {"part": "run", "model": lm.name, "device": device_name(lm), "dtype": str(lm.dtype), "n": len(ids),
-                   "threshold": threshold, "k": k, **{name: run[name] for name in run if name != "outputs"},
+            yield {"part": "run", "model": lm.name, "data": data, "device": device_name(lm),
+                   "dtype": str(lm.dtype), "n": len(ids), "threshold": threshold, "k": k,
+                   **{name: run[name] for name in run if name != "outputs"},
                    "tokens_per_second": run["tokens"] / run["seconds"], "equal_to_k1": same,
                    "forwards_saved": run["nfe"] / run["forwards_run"],
                    "speedup": base["seconds"] / base["tokens"] * run["tokens"] / run["seconds"]}
@@ -192,10 +193,10 @@ def predicted(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         done = [line for line in lines if line["part"] == "run"]
         for base in (line for line in done if line["k"] == 1):
             for run in (line for line in done if line["k"] > 1):
-                if all(run[name] == base[name] for name in ("model", "threshold", "n", "device")):
+                if all(run[name] == base[name] for name in ("model", "data", "threshold", "n", "device")):
                     speedup = (cost(base["widths"], plain) / base["tokens"]
                                / (cost(run["widths"], packed) / run["tokens"]))
-                    yield {"part": "predicted", "of": run["model"], "at_forward_times_of": model,
+                    yield {"part": "predicted", "of": run["model"], "data": run["data"], "at_forward_times_of": model,
                            "threshold": run["threshold"], "k": run["k"], "speedup": speedup,
                            **({"share_by_the_clock": run["speedup"] / speedup} if model == run["model"] else {})}
 
@@ -250,7 +251,8 @@ def main() -> None:
             torch.set_num_threads(1)
         ids = prompts(lm, options.data, options.field, options.limit)
         if "run" in options.parts:
-            for line in runs(lm, ids, options.thresholds, options.most):
+            data = options.data.stem if options.data else "arithmetic"
+            for line in runs(lm, data, ids, options.thresholds, options.most):
                 say(line)
             say(host_microseconds(lm, ids[0]))
         if "batches" in options.parts:

@@ -22,6 +22,7 @@ from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cell_report, shipped
 from fastdllm.report.comparison import replay, sides
 from fastdllm.report.comparison.pairs import Comparison
+from fastdllm.share import bundle
 
 pytestmark = pytest.mark.usefixtures("warm_kernels")
 N = 60
@@ -109,6 +110,15 @@ def test_a_published_record_is_compared_by_what_it_keeps(compact):
     assert bare.difference[2] - bare.difference[1] > whole.difference[2] - whole.difference[1]
     assert any("single answers are not kept" in caution for caution in bare.cautions())
     assert pair("study/k1_middle", "compact/k3_middle").paired == whole.paired
+
+
+def test_published_texts_stand_beside_each_other(compact):
+    for name in ("k1_middle", "k3_middle"):
+        home = f"arithmetic_limit_{N}/{name}"
+        texts = bundle.answers(compact.parent / "study" / home)
+        (compact / "compact" / home / shipped.TEXTS).write_bytes(texts)
+    whole, short = (pair(f"{name}/k1_middle", f"{name}/k3_middle") for name in ("study", "compact"))
+    assert list(short.b.problems["output"]) == list(whole.b.problems["output"])
 
 
 def test_compact_answers_that_are_not_the_records_are_refused(compact):

@@ -103,6 +103,15 @@ def test_the_page_has_the_measured_numbers():
     exact = verify_measurements.runs().query("dtype == 'float32' and k > 1")
     assert "({:.2f}, {:.2f} and {:.2f} times the tokens/s at threshold 0.9)".format(*exact["speedup"]) in page
 
+def test_verify_is_not_judged_by_less_than_the_noise_of_the_clock():
+    """1.17x and forwards of k=1 that took 2.20 to 2.49 ms, as measured; without the noise it is below what is asked."""
+    runs = verify_measurements.runs()
+    steady = runs.assign(seconds=runs["forwards_run"] * 0.0022)
+    decided = [verify_measurements.verify_meets_the_criterion(table, SPEED, POINTS, 0.9) for table in (runs, steady)]
+    assert [one.state for one in decided] == [None, False]
+    assert "within its noise: a forward of k=1 took 2.20 to 2.49 ms" in str(decided[0])
+
+
 def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
     """A record's drafts by kind give nearly what the widths of its passes give; they were counted on the GPU."""
     lines = [json.loads(line) for line in verify_measurements.PATH.read_text().splitlines()]

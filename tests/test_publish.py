@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import getpass
+import gzip
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from PIL import Image
 from share_support import REPO
 
 from fastdllm.lab import records
+from fastdllm.report import shipped
 from fastdllm.share import bundle as lab
 from fastdllm.share import publish as report
 from fastdllm.share import redact
@@ -71,6 +73,32 @@ def test_compact_publishes_a_line_a_problem_instead_of_notebooks_and_texts(compl
     for column, total in (("right", record.headline.correct), ("tokens", record.tokens), ("forwards", record.forwards)):
         assert sum(int(row[column]) for row in rows) == total, column
     assert (target / "k1_middle" / "problems.csv").read_text() == (target / "k1_first" / "problems.csv").read_text()
+
+
+def test_texts_are_published_for_the_configurations_that_are_named(complete, project):
+    report.run("whole", compact=True, texts=["*/k2_*", "nothing"])
+    target = project / "executed" / "published" / "whole" / "arithmetic_limit_2"
+    assert [path.parent.name for path in target.rglob(shipped.TEXTS)] == ["k2_middle"]
+    samples = records.samples(complete / "arithmetic_limit_2" / "k2_middle")
+    assert shipped.read_texts(target / "k2_middle" / shipped.TEXTS, list(samples["id"])) == list(samples["output"])
+
+
+def test_texts_without_compact_are_refused(complete):
+    assert "--texts '*' without --compact; allowed: with it" in command("publish", "whole", "--texts", "*", code=1)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-9], lambda data: b"plain", lambda data: gzip.compress(b"{}\n"),
+    lambda data: gzip.compress(b"[1]\n"),
+    lambda data: gzip.compress(gzip.decompress(data).split(b"\n", 1)[1]),
+    lambda data: gzip.compress(gzip.decompress(data).replace(b'"text": "', b'"text": 1, "x": "', 1))])
+def test_damaged_texts_are_named(complete, project, damage):
+    report.run("whole", compact=True, texts=["*/k2_*"])
+    path = project / "executed" / "published" / "whole" / "arithmetic_limit_2" / "k2_middle" / shipped.TEXTS
+    path.write_bytes(damage(path.read_bytes()))
+    ids = list(records.samples(complete / "arithmetic_limit_2" / "k2_middle")["id"])
+    with pytest.raises(ValueError, match=r"k2_middle.texts\.jsonl\.gz: .*allowed: "):
+        shipped.read_texts(path, ids)
 
 
 def test_published_records_are_whole_and_name_nobody(complete, project):

@@ -24,14 +24,20 @@ def publish(
     compact: Annotated[
         bool, options.flag("--compact", help="A line for each problem (right, tokens, forwards) instead of notebooks.")
     ] = False,
+    texts: Annotated[
+        list[str] | None, typer.Option("--texts", metavar="PATTERN", help="With --compact: also the answers' texts of "
+                                       "configurations whose TASK/NAME matches.")
+    ] = None,
     dry_run: Annotated[bool, options.flag("--dry-run", help="Say what would be copied.")] = False,
 ) -> None:
     """Copy summaries and executed notebooks, redacted, without samples and traces, to executed/published/."""
     from fastdllm.share import publish as report
+    if texts and not compact:
+        raise ValueError(f"--texts {texts[0]!r} without --compact; allowed: with it, whose records hold no samples")
     failed = []
     for name in names:
         try:
-            typer.echo(report.run(name, anyway, dry_run, compact=compact))
+            typer.echo(report.run(name, anyway, dry_run, compact=compact, texts=texts or ()))
         except ValueError as error:
             failed.append(str(error))
     if failed:

@@ -1,7 +1,8 @@
 """Records that ship with the project: evidence of runs on a GPU, read here and never run, resumed or counted as done.
 
-`fastdllm publish --compact` writes them to executed/published/<experiment>/<task>/<config>/: `summary.json`, and
-`problems.csv` with a line for each problem. Every setting is read from the summary; a directory's name says nothing.
+`fastdllm publish --compact` writes them to executed/published/<experiment>/<task>/<config>/: `summary.json`,
+`problems.csv` with a line for each problem, and where it was asked for the answers in `texts.jsonl.gz`. Every setting
+is read from the summary; a directory's name says nothing.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -10,7 +11,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,8 @@ from fastdllm.lab.records.record import Record
 
 PUBLISHED = "published"         # the folder of executed/
 PROBLEMS = "problems.csv"       # what a compact record keeps of its samples
+TEXTS = "texts.jsonl.gz"         # the answers of some of them, a JSON line each: id, text
+MOST_TEXT = 100_000_000         # bytes of them, unpacked
 COUNTS = ("right", "tokens", "forwards")      # columns of problems.csv besides the id
 # What tells two configurations apart; experiment, batch size, device and data's place do not change what is decoded.
 SETTINGS = ["model", "task", "limit", "engine", "dtype", "threshold", "max_new_tokens", "small_block", "block_cache",
@@ -125,6 +131,22 @@ def read_problems(path: Path, record: Record) -> pd.DataFrame:
             raise ValueError(f"{path}: {name}: {rows[name].sum()} in all; "
                              f"allowed: {total}, as {records.SUMMARY} has it")
     return rows
+
+
+def read_texts(path: Path, ids: Sequence[str]) -> list[str]:
+    """The answer to each problem of `ids`. Raises ValueError naming the file for what is not the texts of these."""
+    try:
+        with gzip.open(path) as file:
+            data = file.read(MOST_TEXT + 1)
+        rows = [json.loads(line) for line in data.decode().removesuffix("\n").split("\n")]
+        texts = {row["id"]: row["text"] for row in rows}
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: can't be read ({message(error)}); allowed: packed JSON lines with id and "
+                         "text") from error
+    if len(data) > MOST_TEXT or list(texts) != list(ids) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"{path}: {len(texts)} texts; allowed: one for each of the {len(ids)} problems of {PROBLEMS}, "
+                         f"in their order, at most {MOST_TEXT} bytes")
+    return list(texts.values())
 
 
 def whole(path: Path, line: int, name: str, text: str | None) -> int:

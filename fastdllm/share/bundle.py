@@ -4,19 +4,21 @@ line for each problem in the place of the notebooks."""
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.jobs.notebook_run import RECORD
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.record import Record
-from fastdllm.report.shipped import COUNTS, PROBLEMS
+from fastdllm.report.shipped import COUNTS, PROBLEMS, TEXTS
 from fastdllm.share.inventory import Executed
 from fastdllm.share.redact import Redactor, read_notebook
 
@@ -37,8 +39,10 @@ class Item:
 
 
 def items(directory: Path, configurations: Iterable[ConfigurationState], runs: Iterable[Executed], redactor: Redactor,
-          compact: bool = False) -> list[Item]:
-    """The redacted files of an experiment, paths relative to it; see `problems` for what is `compact`."""
+          compact: bool = False, texts: Sequence[str] = ()) -> list[Item]:
+    """The redacted files of an experiment, paths relative to it. `compact`: see `problems`, and `answers` for the
+    configurations whose TASK/NAME matches one of `texts`, shell patterns.
+    """
     files = []
     for state in configurations:
         if state.record is None:
@@ -49,6 +53,8 @@ def items(directory: Path, configurations: Iterable[ConfigurationState], runs: I
         files.append(Item(home / records.SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()))
         if compact:
             files.append(Item(home / PROBLEMS, problems(state.configuration.directory, state.record)))
+            if any(fnmatch(str(state.configuration.path), pattern) for pattern in texts):
+                files.append(Item(home / TEXTS, answers(state.configuration.directory)))
             continue
         files += [Item(home / path.name, notebook(path, redactor))
                   for path in executed_notebooks(state.configuration.directory)]
@@ -70,6 +76,13 @@ def problems(directory: Path, record: Record) -> bytes:
         writer.writerow((sample["id"], int(sample["correct"][record.metric]), sample["tokens"],
                          records.forwards(sample["nfe"])))
     return table.getvalue().encode()
+
+
+def answers(directory: Path) -> bytes:
+    """The answers of a run as the model wrote them, a JSON line for each problem with its id and text, packed."""
+    lines = [json.dumps({"id": sample["id"], "text": sample["output"]}, ensure_ascii=False) + "\n"
+             for sample in records.samples(directory).to_dict("records")]
+    return gzip.compress("".join(lines).encode(), mtime=0)
 
 
 def executed_notebooks(directory: Path) -> list[Path]:

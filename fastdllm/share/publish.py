@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Publication:
 
 
 def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerprints | None = None,
-            compact: bool = False) -> Publication:
+            compact: bool = False, texts: Sequence[str] = ()) -> Publication:
     """Everything but the writing. Raises ValueError if there is no such experiment, or nothing in it to publish."""
     folder = folder or executed()
     directory, current = folder / experiment, current or CurrentFingerprints()
@@ -55,7 +56,7 @@ def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerp
         problems += [f"audit, {finding.rule}: {finding.statement}" for finding in findings
                      if finding.level == "impossible" and bad & set(finding.rows)]
     redactor = redact.redactor(folder, [record.environment.node for record in recorded])
-    items = bundle.items(directory, configurations, runs, redactor, compact)
+    items = bundle.items(directory, configurations, runs, redactor, compact, texts)
     if not items:
         raise ValueError(
             f"{directory}: nothing to publish; allowed: an experiment with a complete configuration or a notebook"
@@ -66,12 +67,12 @@ def prepare(experiment: str, folder: Path | None = None, current: CurrentFingerp
 
 
 def run(experiment: str, anyway: bool = False, dry_run: bool = False, folder: Path | None = None,
-        compact: bool = False) -> str:
+        compact: bool = False, texts: Sequence[str] = ()) -> str:
     """Publish an experiment; returns what was done.
 
     Raises ValueError that lists incomplete, stale and audit-failing ones (unless `anyway`), and files over a limit.
     """
-    publication = prepare(experiment, folder, compact=compact)
+    publication = prepare(experiment, folder, compact=compact, texts=texts)
     against = [*publication.limits, *(() if anyway else publication.problems)]
     if against:
         more = "" if publication.limits else "; allowed: complete configurations that pass the audit, or --anyway"

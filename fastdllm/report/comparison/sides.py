@@ -145,7 +145,10 @@ def _of_summary(directory: Path, name: str) -> Side:
     if samples.is_file():
         return Side(name, record, _of_samples(records.samples(directory)), samples.parent)
     if (table := directory / shipped.PROBLEMS).is_file():
-        return Side(name, record, _of_counts(shipped.read_problems(table, record), record), directory)
+        problems = _of_counts(shipped.read_problems(table, record), record)
+        if (texts := directory / shipped.TEXTS).is_file():
+            problems["output"] = shipped.read_texts(texts, list(problems.index))
+        return Side(name, record, problems, directory)
     return Side(name, record, home=directory)
 
 
