@@ -49,7 +49,7 @@ class Settings(BaseModel):
         items = value if isinstance(value, (list, tuple)) else [value]
         if kinds & {int, float} and any(type(item) in (bool, str) and type(item) not in kinds for item in items):
             raise PydanticCustomError("float_type" if float in kinds else "int_type", "not a number")
-        if bool in kinds and type(value) in (int, float) and type(value) not in kinds:
+        if bool in kinds and type(value) not in kinds and (type(value) in (int, float) or value in ("0", "1")):
             raise PydanticCustomError("bool_type", "not a switch")
         return value
 

@@ -191,6 +191,42 @@ def test_nothing_ends_the_audit(content: str, tmp_path: Path) -> None:
     assert not [f for f in rules.audit(evidence) if f.level == "impossible"]
 
 
+@pytest.mark.parametrize("task", ["org/task", "..", "../../task", "", "t" * 300, "a\u2028b", "a\0b"])
+def test_a_task_may_have_any_name(task: str, tmp_path: Path) -> None:
+    harness(tmp_path / "x", {task: {"acc,none": 0.5}, "gsm8k": GSM8K})
+    assert sorted(sources.read(tmp_path).rows["accuracy"]) == [0.5, 0.8]
+
+
+def test_two_files_of_one_configuration_are_told_apart_also_where_k_is_not_stated(tmp_path: Path) -> None:
+    for day in ("19", "20"):
+        harness(tmp_path / "x", {"gsm8k": GSM8K}, f"2026-01-{day}T00-54-18.1", config={"limit": 10})
+    assert "2 result files in one folder" in audited(tmp_path)[1]["which_result"].statement
+    harness(tmp_path / "x", {"gsm8k": GSM8K}, "2026-01-21T00-54-18.1", config={"limit": 10, "model_args": "k=2"})
+    assert "2 result files in one folder" in audited(tmp_path)[1]["which_result"].statement
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, "all", [5], float("nan")])
+def test_a_limit_that_is_none_is_named_and_never_all_problems(limit: Any, tmp_path: Path) -> None:
+    harness(tmp_path / "odd", {"gsm8k": GSM8K}, config={"limit": limit})
+    harness(tmp_path / "all", {"gsm8k": GSM8K}, config={"limit": None})
+    summary(tmp_path / "old" / "gsm8k" / "k1_first", accuracy=0.8, limit=limit)
+    evidence = sources.read(tmp_path)
+    limits = dict(zip(evidence.rows["file"].map(lambda file: file.split("/")[0]), evidence.rows["limit"], strict=True))
+    assert limits.pop("all") == 0 and all(limit != limit for limit in limits.values()) and len(limits) == 2
+    assert evidence.rows["n"].isna().all()
+    assert "gsm8k limit not stated" in " ".join(name for name, _ in evidence.tables())
+    text = " ".join(f.statement for f in rules.audit(evidence, only=["value_not_read"]))
+    assert "config.limit=" in text and ": limit=" in text
+
+
+@pytest.mark.parametrize("file", ["results_1.json", "summary.json"])
+def test_a_key_with_two_values_is_named(file: str, tmp_path: Path) -> None:
+    harness(tmp_path / "good", {"gsm8k": GSM8K})
+    (tmp_path / file).write_text('{"results": {"a": {"acc,none": 0.5, "acc,none": 0.6}}, "accuracy": 1, "accuracy": 1}')
+    (finding,) = rules.audit(sources.read(tmp_path), only=["unreadable"])
+    assert file in finding.statement and "acc,none=0.5 and 0.6 in one object" in finding.statement
+
+
 # -- old summaries
 
 @pytest.mark.parametrize(("shape", "said"), [
@@ -211,6 +247,7 @@ def test_shapes_of_old_summaries(shape: str, said: str) -> None:
     ({"accuracy": 0.8, "total_tokens": [1, 2]}, 0.8, "total_tokens=[1, 2]"), ({"accuracy": 0.8, "tokens": 10**400}, 0.8, "tokens=1000"),
     ({"accuracy": 0.8, "tokens": "1" * 5000}, 0.8, "tokens='1111"), ({"accuracy": "1e999"}, None, "accuracy='1e999'"), ({"accuracy": 0.8, "n": "1e999"}, 0.8, "n='1e999'"),
     ({"accuracy": 0.8, "total_tokens": -1}, 0.8, "tokens=-1"), ({"accuracy": 0.8, "total_time_s": "1:30"}, 0.8, "seconds='1:30'"),
+    ({"accuracy": 0.8, "finished": "yesterday"}, 0.8, "finished='yesterday'"), ({"accuracy": 0.8, "git_dirty": "yes"}, 0.8, "dirty='yes'"),
     ({"accuracy": 0.8, "limit": "ten"}, 0.8, "limit='ten'"), ({"accuracy": 0.8, "k": 1.5}, 0.8, "k=1.5")])
 def test_values_that_are_no_numbers_are_named(values: dict, accuracy: float | None, said: str, tmp_path: Path) -> None:
     summary(tmp_path / "x" / "gsm8k" / "k1_first", **values)
@@ -219,6 +256,12 @@ def test_values_that_are_no_numbers_are_named(values: dict, accuracy: float | No
     assert shown == accuracy if accuracy is not None else shown != shown
     text = " ".join(f.statement for f in findings.values())
     assert said in text and "summary.json" in text
+
+
+def test_lists_of_an_old_summary_are_read(tmp_path: Path) -> None:
+    summary(tmp_path / "x" / "gsm8k" / "one", accuracy=0.8, k=2, layers=[8, 9], stop_strings=["\n"], config={"stop_ids": []})
+    row = sources.read(tmp_path).rows.iloc[0]
+    assert (row["k"], row["layers"], row["settings"]["stop_strings"]) == (2, "8,9", '["\\n"]')
 
 
 def test_the_logs_own_files_are_read_and_show_their_strongest_contradiction() -> None:

@@ -86,6 +86,8 @@ def test_settings_refuse(make, words):
     ([torch.tensor([1.0])], HERE, {}, "fixed", ["prompts[0][0]=1.0", "whole numbers"]),
     ([torch.tensor([[1, 2]])], HERE, {}, "fixed", ["prompts[0][0]=[1, 2]", "whole numbers"]),
     ([[1, 511, 2]], HERE, {}, "fixed", ["prompts[0][1]=511", "mask token"]),
+    ([Path("text")], HERE, {}, "fixed", ["prompts[0]=PosixPath('text')", "allowed: a text"]),
+    ({"text"}, HERE, {}, "fixed", ["prompts={'text'}", "allowed: a list of prompts"]),
     ([[1]], HERE, {"k": 2, "layers": "middle", "policy": "nowhere.py"}, "fixed", ["policy", "nowhere.py"]),
 ])
 def test_requests_refused_before_any_work(golden, monkeypatch, prompts, decoding, reuse, revision, words):
@@ -110,6 +112,14 @@ def test_what_can_be_meant_is_taken(golden):
     assert Reuse(k=np.int8(2), layers=range(8, 12), policy=Path("output")) == Reuse(k=2, layers=[8, 9, 10, 11])
     for layers in (np.arange(8, 12), torch.arange(8, 12), range(8, 12)):
         assert Reuse(k=2, layers=layers).layers == (8, 9, 10, 11)
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.0, "0", "1", "maybe", None, np.int64(1)])
+def test_a_switch_is_no_number_in_whatever_notation(value):
+    for switch, settings in (("block_cache", Decoding), ("full_forwards", Reuse)):
+        with pytest.raises(ValueError, match=f"{switch}=.*; allowed: true or false"):
+            settings(**{switch: value})
+    assert [Decoding(block_cache=word).block_cache for word in ("no", "off", "false", np.False_)] == [False] * 4
 
 
 @pytest.mark.parametrize(("argument", "words"), [

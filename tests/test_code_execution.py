@@ -113,8 +113,34 @@ def test_humaneval_scores():
 
 def test_every_row_of_the_table_gives_its_code():
     rows = [json.loads(line) for line in (DATA.parent / "answers.jsonl").read_text().split("\n") if '"code"' in line]
-    assert len(rows) >= 20
+    assert len(rows) >= 85
     assert [(row["output"], code) for row in rows if (code := fences.python_code(row["output"])) != row["code"]] == []
+
+
+@pytest.mark.parametrize(("language", "code", "why"), [
+    ("sage", "R.<x> = QQ[]", "line 1: invalid syntax"), ("cython", "cdef int f(int x):\n    return x", "line 1:"),
+    ("jupyter", "x = 1\n!pip install numpy", "line 2: invalid syntax"), ("ipython", "%time f(1)", "line 1:")])
+def test_a_block_in_a_dialect_that_is_no_plain_python_is_an_error_that_names_it(language, code, why):
+    """And the output is wrong, without an end of the run; what was written is no program."""
+    output = f"```{language}\n{code}\n```"
+    with pytest.raises(fences.NotPython, match=f"a {language} block that is no plain Python: {why}"):
+        fences.python_code(output)
+    task = tasks.get("humaneval", allow_code_execution=True)
+    score = task.score(task.problems(1, DATA / "humaneval.jsonl")[0], output)["pass@1,fenced"]
+    assert not score.correct
+    assert str(score.extracted).startswith(f"no program: a {language} block that is no plain Python")
+
+
+def test_a_fence_in_the_program_s_own_docstring_does_not_end_it():
+    task = tasks.get("humaneval", allow_code_execution=True)
+    problem = task.problems(1, DATA / "humaneval.jsonl")[0]
+    code = 'def twice(n):\n    """Doc.\n\n    ```\n    twice(1)\n    ```\n    """\n    return n + n'
+    assert task.score(problem, f"```python\n{code}\n```\nThat is all.")["pass@1,fenced"].correct
+
+
+@pytest.mark.parametrize("piece", ["```\n", "```md\n", "```python\n", "```python\n'''\n```\n", "> ```\n", "# ```\n"])
+def test_an_output_of_nothing_but_fences_is_read(piece):
+    assert len(list(fences.code_blocks(piece * 1200))) <= 1200
 
 
 @pytest.mark.parametrize("future", [

@@ -13,6 +13,7 @@ from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import status as states
 from fastdllm.lab.records import importer
+from fastdllm.report.audit import sources
 
 
 def old(folder, values) -> None:
@@ -181,3 +182,23 @@ def test_nothing_to_import_is_an_error(tmp_path):
         importer.take(tmp_path)
     old(tmp_path / "a" / "b" / "c", {"accuracy": "high"})
     assert "nothing was imported" in lab_support.command("import", tmp_path, code=1)
+
+
+@pytest.mark.parametrize("task", ["..", "../../task", "/tmp/task", "org/task"])
+def test_a_task_s_name_leads_nowhere_else(tmp_path, task):
+    (tmp_path / "r" / "x").mkdir(parents=True)
+    (tmp_path / "r" / "x" / "results_1.json").write_text(json.dumps({"results": {task: {"acc,none": 0.5}}}))
+    importer.take(tmp_path / "r", target=tmp_path / "a" / "b" / "executed")
+    [file] = (path for path in tmp_path.rglob("summary.json"))
+    assert file.is_relative_to(tmp_path / "a" / "b" / "executed" / "r") and records.read(file.parent).task == task
+
+
+@pytest.mark.parametrize(("limit", "read"), [(0.1, 0.1), (None, 0), (10, 10), (0, None), (1000000, 1000000)])
+def test_a_limit_means_after_the_import_what_it_meant_before(tmp_path, limit, read):
+    (tmp_path / "r" / "x").mkdir(parents=True)
+    (tmp_path / "r" / "x" / "results_1.json").write_text(json.dumps({
+        "results": {"gsm8k": {"exact_match,flexible-extract": 0.5}}, "config": {"limit": limit}}))
+    importer.take(tmp_path / "r", target=tmp_path / "executed")
+    for folder in (tmp_path / "r", tmp_path / "executed"):
+        [value] = sources.read(folder).rows["limit"]
+        assert value == read or (value != value and read is None)

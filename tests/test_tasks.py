@@ -260,6 +260,7 @@ ROW = {"gsm8k": {"question": "q", "answer": "So 54.\n#### 54"},
     ("mmlu", {"answer": "B"}), ("mmlu", {"answer": 7}), ("mmlu", {"answer": True}), ("mmlu", {"answer": None}),
     ("mmlu", {"choices": ["a", "b"]}), ("mmlu", {"choices": "abcd"}), ("gpqa_main_n_shot", {"Correct Answer": None}),
     ("gpqa_main_n_shot", {"Question": 3}), ("arithmetic", {"target": None}), ("arithmetic", {"target": "fifty"}),
+    ("arithmetic", {"target": "1.5 million"}), ("arithmetic", {"target": "2 dozen eggs"}),
     ("arithmetic", {"target": "2 hours 30 minutes"}), ("arithmetic", {"target": True}), ("arithmetic", {"target": []}),
     ("arithmetic", {"target": float("nan")}), ("arithmetic", {"question": 5}), ("mbpp", {"test_list": "assert f"}),
     ("mbpp", {"text": None})])

@@ -44,6 +44,12 @@ def load(tmp_path: Path, text: str | bytes):
     (HEAD + "axes:\n  full_forwards: [1]\n", 4, "full_forwards.0=1; allowed: true or false"),
     (HEAD + "seed: 1" + "0" * 5000 + "\n", 3, "not valid YAML"),
     (HEAD + "slurm: {cpus: true}\n", 3, "slurm.cpus=True; allowed: a whole number"),
+    (HEAD + "multiturn: !!bool maybe\n", 3, "multiturn='maybe' is no !!bool"),
+    (HEAD + "seed: !!int x\n", 3, "seed='x'"),
+    (HEAD + "axes: {k: [!!float x]}\n", 3, "axes.k.0='x' is no !!float"), (HEAD + "model: !!null x\n", 3, "no !!null"),
+    (HEAD + "model: !!binary aGk=\n", 3, "model='aGk=' is no !!binary"), (HEAD + "model: !own x\n", 3, "is no !own"),
+    (HEAD + "a: &a [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1 or ''}, *a{n - 1 or ''}]\n" for n in range(1, 40)), 1,
+     "values, aliases written out; allowed: 100000"),
     ("limit: 0\nexperiment: e\n", 1, "limit=0; allowed: 1 or more")])
 def test_errors_have_file_and_line(tmp_path, text, line, words):
     with pytest.raises(ValueError, match=rf"g\.yml, line {line}\b.*{words}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any
 
@@ -23,11 +23,12 @@ def check_types(**values: tuple[Any, type]) -> None:
 def prompt_list(prompts: Any) -> list[Any]:
     """The prompts of a call, one by one; an array or a tensor of two dimensions is a list of its rows.
 
-    Raises ValueError for what is no collection of prompts: a plain text (one prompt is `[text]`), bytes, None ...
+    Raises ValueError for what is no collection of prompts: a plain text (one prompt is `[text]`), bytes, None, a set
+    (which has no order) ...
     """
-    if isinstance(prompts, (str, bytes, bytearray, Mapping, PurePath)) or not isinstance(prompts, Iterable):
+    if isinstance(prompts, (str, bytes, bytearray, Mapping, Set, PurePath)) or not isinstance(prompts, Iterable):
         raise ValueError(f"prompts={shown(prompts)}; allowed: a list of prompts, each {ALLOWED}")
-    listed = plain_value(prompts)
+    listed = prompts if isinstance(prompts, (list, tuple)) else plain_value(prompts)      # a path in it stays one
     listed = list(listed) if isinstance(listed, Iterable) else [listed]
     if not listed:
         raise ValueError("prompts=[]; allowed: at least one prompt")

@@ -26,6 +26,7 @@ from fastdllm.tasks.numbers import NUMBER, numbers, plain, trimmed, value
 BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{{}}."
 
 _STRICT = re.compile(rf"####\s*({NUMBER})?")
+_SCALE = re.compile(r"\b(?:dozens?|(?:hundred|thousand|(?:m|b|tr)illion)s?)\b", re.IGNORECASE)
 _CHOICE = (re.compile(r"[Aa]nswer(?:\s+is)?\s*:?\s*\**\s*\(?([A-J])(?![A-Za-z'])"),
            re.compile(r"\(([A-J])\)"),
            re.compile(r"^\W*([A-J])(?=[.):,]|\s*$)", re.MULTILINE),
@@ -77,8 +78,11 @@ RULES: dict[str, Callable[[str], str | None]] = {"strict": strict, "flexible": f
 def target_value(target: str) -> Fraction:
     """The number that a target names, beside units and words ("54 hours").
 
-    Raises ValueError for a target without a number, or with several: every answer would count as wrong.
+    Raises ValueError for a target without a number, with several, or with a word that multiplies it ("1.5 million"):
+    right answers would count as wrong.
     """
+    if word := _SCALE.search(target):
+        raise ValueError(f"target={target!r}: {word[0]!r} in it; allowed: one number, written in digits")
     written = numbers(target)
     amount = value(written[0]) if len(written) == 1 else None
     if amount is None:

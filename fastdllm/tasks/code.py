@@ -16,7 +16,7 @@ from typing import Any
 from fastdllm.tasks import sandbox
 from fastdllm.tasks.base import TEXT, TEXTS, Problem, Score, TaskOptions, check_limit, fingerprint, read_rows
 from fastdllm.tasks.datafiles import hub_splits
-from fastdllm.tasks.fences import python_code, with_future_first
+from fastdllm.tasks.fences import NotPython, python_code, with_future_first
 from fastdllm.tasks.task_specs import KEY
 
 SECONDS = 10.0       # per program
@@ -68,16 +68,28 @@ class CodeTask:
                        meta={"prompt": row.get("prompt") or "" if self.name == "humaneval" else ""})
 
     def score(self, problem: Problem, output: str) -> dict[str, Score]:
-        """`fenced`: the first block of Python. `completion`: the output as it stands, behind the function's head."""
+        """`fenced`: the first block of Python. `completion`: the output as it stands, behind the function's head.
+
+        Where the only block is in a dialect and no plain Python, nothing runs and `extracted` says so.
+        """
         stub = problem.meta["prompt"]
-        answers = {"fenced": python_code(output), "completion": output if output.strip() else None}
-        programs = {"fenced": f"{imports(stub)}\n{answers['fenced']}", "completion": stub + output}
-        return {f"pass@1,{rule}": Score(code, code is not None and sandbox.run(
-            with_future_first(f"{programs[rule]}\n\n{problem.target}"), SECONDS).passed)
-            for rule, code in answers.items()}
+        scores = {}
+        try:
+            code = python_code(output)
+            scores["fenced"] = Score(code, code is not None and passes(f"{imports(stub)}\n{code}", problem))
+        except NotPython as error:
+            scores["fenced"] = Score(f"no program: {error}", False)
+        scores["completion"] = (Score(output, passes(stub + output, problem)) if output.strip() else
+                                Score(None, False))
+        return {f"pass@1,{rule}": score for rule, score in scores.items()}
 
     def fingerprint(self, problems: Sequence[Problem]) -> str:
         return fingerprint(problems)
+
+
+def passes(program: str, problem: Problem) -> bool:
+    """Whether the program and the problem's tests behind it run through."""
+    return sandbox.run(with_future_first(f"{program}\n\n{problem.target}"), SECONDS).passed
 
 
 def imports(stub: str) -> str:

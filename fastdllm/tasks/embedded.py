@@ -28,7 +28,7 @@ FULL = 1000                    # problems of the whole task: a 95 % interval of 
 # name -> (split, families); see the checkpoint's model card for why comparisons stand apart
 SOURCES = {"arithmetic": ("test", SOLVED), "arithmetic_wordings": ("wordings", SOLVED),
            "arithmetic_compare": ("test", ("compare",))}
-TARGET = Column("a number, text with one number in it (units and words aside), or \"\" for one not known", is_target)
+TARGET = Column("a number, text with one number in digits (and its unit), or \"\" for one not known", is_target)
 SEED = 0                       # of the held-out problems; training draws from another split
 
 

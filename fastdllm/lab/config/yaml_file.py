@@ -19,6 +19,7 @@ from ruamel.yaml.reader import ReaderError
 from fastdllm.errors import Key, SettingsError, with_location
 
 TEXT, WHOLE, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+MOST_VALUES = 100_000      # of a parameter file, aliases written out: more is a mistake, or meant to fill the memory
 LONG_NUMBER = re.compile(r"\d{4300}")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")      # eight for YAML 1.1, ten for 1.2, and nobody knows who wrote it
 
@@ -72,7 +73,8 @@ def read(path: str | Path) -> YamlFile:
     """Read a YAML mapping.
 
     Raises ValueError that names file and line for a missing file, another encoding than UTF-8, bad YAML, a key given
-    twice, a key that is no text, a value that holds itself, a number with a leading zero, or another top level.
+    twice, a key that is no text, a value that holds itself or is not what its tag says, a number with a leading zero,
+    anchors that make too many values, or another top level.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,6 +133,13 @@ def _load(text: str) -> tuple[Any, Node | None]:
         node = reader.compose(text)
         for key, part, inside in _nodes(node, (), (), set()):
             _check(key, part, inside)
+            if isinstance(part, ScalarNode) and part.tag not in (TEXT, MERGE):
+                meant = reader.resolver.resolve(ScalarNode, part.value, (True, False))
+                if part.tag != meant:
+                    raise ValueError(f"line {part.start_mark.line + 1}, {'.'.join(map(str, key))}={part.value!r} is no "
+                                     f"{_short(part.tag)}; allowed: {_short(meant)}, which it is without a tag")
+        if (count := _count(node, {})) > MOST_VALUES:
+            raise ValueError(f"line 1: {count} values, aliases written out; allowed: {MOST_VALUES}")
         return reader.load(text), node
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -146,6 +155,21 @@ def _load(text: str) -> tuple[Any, Node | None]:
         raise ValueError(f"line {line}: not valid YAML ({error})") from error
     except RecursionError as error:
         raise ValueError("line 1: not valid YAML (nested too deeply)") from error
+
+
+def _short(tag: object) -> str:
+    return str(tag).replace("tag:yaml.org,2002:", "!!")
+
+
+def _count(node: Node | None, known: dict[int, int]) -> int:
+    """How many values a node holds; one that is an alias of another holds as many."""
+    if node is None:
+        return 0
+    if id(node) not in known:
+        parts = ([part for pair in node.value for part in pair] if isinstance(node, MappingNode) else
+                 node.value if isinstance(node, SequenceNode) else [])
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _nodes(node: Node | None, key: Key, inside: tuple[Node, ...],

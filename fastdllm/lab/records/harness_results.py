@@ -142,7 +142,7 @@ def _limit(values: dict[str, Any], location: Location, reading: Reading) -> floa
     config = values.get("config")
     if not isinstance(config, dict) or "limit" not in config:
         return location.limit
-    return 0 if config["limit"] is None else reading.number("config.limit", config["limit"])
+    return 0 if config["limit"] is None else reading.limit("config.limit", config["limit"])
 
 
 def _size(values: dict[str, Any], leaves: list[str], reading: Reading) -> int | None:
@@ -178,9 +178,11 @@ def _leaves(task: str, groups: dict[str, list[str]], above: tuple[str, ...] = ()
 def _with_samples(result: StatedResult, leaves: list[str], reading: Reading) -> StatedResult:
     """Empty answers, and each metric's mean, in the sample files of the same time stamp (if all of them are kept)."""
     stamp = result.file.stem.removeprefix("results")
-    files = [result.file.with_name(f"samples_{leaf}{stamp}.jsonl") for leaf in leaves]
-    if not all(file.is_file() for file in files):
+    kept = {file.name: file for file in result.file.parent.glob("samples_*.jsonl")}
+    names = [f"samples_{leaf}{stamp}.jsonl" for leaf in leaves]      # a task's name need not be a file's
+    if not kept.keys() >= set(names):
         return result
+    files = [kept[name] for name in names]
     rows = [row for file in files for row in _rows(file, reading)]
     if len(reading.skipped) and any("samples_" in text for text in reading.skipped):
         return result                      # what is left of a damaged file counts nothing

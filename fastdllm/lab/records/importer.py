@@ -111,6 +111,7 @@ def record(result: StatedResult, experiment: str) -> Record:
         numbers["tokens_per_second"] = result.tokens / result.seconds
     unknown += [name for name, value in numbers.items() if value is None]
     stated = {"settings": result.settings, "metrics": result.metrics, "n in the file": result.n,
+              "limit": result.limit,
               "not read": list(result.skipped), "read as": list(result.interpreted),
               "contradictions": [list(one) for one in result.contradictions]}
     return Record(
@@ -157,8 +158,9 @@ def _experiment(result: StatedResult) -> str:
 
 
 def _task_folder(result: StatedResult) -> str:
-    return result.task + (f"_limit_{limit:g}" if (limit := result.limit) else "")
+    return _file_name(result.task) + (f"_limit_{limit}" if (limit := result.whole_limit or result.limit) else "")
 
 
 def _file_name(text: str) -> str:
-    return text.replace("/", "_") or UNKNOWN
+    """The text as the name of one directory, below the one that it is put into (`..` is none)."""
+    return text.replace("/", "_").replace("\0", "_").lstrip(".") or UNKNOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def is_record(values: dict[str, Any]) -> bool:
 def read(path: Path, top: Path) -> StatedResult:
     """What the file and the folders below `top` state. Raises ValueError for a file that is no JSON object."""
     values, reading = read_json(path), Reading()
-    flat = {name: value for part in _levels(values) for name, value in part.items()
-            if not isinstance(value, (dict, list))}
+    flat = {name: _of_a_list(name, value) if isinstance(value, list) else value
+            for part in _levels(values) for name, value in part.items()
+            if not isinstance(value, (dict, list)) or (isinstance(value, list) and name in OURS)}
     stated = {ours: flat[name] for ours, names in NAMES.items() for name in reversed(names) if name in flat}
     named = {OURS[name]: value for name, value in flat.items() if name in OURS}
     settings = settings_of({name: value for section in SECTIONS if isinstance(values.get(section), dict)
@@ -49,6 +51,11 @@ def read(path: Path, top: Path) -> StatedResult:
     location = locate(path, top)
     k = reading.whole("k", named["k"], 1) if named.get("k") is not None else None
     layers = text_or_none(named.get("layers"))
+    finished, dirty = timestamp(stated.get("finished")), stated.get("dirty")
+    if finished is None and stated.get("finished") is not None:
+        reading.skip("finished", stated["finished"], "a time such as 2026-01-19T00:54:18")
+    if dirty is not None and not isinstance(dirty, bool):
+        reading.skip("dirty", dirty, "true or false")
     contradictions = [("k", str(k), str(location.k))] if k and location.k and k != location.k else []
     if layers and location.layers and layers != location.layers:
         contradictions.append(("layers", layers, location.layers))
@@ -73,18 +80,24 @@ def read(path: Path, top: Path) -> StatedResult:
         k or location.k, layers or location.layers, limit,
         n=reading.whole("n", stated["n"], 1) if "n" in stated else None, metric=metric, metrics=metrics,
         accuracy=accuracy, tokens=tokens, seconds=seconds, tokens_per_second=speed,
-        finished=timestamp(stated.get("finished")), commit=text_or_none(stated.get("commit")),
-        dirty=stated.get("dirty") if isinstance(stated.get("dirty"), bool) else None,
+        finished=finished, commit=text_or_none(stated.get("commit")),
+        dirty=dirty if isinstance(dirty, bool) else None,
         node=text_or_none(stated.get("node")), gpu=text_or_none(stated.get("gpu")),
         torch=text_or_none(stated.get("torch")), job=text_or_none(stated.get("job")), settings=settings,
         contradictions=tuple(contradictions), skipped=tuple(reading.skipped), interpreted=tuple(reading.interpreted))
+
+
+def _of_a_list(name: str, values: list[Any]) -> str:
+    """Layers as they are written elsewhere (8,9); any other list as JSON, which no number is read of."""
+    layers = OURS[name] == "layers" and all(type(value) is int for value in values)
+    return ",".join(map(str, values)) if layers else json.dumps(values, ensure_ascii=False)
 
 
 def _limit(named: dict[str, Any], of_folder: int | None, reading: Reading) -> float | None:
     """0 for all problems (a stated null); None where neither the file nor its folder says."""
     if named.get("limit") is None:
         return of_folder if of_folder is not None else 0 if "limit" in named else None
-    return reading.number("limit", named["limit"])
+    return reading.limit("limit", named["limit"])
 
 
 def _metrics(values: dict[str, Any], task: str, named: Any, accuracy: float | None) -> tuple[dict[str, float], str]:

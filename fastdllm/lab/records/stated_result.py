@@ -46,6 +46,14 @@ class Reading:
             return None
         return result
 
+    def limit(self, name: str, value: Any) -> float | None:
+        """A limit above 0 (below 1: a share of the problems); nothing is evaluated at 0, which is not "all"."""
+        result = plain_number(value)
+        if result is None or result <= 0:
+            self.skip(name, value, "a number above 0, or null for all problems")
+            return None
+        return result
+
     def whole(self, name: str, value: Any, least: int = 0) -> int | None:
         """A whole number from `least` up (10.0 is one)."""
         result = plain_number(value)
@@ -137,13 +145,21 @@ def benchmark_size(task: str, limit: int) -> int | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ValueError that says what the file holds instead."""
+    """A JSON object. Raises ValueError that says what the file holds instead, and for a key with two values."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError, OSError) as error:      # of JSON, its encoding or its numbers; no plain file
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{type(values).__name__}; allowed: a JSON object")
+    return values
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    for key, value in pairs:
+        if values[key] is not value and values[key] != value:      # nan is not itself
+            raise ValueError(f"{key}={_brief(value)} and {_brief(values[key])} in one object; allowed: each key once")
     return values
 
 
@@ -211,7 +227,7 @@ def text_or_none(value: Any) -> str | None:
 
 
 def _limited(folder: str) -> tuple[str, int | None]:
-    limited = re.match(r"^(.*)_limit_(\d+)$", folder)
+    limited = re.match(r"^(.*)_limit_([1-9]\d*)$", folder)
     return (limited[1], int(limited[2])) if limited else (folder, None)
 
 

@@ -105,7 +105,7 @@ def _code_at_k1(rows: pd.DataFrame) -> str:
 def copied_accuracy(evidence: Evidence) -> Iterator[Finding]:
     """Accuracies equal to another run's, configuration by configuration, although the outputs were not."""
     keys = evidence.rows["settings"].map(settings_key)
-    for (task, _, _), rows in evidence.rows.groupby(["task", "limit", keys], sort=False):
+    for (task, _, _), rows in evidence.rows.groupby(["task", "limit", keys], sort=False, dropna=False):
         for a, b in combinations(rows["batch"].unique(), 2):
             both = rows[rows["batch"] == a].merge(rows[rows["batch"] == b], on=["config", "metric"])
             both = both[both["accuracy_x"].notna() & both["accuracy_y"].notna()]

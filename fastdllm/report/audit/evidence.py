@@ -21,8 +21,9 @@ Level = Literal["impossible", "doubtful", "note"]
 LEVELS: tuple[Level, ...] = ("impossible", "doubtful", "note")
 # One row per configuration. Missing values are allowed everywhere but in row, batch, task and config.
 # settings: what a row is known to have run with, beyond k, layers, limit and code; metrics: every score by its name;
-# n_stated: n is in the source, not worked out from the benchmark's size; skipped, interpreted: what could not be read
-# as it stands; group_means, sample_means: as in lab.records.stated_result.
+# limit: 0 for all problems, below 1 a share of them; n_stated: n is in the source, not worked out from the benchmark's
+# size; skipped, interpreted: what could not be read as it stands; group_means, sample_means: as in
+# lab.records.stated_result.
 COLUMNS = ("row", "batch", "task", "config", "k", "layers", "settings", "limit", "n", "n_stated", "metric", "metrics",
            "accuracy", "tokens", "seconds", "tokens_per_s", "finished", "code", "dirty", "torch", "hardware", "node",
            "shards", "empty", "reuse", "model", "origin", "file", "problem", "skipped", "interpreted", "group_means",
@@ -72,13 +73,13 @@ class Evidence:
         for column, empty in EMPTY.items():
             table[column] = pd.Series([value if isinstance(value, type(empty)) else empty for value in table[column]],
                                       index=table.index, dtype=object)
-        table["limit"] = table["limit"].fillna(0)      # 0: all problems; below 1: a share of them
         return cls(table, frames[1])
 
     def tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """The tables that a reader would compare within: one batch, task and limit."""
-        for (batch, task, limit), rows in self.rows.groupby(["batch", "task", "limit"], sort=False):
-            yield f"{batch} {task}" + (f" limit {limit:g}" if limit else ""), rows
+        for (batch, task, limit), rows in self.rows.groupby(["batch", "task", "limit"], sort=False, dropna=False):
+            which = "" if limit == 0 else f" limit {limit:g}" if limit == limit else " limit not stated"
+            yield f"{batch} {task}{which}", rows
 
     @cached_property
     def alike(self) -> list[tuple[str, pd.DataFrame]]:
@@ -113,6 +114,7 @@ def names(rows: pd.DataFrame) -> tuple[str, ...]:
 def unknown(rows: pd.DataFrame) -> list[str]:
     """What shaped these rows (all of them alike in what is known) and is not stated for each."""
     missing = [name for name in SETTINGS if any(name not in settings for settings in rows["settings"])]
+    missing += ["limit"] if (rows["limit"].isna() & rows["n"].isna()).any() else []
     missing += [name for name, column in CIRCUMSTANCES.items() if rows[column].isna().any()]
     return missing + (["the changes of the working tree"] if rows["dirty"].eq(True).any() else [])
 

@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+import pandas as pd
+
 from fastdllm.report.audit.evidence import Evidence, Finding, Rule, names, same_number, settings_key
 
 
 def which_result(evidence: Evidence) -> Iterator[Finding]:
     """Several result files of one configuration, and a summary that took its score from an old one."""
     files = evidence.rows[(evidence.rows["origin"] == "lm_eval") & evidence.rows["accuracy"].notna()]
-    run = files["settings"].map(settings_key) + files["k"].astype(str) + files["layers"].astype(str)
+    run = [settings_key({**row["settings"], "k": str(row["k"]), "layers": str(row["layers"])})
+           for row in files.to_dict("records")]
     folder = files["file"].map(lambda file: str(PurePath(file).parent))
     for (batch, task, config, _, _, _), rows in files.groupby(
-            ["batch", "task", "config", "metric", run, folder], sort=False):
+            ["batch", "task", "config", "metric", pd.Series(run, files.index), folder], sort=False):
         if len(rows) < 2:
             continue
         rows = rows.sort_values("finished")

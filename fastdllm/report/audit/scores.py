@@ -98,7 +98,7 @@ def limit_per_subtask(evidence: Evidence) -> Iterator[Finding]:
     """A limit read as n where it counts per subtask."""
     for name, rows in evidence.tables():
         limit, n = rows["limit"].iloc[0], rows["n"].max()
-        if limit < 1 or n != n or n == limit:
+        if not limit >= 1 or n != n or n == limit:
             continue
         count = rows["accuracy"].dropna() * limit
         broken = bool(((count - count.round()).abs() > 1e-3).any())

@@ -27,7 +27,7 @@ def published() -> Evidence:
     """The published configurations and everything that the log's pages state."""
     table = figures.results()
     rows = [{"row": f"{r.batch}/{r.task}{f'_limit_{r.limit}' if r.limit else ''}/{r.config}", "batch": r.batch,
-             "task": r.task, "config": r.config, "k": r.k, "layers": r.layers, "limit": r.limit or None, "n": r.n,
+             "task": r.task, "config": r.config, "k": r.k, "layers": r.layers, "limit": r.limit or 0, "n": r.n,
              "n_stated": False, "accuracy": r.accuracy, "tokens": r.tokens, "seconds": r.seconds,
              "tokens_per_s": r.tokens_per_s, "finished": r.finished, "code": r.commit, "dirty": r.dirty,
              "torch": r.torch, "node": r.node, "origin": "published",
@@ -93,8 +93,8 @@ def _read_record(path: Path, top: Path) -> dict[str, Any]:
 def _record_row(record: records.Record, file: str) -> dict[str, Any]:
     """A record as a row. What an imported one does not state stays missing."""
     flat, imported = records.row(record), record.status == "imported"
+    stated = record.notes.get("stated", {}) if imported else {}
     if imported:
-        stated = record.notes.get("stated", {})
         settings, n_stated = stated.get("settings", {}), stated.get("n in the file") is not None
     else:
         settings = {name: value for name, value in record.parameters.flat().items() if name not in ELSEWHERE}
@@ -103,11 +103,12 @@ def _record_row(record: records.Record, file: str) -> dict[str, Any]:
         if record.parameters.reuse.policy == "adaptive":
             settings["similarity"] = record.parameters.reuse.similarity
         n_stated = True
+    limit = stated.get("limit", record.limit or 0)                  # None: the file doesn't say
     folder = record.task + (f"_limit_{record.limit}" if record.limit else "")
     code, where = record.code, record.environment
     return {"row": f"{record.experiment}/{folder}/{record.config}", "batch": record.experiment, "task": record.task,
             "config": record.config, "k": flat["k"], "layers": flat["layers"] or None, "settings": settings,
-            "limit": record.limit, "n": record.headline.n or None, "n_stated": n_stated,
+            "limit": limit, "n": record.headline.n or None, "n_stated": n_stated,
             "metric": "" if record.metric == "stated" else record.metric,
             "metrics": {name: score.value for name, score in record.accuracy.items()},
             "accuracy": flat["accuracy"], "tokens": flat["tokens"], "seconds": flat["seconds"],
@@ -137,9 +138,10 @@ def _add(result: StatedResult, top: Path, rows: list[dict[str, Any]], statements
     if result.origin == "lm_eval":          # one file may hold several tasks
         in_folder = any(part == result.task or part.startswith(f"{result.task}_limit_") for part in name.split("/"))
         name += f"/{result.file.name}" + ("" if in_folder else f":{result.task}")
-    limit, n = result.limit or 0, result.problems
-    if n is None and result.origin == "summary" and result.limit is None:
-        n = benchmark_size(result.task, 0)      # a folder of this layout would name a limit; n_stated stays False
+    limit, n = result.limit, result.problems
+    if limit is None and result.origin == "summary" and not any(text.startswith("limit=") for text in result.skipped):
+        limit = 0                               # a folder of this layout would name a limit; n_stated stays False
+        n = n or benchmark_size(result.task, 0)
     file = str(result.file.relative_to(top))
     rows.append({
         "row": name, "batch": result.batch, "task": result.task, "config": result.config, "k": result.k,
