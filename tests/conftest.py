@@ -1,14 +1,18 @@
 """Shared fixtures: the golden random checkpoint, the embedded one, and prompts."""
 
 import gc
+import shlex
 import signal
-from contextlib import contextmanager
+import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import execnet
 import pytest
 import torch
-import warm_ipykernel
+import warm_python
 from golden_support import DATA, GOLDEN
+from process_support import Programs
 from xdist.scheduler import LoadScopeScheduling
 
 import fastdllm
@@ -20,6 +24,8 @@ LONGEST = ("test_slurm", "test_docs", "test_publish", "test_browser", "test_shar
            "test_package", "test_comparison", "test_chat", "test_faults", "test_train", "test_bisect", "test_runner")
 SHARED = {"test_slurm_jupyterlab": "test_slurm", "test_gallery": "test_publish", "test_secrets": "test_publish"}
 APART = ("test_notebooks",)      # each test is a unit by itself
+
+SERVED = pytest.StashKey[str]()
 
 
 def unit(nodeid: str) -> str:
@@ -39,6 +45,21 @@ class Units(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config, log):
     config.option.loadscopereorder = False
     return Units(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """The workers are forked from a Python that has libraries imported; what forks them serves their tests, too."""
+    held = ExitStack()
+    config.add_cleanup(held.close)
+    config.stash[SERVED] = held.enter_context(warm_python.serving())
+    warm = shlex.join(warm_python.command(config.stash[SERVED], "libraries"))
+    specs[:] = [execnet.XSpec(f"{spec}//python={warm}") for spec in specs]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["served"] = node.config.stash[SERVED]
 
 
 def pytest_collection_modifyitems(items):
@@ -94,10 +115,31 @@ def common(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory):
-    """The environment in which kernels start with libraries imported (tests/warm_ipykernel.py)."""
-    with warm_ipykernel.serving(tmp_path_factory.mktemp("kernels")) as environment:
-        yield environment
+def served(request):
+    """Where Pythons are to be had that start with libraries imported (tests/warm_python.py)."""
+    if workerinput := getattr(request.config, "workerinput", None):
+        yield workerinput["served"]
+    else:
+        with warm_python.serving() as directory:
+            yield directory
+
+
+@pytest.fixture(scope="session")
+def kernels(served, tmp_path_factory):
+    """The environment in which kernels start with libraries imported."""
+    return warm_python.kernels(served, tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="session")
+def executable(served, tmp_path_factory):
+    """What may stand for sys.executable: the program's modules start with everything imported."""
+    return warm_python.executable(served, tmp_path_factory.mktemp("executable") / "python")
+
+
+@pytest.fixture(scope="session")
+def programs(served):
+    """Runs `fastdllm WORDS`, and scripts, with all of that imported (tests/process_support.py)."""
+    return Programs(warm_python.command(served, "package"))
 
 
 @contextmanager
@@ -113,6 +155,14 @@ def surrounded(environment):
 def warm_kernels(kernels):
     """Kernels of this file start with libraries imported."""
     with surrounded(kernels):
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm_workers(executable, warm_kernels):
+    """The workers that run what this file asks for start with everything imported, and so do their kernels."""
+    with surrounded({warm_python.EXECUTABLE: executable}), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", executable)
         yield
 
 

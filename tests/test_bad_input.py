@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import process_support
 import pytest
 import torch
 
@@ -172,9 +171,9 @@ def test_text_that_is_no_unicode_and_a_mask_in_a_text_are_refused(tiny):
         fastdllm.generate(tiny, ["2 + |<MASK>|"])
 
 
-def test_chat_says_which_line_it_can_not_read():
+def test_chat_says_which_line_it_can_not_read(programs):
     for encoding in ("utf-8:strict", "utf-8:surrogateescape"):
-        done = process_support.program("chat", "--device", "cpu", "--max-new-tokens", "8", cwd=Path.cwd(),
+        done = programs.fastdllm("chat", "--device", "cpu", "--max-new-tokens", "8", cwd=Path.cwd(),
                                        typed=b"\xff\xfe 2 + 3\nexit\n", PYTHONIOENCODING=encoding)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         assert "(the line is not UTF-8" in done.stdout

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pexpect
-import process_support
 import pytest
 from browser import free_port
 
@@ -316,7 +315,7 @@ def test_terminal_counts_the_forwards_where_no_text_comes():
     chat.close()
 
 
-def test_the_count_is_taken_back_without_a_trace():
+def test_the_count_is_taken_back_without_a_trace(programs):
     """At the beginning, in mid-line, under a line that fills the window, behind wide letters."""
     chat = pexpect.spawn(sys.executable, ["-c", TEXTS], cwd=str(ROOT), encoding="utf-8", timeout=30,
                          dimensions=(20, 40))
@@ -325,13 +324,13 @@ def test_the_count_is_taken_back_without_a_trace():
     assert "… forward 123" in chat.before
     assert [row.rstrip() for row in screen(chat.before, 40) if row] == [
         "one two", "x" * 40, "y" * 37 + "\u732b", "\u732b!END"]
-    piped = process_support.script(TEXTS, ROOT)
+    piped = programs.script(TEXTS, ROOT)
     assert piped.stdout == "one two\n" + "x" * 40 + "y" * 37 + "\u732b\u732b!END\n"
 
 
-def test_a_piped_question_is_shown_and_no_prompt():
+def test_a_piped_question_is_shown_and_no_prompt(programs):
     """What a pipe says is nowhere else on the page."""
-    done = process_support.program("chat", "--max-new-tokens", "4", cwd=ROOT, typed=b"What is 2+3?\n")
+    done = programs.fastdllm("chat", "--max-new-tokens", "4", cwd=ROOT, typed=b"What is 2+3?\n")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "> What is 2+3?" in lines and "> " not in lines and "cut off: max_new_tokens=4" in done.stdout
@@ -357,8 +356,8 @@ def test_terminal_says_where_an_answer_was_cut():
     (["--policy", "nowhere.py", "--k", "2"], "policy='nowhere.py': no such file; allowed: output, .*Python file"),
     (["--revision", "8e1"], "revision='8e1'; allowed: upstream"),
     (["--threshold", "2"], r"threshold=2.0; allowed: at most 1 \(a probability")])
-def test_terminal_says_what_is_wrong_before_anything_else(options, says):
-    done = process_support.program("chat", *options, cwd=ROOT)
+def test_terminal_says_what_is_wrong_before_anything_else(programs, options, says):
+    done = programs.fastdllm("chat", *options, cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
 
 
@@ -367,22 +366,22 @@ def test_terminal_says_what_is_wrong_before_anything_else(options, says):
     ("nowhere", "model: 'nowhere' is no directory; allowed: .*tiny"),
     ("tests/golden", "model=tests/golden: .* lacks .* tokenizer; allowed: "),
     ("tests/data", "no weights; allowed: model.safetensors")])
-def test_app_refuses_a_checkpoint_before_anything_starts(model, says, dry):
-    done = process_support.program("app", "--model", model, f"--port={free_port()}", *dry, cwd=ROOT)
+def test_app_refuses_a_checkpoint_before_anything_starts(programs, model, says, dry):
+    done = programs.fastdllm("app", "--model", model, f"--port={free_port()}", *dry, cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and re.search(f"^fastdllm: .*{says}", done.stderr), done.stderr
 
 
-def test_app_does_not_print_an_address_that_leads_elsewhere():
+def test_app_does_not_print_an_address_that_leads_elsewhere(programs):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        done = process_support.program("app", f"--port={port}", cwd=ROOT)
+        done = programs.fastdllm("app", f"--port={port}", cwd=ROOT)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"fastdllm: port={port} is taken; allowed: a free port, --port N\n"
 
 
-def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
+def test_app_ends_where_the_port_is_taken_while_it_starts(programs, tmp_path):
     """Voila would go on to another port."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -390,7 +389,7 @@ def test_app_ends_where_the_port_is_taken_while_it_starts(tmp_path):
         start = (f"from pathlib import Path; from fastdllm.ui import chat_app; "
                  f"chat_app.serve(chat_app.prepare(Path('notebooks/18_chat.ipynb'), 'tiny', Path({str(tmp_path)!r})), "
                  f"{other.getsockname()[1]})")
-        done = process_support.script(start, ROOT)
+        done = programs.script(start, ROOT)
     assert done.returncode == 1 and done.stdout == "" and "token=" not in done.stderr
 
 

@@ -24,7 +24,7 @@ from fastdllm.report.comparison import replay, sides
 from fastdllm.report.comparison.pairs import Comparison
 from fastdllm.share import bundle
 
-pytestmark = pytest.mark.usefixtures("warm_kernels")
+pytestmark = pytest.mark.usefixtures("warm_workers")
 N = 60
 
 

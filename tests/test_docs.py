@@ -15,7 +15,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import lab_support
-import process_support
 import pytest
 
 from fastdllm.model.files import PATTERNS
@@ -82,10 +81,11 @@ def not_run():
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory, warm_workers):
     """A copy of what commands read, so that they write elsewhere; `fastdllm` is the one under test.
 
-    A configuration's notebook computes here and draws nothing: its figures are seen to in test_notebooks and test_log.
+    Kernels and programs start with libraries imported. A configuration's notebook computes here and draws nothing:
+    its figures are seen to in test_notebooks and test_log.
     """
     home = tmp_path_factory.mktemp("project")
     for name in ("notebooks", "params"):
@@ -98,33 +98,32 @@ def project(tmp_path_factory):
     return home
 
 
-def ended(command, home):
+def ended(command, home, programs):
     """A command, from the project's root as a reader would; a shell reads what is more than `fastdllm WORDS`."""
-    path = f"{home / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{home / 'bin'}:{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
     environment = {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                    "COLUMNS": "200"}
     words = shlex.split(command)
     if PROGRAM.match(command) and not set(command) & set("|&;<>$*"):
-        return process_support.program(*words[1:], cwd=home, **environment)
-    done = subprocess.run(["bash", "-c", command], cwd=home, env={**os.environ, **environment}, capture_output=True,
+        return programs.fastdllm(*words[1:], cwd=home, **environment)
+    return subprocess.run(["bash", "-c", command], cwd=home, env={**os.environ, **environment}, capture_output=True,
                           text=True, timeout=540, check=False, stdin=subprocess.DEVNULL)
-    return process_support.Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_python_blocks_run_in_order(page, project):
-    done = process_support.script("\n".join(blocks(page, "python")), project)
+def test_python_blocks_run_in_order(page, project, programs):
+    done = programs.script("\n".join(blocks(page, "python")), project)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("page", "command", "status"), run_here(), ids=lambda value: str(value)[:60])
-def test_commands_run(page, command, status, project):
+def test_commands_run(page, command, status, project, programs):
     """Files that a page's Python makes are made first."""
     code = "\n".join(blocks(next(path for path in PAGES if path.name == page), "python"))
     for name in re.findall(r'Path\("([\w/]+\.py)"\)\.write_text', code):
         if name in command and not (project / name).exists():
-            assert process_support.script(blocks(ROOT / "docs" / page, "python")[0], project).returncode == 0
-    done = ended(command, project)
+            assert programs.script(blocks(ROOT / "docs" / page, "python")[0], project).returncode == 0
+    done = ended(command, project, programs)
     assert done.returncode == status, f"{page}: {command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 
@@ -176,7 +175,7 @@ def test_the_download_command_takes_its_patterns():
 
     def message(line):
         words = shlex.split(line.removeprefix(".venv/bin/"))
-        done = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:], "--dry-run"], env=offline,
+        done = subprocess.run([str(Path(sys.prefix) / "bin" / words[0]), *words[1:], "--dry-run"], env=offline,
                               capture_output=True, text=True, timeout=120, check=False)
         return done.stdout + done.stderr
 

@@ -18,7 +18,7 @@ from fastdllm.report import grid_report, plain_control, results_page, tables
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
-pytestmark = pytest.mark.usefixtures("warm_kernels")
+pytestmark = pytest.mark.usefixtures("warm_workers")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from report_support import every_claim
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab.jobs import notebooks, suite, worker
 
-pytestmark = pytest.mark.usefixtures("warm_kernels")
+pytestmark = pytest.mark.usefixtures("warm_workers")
 ROOT = Path(__file__).parent.parent
 ENTRIES = suite.entries(smoke=True)
 

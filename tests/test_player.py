@@ -5,7 +5,6 @@ from pathlib import Path
 
 import lab_support
 import numpy as np
-import process_support
 import pytest
 import yaml
 
@@ -290,7 +289,7 @@ def test_panel_runs_cancels_compares_and_saves(project):
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_panel_saves_what_it_ran(project, own):
+def test_panel_saves_what_it_ran(project, programs, warm_workers, own):
     """An edited prompt is an own one; `fastdllm run` of the saved file gives the same tokens as the panel."""
     made = Panel("tiny", k=2, layers="middle", max_new_tokens=48)
     made.index.value = 7
@@ -305,7 +304,7 @@ def test_panel_saves_what_it_ran(project, own):
     assert ("means nothing" in said_by(made)) == ("means nothing" in path.read_text()) == own
     row = json.loads((project / "params" / "mine.jsonl").read_text())
     assert row["question"] == made.prompt.value and bool(row["target"]) == (not own)
-    done = process_support.program("run", "params/mine.yml", cwd=project)
+    done = programs.fastdllm("run", "params/mine.yml", cwd=project)
     assert done.returncode == 0, done.stderr + done.stdout
     samples = records.samples(Path(next(iter(project.glob("executed/**/summary.json")))).parent)
     assert [list(tokens) for tokens in samples["token_ids"]] == [made.run.result["tokens"]]

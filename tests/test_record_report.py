@@ -5,7 +5,6 @@ import re
 import pandas as pd
 import pytest
 from lab_support import command, invoke
-from process_support import program
 from report_support import fill
 
 from fastdllm.lab.config.grid import Grid
@@ -14,14 +13,15 @@ from fastdllm.report.results import Results
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory, programs, warm_workers):
     """A project in which two configurations were run, one by one, and reported; what the commands said."""
     home = tmp_path_factory.mktemp("home")
-    said = [program("run", "--limit", "3", "--set", "max_new_tokens=32", *words, cwd=home, FASTDLLM_HOME=str(home))
+    limits = ("--limit", "3", "--set", "max_new_tokens=32")
+    said = [programs.fastdllm("run", *limits, *words, cwd=home, FASTDLLM_HOME=str(home))
             for words in ((), ("--k", "2", "--layers", "middle"))]
     assert [each.returncode for each in said] == [0, 0], said
     offered = [re.search(r"its report: fastdllm report (\S+)", each.stdout)[1] for each in said]
-    report = program("report", *offered, cwd=home, FASTDLLM_HOME=str(home))
+    report = programs.fastdllm("report", *offered, cwd=home, FASTDLLM_HOME=str(home))
     assert report.returncode == 0, report
     return home, report.stdout
 

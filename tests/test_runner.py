@@ -14,7 +14,7 @@ from fastdllm.lab.jobs.slurm import SlurmJob
 from fastdllm.lab.records import locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
-pytestmark = pytest.mark.usefixtures("warm_kernels")
+pytestmark = pytest.mark.usefixtures("warm_workers")
 MODEL = lab_support.GOLDEN       # synthetic records need no tokenizer
 
 

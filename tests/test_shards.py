@@ -21,7 +21,7 @@ from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
-pytestmark = pytest.mark.usefixtures("warm_kernels")
+pytestmark = pytest.mark.usefixtures("warm_workers")
 CLOCK = ("seconds", "elapsed", "session")      # of a sample: what the time of day and the split may change
 
 

@@ -1,17 +1,20 @@
 """Grids on a real Slurm: two nodes on this host. The slow ones are submitted first, so that waiting is shared.
 
 The configurations run a notebook that has the parameters of notebooks/10_cell.ipynb and computes, but draws nothing.
+All jobs but the one that outlives its time limit run a Python that starts with everything imported.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import lab_support
 import pytest
+import warm_python
 from share_support import SECRETS, notebook
 from slurm import cluster
 
@@ -73,7 +76,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory):
+def story(tmp_path_factory, executable, warm_kernels):
     directory = tmp_path_factory.mktemp("grids")
     model = lab_support.checkpoint(directory / "model")
     computing = lab_support.computing_notebook(directory / "configuration.ipynb")
@@ -97,7 +100,10 @@ def story(tmp_path_factory):
         files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(computing), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
-        for name in ("limited", "node", "cancelled", "unfit"):
+        fastdllm("grid", "submit", str(files["limited"]))
+        patch.setattr(sys, "executable", executable)
+        patch.setenv(warm_python.EXECUTABLE, executable)
+        for name in ("node", "cancelled", "unfit"):
             fastdllm("grid", "submit", str(files[name]))
         yield Story(directory, files, run, foreign)
 
