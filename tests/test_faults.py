@@ -187,7 +187,7 @@ def test_a_policy_is_a_file_that_the_params_name(tmp_path, model):
     assert re.fullmatch(r"changed: policy file [0-9a-f]{8} -> [0-9a-f]{8}", state.detail)
 
 
-def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch):
+def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch, executable):
     """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
     monkeypatch.delenv("JUPYTER_PATH")      # an ordinary kernel, which watches its parent itself
     configuration = cell_of(tmp_path, model, limit=60, batch_size=1)      # more than decode while the worker notices
@@ -204,7 +204,7 @@ def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch):
     while status.state_of(configuration, CurrentFingerprints()).state == "running":       # the worker notices, and goes
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    second = subprocess.run([executable, *command[1:]], env=environment, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stdout + second.stderr
     record = records.read(configuration.directory)
     assert (record.n, record.sessions) == (60, 2)

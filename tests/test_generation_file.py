@@ -387,7 +387,7 @@ THEIRS = OWN_CODE + '''
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, warm_workers):
     """A project of its own with a grid of one configuration, the user's file, and a checkpoint with modelling code."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "params").mkdir()

@@ -41,7 +41,7 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cache(wheel, tmp_path_factory):
+def cache(wheel, tmp_path_factory, executable):
     """A user's cache in which three calls made the checkpoint: one killed half-way, then two at once."""
     home = tmp_path_factory.mktemp("cache")
     environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
@@ -52,7 +52,8 @@ def cache(wheel, tmp_path_factory):
             time.sleep(0.05)
         killed.kill()
     left = {path.name for path in home.glob("fastdllm/checkpoints/*") if path.name != ".smol.lock"}
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen([executable, *command[1:]], env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)]
     said = [process.communicate()[0] for process in both]
     return home, killed.returncode, left, said, [process.returncode for process in both]
 

@@ -16,14 +16,15 @@ def command(root):
             "--device", "cpu", "--workers", "0", "--measure-every", "2", "--save-every", "2"]
 
 
-def test_a_killed_training_goes_on(tmp_path):
+def test_a_killed_training_goes_on(tmp_path, executable):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         line = next(line for line in process.stdout if "step 6" in line)
         process.kill()
     assert line.startswith("phase pretrain") and process.returncode == -signal.SIGKILL
-    again = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment, check=True)
+    again = subprocess.run([executable, *command(tmp_path)[1:]], capture_output=True, text=True, env=environment,
+                           check=True)
     said = again.stdout.splitlines()
     assert said[0] in [f"resumed: pretrain after {steps} steps" for steps in (4, 6)]     # saved after every second step
     assert said[-2:] == ["done", f"checkpoint: {tmp_path / 'out'}"]
