@@ -22,7 +22,7 @@ from fastdllm.display.tables import whole
 from fastdllm.investigation.collapse import phase6
 from fastdllm.investigation.collapse.phase6 import Phase6Results
 from fastdllm.lab.config.computation import generative
-from fastdllm.report.shipped import COUNTS, ShippedRecords
+from fastdllm.report.shipped import COUNTS, ShippedRecords, label
 
 TASK, THRESHOLD, DTYPE = "gsm8k_words", 0.9, "float32"      # the headline: the clearest instrument of the two formats
 # The commits that Run 1's rows name, and the revision that is their code. `first` ran in a changed tree.
@@ -43,6 +43,16 @@ def results(shipped: ShippedRecords, task: str = TASK, threshold: float = THRESH
                               name=[phase6.name(row.revision, row.policy) for row in some.frame.itertuples()])
     return Phase6Results(frame, {path: some.right(path) for path in frame["path"]}, {},
                          dict(zip(frame["path"], frame["computed"], strict=True)))
+
+
+def on_400(shipped: ShippedRecords, threshold: float = THRESHOLD) -> Phase6Results:
+    """The embedded checkpoint's phase 6 on 400 problems, run on a GPU (params/phase6_400.yml), as `results`."""
+    return results(shipped.where(experiment="phase6_400"), "arithmetic", threshold, limit=400)
+
+
+def caption_400(large: Phase6Results) -> str:
+    """What stands above tables of `on_400`."""
+    return f"The embedded checkpoint on 400 problems instead of 64: {label(large.frame)}"
 
 
 def differing(shipped: ShippedRecords, revision: str, task: str = TASK, threshold: float = THRESHOLD,
@@ -187,7 +197,7 @@ def accuracy_text(cell: dict[str, Any]) -> str:
 
 
 def overview(shipped: ShippedRecords) -> pd.DataFrame:
-    """Every benchmark, threshold and precision that ships: right answers in percent by revision and k, over the subsets
+    """Every benchmark, threshold and precision of these records: right answers in percent by revision and k, over the subsets
     that ran ("5.5 to 5.6" where they differ), and the problems.
     """
     rows = []
@@ -200,5 +210,5 @@ def overview(shipped: ShippedRecords) -> pd.DataFrame:
                 low, high = (f"{100 * end:.1f}" for end in (values.min(), values.max()))
                 row[f"{revision} k={k}"] = "not run" if values.empty else low if low == high else f"{low} to {high}"
         rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=None if rows else ["benchmark", "n"])
     return table.loc[:, (table != "not run").any()]
