@@ -220,6 +220,7 @@ def test_baselines_are_impossible_only_where_everything_is_known_and_agrees() ->
     assert finding.level == "impossible"
     for name, change in (("threshold", {"settings": {k: v for k, v in KNOWN.items() if k != "threshold"}}),
                          ("torch", {"torch": None}), ("hardware", {"hardware": None}), ("working tree", {"dirty": True}),
+                         ("whether the working tree had changes", {"dirty": None}), ("not stated: limit", {"limit": None, "n": None}),
                          ("they differ in hardware", {"hardware": "gpu"}), ("they differ in code", {"code": "d"})):
         both = [row | change for row in rows] if "differ" not in name else [rows[0], rows[1] | change]
         (finding,) = fired("must_agree", both)

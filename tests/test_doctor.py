@@ -81,6 +81,13 @@ def test_a_hub_checkpoint_that_is_not_in_the_cache(tmp_path, monkeypatch):
     assert "fetch it first on a node with network" in check.text
 
 
+@pytest.mark.parametrize("model", ["./tiny", "tiny/", "../tiny", "a/b/c", "no-such", "x" * 100])
+def test_what_is_no_hub_id_is_a_directory_that_is_not_there(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    check = preflight.checkpoint(model, None)
+    assert not check.ok and f"model: {model!r} is no directory; allowed: " in check.text
+
+
 def test_data_that_can_not_be_had(tmp_path):
     assert ask("params/demo.yml", "--model", str(GOLDEN), "--task", "gsm8k")[0] != 0, "the grid has no such task"
     check = preflight.task(Parameters(task="arithmetic", data=str(tmp_path / "no.jsonl")))

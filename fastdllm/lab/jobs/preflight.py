@@ -88,7 +88,7 @@ def notebook(name: str, parameters: Iterable[dict[str, Any]]) -> Check:
 
 def _on_hub(model: str) -> bool:
     """Whether a checkpoint is named by a hub id, so that its files lie in the hub's cache if they are here."""
-    return checkpoints.local(model) is None and model.count("/") == 1
+    return checkpoints.local(model) is None and checkpoints.HUB_ID.fullmatch(model) is not None
 
 
 def checkpoint(model: str, revision: str | None, online: bool = True) -> Check:

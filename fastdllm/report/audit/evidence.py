@@ -116,7 +116,9 @@ def unknown(rows: pd.DataFrame) -> list[str]:
     missing = [name for name in SETTINGS if any(name not in settings for settings in rows["settings"])]
     missing += ["limit"] if (rows["limit"].isna() & rows["n"].isna()).any() else []
     missing += [name for name, column in CIRCUMSTANCES.items() if rows[column].isna().any()]
-    return missing + (["the changes of the working tree"] if rows["dirty"].eq(True).any() else [])
+    changed, unsaid = rows["dirty"].eq(True).any(), rows["dirty"].isna().any()
+    return missing + (["the changes of the working tree"] if changed else
+                      ["whether the working tree had changes"] if unsaid else [])
 
 
 def differing(rows: pd.DataFrame) -> list[str]:
