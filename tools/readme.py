@@ -52,7 +52,7 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     every = real_model.overview(records)
     every = every.loc[every["code"].isin(CODES[:2]), :]
     return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
-                      "Everything that ships, over the subsets that ran, right answers in %:", "",
+                      "All of `smol` that ships, output reuse, over the layer subsets that ran:", "",
                       Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
 
 

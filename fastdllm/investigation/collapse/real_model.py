@@ -187,11 +187,12 @@ def accuracy_text(cell: dict[str, Any]) -> str:
 
 
 def overview(shipped: ShippedRecords) -> pd.DataFrame:
-    """Every benchmark, threshold, precision and code that ships: the problems, and right answers in percent by k, over
-    the subsets that ran ("5.5 to 5.6" where they differ).
+    """Every benchmark, threshold, precision and code that ships of the real model with output reuse: the problems, and
+    right answers in percent by k, over the subsets that ran ("5.5 to 5.6" where they differ).
     """
-    rows = []
-    for (task, threshold, dtype, n), part in shipped.frame.groupby(["task", "threshold", "dtype", "n"], sort=True):
+    rows, every = [], shipped.frame
+    every = every[(every["model"] == "smol") & (every["policy"] == "output")]
+    for (task, threshold, dtype, n), part in every.groupby(["task", "threshold", "dtype", "n"], sort=True):
         how = f", threshold {threshold:g}" if generative(task) else ", by likelihood"
         for revision in dict.fromkeys(("26d6179", BYPASS, "8e18baac", *sorted(set(part["revision"])))):
             own = part[part["revision"] == revision]
