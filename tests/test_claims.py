@@ -550,7 +550,7 @@ def test_two_sets_of_records_stand_in_one_verdict_the_first_at_its_head() -> Non
 
 def test_a_bisection_does_not_name_an_interaction_that_rests_on_no_reuse() -> None:
     told = str(verdict_bisection.tokens_have_a_cause("last", bisected(BOTH, BOTH, 9, 9)))
-    assert "interaction of on_full_block: refresh -> bypass, full_block_every_k" in told
+    assert "interaction of on_full_block: refresh → bypass, full_block_every_k" in told
     silent = str(verdict_bisection.tokens_have_a_cause("last", bisected(BOTH, BOTH, 9, 0)))
     assert "reuses nothing at this k" in silent and "interaction of" not in silent
 

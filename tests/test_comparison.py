@@ -197,13 +197,35 @@ def test_what_cannot_be_compared_is_said(project, names, answer):
     assert status and answer in text
 
 
-def test_speeds_of_different_executors_are_not_compared_without_a_word(project):
+@pytest.mark.parametrize(("what", "names", "caution"), [
+    ("executor", ("fast", "eager"), "different executors (fast and eager)"),
+    ("executor", ("", "eager"), "different executors (not stated and eager)"),
+    ("executor", ("", ""), "the executors are not stated on either side"),
+    ("device_name", ("A card", "another"), "different devices (A card and another)"),
+    ("device_name", ("", ""), "the devices are not stated on either side")])
+def test_speeds_that_measure_different_things_or_unknown_ones_are_not_compared_without_a_word(
+        project, what, names, caution):
     home = project / "study" / f"arithmetic_limit_{N}"
-    for config, executor in (("k1_middle", "fast"), ("k2_middle", "eager")):
-        records.write(home / config, records.read(home / config).model_copy(update={"executor": executor}))
+    for config, name in zip(("k1_middle", "k2_middle"), names, strict=True):
+        as_on_a_card(home / config, **{what: name})
     one = pair("study/k1_middle", "study/k2_middle")
-    assert one.speed != one.speed
-    assert any("different executors (fast and eager)" in caution for caution in one.cautions())
+    assert one.speed != one.speed and any(caution in said for said in one.cautions())
+    text = command("compare", "study/k1_middle", "study/k2_middle", "--show", 0)
+    assert caution in text and "(one run each" not in text
+    assert f"predicted tokens/s {one.predicted_speed:.2f} times A's" in text
+
+
+def test_a_published_record_that_names_no_executor_gets_no_ratio_of_tokens_per_second():
+    names = [f"gsm8k_smol/gsm8k_words/{name}_26d6179_t0.9" for name in ("k1_first", "k2_first")]
+    text = command("compare", *names, "--show", 0)
+    assert "the executors are not stated on either side" in text and "(one run each" not in text
+
+
+def as_on_a_card(directory, executor="fast", device_name="A card"):
+    record = records.read(directory)
+    records.write(directory, record.model_copy(update={
+        "executor": executor, "environment": record.environment.model_copy(update={"device_name": device_name}),
+        "parameters": record.parameters.model_copy(update={"device": "cuda"})}))
 
 
 def test_no_ratio_of_clocks_on_a_cpu_is_shown_but_what_the_forwards_predict(project):
@@ -214,9 +236,7 @@ def test_no_ratio_of_clocks_on_a_cpu_is_shown_but_what_the_forwards_predict(proj
     assert f"predicted tokens/s {one.predicted_speed:.2f} times A's" in text and "| tokens/s |" not in text
     assert pair("study/k1_middle", "study/k1_middle").predicted_speed == 1
     for config in ("k1_middle", "k3_middle"):
-        record = records.read(home / config)
-        records.write(home / config, record.model_copy(
-            update={"parameters": record.parameters.model_copy(update={"device": "cuda"})}))
+        as_on_a_card(home / config)
     on_card = command("compare", "study/k1_middle", "study/k3_middle", "--show", 0)
     assert "predicted" not in on_card and "| tokens/s |" in on_card and "(one run each: no interval)" in on_card
 
@@ -235,6 +255,11 @@ def test_a_page_says_what_its_sides_share_once_and_when_they_ran(project, tmp_pa
     command("compare", "study/k1_middle", "study/k3_middle", "--html", tmp_path / "c.html", "--show", 0)
     page = (tmp_path / "c.html").read_text()
     assert f"<h1>study/arithmetic_limit_{N}: k1_middle, k3_middle</h1>" in page
+    command("compare", project / "study" / f"arithmetic_limit_{N}" / "k1_middle", "study/k3_middle",
+            "--html", tmp_path / "c.html", "--show", 0)
+    named = (tmp_path / "c.html").read_text().partition("<h2>")[0]
+    assert f"<h1>study/arithmetic_limit_{N}: k1_middle, k3_middle</h1>" in named and str(project) not in named
+    assert "<th>accuracy %, strict</th>" in page
     assert page.count(records.read(project / "study" / f"arithmetic_limit_{N}" / "k1_middle").date[:10]) >= 2
 
 

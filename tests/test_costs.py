@@ -74,5 +74,6 @@ def test_autoregressive_baseline_tells_what_a_forward_must_unmask(tmp_path):
     text = baseline.as_text(measured, runs, "card")
     assert list(text["tokens/s"]) == ["100", "240", "not measured"]
     assert list(text["tokens a forward for 2.54x"]) == ["2.54", "2.54", "not measured"]
+    assert list(baseline.as_text(measured, runs, "other")) == list(text)[:-1], "no column of what was never measured"
     nothing = baseline.as_text(baseline.read(str(tmp_path / "none.jsonl")), runs, "card")
     assert list(nothing["tokens/s"]) == ["not measured"]

@@ -48,6 +48,13 @@ def test_outcomes(changes: dict[str, float], outcome: str, kinds: set[str]) -> N
     assert verdict.why
 
 
+def test_reuse_with_nothing_to_hold_it_against_is_not_known_and_no_dash_stands_for_a_number() -> None:
+    unknown = dict.fromkeys(("speedup", "speed_low", "speed_high", "lost", "lost_low", "lost_high"), np.nan)
+    verdict = criteria.judge_table(table(**unknown), Criteria())
+    assert verdict.outcome == "undecided" and verdict.answer.startswith("Not known: no reuse configuration has a k=1")
+    assert "–" not in verdict.answer and "nan" not in verdict.answer
+
+
 def test_one_success_confirms_and_an_incomplete_grid_is_never_rejected() -> None:
     mixed = pd.concat([table(**SLOW).head(1), table().tail(1)])
     assert criteria.judge_table(mixed, Criteria()).outcome == "confirmed"

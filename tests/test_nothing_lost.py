@@ -11,6 +11,7 @@ import time
 import pytest
 from lab_support import ROOT, checkpoint, command, invoke, params
 from report_support import fill
+from share_support import REPO
 
 from fastdllm.cli.grid import options_text, read
 from fastdllm.lab import records
@@ -139,3 +140,14 @@ def test_a_finished_run_counts_as_kept_whole(tmp_path):
 
 def test_of_an_unknown_grid_nothing_is_made(tmp_path):
     assert "no such file" in command("grid", "report", tmp_path / "none.yml", code=1)
+
+
+def test_configurations_stand_in_the_grids_order_and_else_as_one_counts():
+    shelf = REPO / "executed" / "published"
+    sweep = inventory.configuration_states(shelf / "batch_sweep")
+    assert [state.configuration.name for state in sweep][:5] == ["k1_b1", "k1_b4", "k1_b8", "k1_b16", "k1_b32"]
+    demo = inventory.configuration_states(shelf / "demo", grid=inventory.grid_of("demo"))
+    assert [state.configuration.name for state in demo] == [
+        f"k{k}_{layers}" for k in (1, 2, 3) for layers in ("first", "middle", "last")]
+    assert sorted(["t0.51", "t0.5", "t1.0", "b16_x", "b4"], key=inventory.counted) == [
+        "b4", "b16_x", "t0.5", "t0.51", "t1.0"]

@@ -78,6 +78,36 @@ def test_a_clock_that_was_read_once_has_no_interval(results: Results) -> None:
     assert np.isnan([row["speed_low"], row["speed_high"], row["sure_speed_low"]]).all()
 
 
+@pytest.mark.parametrize("unknown", ["executor", "device_name"])
+def test_clocks_of_what_is_not_recorded_give_no_speed_up(results: Results, unknown: str) -> None:
+    timed = on_a_gpu(results)
+    blank = {"executor": lambda record: record.model_copy(update={"executor": ""}),
+             "device_name": lambda record: record.model_copy(update={
+                 "environment": record.environment.model_copy(update={"device_name": ""})})}[unknown]
+    row = tables.grid_table(Results(timed.grid, [replace(state, record=blank(state.record)) for state in timed.states])
+                            ).set_index("config").loc["k2_middle"]
+    assert np.isnan(row["speedup"]) and "not recorded, baseline's not recorded" in row["speed_from"]
+
+
+def test_the_fastest_without_a_speed_up_is_named_by_what_is_known(thresholds: Results) -> None:
+    rows = tables.grid_table(thresholds)
+    assert summary_tables.best(rows)["fastest"].item().endswith("x)")
+    rows["speedup"] = rows["speedup"].where(rows["k"] == 1)
+    said = summary_tables.best(rows)["fastest"].item()
+    assert said.endswith("tokens/s predicted)"), "no clock of a CPU"
+    clock = summary_tables.best(rows.assign(predicted_seconds=np.nan))["fastest"].item()
+    assert clock.endswith("tokens/s by the clock)")
+
+
+def test_the_table_of_a_grid_on_a_cpu_is_printed(results: Results, tmp_path: Path) -> None:
+    """Where the clock's columns are left out as well as where they stand."""
+    file = tmp_path / "x.yml"
+    file.write_text(f"experiment: x\noutput: {results.grid.output}\nlimit: 100\n"
+                    "axes: {k: [1, 2, 3], layers: [first, middle, last]}\n")
+    text = command("grid", "table", file)
+    assert "| k2_middle |" in text and "predicted speed-up" in text and "seconds" not in text
+
+
 @pytest.mark.parametrize("repeats", [1, 2, 3])
 def test_three_repeats_give_an_interval_and_fewer_give_none(tmp_path: Path, repeats: int) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=8,
@@ -265,6 +295,20 @@ def test_a_frame_is_read_as_it_is(frame: dict, said: list[str]) -> None:
     assert "_holm" not in html and "small_block" not in html
 
 
+def test_a_heading_breaks_into_lines_but_not_after_each_word() -> None:
+    html = Html(pd.DataFrame({"n": [1], "Run 1, right of 10": [6], "`k`": [2], "tokens/s": [3]}))._repr_html_()
+    assert "<span>Run 1, right</span> <span>of 10</span></th>" in html
+    assert '<th class="l">n</th>' in html and "<code>k</code></th>" in html and ">tokens/s</th>" in html
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ([0.9531, 0.1], ["95.3", "10.0"]), ([0.0, np.nan], ["0.0", ""]), (["94.5 [90.4, 96.9]"], ["94.5 [90.4, 96.9]"])])
+def test_a_share_of_right_answers_is_shown_in_percent_and_says_so(values: list, said: list[str]) -> None:
+    text = Html(pd.DataFrame({"config": ["x"] * len(values), "accuracy": values})).markdown()
+    assert ("accuracy %" in text) == (not isinstance(values[0], str))
+    assert [line.split(" | ")[1].removesuffix(" |") for line in text.splitlines()[2:]] == said
+
+
 def test_a_table_without_rows_says_so() -> None:
     empty = Html(pd.DataFrame(columns=["grid", "command"]), "what did not run")
     assert "<table" not in empty._repr_html_() and "what did not run: none" in empty._repr_html_()
@@ -372,7 +416,11 @@ def test_a_prediction_is_not_held_against_a_clock(thresholds: Results, predicts_
 
 def test_a_grid_of_one_threshold_has_no_control(results: Results, thresholds: Results) -> None:
     assert not plain_control.applies(tables.grid_table(results))
-    assert plain_control.applies(tables.grid_table(thresholds))
+    rows = tables.grid_table(thresholds)
+    assert plain_control.applies(rows)
+    other = rows[(rows["k"] > 1) | (rows["threshold"] == 0.5)]
+    assert plain_control.applies(other), "one plain threshold, and reuse at another"
+    assert not plain_control.applies(rows[rows["k"] == 1]) and not plain_control.applies(rows[rows["k"] > 1])
 
 
 def test_all_rows_and_columns_are_written_as_csv_and_parquet(thresholds: Results, tmp_path: Path) -> None:

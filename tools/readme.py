@@ -50,10 +50,9 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     lines = [real_line(have, k, layers) for k, layers in [(1, "")] + [
         (k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]]
     every = real_model.overview(records)
-    every = every.loc[:, [name.startswith(("benchmark", "n", *CODES[:2])) for name in every]]
-    every = every.loc[(every.iloc[:, 2:] != "not run").any(axis=1)]
+    every = every.loc[every["code"].isin(CODES[:2]), :]
     return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
-                      "Everything that ships, over the subsets that ran, right answers in %:", "",
+                      "All of `smol` that ships, output reuse, over the layer subsets that ran:", "",
                       Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
 
 

@@ -243,6 +243,7 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
     from fastdllm.display.tables import Html, as_text
     from fastdllm.report import plain_control, tables
     from fastdllm.report.results import Results
+    from fastdllm.report.results_page import COUNTS
     grid, configurations = read(params, task, limit, config, changes)
     results = Results.of(grid, configurations)
     rows = tables.grid_table(results)
@@ -252,7 +253,8 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
         rows = plain_control.against_plain(results, rows)
         typer.echo(Html(plain_control.as_text(rows), plain_control.caption(rows)).markdown())
     else:
-        typer.echo(Html(as_text(rows).loc[:, :"seconds"]).markdown())
+        shown = as_text(rows)
+        typer.echo(Html(shown.loc[:, ~shown.columns.str.fullmatch(COUNTS)]).markdown())
     data = rows.drop(columns=list(tables.HERE))
     if csv is not None:
         options.save_table(data, csv)

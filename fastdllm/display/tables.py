@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from itertools import takewhile
@@ -23,6 +24,7 @@ from fastdllm.characters import visible
 STYLE = """<style>
 .fd{border-collapse:collapse;font:12.5px/1.4 system-ui,sans-serif;margin:.5em 0}
 .fd th{border-bottom:2px solid;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
+.fd th span{white-space:nowrap}
 .fd td{border-bottom:1px solid #8885;text-align:right;padding:3px 6px;white-space:nowrap}
 .fd td{font-variant-numeric:tabular-nums;vertical-align:top}
 .fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
@@ -42,6 +44,8 @@ QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as 
 HEADS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
          "tokens_per_s": "tokens/s", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
 P_VALUES = {"p", "p_holm"}
+PERCENT = {"accuracy"}      # shares of one that are shown in percent
+HEAD = 12       # characters of a heading that stay on one line
 AS_ONE = ("points", "low", "high", "relative", "p", "p_holm")      # of a comparison: not shown as they are
 
 
@@ -161,7 +165,7 @@ class Html:
         shown = _as_shown(self.table.head(MOST))
         kinds = ["w" if c in WIDE or max(map(len, shown.iloc[:, i]), default=0) > LONG else
                  "l" if c in LEFT or i == 0 else "" for i, c in enumerate(shown.columns)]
-        head = "".join(f'<th class="{"l" if kind else ""}">{marked(c)}</th>'
+        head = "".join(f'<th class="{"l" if kind else ""}">{heading(c)}</th>'
                        for c, kind in zip(shown.columns, kinds, strict=True))
         body = []
         for row in shown.itertuples(index=False):
@@ -197,10 +201,14 @@ class Html:
 
 def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
     """Every cell and every heading as text."""
-    return pd.DataFrame([[p_text(value) if name in P_VALUES and isinstance(value, float) else cell(value)
-                          for name, value in zip(table.columns, row, strict=True)]
-                         for row in table.itertuples(index=False)],
-                        columns=[HEADS.get(name, str(name)) for name in table.columns], dtype=object)
+    shares = [str(name) in PERCENT and pd.api.types.is_float_dtype(table.dtypes.iloc[i])
+              for i, name in enumerate(table.columns)]
+    return pd.DataFrame([[p_text(value) if name in P_VALUES and isinstance(value, float)
+                          else number(100 * value) if share and value == value else cell(value)
+                          for name, value, share in zip(table.columns, row, shares, strict=True)]
+                         for row in table.itertuples(index=False)], dtype=object,
+                        columns=[f"{name} %" if share else HEADS.get(name, str(name))
+                                 for name, share in zip(table.columns, shares, strict=True)])
 
 
 def cell(value: Any) -> str:
@@ -211,6 +219,12 @@ def cell(value: Any) -> str:
         whole_part = abs(value) >= 1000
         return "" if math.isnan(value) else f"{value:.0f}" if whole_part else f"{float(value):.4g}"
     return "" if value is None or value is pd.NA else visible(str(value), lines=True)
+
+
+def heading(text: str) -> str:
+    """A column's heading as HTML: a narrow column breaks it into lines, but not after each word."""
+    lines = textwrap.wrap(text, HEAD, break_long_words=False, break_on_hyphens=False)
+    return " ".join(f"<span>{marked(line)}</span>" for line in lines) if len(lines) > 1 else marked(text)
 
 
 def marked(text: str) -> str:

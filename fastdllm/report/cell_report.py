@@ -119,7 +119,8 @@ def figure(record: Record, samples: pd.DataFrame) -> Figure:
         a = record.accuracy[rule]
         interval(left, at, 100 * a.value, 100 * a.low, 100 * a.high, upright=True, marker="o",
                  color=BLUE if rule == record.metric else GREY)
-    left.set(title=f"accuracy %, 95 % interval, n = {record.n}", ylim=(0, 103), xlim=(-0.5, len(rules) - 0.5))
+    left.set(title=f"accuracy %, 95 % interval, n = {record.n}", xlim=(-0.5, len(rules) - 0.5))
+    left.margins(y=0.25)        # not from 0: the interval is to be seen
     left.set_xticks(range(len(rules)), rules)
     kinds = {kind: count for kind, count in record.nfe.items() if count}
     middle.set_yticks(range(len(kinds)), kinds)

@@ -109,6 +109,9 @@ def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, 
     goal = f"more than {criteria.speedup}x throughput at less than {criteria.points_lost} points of accuracy lost"
     if reused.empty:
         return None, {"why": f"Not known yet: no reuse configuration has a complete record to hold against {goal}."}
+    if reused[["lost", "speedup"]].isna().all(axis=None):
+        return None, {"why": f"Not known: no reuse configuration has a k=1 with its other settings (threshold, batch "
+                             f"size ...) among these records, to hold it against {goal}."}
     sought = next((kind for kind in ("meets", "open") if kind in kinds), None)
     of_kind = reused[[kind == sought or sought is None for kind in kinds]]
     row = of_kind.sort_values("speedup", ascending=False).iloc[0]

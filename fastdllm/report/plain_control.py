@@ -25,8 +25,8 @@ COLUMNS = ("control", "gain", "gain_low", "gain_high", "won", "lost_to_it", "gai
 
 
 def applies(table: pd.DataFrame) -> bool:
-    """Whether a grid holds plain rows of several thresholds, and reuse to be held against them."""
-    return len(table) > 0 and table.loc[table["k"] == 1, "threshold"].nunique() > 1 and bool((table["k"] > 1).any())
+    """Whether these rows hold plain ones and reuse, and several thresholds."""
+    return len(table) > 0 and set(table["k"] > 1) == {True, False} and table["threshold"].nunique() > 1
 
 
 def against_plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:

@@ -89,7 +89,7 @@ class Report:
 
     @cached_property
     def against_plain(self) -> pd.DataFrame | None:
-        """`plain_control.against_plain` of the grid; None for one without plain rows of several thresholds."""
+        """`plain_control.against_plain` of the grid; None for one that holds a single threshold, or no plain rows."""
         applies = plain_control.applies(self.table)
         return plain_control.against_plain(self.results, self.table) if applies else None
 

@@ -82,9 +82,12 @@ def predicted(results: Results) -> list[float]:
 
 
 def not_compared(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """No speed-up where the two clocks measured different executors or devices; a prediction from forwards stands."""
+    """No speed-up where the two clocks measured different executors or devices, or where these are not recorded; a
+    prediction from forwards stands.
+    """
     differences = [f"{what} {row[name] or 'not recorded'}, baseline's {base[name] or 'not recorded'}"
-                   for what, name in (("executor", "executor"), ("device", "device_name")) if row[name] != base[name]]
+                   for what, name in (("executor", "executor"), ("device", "device_name"))
+                   if not row[name] == base[name] != ""]
     if not differences or row["speed_from"] == PREDICTED:
         return {}
     return {**dict.fromkeys(("speedup", "speed_low", "speed_high", "sure_speed_low", "sure_speed_high"), math.nan),

@@ -34,7 +34,7 @@ from fastdllm.share.inventory import Experiment
 from fastdllm.share.redact import Redactor, read_notebook, redactor
 from fastdllm.version import __version__
 
-DPI = 80        # of the headline figures
+DPI = 96        # of the headline figures
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
 # `wide` ones leave a narrow window.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def grid_of(experiment: str) -> Grid | None:
 def configuration_states(
     directory: Path, current: CurrentFingerprints | None = None, grid: Grid | None = None
 ) -> list[ConfigurationState]:
-    """The state of the grid's configurations in this directory, then of every other record that lies in it.
+    """The state of the grid's configurations in this directory, then of every other record that lies in it, by the
+    grid's order of their names and else as one counts.
 
     A grid that ran in another form only (with --limit, say) counts for nothing here.
     """
@@ -100,7 +102,9 @@ def configuration_states(
     )
     known = {state.configuration.directory.resolve() for state in planned}
     others = []
-    for path in sorted(directory.glob(f"*/*/{records.SUMMARY}")):
+    ranks = {one.name: rank for rank, one in enumerate(grid.configurations())} if grid is not None else {}
+    for path in sorted(directory.glob(f"*/*/{records.SUMMARY}"), key=lambda path: (
+            path.parent.parent.name, ranks.get(path.parent.name, len(ranks)), counted(path.parent.name))):
         if path.parent.resolve() in known:
             continue
         try:
@@ -119,6 +123,12 @@ def configuration_states(
         others.append(replace(state, shared_with=record.shared_from,
                              detail="; ".join(filter(None, [state.detail, outside]))))
     return planned + others
+
+
+def counted(name: str) -> list[str | float]:
+    """What to sort names by so that numbers in them count: k1_b4 before k1_b16, t0.5 before t0.51."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)          # text and number in turn
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _parameters_of(path: Path) -> Parameters:

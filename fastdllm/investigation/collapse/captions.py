@@ -26,7 +26,8 @@ def block(steps: Sequence[Step]) -> str:
 def revisions(frame: pd.DataFrame) -> str:
     """Of `revisions_figure`."""
     low, high = frame.loc[frame.accuracy.idxmin()], frame.loc[frame.accuracy.idxmax()]
-    return (f"One panel a revision of the code, k=1 at the left. Lowest: {low['name']}, k{low.k} {low.layers}, "
+    baseline = ", k=1 at the left" if (frame["k"] == 1).any() else ""
+    return (f"One panel a revision of the code{baseline}. Lowest: {low['name']}, k{low.k} {low.layers}, "
             f"{low.accuracy:.0%}; highest: {high['name']}, k{high.k} {high.layers}, {high.accuracy:.0%}. Bars are 95 % "
             "Wilson intervals; look whether the three subsets stand at one height.")
 
@@ -64,8 +65,9 @@ def cache(differences: pd.DataFrame) -> str:
     """Of `cache_figure`: the first prompt's forwards."""
     one = differences[differences.prompt == 0]
     touched = one[one.positions > 0]
-    layers = ", ".join(map(str, sorted(set(touched.layer)))) or "none"
-    return (f"Coloured is an entry that differs between skipped layers run and not run: in layers {layers} of "
+    layers = sorted(set(touched.layer))
+    where = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}" if layers else "none"
+    return (f"Coloured is an entry that differs between skipped layers run and not run: in {where} of "
             f"{one.layer.nunique()}. Between the dashed lines are the reused layers.")
 
 

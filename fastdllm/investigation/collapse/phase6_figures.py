@@ -265,6 +265,7 @@ def similarity_figure(table: pd.DataFrame, by: str, what: str = "output") -> Fig
         axes.grid(visible=False)
         axes.set_title(f"{lag} step{'s' if lag > 1 else ''} before")
         axes.set_xlabel({"position": "position in the small block", "step": "step of the block"}.get(by, by))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("layer")
     figure.suptitle(f"Median cosine of the {what} to itself; between neighbouring positions of one forward it is "
                     f"{table[f'{what}_beside'].median():.2f}")

@@ -197,18 +197,21 @@ def accuracy_text(cell: dict[str, Any]) -> str:
 
 
 def overview(shipped: ShippedRecords) -> pd.DataFrame:
-    """Every benchmark, threshold and precision of these records: right answers in percent by revision and k, over the subsets
-    that ran ("5.5 to 5.6" where they differ), and the problems.
+    """Every benchmark, threshold, precision and code of these records: the problems, and right answers in percent by k,
+    over the subsets that ran ("5.5 to 5.6" where they differ).
     """
     rows = []
     for (task, threshold, dtype, n), part in shipped.frame.groupby(["task", "threshold", "dtype", "n"], sort=True):
         how = f", threshold {threshold:g}" if generative(task) else ", by likelihood"
-        row: dict[str, Any] = {"benchmark": f"{task}{how}, {dtype}", "n": n}
-        for revision in dict.fromkeys(("26d6179", BYPASS, "8e18baac", *sorted(set(shipped.frame["revision"])))):
-            for k in (1, 2, 3):
-                values = part[(part["revision"] == revision) & (part["k"] == k)]["accuracy"]
-                low, high = (f"{100 * end:.1f}" for end in (values.min(), values.max()))
-                row[f"{revision} k={k}"] = "not run" if values.empty else low if low == high else f"{low} to {high}"
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=None if rows else ["benchmark", "n"])
-    return table.loc[:, (table != "not run").any()]
+        for revision in dict.fromkeys(("26d6179", BYPASS, "8e18baac", *sorted(set(part["revision"])))):
+            own = part[part["revision"] == revision]
+            if len(own):
+                rows.append({"benchmark": f"{task}{how}, {dtype}", "code": revision, "n": n,
+                             **{f"k={k}, right %": _span(own.loc[own["k"] == k, "accuracy"]) for k in (1, 2, 3)}})
+    return pd.DataFrame(rows)
+
+
+def _span(values: pd.Series) -> str:
+    """Shares of one as percent, lowest to highest."""
+    low, high = (f"{100 * end:.1f}" for end in (values.min(), values.max()))
+    return "not run" if values.empty else low if low == high else f"{low} to {high}"

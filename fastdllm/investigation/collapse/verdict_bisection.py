@@ -12,7 +12,7 @@ import pandas as pd
 from fastdllm import stats
 from fastdllm.display.claim import Decision, claim, verdict
 from fastdllm.investigation.collapse import real_model
-from fastdllm.investigation.collapse.bisection import BisectionResult
+from fastdllm.investigation.collapse.bisection import OBSERVABLES, BisectionResult
 from fastdllm.investigation.collapse.phase6 import Phase6Results
 from fastdllm.investigation.collapse.verdict_revisions import JANUARY, RUN_1
 from fastdllm.report.shipped import ShippedRecords
@@ -22,8 +22,8 @@ REFRESHED = f"{RUN_1}+on_full_block=refresh"
 
 
 def spell(changes: Mapping[str, tuple[object, object]]) -> str:
-    """`on_full_block: refresh -> bypass, ...`."""
-    return ", ".join(f"{switch}: {a} -> {b}" for switch, (a, b) in changes.items()) or "no switch"
+    """`on_full_block: refresh → bypass, ...`."""
+    return ", ".join(f"{switch}: {a} → {b}" for switch, (a, b) in changes.items()) or "no switch"
 
 
 def idle(result: BisectionResult) -> pd.DataFrame:
@@ -44,8 +44,9 @@ def candidates_text(table: pd.DataFrame) -> pd.DataFrame:
         if f"parts from {decoder}" not in table:
             continue
         differs = zip(table[f"differs from {decoder} in"], table[f"parts from {decoder}"], strict=True)
-        shown[f"against the {decoder} one"] = [f"{what}; first at {where}" if what else "no difference"
-                                               for what, where in differs]
+        shown[f"against the {decoder} one"] = [
+            f"{'everything' if what.split(', ') == list(OBSERVABLES) else what}; first at {where}" if what
+            else "no difference" for what, where in differs]
         shown[f"its tokens ({decoder})"] = table[f"tokens of {decoder}"]
     return shown
 

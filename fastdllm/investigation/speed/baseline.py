@@ -38,7 +38,7 @@ def needed(measured: pd.DataFrame, runs: pd.DataFrame, device: str, batch: int) 
 
 
 def as_text(measured: pd.DataFrame, runs: pd.DataFrame, device: str) -> pd.DataFrame:
-    """The measurements as text, batch by batch, beside what block diffusion would need."""
+    """The measurements as text, batch by batch, beside what block diffusion would need where that was measured."""
     if measured.empty:
         return pd.DataFrame([{"decoding": "autoregressive", "tokens/s": MISSING}])
     rows = []
@@ -51,4 +51,5 @@ def as_text(measured: pd.DataFrame, runs: pd.DataFrame, device: str) -> pd.DataF
             "tokens/s": f"{row['tokens_per_second']:.0f}" if known else MISSING,
             "of the bound": f"{row['share_of_bound']:.0%}" if known else MISSING, "on": row["device"],
             f"tokens a forward for {claimed():g}x": f"{factor:.2f}" if factor == factor else MISSING})
-    return pd.DataFrame(rows)
+    table, needs = pd.DataFrame(rows), f"tokens a forward for {claimed():g}x"
+    return table.drop(columns=needs) if set(table[needs]) == {MISSING} else table

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from fastdllm import stats
 from fastdllm.display.figures import BLUE, GREEN, GREY, ORANGE, styled
@@ -100,6 +100,8 @@ def roofline(table: pd.DataFrame, products: pd.DataFrame) -> Figure:
     work = products["bytes"] * products["rows"]          # 2 FLOPs a weight of 2 bytes and row
     axis.scatter(work / products["bytes"], work / time / 1e6, color="none", edgecolor=GREY, label="single products")
     axis.set(xscale="log", yscale="log", xlabel="FLOPs per byte read", ylabel="TFLOP/s")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_formatter(NullFormatter())
     drawn.legend(loc="outside lower center", ncols=3)
     return drawn

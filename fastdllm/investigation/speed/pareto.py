@@ -179,6 +179,6 @@ def as_text(rows: pd.DataFrame, speed: float = 1.2, points: float = 5.0) -> pd.D
         "NFE": rows["nfe"], "passes": rows["forwards_run"], "replayed": rows["nfe_replay"],
         "layer calls reused": rows["reuse"], "predicted speed-up": rows["speedup"].map("{:.2f}x".format),
         "criterion": ["" if r["k"] == 1 else criterion(r, speed, points) for _, r in rows.iterrows()],
-        "control": ["" if r.control != r.control else f"threshold {r.control:g}" for r in rows.itertuples()],
+        "control threshold": ["" if r.control != r.control else f"{r.control:g}" for r in rows.itertuples()],
         "points won over it": [interval(r.gain, r.gain_low, r.gain_high) for r in rows.itertuples()],
         "p (Holm)": ["" if r.gain_holm != r.gain_holm else p_text(r.gain_holm) for r in rows.itertuples()]})

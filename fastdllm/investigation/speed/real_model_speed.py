@@ -56,7 +56,8 @@ def front_text(table: pd.DataFrame) -> pd.DataFrame:
         "threshold": f"{row.threshold:g}", "k": row.k, "right": f"{row.correct} of {row.n}",
         "points lost": "baseline" if row.Index == 0 else interval_text(row.lost, row.lost_low, row.lost_high),
         "of k=1's right answers": "" if row.Index == 0 else f"{row.relative:.0%}",
-        "full": whole(row.nfe_full), "small": whole(row.nfe_small), "commit": whole(row.nfe_commit),
+        "full forwards": whole(row.nfe_full), "small forwards": whole(row.nfe_small),
+        "commit forwards": whole(row.nfe_commit),
         "tokens / forward": f"{row.tokens / row.nfe:.2f}", "layer calls reused": whole(row.reuse),
         "predicted speed-up": f"{row.speedup:.2f}x"} for row in table.itertuples()])
 

@@ -86,8 +86,9 @@ def predictions(table: pd.DataFrame) -> pd.DataFrame:
     """The mixes as text, with predicted tokens/s."""
     base = table[table["run"] == "k=1"].iloc[0]
     return pd.DataFrame({
-        "run": table["run"], "tokens": table["tokens"], "full": table["full"], "small": table["small"],
-        "commit": table["commit"], "replayed": table["replay"], "layer calls reused": table["layer calls reused"],
+        "run": table["run"], "tokens": table["tokens"], "full forwards": table["full"],
+        "small forwards": table["small"], "commit forwards": table["commit"], "replayed": table["replay"],
+        "layer calls reused": table["layer calls reused"],
         "H200 tokens/s": table["h200_speed"].map("{:.0f}".format),
         "against k=1": (table["h200_speed"] / base["h200_speed"]).map("{:.2f}x".format),
         "RTX 6000 tokens/s": table["rtx_speed"].map("{:.0f}".format)})

@@ -148,12 +148,13 @@ class Pair:
         if on_cpu(a) or on_cpu(b):
             yield ("tokens/s were taken on a CPU, which other programs share: no clock can tell which is faster, "
                    "compare forwards")
-        if a.executor != b.executor:
-            yield (f"different executors ({a.executor or UNKNOWN} and {b.executor or UNKNOWN}): compare forwards, not "
-                   "tokens/s")
-        for what, one, other in (("devices", a.environment.device_name, b.environment.device_name),
+        for what, one, other in (("executors", a.executor or UNKNOWN, b.executor or UNKNOWN),
+                                 ("devices", a.environment.device_name or UNKNOWN,
+                                  b.environment.device_name or UNKNOWN),
                                  ("batch sizes", stated(a, "batch_size"), stated(b, "batch_size"))):
-            if one != other:
+            if one == other == UNKNOWN:
+                yield f"the {what} are not stated on either side: tokens/s do not compare"
+            elif one != other:
                 yield f"different {what} ({one} and {other}): tokens/s do not compare"
 
     @property
@@ -225,10 +226,12 @@ class Comparison:
         for (letter, side), pair in zip(self.letters.items(), [None, *self.pairs], strict=True):
             flat = records.row(side.record)
             rule = self.rule or self.sides[0].record.metric
-            score = side.record.accuracy.get(rule, side.record.headline)
+            rule = rule if rule in side.record.accuracy else side.record.metric
+            score = side.record.accuracy[rule]
             forwards, n = flat["forwards_run"] or math.nan, score.n or math.nan
-            row = {"letter": letter, "record": side.name, "accuracy": score.value, "low": score.low, "high": score.high,
-                   "n": score.n, "forwards": forwards, "forwards_per_problem": forwards / n, "tokens": flat["tokens"],
+            row = {"letter": letter, "record": side.name, "rule": rule, "accuracy": score.value, "low": score.low,
+                   "high": score.high, "n": score.n, "forwards": forwards, "forwards_per_problem": forwards / n,
+                   "tokens": flat["tokens"],
                    "tokens_per_forward": flat["tokens"] / forwards,
                    "reused_layer_calls": flat["reuse"] if side.record.decisions else math.nan,
                    "seconds": flat["seconds"], "tokens_per_second": flat["tokens_per_second"],

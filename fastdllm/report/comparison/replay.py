@@ -61,7 +61,7 @@ def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None
     if identity(now) != record.identity:
         notes.append(f"the run's identity is no longer today's: {', '.join(changes(payload_of(record), now))}")
     from fastdllm.model.lm import load
-    log(f"{side.name}: decoding {problems[number].id} again ({notes[-1]})")
+    log(f"{side.name}: decoding {problems[number].id} again")
     lm = load(parameters.model, revision=parameters.model_revision, dtype=record.parameters.dtype)
     run = recording.record(lm, problems[number].prompt, decoding=record.parameters.decoding, reuse=parameters.reuse,
                            revision=parameters.revision, seed=parameters.seed, executor="eager")

@@ -46,10 +46,13 @@ def heading(title: str, body: str) -> str:
 
 def table(comparison: Comparison) -> pd.DataFrame:
     """The numbers as text. Of runs on a CPU, where no clock can tell, the speed is the cost model's."""
-    rows = []
-    for row in comparison.numbers().to_dict("records"):
+    rows, numbers = [], comparison.numbers()
+    rules = numbers["rule"].unique()
+    accuracy = f"accuracy %, {rules[0]}" if len(rules) == 1 else "accuracy %"
+    for row in numbers.to_dict("records"):
         rows.append({
-            "": row["letter"], "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100),
+            "": row["letter"], **({"rule": row["rule"]} if len(rules) > 1 else {}),
+            accuracy: interval_text(row["accuracy"], row["low"], row["high"], scale=100),
             "n": whole(row["n"]), "forwards": whole(row["forwards"]),
             "forwards / problem": interval_text(row["forwards_per_problem"], float("nan"), float("nan")),
             "tokens / forward": interval_text(row["tokens_per_forward"], float("nan"), float("nan"), 2),
@@ -100,8 +103,8 @@ def needed(pair: Pair) -> str:
 
 
 def cost(pair: Pair, letter: str) -> str:
-    """What the same problems cost: forwards and tokens; tokens/s where the two clocks measure the same, else on a CPU
-    the cost model's.
+    """What the same problems cost: forwards and tokens; tokens/s where the two clocks measure the same, else the cost
+    model's.
     """
     parts = []
     if pair.shared is not None:
@@ -109,8 +112,7 @@ def cost(pair: Pair, letter: str) -> str:
             kept = pair.shared[[f"{name}_a", f"{name}_b"]].dropna()
             if len(kept) and kept[f"{name}_a"].sum():
                 parts.append(f"{title} {kept[f'{name}_b'].sum() / kept[f'{name}_a'].sum():.2f} times A's")
-    shared = on_cpu(pair.a.record) or on_cpu(pair.b.record)
-    if shared and pair.predicted_speed == pair.predicted_speed:
+    if pair.speed != pair.speed and pair.predicted_speed == pair.predicted_speed:
         parts.append(f"predicted tokens/s {pair.predicted_speed:.2f} times A's (the cost model's for these forwards: "
                      f"{cost_model.SHAPE})")
     if pair.speed == pair.speed:
