@@ -49,7 +49,7 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
              "(`ce2817c0`, `f7f4c2c0`): another model, another level, the same question.*")
     lines = [real_line(have, k, layers) for k, layers in [(1, "")] + [
         (k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]]
-    every = real_model.overview(records)
+    every = real_model.overview(records.where(model="smol", policy="output"))
     every = every.loc[every["code"].isin(CODES[:2]), :]
     return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
                       "All of `smol` that ships, output reuse, over the layer subsets that ran:", "",
