@@ -7,6 +7,7 @@ All jobs but the one that outlives its time limit run a Python that starts with 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Story:
     files: dict[str, Path]
     run: Path
     foreign: int
+    said: str       # by `grid submit --limit 38`
 
     def look(self, name: str) -> dict[str, ConfigurationState]:
         grid = grid_file.load(self.files[name])
@@ -100,12 +102,17 @@ def story(tmp_path_factory, executable, warm_kernels):
         files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(computing), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
-        fastdllm("grid", "submit", str(files["limited"]))
+        said = fastdllm("grid", "submit", str(files["limited"]), "--limit", "38")
         patch.setattr(sys, "executable", executable)
         patch.setenv(warm_python.EXECUTABLE, executable)
         for name in ("node", "cancelled", "unfit"):
             fastdllm("grid", "submit", str(files[name]))
-        yield Story(directory, files, run, foreign)
+        yield Story(directory, files, run, foreign, said)
+
+
+def test_submit_says_how_to_follow_what_was_submitted(story):
+    [command] = re.findall(r"follow it with: fastdllm (grid status .* --limit 38)\n", story.said)
+    assert "k2_middle_slow" in fastdllm(*shlex.split(command))
 
 
 def test_cancel_takes_this_grids_jobs_and_no_others(story):

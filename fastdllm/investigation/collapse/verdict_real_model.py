@@ -13,7 +13,7 @@ from fastdllm.display.claim import Decision, Judged, claim
 from fastdllm.investigation.collapse import phase6, real_model
 from fastdllm.investigation.collapse.phase6 import Phase6Results
 from fastdllm.investigation.collapse.real_model import BYPASS, MOVED, OF_THE_LOG
-from fastdllm.investigation.collapse.verdict_revisions import power
+from fastdllm.investigation.collapse.verdict_revisions import percent, power
 from fastdllm.report.shipped import ShippedRecords
 
 CRITERION = 5.0      # points: what the proposal lets reuse lose
@@ -59,8 +59,8 @@ def run_1_comes_back(cells: pd.DataFrame, table: pd.DataFrame) -> Decision:
         "n": int(table["n"].max()), "own": by_k(own), "moved": by_k(moved), "others": by_k(others)}
 
 
-@claim(holds="{size} of these problems would have shown it: Fisher's test has power {power:.0%}.",
-       fails="{size} of these problems could not have shown it: Fisher's test has power {power:.1%}, and in "
+@claim(holds="{size} of these problems would have shown it: Fisher's test has power {power}.",
+       fails="{size} of these problems could not have shown it: Fisher's test has power {power}, and in "
              "{chance:.0%} of draws `first` has no more right than `{other}` (k={k}; exact).",
        unknown="What ten problems would have shown of it can't be told: the two cells did not run.")
 def a_few_problems_show_it(cells: pd.DataFrame, have: Phase6Results, size: int = 10) -> Decision:
@@ -75,7 +75,7 @@ def a_few_problems_show_it(cells: pd.DataFrame, have: Phase6Results, size: int =
     bad = others.loc[others["accuracy"].idxmin()]
     good = own[own["k"] == bad["k"]].iloc[0]
     strength = power(float(good["accuracy"]), float(bad["accuracy"]), size)
-    return strength >= 0.8, {"size": size, "power": strength, "other": bad["layers"], "k": bad["k"],
+    return strength >= 0.8, {"size": size, "power": percent(strength), "other": bad["layers"], "k": bad["k"],
                              "chance": stats.not_ahead(have.correct[good["path"]], have.correct[bad["path"]], size)}
 
 

@@ -61,8 +61,13 @@ def power(good: float, bad: float, n: int) -> float:
     return stats.power_exact(good, bad, n) if n <= EXACT else stats.power(good, bad, n)
 
 
-@claim(holds="n = {n} shows a fall from {good:.0%} to {bad:.0%} with power {power:.0%}.",
-       fails="n = {n} misses a fall from {good:.0%} to {bad:.0%} more often than once in five (power {power:.0%}; 80 % "
+def percent(share: float) -> str:
+    """A small chance for people: never 0%."""
+    return "under 0.1%" if share < 0.001 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+@claim(holds="n = {n} shows a fall from {good:.0%} to {bad:.0%} with power {power}.",
+       fails="n = {n} misses a fall from {good:.0%} to {bad:.0%} more often than once in five (power {power}; 80 % "
              "from about n = {needed}).",
        unknown="{good:.0%} against {bad:.0%} is no difference to be shown.")
 def shows(good: float, bad: float, n: int) -> Decision:
@@ -71,7 +76,7 @@ def shows(good: float, bad: float, n: int) -> Decision:
     if round(good, 3) == round(bad, 3):
         return None, values
     strength = power(good, bad, n)
-    return strength >= ENOUGH, values | {"power": strength, "needed": needed(good, bad)}
+    return strength >= ENOUGH, values | {"power": percent(strength), "needed": needed(good, bad)}
 
 
 def needed(good: float, bad: float) -> int:

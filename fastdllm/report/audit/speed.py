@@ -102,8 +102,9 @@ def launch_times(evidence: Evidence) -> Iterator[Finding]:
 
 
 def side_by_side(evidence: Evidence) -> Iterator[Finding]:
-    """Runs that overlapped in time on one machine: each took from the other's cores, memory or GPU. Not of runs in
-    shards, whose seconds are a sum and tell no beginning.
+    """Runs that overlapped in time on one machine: each took from the other's cores, memory or GPU.
+
+    Not of runs in shards, whose seconds are a sum and tell no beginning.
     """
     rows = evidence.rows[(evidence.rows["origin"] == "record") & evidence.rows["finished"].notna()]
     rows = rows[~(pd.to_numeric(rows["shards"]) > 1)]
