@@ -49,8 +49,7 @@ EXECUTABLE = "FASTDLLM_TEST_EXECUTABLE"      # what is sys.executable in process
 def serving() -> Iterator[str]:
     """The directory of the sockets at which the two Pythons are to be had, at once or soon; ended with the block."""
     with TemporaryDirectory(prefix="warm") as directory:      # short: a socket's path has 107 bytes at most
-        root = str(Path(__file__).parents[1])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("MPLBACKEND", None)
         with subprocess.Popen([sys.executable, __file__, "serve", directory], stdin=subprocess.PIPE, env=environment):
             yield directory
@@ -156,6 +155,7 @@ def end(status: int, client: socket.socket) -> None:
 
 def surround(environment: dict[str, str]) -> None:
     """This environment, and what a Python that starts with it makes of it."""
+    served = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     os.environ.clear()
     os.environ.update(environment)
     sys.executable = environment.get(EXECUTABLE, sys.executable)
@@ -164,7 +164,6 @@ def surround(environment: dict[str, str]) -> None:
     if backend := environment.get("MPLBACKEND"):
         sys.modules["matplotlib"].rcParams["backend"] = backend
     own = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
-    served = {str(Path(__file__).parent), str(Path(__file__).parents[1])}
     sys.path[:] = [*own, *(each for each in sys.path if each not in {*own, *served})]
     encoding, _, errors = environment.get("PYTHONIOENCODING", "utf-8").partition(":")
     sys.stdin = sys.__stdin__ = open(0, encoding=encoding, errors=errors or "strict", closefd=False)      # noqa: SIM115
