@@ -37,8 +37,8 @@ notebooks: setup     ## every notebook at full size
 	$(BIN)/fastdllm notebooks
 
 publish: setup       ## refresh executed/published from what make demo and make notebooks left
-	$(BIN)/fastdllm publish demo threshold_sweep notebooks
-	$(BIN)/fastdllm publish --compact phase6 policy_front batch_sweep      # small: all that ships is below 12 MB
+	$(BIN)/fastdllm publish demo notebooks
+	$(BIN)/fastdllm publish --compact phase6 policy_front threshold_sweep batch_sweep      # small: all that ships is below 12 MB
 
 bench: setup         ## speed, as ratios against the plain loop in the same run
 	$(BIN)/python -m benchmarks.bench_cpu
