@@ -1,8 +1,8 @@
 # make demo | real | test | notebooks | publish | bench | lint | docs. Each does its own set-up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Four workers for two cores: tests also wait, for kernels, a browser and a queue.
-WORKERS ?= 4
+# Three workers for two cores: tests also wait, for kernels, a browser and a queue.
+WORKERS ?= 3
 # The networks here are small: one thread a process is fastest, and test workers do not fight for cores.
 export OMP_NUM_THREADS ?= 1
 

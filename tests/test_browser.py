@@ -171,7 +171,7 @@ def test_panel_runs_and_cancels(driver, debugger, shots):
     box = browser.wait(driver, ".fd-in-new-tokens input")
     browser.into_view(driver, box)
     browser.wait(driver, ".fd-run").click()
-    browser.wait(driver, ".fd-status", 60, "tokens in")
+    browser.wait(driver, ".fd-status", 60, "ended by")      # before that, another run is refused
     slider = driver.find_element(By.CSS_SELECTOR, ".fd-in-k [role=slider], .fd-in-k .noUi-handle")
     slider.send_keys(Keys.ARROW_RIGHT)
     assert browser.wait(driver, ".fd-in-k .widget-readout", text="3").text == "3", "the slider moves"

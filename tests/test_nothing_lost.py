@@ -145,7 +145,7 @@ def test_of_an_unknown_grid_nothing_is_made(tmp_path):
 def test_configurations_stand_in_the_grids_order_and_else_as_one_counts():
     shelf = REPO / "executed" / "published"
     sweep = inventory.configuration_states(shelf / "batch_sweep")
-    assert [state.configuration.name for state in sweep][:5] == ["k1_b1", "k1_b4", "k1_b8", "k1_b16", "k1_b32"]
+    assert [state.configuration.name for state in sweep][:3] == ["k1_b1", "k1_b8", "k1_b32"]
     demo = inventory.configuration_states(shelf / "demo", grid=inventory.grid_of("demo"))
     assert [state.configuration.name for state in demo] == [
         f"k{k}_{layers}" for k in (1, 2, 3) for layers in ("first", "middle", "last")]

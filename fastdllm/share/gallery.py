@@ -35,6 +35,7 @@ from fastdllm.share.redact import Redactor, read_notebook, redactor
 from fastdllm.version import __version__
 
 DPI = 96        # of the headline figures
+LINES = 30      # of configurations in one of them: it fits a screen
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
 # `wide` ones leave a narrow window.
@@ -190,17 +191,19 @@ def same_problem(problems: list[str]) -> str:
 
 def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None,
               states: list[ConfigurationState]) -> dict[str, Any]:
-    """The experiment in one figure, with its size, so that nothing moves when it is loaded; {} where fewer than two
-    configurations have a record.
+    """The experiment in one figure, with its size, so that nothing moves when it is loaded, and what of it is left out
+    for its length; {} where fewer than two configurations have a record.
     """
     results = Results(grid or Grid(experiment=experiment.name), states)
     if len(results.recorded) < 2:
         return {}
-    drawn, picture = figures.grid_figure(tables.grid_table(results)), io.BytesIO()
+    table = tables.grid_table(results)
+    drawn, picture = figures.grid_figure(table.head(LINES)), io.BytesIO()
     drawn.savefig(picture, format="png", dpi=DPI)
     width, height = (round(DPI * inches) for inches in drawn.get_size_inches())
     return {"address": draft.add(Path("assets") / f"{experiment.key.replace('/', '-')}.png", picture.getvalue()),
-            "width": width, "height": height}
+            "width": width, "height": height,
+            "part": f"The first {LINES} of {len(table)} configurations." if len(table) > LINES else ""}
 
 
 def _configuration(draft: SiteDraft, experiment: Experiment, state: ConfigurationState) -> dict[str, Any]:
