@@ -26,8 +26,7 @@ import browser  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-pytestmark = [
-    pytest.mark.usefixtures("warm_kernels"),
+pytestmark = [      # kernels are ordinary ones, as a reader has them: forked ones at times said nothing in JupyterLab
     pytest.mark.skipif(browser.CHROMIUM is None or browser.DRIVER is None,
                        reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")]
 ROOT = Path(__file__).parent.parent
