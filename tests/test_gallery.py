@@ -221,11 +221,12 @@ def test_a_zip_too_large_for_a_mailbox_is_refused(site, monkeypatch):
 
 def test_the_command(site, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished)
+    monkeypatch.setattr(gallery, "LINES", 2)
     printed = command("gallery", "small", "--output", tmp_path / "site", "--zip")
     assert (tmp_path / "site.zip").exists() and "small: 4 configurations, " in printed
     text = (tmp_path / "site" / "index.html").read_text()
     assert "Reuse costs nothing." in text and "run here" in text and "same run as k1_first" in text
-    assert "3 of 4 configurations complete" in text
+    assert "3 of 4 configurations complete" in text and re.search(r"The first 2 of \d configurations\.", text)
     assert not (tmp_path / "site" / "assets" / "embed-amd.js").exists(), "no widgets, no 3.6 MB"
     with pytest.raises(ValueError, match=r"allowed: .*small"):
         gallery.build(["nope"])

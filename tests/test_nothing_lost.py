@@ -149,5 +149,5 @@ def test_configurations_stand_in_the_grids_order_and_else_as_one_counts():
     demo = inventory.configuration_states(shelf / "demo", grid=inventory.grid_of("demo"))
     assert [state.configuration.name for state in demo] == [
         f"k{k}_{layers}" for k in (1, 2, 3) for layers in ("first", "middle", "last")]
-    assert sorted(["t0.51", "t0.5", "t1.0", "b16_x", "b4"], key=inventory.counted) == [
+    assert sorted(["t0.51", "t0.5", "t1.0", "b16_x", "b4"], key=inventory.natural_key) == [
         "b4", "b16_x", "t0.5", "t0.51", "t1.0"]

@@ -1,4 +1,5 @@
-"""Records that ship with the project: evidence of runs on a GPU, read here and never run, resumed or counted as done.
+"""Records that ship with the project, those of runs on a GPU as evidence: read here and never run, resumed or counted
+as done. Those of grids that run here ship beside them; a reader picks by experiment, model or task.
 
 `fastdllm publish --compact` writes them to executed/published/<experiment>/<task>/<config>/: `summary.json`,
 `problems.csv` with a line for each problem, and where it was asked for the answers in `texts.jsonl.gz`. Every setting

@@ -104,7 +104,7 @@ def configuration_states(
     others = []
     ranks = {one.name: rank for rank, one in enumerate(grid.configurations())} if grid is not None else {}
     for path in sorted(directory.glob(f"*/*/{records.SUMMARY}"), key=lambda path: (
-            path.parent.parent.name, ranks.get(path.parent.name, len(ranks)), counted(path.parent.name))):
+            path.parent.parent.name, ranks.get(path.parent.name, len(ranks)), natural_key(path.parent.name))):
         if path.parent.resolve() in known:
             continue
         try:
@@ -125,7 +125,7 @@ def configuration_states(
     return planned + others
 
 
-def counted(name: str) -> list[str | float]:
+def natural_key(name: str) -> list[str | float]:
     """What to sort names by so that numbers in them count: k1_b4 before k1_b16, t0.5 before t0.51."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)          # text and number in turn
     return [float(part) if place % 2 else part for place, part in enumerate(parts)]
