@@ -77,7 +77,7 @@ def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: 
     if isinstance(engine.executor, Fast):
         done = engine.executor.graphs.synchronisations - before
         result |= {"synchronisations": done, "device_forwards_per_second": done / seconds,
-                   "graphs": len(engine.executor.graphs.captured)}
+                   "graphs": sum(map(len, engine.executor.graphs.captured.values()))}
     return result
 
 
@@ -95,7 +95,7 @@ def graph_milliseconds(lm: LM, bandwidth: float, batch: int) -> list[dict[str, A
                 for slot in range(batch)]
         executor.graphs.run(shape, data)
         captured = executor.graphs.captured.get(shape)
-        ms = 1e3 * (device_seconds(captured.graph.replay, 30) if captured
+        ms = 1e3 * (device_seconds(captured[0].graph.replay, 30) if captured
                     else best_seconds(lambda shape=shape, data=data: executor.graphs.run(shape, data), lm.device, 3))
         moved = cost_model.forward_bytes(config, layers, rows=batch, visible=PREFIX + 32, item=lm.dtype.itemsize)
         predicted = cost_model.forward_seconds(card, config, layers=layers, rows=batch, width=width, read=read,

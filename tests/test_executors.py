@@ -106,8 +106,8 @@ def test_a_small_network_decodes_in_one_thread_whoever_asks(golden, golden_promp
     from fastdllm.decode import fast
     seen = []
     kind = {"eager": eager.Eager, "fast": fast.Fast}[executor]
-    run = kind.run
-    monkeypatch.setattr(kind, "run", lambda *arguments: (seen.append(torch.get_num_threads()), run(*arguments))[1])
+    launch = kind.launch
+    monkeypatch.setattr(kind, "launch", lambda *asked: (seen.append(torch.get_num_threads()), launch(*asked))[1])
     for _ in fastdllm.denoise(golden, [golden_prompts["p40"]], decoding=SHORT, executor=executor):
         assert torch.get_num_threads() == 2      # what the caller does between two forwards is the caller's
     assert seen and set(seen) == {1}

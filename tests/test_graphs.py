@@ -18,12 +18,13 @@ from fastdllm.decode.generate import build, generate_rows
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.policies import BUILT_IN
 from fastdllm.decode.revisions import get
-from fastdllm.model import attention, kernels
+from fastdllm.model import attention, kernels, shared_attention
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.graphs import buckets
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network, rotate
+from fastdllm.model.positions import RowPositions
 from fastdllm.model.products import Tiling, Workspace, linear
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -256,6 +257,72 @@ def test_attention_kernel(width: int, starts: tuple[int, int], size: int, split:
         assert error(out.view(2, width, -1)[row], want.transpose(0, 1).reshape(width, -1)) < ROUNDING
     assert error(keys, want_keys.float()) < ROUNDING
     assert torch.equal(values, want_values)
+
+
+@gpu
+@pytest.mark.parametrize(("width", "heads", "split"), [(8, 14, True), (8, 14, False), (32, 14, True), (4, 6, True),
+                                                       (16, 4, False)])
+def test_attention_kernel_of_rows_that_share_slots(width: int, heads: int, split: bool, monkeypatch):
+    """Rows of one slot see what each of them wrote, up to ends of their own."""
+    kv, size, device = 2, 64, torch.device("cuda")
+    slots, starts, ends = [2, 0, 2, 2], [256, 40, 256 + width, 100], [256 + 2 * width, 40 + width, 256 + 2 * width, 132]
+    torch.manual_seed(0)
+    monkeypatch.setattr(shared_attention, "SPLIT_PROGRAMS", 256 if split else 0)
+    keys, values = (torch.randn(3, 400, kv, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    qkv = torch.randn(4, width, (heads + 2 * kv) * size, device=device, dtype=torch.bfloat16)
+    half = torch.randn(2, 400, size // 2, device=device, dtype=torch.bfloat16)
+    cos, sin = half[0].repeat(1, 2), torch.cat([-half[1], half[1]], 1)
+    where = torch.tensor([slots, starts, ends, [0] * 4], device=device).T.contiguous()      # strided, as graphs have it
+    batch = RowPositions(4, width, *where[:, :3].unbind(1), True)
+    want_keys, want_values, scratch = keys.clone(), values.clone(), attention.Scratch(device, heads, size, 400)
+    for _ in range(2):      # the counters must be back at zero
+        out = shared_attention.attend_shared(qkv, cos, sin, keys, values, batch, heads, scratch)
+    parts = qkv.view(4, width, heads + 2 * kv, size)
+    positions = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
+    turned = rotate(parts[:, :, :heads + kv].float(), cos[positions][:, :, None].float(),
+                    sin[positions][:, :, None].float()).bfloat16()
+    for row, (slot, start) in enumerate(zip(slots, starts, strict=True)):
+        want_keys[slot, start:start + width] = turned[row, :, heads:]
+        want_values[slot, start:start + width] = parts[row, :, heads + kv:]
+    for row, (slot, end) in enumerate(zip(slots, ends, strict=True)):
+        want = F.scaled_dot_product_attention(
+            turned[row, :, :heads].float().transpose(0, 1), want_keys[slot, :end].float().transpose(0, 1),
+            want_values[slot, :end].float().transpose(0, 1), enable_gqa=True)
+        assert error(out.view(4, width, -1)[row], want.transpose(0, 1).reshape(width, -1)) < ROUNDING
+    assert error(keys, want_keys.float()) < ROUNDING and torch.equal(values, want_values)
+
+
+@gpu
+@pytest.mark.parametrize("reuse", [Reuse(), Reuse(k=2, layers="middle")], ids=["k1", "k2"])
+@pytest.mark.parametrize("halves_from", [64, 4])
+def test_packed_ticks_captured_in_half_precision(reuse: Reuse, halves_from: int):
+    """Idle rows, prompts, launches of several kinds and halves under way at once. In float32 the same path gives the
+    tokens of each row alone; here rounding may differ with the batch, in few rows of many."""
+    lm, ids = random_lm(torch.bfloat16), prompts(tuple(range(5, 101, 8)))
+    apart, packed = ({}, 0), ({}, 0)
+    for packs in (False, True):
+        engine, _ = build(lm, ids, Decoding(threshold=1.0, max_new_tokens=40, mask_id=511, stop_ids=()), reuse, "fixed",
+                          Execution(batch_size=8, executor="fast"), None)
+        engine.executor.packed, engine.turn.halves_from = packs, halves_from if packs else 64
+        list(engine.steps(iter(enumerate(ids))))
+        apart, packed = packed, ({row.index: row.generated for row in engine.finished},
+                                 engine.executor.graphs.synchronisations)
+    assert apart[0].keys() == packed[0].keys() == set(range(len(ids)))
+    assert packed[1] < 0.7 * apart[1] or halves_from == 4
+    begun = sum(tokens[:8] == packed[0][row][:8] for row, tokens in apart[0].items())
+    assert begun >= 0.9 * len(ids)
+
+
+@gpu
+def test_packed_ticks_captured_in_float32_are_the_rows_alone():
+    """Plain operations on the packed path, idle rows among them."""
+    lm, ids = random_lm(torch.float32), prompts((5, 64, 40, 33, 96, 70))
+    for reuse in (Reuse(), Reuse(k=2, layers="middle"), Reuse(k=3, layers="last", policy="residual")):
+        _, alone = decode(lm, "fast", ids, reuse, "fixed", 1)
+        engine, _ = build(lm, ids, DECODING, reuse, "fixed", Execution(batch_size=4, executor="fast"), None)
+        engine.executor.packed, engine.turn.halves_from = True, 4
+        list(engine.steps(iter(enumerate(ids))))
+        assert {row.index: (row.generated, row.nfe, row.decisions) for row in engine.finished} == alone
 
 
 @gpu

@@ -11,6 +11,7 @@ from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Plain
 from fastdllm.decode.policies import OutputPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.store import serves
+from fastdllm.model.graphs import rounded
 
 DECODING = Decoding(threshold=0.6, max_new_tokens=40, stop_ids=(510,), mask_id=511)
 LENGTHS = (5, 64, 40, 33, 12, 70)
@@ -38,7 +39,13 @@ def prompts(seed):
     return [[draw.randrange(500) for _ in range(length)] for length in LENGTHS]
 
 
-def decode(lm, reuse, policy_class, seed, batch, executor="fast"):
+class Overlapping(Fast):
+    """What a GPU is: `launch` may return before the end, and so the batch goes in halves."""
+
+    overlaps = True
+
+
+def decode(lm, reuse, policy_class, seed, batch, executor="fast", packed=False, halves_from=None):
     """What each row did (steps, tokens, forwards, decisions), and the engine."""
     ids, reuse = prompts(seed), reuse.model_copy(update={"full_forwards": policy_class is not None})
     engine, _ = build(lm, ids, DECODING, reuse, "fixed", Execution(batch_size=batch, executor=executor), None)
@@ -46,6 +53,12 @@ def decode(lm, reuse, policy_class, seed, batch, executor="fast"):
         policy = policy_class(reuse, engine.rules.revision, engine.policy.layers, batch, engine.rules.block)
         policy.seed, engine.policy, engine.executor.policy = seed, policy, policy
         engine.turn = Plain(engine.executor, policy)
+    if halves_from is not None:
+        fast = engine.executor
+        overlapping = Overlapping(lm.network, batch, fast.cache.positions, DECODING, engine.policy)
+        engine.turn = Plain(overlapping, engine.policy, halves_from)
+    if packed:
+        engine.executor.packed = True
     ran = Counter()
     if isinstance(engine.executor, Fast):
         ops = engine.executor.graphs.ops
@@ -75,6 +88,64 @@ def test_a_row_does_what_it_does_alone_whatever_the_others_do(golden, policy_cla
         assert ran == ran_alone
     assert all(sum(row[3][decision] for row in alone.values()) > 0 for decision in ("reuse", "recompute", "fallback"))
     assert len(set(ran_alone.values())) == 1 + (layers != "0-27")
+
+
+@pytest.mark.parametrize(("seed", "layers", "policy_class", "halves_from"), [
+    (1, "first", AtRandom, None), (5, "0,3-5,27", ResidualAtRandom, 2), (6, "0-27", ResidualAtRandom, 4),
+    (7, "middle", None, None), (8, "middle", None, 2)])
+def test_a_packed_tick_gives_each_row_what_it_gets_alone(golden, seed, layers, policy_class, halves_from):
+    """Prompts, full, small and commit forwards, with and without reuse, in one launch; all at a time, or by halves."""
+    reuse = Reuse(k=2, layers=layers) if policy_class else Reuse()
+    alone, ran_alone, engine = decode(golden, reuse, policy_class, seed, 1)
+    calls = engine.executor.graphs.synchronisations
+    together, ran, engine = decode(golden, reuse, policy_class, seed, 5, packed=True, halves_from=halves_from)
+    assert together == alone
+    assert ran == ran_alone      # no token runs that need not run
+    assert engine.executor.graphs.synchronisations < calls * (0.8 if halves_from else 0.4)
+
+
+@pytest.mark.parametrize(("small_block", "reuse"), [
+    (4, Reuse(k=2, layers="middle")), (16, Reuse(k=3, layers="last", policy="replay")), (32, Reuse()),
+    (16, Reuse(k=2, layers="first", policy="residual", full_forwards=True))])
+def test_a_packed_tick_of_small_blocks_of_every_size(golden, small_block, reuse):
+    ids, decoding = prompts(8), DECODING.model_copy(update={"small_block": small_block})
+    outcomes = []
+    for packed, batch in ((False, 1), (True, 4)):
+        engine, _ = build(golden, ids, decoding, reuse, "fixed", Execution(batch_size=batch, executor="fast"), None)
+        engine.executor.packed = packed
+        list(engine.steps(iter(enumerate(ids))))
+        outcomes.append({row.index: (row.generated, row.nfe, row.decisions) for row in engine.finished})
+    assert outcomes[0] == outcomes[1]
+
+
+def test_rows_that_are_dropped_under_way_take_in_nothing(golden):
+    """`abandon` while a half is on its way: its rows stay as they were, and the slots serve the next prompts."""
+    ids = prompts(9)
+    engine, _ = build(golden, ids, DECODING, Reuse(), "fixed", Execution(batch_size=6, executor="fast"), None)
+    want = {tuple(row.generated) for row in drained(engine, ids)}
+    engine.turn = Plain(Overlapping(golden.network, 6, engine.executor.cache.positions, DECODING, None), None, 2)
+    steps = engine.steps(iter(enumerate(ids)))
+    dropped = [next(steps).row for _ in range(4)]
+    rows = [row for row in engine.slots if row is not None]
+    engine.abandon()
+    steps.close()
+    before = [(row.forwards, list(row.block)) for row in rows]
+    assert dropped and {tuple(row.generated) for row in drained(engine, ids)} == want
+    assert [(row.forwards, list(row.block)) for row in rows] == before
+
+
+def drained(engine, ids):
+    """All rows of an engine, decoded to their ends."""
+    engine.finished.clear()
+    list(engine.steps(iter(enumerate(ids))))
+    return engine.finished
+
+
+def test_sizes_that_are_captured():
+    """Few enough to capture, and little idle work."""
+    sizes = [rounded(rows) for rows in range(1, 513)]
+    assert all(0 <= size - rows < max(1, min(16, rows / 7)) for rows, size in enumerate(sizes, 1))
+    assert len(set(sizes)) == 64
 
 
 def test_the_reference_agrees(golden):

@@ -27,8 +27,13 @@ class Executor(Protocol):
         """What forwards must have in common to run together."""
         ...
 
-    def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
-        """One prediction per forward, in order."""
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns while a device is still at work."""
+        ...
+
+    def launch(self, forwards: list[Forward], plans: list[ReusePlan]) -> Callable[[], list[Prediction]]:
+        """Begin the forwards. What is returned is called once, and waits for a prediction of each, in order."""
         ...
 
 
@@ -51,6 +56,13 @@ class Eager:
     def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
         """Kind, shape and plan."""
         return group(forward, plan)
+
+    overlaps = False
+
+    def launch(self, forwards: list[Forward], plans: list[ReusePlan]) -> Callable[[], list[Prediction]]:
+        """All is done when this returns. Raises NonFiniteLogits, MissingBlockCache."""
+        predictions = self.run(forwards, plans)
+        return lambda: predictions
 
     @torch.inference_mode()
     def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:

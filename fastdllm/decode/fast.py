@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
 from fastdllm.decode.drafts import choose
 from fastdllm.decode.executor import Eager, group, no_hooks
 from fastdllm.decode.policies import OutputPolicy, ReplayPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.step import Forward, Prediction
 from fastdllm.model.errors import NonFiniteLogits
-from fastdllm.model.graphs import Graphs, Run, Shape
+from fastdllm.model.graphs import Graphs, Packed, Run, Shape, rounded
 from fastdllm.model.network import Network
+from fastdllm.model.static import TritonOps
 from fastdllm.settings import Decoding
 
 
@@ -40,56 +44,169 @@ def runs(layers: tuple[int, ...]) -> tuple[Run, ...]:
     return tuple(stretches)
 
 
+MOST_ROWS = 512         # of a packed tick: 4096 tokens at the usual small block
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of a forward that see each other, and so go in together: a block of a prompt, or all of another forward.
+    """
+
+    index: int                       # of its forward among those of the call
+    begin: int                       # offset in the forward
+    start: int
+    end: int                         # keys below it are visible
+    tokens: tuple[int, ...]
+    entry: int                       # where among the stored outputs its first token reads or writes
+    reuses: bool
+    read: tuple[int, ...]            # offsets in the part whose predictions are wanted
+
+
 class Fast:
     """An executor (see `Executor`) on static buffers. Layers that are reused neither run nor are looked at.
 
     Policy `replay` needs no logits here: at temperature 0 a token and its confidence say all, and they
     are on the host already.
+
+    `packed`: forwards of all kinds, and prompts, are one launch, cut into rows as long as a small block. None: where
+    the attention of such rows costs no copies of the cache, on a GPU in half precision.
     """
 
-    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: OutputPolicy | None):
+    def __init__(self, network: Network, slots: int, positions: int, decoding: Decoding, policy: OutputPolicy | None,
+                 packed: bool | None = None):
         self.network = network
         self.eager = Eager(network, slots + 1, positions, decoding, None)      # for its cache and its diagnosis
         self.cache, self.policy, self.threshold = self.eager.cache, policy, decoding.threshold
         self.block = policy.store.block if policy else 0
-        self.width = network.config.bd_size
+        self.width, self.small = network.config.bd_size, decoding.small_block
         self.graphs = Graphs(network, self.cache, self.block, decoding.threshold, slots)
         self.runs = runs(policy.layers) if policy else ()
+        replayed_anywhere = policy is not None and policy.keeps_logits and policy.reuse.full_forwards
+        self.packed = not replayed_anywhere and (isinstance(self.graphs.ops, TritonOps) if packed is None else packed)
         self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
 
-    def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
-        """Forwards with equal keys can run together: those of like width, of all kinds and with all plans.
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns while the device is still at work."""
+        return self.graphs.captures
 
-        A captured graph runs the same layers for each of its rows: there a policy's kinds and plans run apart.
+    def key(self, forward: Forward, plan: ReusePlan) -> tuple[object, ...]:
+        """Forwards with equal keys can run together: packed, all of them; else those of like width, of all kinds and
+        with all plans.
+
+        A captured graph that is not packed runs the same layers for each of its rows: there a policy's kinds and plans
+        run apart.
         """
         if plan.skip:
             return ("skip",)
+        if self.packed:
+            return ("packed",)
         if self.graphs.captures and (self.policy is not None or forward.kind == "prefill"):
             return group(forward, plan)
         return (min(forward.width, self.width),)
 
     def run(self, forwards: list[Forward], plans: list[ReusePlan]) -> list[Prediction]:
         """One prediction per forward. Raises NonFiniteLogits, and RuntimeError where hooks came after the start."""
+        return self.launch(forwards, plans)()
+
+    def launch(self, forwards: list[Forward], plans: list[ReusePlan]) -> Callable[[], list[Prediction]]:
+        """Begin `run`; what is returned waits for the predictions."""
         no_hooks(self.network)
         if plans[0].skip:
-            return [self._replay(forward) for forward in forwards]
+            replayed = [self._replay(forward) for forward in forwards]
+            return lambda: replayed
+        entries = [self._entry(forward, plan) for forward, plan in zip(forwards, plans, strict=True)]
+        alike = len({group(forward, plan) for forward, plan in zip(forwards, plans, strict=True)}) == 1
+        if self.packed and not (alike and forwards[0].kind != "prefill"):
+            return self._pack(forwards, plans, entries)
         width, read = min(forwards[0].width, self.width), max(len(forward.read) for forward in forwards)
         reuses = [plan.decision == "reuse" for plan in plans]
-        entries = [self._entry(forward, plan) for forward, plan in zip(forwards, plans, strict=True)]
         rows, last = list[list[int]](), [0] * len(forwards)      # last: which of its rows a forward is read from
         for index in sorted(range(len(forwards)), key=lambda index: reuses[index]):      # as `Shape.running` wants it
             rows += self._rows(forwards[index], width, read, entries[index])
             last[index] = len(rows) - 1
         reusing = sum(reuses)
+        shape = Shape(self.graphs.bucket(len(rows)), width, read, skipped=self.runs if reusing else (),
+                      running=len(rows) - reusing if reusing else 0,
+                      everything=any(map(self._replayed_anywhere, forwards)), shared=len(rows) > len(forwards))
+        done = self.graphs.launch(self._storing(shape, entries, reuses), rows)
+
+        def predictions() -> list[Prediction]:
+            packed = done()
+            return [self._prediction(forward, plan, *(part[row] for part in packed))
+                    for forward, plan, row in zip(forwards, plans, last, strict=True)]
+        return predictions
+
+    def _storing(self, shape: Shape, entries: list[int], reuses: list[bool]) -> Shape:
+        """The shape, and what it stores of the rows that run."""
         storing = any(entry != self.graphs.spare_entry and not reuse
                       for entry, reuse in zip(entries, reuses, strict=True))
-        shape = Shape(self.graphs.bucket(len(rows)), width, read, skipped=self.runs if reusing else (),
-                      running=len(rows) - reusing if reusing else 0, keep=self.runs if storing else (),
-                      residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing),
-                      everything=any(map(self._replayed_anywhere, forwards)), shared=len(rows) > len(forwards))
-        packed = self.graphs.run(shape, rows)
-        return [self._prediction(forward, plan, *(part[row] for part in packed))
-                for forward, plan, row in zip(forwards, plans, last, strict=True)]
+        return replace(shape, keep=self.runs if storing else (),
+                       residual=isinstance(self.policy, ResidualPolicy) and bool(shape.skipped or storing))
+
+    def _pack(self, forwards: list[Forward], plans: list[ReusePlan],
+              entries: list[int]) -> Callable[[], list[Prediction]]:
+        """All forwards in as few launches as their tokens need: those that run every layer first."""
+        parts = [part for index, (forward, plan, entry) in enumerate(zip(forwards, plans, entries, strict=True))
+                 for part in self._parts(index, forward, entry, plan.decision == "reuse")]
+        parts.sort(key=lambda part: part.reuses)
+        launches, size = [list[Part]()], 0
+        for part in parts:
+            size += len(part.tokens) // self.small
+            if size > MOST_ROWS and launches[-1]:
+                launches.append([])
+                size = len(part.tokens) // self.small
+            launches[-1].append(part)
+        pending = [(launch, self._tick(launch, forwards)) for launch in launches]
+
+        def predictions() -> list[Prediction]:
+            said: dict[int, list[list[float]]] = {}
+            for launch, done in pending:
+                packed = done()
+                for row, part in enumerate(part for part in launch if part.read):
+                    said[part.index] = [values[row] for values in packed]
+            return [self._prediction(forward, plan, *said.get(index, ([], [], [])))
+                    for index, (forward, plan) in enumerate(zip(forwards, plans, strict=True))]
+        return predictions
+
+    def _parts(self, index: int, forward: Forward, entry: int, reuses: bool) -> Iterator[Part]:
+        step = self.width if forward.kind == "prefill" else forward.width
+        for begin in range(0, forward.width, step):
+            start = forward.start + begin
+            yield Part(index, begin, start, start + step if forward.kind == "prefill" else forward.end,
+                       forward.tokens[begin:begin + step], entry, reuses,
+                       tuple(offset - begin for offset in forward.read if begin <= offset < begin + step))
+
+    def _tick(self, parts: list[Part], forwards: list[Forward]) -> Callable[[], Packed]:
+        """One launch: rows of the parts that run every layer, those of the others, and readers that look anywhere."""
+        read = max(len(part.read) for part in parts)
+        reusing = [part for part in parts if part.reuses]
+        rows, readers = list[list[int]](), list[list[int]]()
+        for part in parts:
+            if reusing and part is reusing[0]:
+                self._fill(rows, read)      # so that few sizes are captured
+                running = len(rows)
+            if part.read:
+                idle, masked = [0] * (read - len(part.read)), forwards[part.index].masked or [1] * len(part.read)
+                first = len(rows) * self.small
+                readers.append([*(first + offset for offset in part.read), *idle, *masked, *idle])
+            rows += [[*part.tokens[begin:begin + self.small], *[0] * (2 * read), forwards[part.index].slot,
+                      part.start + begin, part.end, part.entry + begin]
+                     for begin in range(0, len(part.tokens), self.small)]
+        many = self.graphs.bucket(len(readers)) if readers else 0
+        self._fill(rows, read, many)
+        for row, reader in zip(rows, readers, strict=False):
+            row[self.small:self.small + 2 * read] = reader
+        shape = Shape(len(rows), self.small, read, readers=many, skipped=self.runs if reusing else (),
+                      running=running if reusing else 0, shared=True)
+        return self.graphs.launch(self._storing(shape, [part.entry for part in parts],
+                                                [part.reuses for part in parts]), rows)
+
+    def _fill(self, rows: list[list[int]], read: int, least: int = 0) -> None:
+        """Add idle rows up to a size that graphs are captured for."""
+        if self.graphs.captures:
+            idle = self.graphs.idle_row(Shape(1, self.small, read))
+            rows += [list(idle) for _ in range(max(rounded(len(rows)), least) - len(rows))]
 
     def _entry(self, forward: Forward, plan: ReusePlan) -> int:
         """Where among the stored outputs a forward reads, if it reuses, or writes; the spare entry if it does neither.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from fastdllm.decode.rules import Rules
 from fastdllm.decode.step import Forward, Prediction, Step
 from fastdllm.decode.threads import in_one_thread
 from fastdllm.decode.trace import Trace
-from fastdllm.decode.verify import Verify
+from fastdllm.decode.verify import Verify, drafts_fit
 from fastdllm.model import cpu
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
@@ -44,46 +45,72 @@ class Turn(Protocol):
     def executor(self) -> Executor | PackExecutor: ...
 
     def tick(self, rows: list[Row]) -> Iterator[Step]:
-        """One step of every row, or several (`verify`)."""
+        """One step of every row, or of half of them, or several (`verify`)."""
         ...
+
+
+HALVES_FROM = 64        # rows of a batch: two launches of half of them cost no more than one of all
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Work that was launched: each landing waits for the predictions of the work with these indices."""
+
+    work: list[Work]
+    landings: list[tuple[list[int], Callable[[], list[Prediction]]]]
 
 
 class Plain:
     """One step of every row. Work that can run together (equal `Executor.key`: the same kind of forward, and layers
     that run alike) is one batch.
+
+    Of large batches on a GPU a tick takes in what one half came to while the device runs the other.
     """
 
-    def __init__(self, executor: Executor, policy: OutputPolicy | None):
-        self.executor, self.policy = executor, policy
+    def __init__(self, executor: Executor, policy: OutputPolicy | None, halves_from: int = HALVES_FROM):
+        self.executor, self.policy, self.halves_from = executor, policy, halves_from
+        self.flights: deque[Flight] = deque()
 
     def tick(self, rows: list[Row]) -> Iterator[Step]:
-        """Schedule the work of all rows, run it, and let the rows take in what was predicted."""
-        work = [self._work(row, row.next()) for row in rows]
-        for item, prediction in zip(work, self._run(work), strict=True):
-            item.row.forwards_run += not item.plan.skip
-            yield item.row.apply(item.forward, prediction, replayed=item.plan.skip)
+        """Schedule work, run it, and let the rows take in what was predicted."""
+        halves = self.executor.overlaps and len(rows) >= self.halves_from
+        if halves or not self.flights:
+            away = {id(item.row) for flight in self.flights for item in flight.work}
+            here = [row for row in rows if id(row) not in away]
+            for part in (here[::2], here[1::2]) if halves and not self.flights else (here,):
+                if part:
+                    self.flights.append(self._launch([self._work(row, row.next()) for row in part]))
+        yield from self._land(self.flights.popleft(), rows)
 
     def _work(self, row: Row, forward: Forward) -> Work:
         """What a row needs now, and what the policy makes of it."""
         denoising = forward.small_block is not None
         return Work(row, forward, self.policy.plan(forward) if self.policy and denoising else PLAIN)
 
-    def _run(self, work: list[Work]) -> list[Prediction]:
-        """Run all work, batch by batch; predictions in the order of the work."""
+    def _launch(self, work: list[Work]) -> Flight:
+        """Begin all work, batch by batch."""
         batches: dict[tuple[object, ...], list[int]] = {}
         for index, item in enumerate(work):
             batches.setdefault(self.executor.key(item.forward, item.plan), []).append(index)
-        predictions: dict[int, Prediction] = {}
-        for batch in batches.values():
-            done = self.executor.run([work[i].forward for i in batch], [work[i].plan for i in batch])
-            predictions.update(zip(batch, done, strict=True))
-        return [predictions[index] for index in range(len(work))]
+        return Flight(work, [(batch, self.executor.launch([work[i].forward for i in batch],
+                                                          [work[i].plan for i in batch]))
+                             for batch in batches.values()])
+
+    def _land(self, flight: Flight, rows: list[Row]) -> Iterator[Step]:
+        """Steps in the order of the work; a row that was abandoned on its way takes in nothing."""
+        predictions = {index: prediction for batch, landing in flight.landings
+                       for index, prediction in zip(batch, landing(), strict=True)}
+        alive = set(map(id, rows))
+        for index, item in enumerate(flight.work):
+            if id(item.row) in alive:
+                item.row.forwards_run += not item.plan.skip
+                yield item.row.apply(item.forward, predictions[index], replayed=item.plan.skip)
 
 
 class Engine:
     """Rows in slots over one cache: a row that finishes leaves, the next prompt takes its place.
 
-    Rows are independent of each other. Each turn advances them all; `finished` collects them as they end.
+    Rows are independent of each other. Each turn advances all or half of them; `finished` collects them as they end.
     """
 
     def __init__(self, lm: LM, rules: Rules, decoding: Decoding, reuse: Reuse, slots: int, positions: int,
@@ -102,7 +129,7 @@ class Engine:
             raise ValueError(f"executor='fast': {why_not}; allowed: executor='eager'")
         quick_here = lm.device.type == "cuda" or lm.dtype == torch.float32
         fast = executor == "fast" or (executor == "auto" and quick_here and why_not is None)
-        if reuse.drafts:
+        if reuse.drafts and drafts_fit(slots, rules.small):
             layout = Layout(rules.block, areas=reuse.k, chunk=lm.config.bd_size)
             self.turn: Turn = Verify(rules, reuse.drafts, (Together if fast else OneByOne)(
                 lm.network, slots, positions, layout))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -12,10 +15,12 @@ from fastdllm.decode.packs import Layout, Pack, Reading, Segment, State
 from fastdllm.decode.sampling import predict
 from fastdllm.model.cache import Cache, Context
 from fastdllm.model.errors import NonFiniteLogits
-from fastdllm.model.graphs import Shape
+from fastdllm.model.graphs import Shape, rounded
 from fastdllm.model.network import Network
 from fastdllm.model.pack_graphs import PackGraphs
 from fastdllm.model.positions import STRETCHES
+
+ROW = 8         # tokens of a row where packs of unlike widths run together
 
 
 class PackExecutor(Protocol):
@@ -80,7 +85,7 @@ class OneByOne:
 
 
 class Together:
-    """All states of a pack side by side in one row of a forward, and packs of like width in one forward."""
+    """All states of a pack side by side in one row of a forward where all packs have one width; else see `_tick`."""
 
     def __init__(self, network: Network, slots: int, positions: int, layout: Layout):
         self.one_by_one = OneByOne(network, slots + 1, positions, layout)      # for its cache and its diagnosis
@@ -93,33 +98,50 @@ class Together:
     def run(self, packs: list[Pack]) -> list[list[Reading]]:
         """For each pack a reading of each state. Raises RuntimeError where hooks came after the start."""
         no_hooks(self.network)
-        groups: dict[tuple[str, int], list[int]] = {}
-        for index, pack in enumerate(packs):
-            groups.setdefault(self._key(pack), []).append(index)
-        readings: dict[int, list[Reading]] = {}
-        for (what, width), group in groups.items():
-            run = self._prefills if what == "prefill" else self._states
-            done = run([packs[i] for i in group], width)
-            readings.update(zip(group, done, strict=True))
-        return [readings[index] for index in range(len(packs))]
+        keys = {self._key(pack) for pack in packs}
+        if len(keys) > 1:
+            return self._tick(packs)
+        [(what, width)] = keys
+        return self._prefills(packs, width) if what == "prefill" else self._states(packs, width)
+
+    def _tick(self, packs: list[Pack]) -> list[list[Reading]]:
+        """Packs of unlike widths, prompts among them, in one launch: cut into rows of ROW tokens, that are read
+        anywhere."""
+        rows, where = list[list[int]](), list[int]()
+        for pack in packs:
+            begin = len(rows) * ROW
+            for state in pack.states:
+                where += [begin + offset for offset in state.read]
+                begin += state.forward.width
+            segments = [segment for state in pack.states for segment in self.layout.segments(state)]
+            rows += [self._row(pack.slot, cut, ROW) for cut in cuts(segments, ROW)]
+        where += [0] * (-len(where) % ROW)
+        readers, size = len(where) // ROW, len(rows)
+        if self.graphs.captures:
+            readers = rounded(readers)
+            size = max(rounded(size), readers)
+        shape = Shape(size, ROW, ROW, readers=readers, shared=True)
+        rows = [*([*row, *[0] * ROW] for row in rows), *(self.graphs.idle_row(shape) for _ in range(size - len(rows)))]
+        for row, begin in zip(rows, range(0, len(where), ROW), strict=False):
+            row[-ROW:] = where[begin:begin + ROW]
+        tokens, confidence, _ = self.graphs.run(shape, rows)
+        said = zip((int(token) for row in tokens for token in row), (value for row in confidence for value in row),
+                   strict=True)
+        return [[Reading(state.read, *zip(*islice(said, len(state.read)), strict=True)) for state in pack.states]
+                for pack in packs]
 
     def _key(self, pack: Pack) -> tuple[str, int]:
-        """Prompts go block by block, with what is drafted behind them; other packs run together where they come to the
-        same multiple of 8 tokens, and are read alike."""
+        """Prompts go block by block, with what is drafted behind them; other packs run side by side where they come to
+        the same multiple of 8 tokens."""
         if pack.states[0].forward.kind == "prefill":
             return "prefill", self.layout.chunk
-        width = -(-sum(state.forward.width for state in pack.states) // 8) * 8
-        return "everything" if reads_everything(pack) else "some", width
+        return "states", -(-sum(state.forward.width for state in pack.states) // 8) * 8
 
     def _states(self, packs: list[Pack], width: int) -> list[list[Reading]]:
-        where = [offsets_in(pack) for pack in packs]
-        everything = reads_everything(packs[0])
-        most = max(map(len, where))
-        read = width if everything else most + (most == width)      # a shape that reads `width` reads them in order
+        """Every token of every state is predicted, in order."""
         rows = [[*self._row(pack.slot, [segment for state in pack.states for segment in self.layout.segments(state)],
-                            width), *(range(width) if everything else [*offsets, *[0] * (read - len(offsets))])]
-                for pack, offsets in zip(packs, where, strict=True)]
-        tokens, confidence, _ = self.graphs.run(Shape(self.graphs.bucket(len(rows)), width, read), rows)
+                            width), *range(width)] for pack in packs]
+        tokens, confidence, _ = self.graphs.run(Shape(self.graphs.bucket(len(rows)), width, width), rows)
         readings = []
         for row, pack in enumerate(packs):
             begin, mine = 0, list[Reading]()
@@ -167,15 +189,18 @@ class Together:
                 *sees, *([0, 1, *(0, 0) * (STRETCHES - 1)] * idle)]
 
 
-def reads_everything(pack: Pack) -> bool:
-    """Whether every token of a pack is predicted, in order."""
-    return all(state.read == tuple(range(state.forward.width)) for state in pack.states)
-
-
-def offsets_in(pack: Pack) -> list[int]:
-    """What is read of a pack, as offsets in all of its tokens."""
-    offsets, begin = list[int](), 0
-    for state in pack.states:
-        offsets += [begin + offset for offset in state.read]
-        begin += state.forward.width
-    return offsets
+def cuts(segments: list[Segment], size: int) -> Iterator[list[Segment]]:
+    """Segments in rows of `size` tokens; the last one may have fewer."""
+    row, room = list[Segment](), size
+    for segment in segments:
+        begin = 0
+        while begin < len(segment.tokens):
+            count = min(room, len(segment.tokens) - begin)
+            row.append(replace(segment, tokens=segment.tokens[begin:begin + count], start=segment.start + begin,
+                               write=segment.write + begin))
+            begin, room = begin + count, room - count
+            if not room:
+                yield row
+                row, room = [], size
+    if row:
+        yield row

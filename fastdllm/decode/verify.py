@@ -20,6 +20,11 @@ from fastdllm.decode.step import Forward, Prediction, Step
 PASS_TOKENS = 64        # of all rows together, real and drafted: up to here a pass costs about what its weights cost
 
 
+def drafts_fit(slots: int, small: int) -> bool:
+    """Whether a batch of so many rows leaves each room for a draft; those that do not are decoded as k=1 decodes."""
+    return PASS_TOKENS // slots >= 2 * small
+
+
 @dataclass
 class Verified:
     """What verification keeps of a row while it lives."""
@@ -40,10 +45,9 @@ class Verify:
     def tick(self, rows: list[Row]) -> Iterator[Step]:
         """One pass for all rows: a step for the real state of each, and for every draft that was right."""
         kept, share = [self._kept(row) for row in rows], PASS_TOKENS // len(rows)
-        drafting = share >= 2 * self.rules.small      # else nothing fits, and only what the rule looks at is read
-        trees = [tree(row, self.drafter, each.memory, self.depth, share) if drafting else [Draft(row.next())]
+        trees = [tree(row, self.drafter, each.memory, self.depth, share)
                  for row, each in zip(rows, kept, strict=True)]
-        packs = [self._pack(each, drafts, drafting) for each, drafts in zip(kept, trees, strict=True)]
+        packs = [self._pack(each, drafts) for each, drafts in zip(kept, trees, strict=True)]
         for each, drafts, pack, read in zip(kept, trees, packs, self.executor.run(packs), strict=True):
             yield from self._accept(each, drafts, pack, read)
 
@@ -53,13 +57,13 @@ class Verify:
             each = self.live[row.slot] = Verified(row)
         return each
 
-    def _pack(self, each: Verified, drafts: list[Draft], everything: bool) -> Pack:
+    def _pack(self, each: Verified, drafts: list[Draft]) -> Pack:
         """Lay out a tree: no two states share an area, and a small forward looks at that of the last full one."""
         states, homes = list[State](), list[int]()      # where the keys lie that a state leaves to those behind it
         for index, draft in enumerate(drafts):
             forward, area = draft.forward, (each.area + index) % (self.depth + 1)
             home = homes[draft.parent] if index else each.area
-            states.append(State(forward, area, home, offsets_read(forward, everything)))
+            states.append(State(forward, area, home, offsets_read(forward)))
             homes.append(area if forward.kind == "full" else home)
         return Pack(each.row.slot, tuple(states))
 
@@ -87,11 +91,9 @@ class Verify:
             yield replace(step, draft=draft.depth, rejected=rejected) if draft.depth or rejected else step
 
 
-def offsets_read(forward: Forward, everything: bool) -> tuple[int, ...]:
-    """What is predicted of a forward: of a prefill the last token, of others what the rule looks at, or everything."""
-    if forward.kind == "prefill":
-        return (forward.width - 1,)
-    return tuple(range(forward.width)) if everything else forward.read
+def offsets_read(forward: Forward) -> tuple[int, ...]:
+    """What is predicted of a forward: of a prefill the last token, of others everything."""
+    return (forward.width - 1,) if forward.kind == "prefill" else tuple(range(forward.width))
 
 
 def prediction(forward: Forward, reading: Reading, threshold: float) -> Prediction:

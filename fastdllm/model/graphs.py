@@ -7,7 +7,7 @@ machine without CUDA the same code runs uncaptured, on `CpuOps` in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from fastdllm.model.positions import RowPositions
 from fastdllm.model.static import TorchOps, TritonOps, pick
 
 Run = tuple[int, int]                 # first and last of contiguous layers
+Packed = list[list[list[float]]]      # tokens, confidence, unmask: each [rows][n]
 FIELDS = ("slot", "start", "end", "entry")
 
 
@@ -31,17 +32,21 @@ class Shape:
 
     rows: int                         # a bucket: the last rows may be idle
     width: int
-    read: int                         # positions a row whose prediction is wanted; 0: none
+    read: int                         # positions whose prediction is wanted, of a row or of a reader; 0: none
+    readers: int = 0                  # packed ticks: so many readings, each anywhere among all rows * width tokens
     skipped: tuple[Run, ...] = ()     # these layers do not run: the stored output of the last stands in
     running: int = 0                  # but for so many of the rows, the first ones, they run
     keep: tuple[Run, ...] = ()        # the output behind the last of these layers is stored where it is computed
     residual: bool = False            # stored is output - input of the run, and input is added when served
     everything: bool = False          # predictions of all positions are returned too (for `replay`)
-    shared: bool = False              # rows may share a slot: blocks of one prompt
+    shared: bool = False              # rows may share a slot: blocks of one prompt, parts of one block
 
     @property
     def columns(self) -> int:
-        """Integers a row goes in with: tokens, read offsets, masked flags, FIELDS."""
+        """Integers a row goes in with: tokens, read offsets, masked flags, FIELDS.
+
+        With `readers` the offsets and flags of row i are those of reader i, which is no row, and the rest say nothing.
+        """
         return self.width + 2 * self.read + len(FIELDS)
 
     def stretches(self, layers: int) -> Iterator[Run]:
@@ -56,6 +61,12 @@ class Shape:
             yield begin, layers - 1
 
 
+def rounded(rows: int) -> int:
+    """The size of a packed tick that graphs are captured for: at most an eighth more than it holds, or 15 rows."""
+    step = min(16, 1 << max(0, (rows - 1).bit_length() - 4))
+    return -(-rows // step) * step
+
+
 def buckets(most: int) -> list[int]:
     """Batch sizes that graphs are captured for: exact up to 4, then in steps of about a quarter."""
     sizes = [1, 2, 3, 4]
@@ -65,21 +76,35 @@ def buckets(most: int) -> list[int]:
 
 
 class Captured:
-    """One shape on CUDA: its buffers and its graph."""
+    """One shape on CUDA: its buffers and its graph. The buffers serve one forward at a time."""
 
     def __init__(self, graphs: Graphs, shape: Shape):
-        device = graphs.network.device
-        self.idle = graphs.idle_row(shape)
+        device, self.stream = graphs.network.device, torch.cuda.current_stream(graphs.network.device)
+        self.idle, self.readers, self.busy = graphs.idle_row(shape), shape.readers, False
         self.incoming = torch.tensor([self.idle] * shape.rows).pin_memory()
         self.rows, self.device_in = self.incoming.numpy(), self.incoming.to(device)
         result = graphs.compute(shape, self.device_in)       # warms up: compiles kernels, sizes the output
         self.outgoing = torch.zeros(result.shape, pin_memory=True)
+        self.done = torch.cuda.Event()
         torch.cuda.synchronize(device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=graphs.pool):
             self.device_in.copy_(self.incoming, non_blocking=True)
             self.outgoing.copy_(graphs.compute(shape, self.device_in), non_blocking=True)
 
+    def launch(self, rows: list[list[int]]) -> Callable[[], Packed]:
+        """Begin; what is returned waits for the end."""
+        self.busy = True
+        self.rows[:len(rows)] = rows
+        self.rows[len(rows):] = self.idle
+        self.graph.replay()
+        self.done.record(self.stream)
+
+        def result() -> Packed:
+            self.done.synchronize()      # the only one
+            self.busy = False
+            return self.outgoing[:, :self.readers or len(rows)].tolist()
+        return result
 
 class Graphs:
     """Runs forwards by shape; captures a shape when it is first seen.
@@ -95,7 +120,7 @@ class Graphs:
         self.ops = kind(network, cache)
         self.stored: dict[int, Tensor] = {}
         self.buckets = buckets(most_rows)
-        self.captured: dict[Shape, Captured] = {}
+        self.captured: dict[Shape, list[Captured]] = {}
         self.pool = torch.cuda.graph_pool_handle() if network.device.type == "cuda" else None
         self.synchronisations = 0
 
@@ -119,26 +144,28 @@ class Graphs:
         """Data of an idle row: it computes on the spare slot, and nobody reads it."""
         return [0] * (shape.width + 2 * shape.read) + [self.cache.slots - 1, 0, shape.width, self.spare_entry]
 
-    @torch.inference_mode()
-    def run(self, shape: Shape, rows: list[list[int]]) -> list[list[list[float]]]:
+    def run(self, shape: Shape, rows: list[list[int]]) -> Packed:
         """Run one forward of `rows` (as `Shape.columns` says); tokens, confidence, unmask, each [rows][n].
 
-        With `shape.everything` a second half follows: tokens and confidence at all positions, [rows][width].
+        With `shape.everything` a second half follows: tokens and confidence at all positions, [rows][width]. With
+        `shape.readers` they are [readers][n].
         """
+        return self.launch(shape, rows)()
+
+    @torch.inference_mode()
+    def launch(self, shape: Shape, rows: list[list[int]]) -> Callable[[], Packed]:
+        """Begin `run`; what is returned waits for its end. A shape that is under way already is captured once more."""
         self.synchronisations += 1
         for stored in (*shape.skipped, *shape.keep):
             self.store(stored)
         if not self.captures:
-            return self.compute(shape, torch.tensor(rows)).tolist()
-        captured = self.captured.get(shape)
+            done = self.compute(shape, torch.tensor(rows)).tolist()
+            return lambda: done
+        same = self.captured.setdefault(shape, [])
+        captured = next((each for each in same if not each.busy), None)
         if captured is None:
-            captured = self.captured[shape] = Captured(self, shape)
-        captured.rows[:len(rows)] = rows
-        if len(rows) < shape.rows:
-            captured.rows[len(rows):] = captured.idle
-        captured.graph.replay()
-        torch.cuda.current_stream(self.network.device).synchronize()      # the only one
-        return captured.outgoing[:, :len(rows)].tolist()
+            same.append(captured := Captured(self, shape))
+        return captured.launch(rows)
 
     def store(self, run: Run) -> Tensor:
         """The buffer of stored outputs behind a run of layers."""
@@ -155,9 +182,10 @@ class Graphs:
         if shape.skipped or shape.keep:
             entry = (entries[:, None] + torch.arange(width, device=data.device)).reshape(-1)
         hidden = self.network.model.embed_tokens(data[:, :width]).view(rows * width, -1)
-        where, masked = data[:, width:width + read], data[:, width + read:width + 2 * read]
+        readers = shape.readers or rows
+        where, masked = data[:readers, width:width + read], data[:readers, width + read:width + 2 * read]
         runs = list(shape.stretches(self.network.config.num_hidden_layers))
-        trim = read > 0 and not shape.everything and runs[-1] not in (*shape.skipped, *shape.keep)
+        trim = read > 0 and not shape.everything and not shape.readers and runs[-1] not in (*shape.skipped, *shape.keep)
         batch = None
         for run in runs:
             running = shape.running if run in shape.skipped else rows
@@ -179,6 +207,8 @@ class Graphs:
                 hidden = torch.cat([hidden, served])
         if not read:
             return torch.zeros(3, rows, 0, device=data.device)
+        if shape.readers:
+            return self.ops.predict(hidden[where.reshape(-1)], masked != 0, self.threshold)
         if not shape.everything:
             return self.ops.predict(hidden if trim else pick(hidden, where), masked != 0, self.threshold)
         every = self.ops.predict(hidden, torch.ones(rows, width, dtype=torch.int64, device=data.device) != 0,

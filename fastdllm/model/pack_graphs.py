@@ -19,7 +19,8 @@ READ_TOGETHER = 8       # positions whose predictions one program puts together
 def parts(shape: Shape) -> tuple[int, ...]:
     """The integers of a row: slot, tokens, positions, cache indices, what each token sees, offsets that are read.
 
-    `read` of a shape is its width where all are predicted; every layer runs and no output is stored.
+    `read` of a shape is its width where all are predicted, in order, unless it has readers: then row i ends with where
+    reader i looks, among all rows * width tokens. Every layer runs and no output is stored.
     """
     return (1, shape.width, shape.width, shape.width, 2 * STRETCHES * shape.width, shape.read)
 
@@ -37,7 +38,8 @@ class PackGraphs(Graphs):
                 *[0, 1, *[0] * (2 * STRETCHES - 2)] * width, *[0] * shape.read]
 
     def compute(self, shape: Shape, data: Tensor) -> Tensor:
-        """Tokens, confidence and a flag without meaning, each [rows, read], from data [rows, sum(parts(shape))]."""
+        """Tokens, confidence and a flag without meaning, each [rows or readers, read], from data
+        [rows, sum(parts(shape))]."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, tokens, positions, places, sees, where = data.split_with_sizes(parts(shape), 1)
         # the kernels read each of these as if nothing else lay between its rows
@@ -47,7 +49,9 @@ class PackGraphs(Graphs):
         self.ops.begin(batch)
         hidden = self.network.model.embed_tokens(tokens).view(rows * width, -1)
         last = self.network.config.num_hidden_layers - 1
-        hidden = self.ops.layer_range(0, last, hidden, batch, None if read == width else where)
+        hidden = self.ops.layer_range(0, last, hidden, batch, None if shape.readers or read == width else where)
+        if shape.readers:
+            rows, hidden = shape.readers, hidden[where[:shape.readers].reshape(-1)]
         together = READ_TOGETHER if rows * read % READ_TOGETHER == 0 else 1
         masked = torch.zeros(rows * read // together, together, dtype=torch.int64, device=data.device) != 0
         return self.ops.predict(hidden, masked, 0.0).view(3, rows, read)

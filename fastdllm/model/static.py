@@ -20,6 +20,7 @@ from fastdllm.model.network import DecoderLayer, Network, RMSNorm
 from fastdllm.model.pack_attention import attend_packs
 from fastdllm.model.positions import Batch, PackPositions
 from fastdllm.model.products import MOST_ROWS, Tiling, Workspace, linear
+from fastdllm.model.shared_attention import attend_shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +163,7 @@ class TritonOps(TorchOps):
         return None if rows > MOST_ROWS else self.tilings[name][0 if rows <= 16 else 1]
 
     def begin(self, batch: Batch) -> None:
-        if batch.shared:
-            super().begin(batch)
+        """Nothing: the kernels work it out."""
 
     def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None = None,
                 residual: Tensor | None = None) -> Tensor:
@@ -187,14 +187,15 @@ class TritonOps(TorchOps):
         return self.product("down", x, layer.mlp.down_proj.weight, residual=hidden)
 
     def attention(self, index: int, hidden: Tensor, batch: Batch) -> Tensor:
-        if batch.shared:      # a row must see what another row of the same prompt writes: in separate kernels
-            return super().attention(index, hidden, batch)
         attention = self.layers[index].self_attn
         packed = self.product("qkv", hidden, attention.qkv_proj.weight, bias=attention.qkv_proj.bias)
         packed, cache = packed.view(batch.rows, batch.width, self.packed), self.cache
         if isinstance(batch, PackPositions):
             return attend_packs(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch,
                                 attention.heads, self.scratch)
+        if batch.shared:
+            return attend_shared(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch,
+                                 attention.heads, self.scratch)
         return attend(packed, self.cos, self.sin, cache.keys[index], cache.values[index], batch.slots, batch.starts,
                       batch.ends, attention.heads, self.scratch)
 
