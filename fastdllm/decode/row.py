@@ -36,6 +36,7 @@ class Row:
         self.began = time.perf_counter()
         self.seconds = 0.0
         self.saw_stop = False
+        self.looked_to = -1                  # how far the tokens were final when the end was last looked for
         self.block: list[int] = []
         target = self.length // rules.block * rules.block
         if prefix >= target and self.length % rules.block:
@@ -141,6 +142,11 @@ class Row:
         return text[:text.index(self.rules.mask_id)] if self.rules.mask_id in text else text
 
     def _stop_exactly(self) -> None:
+        mask, block = self.rules.mask_id, self.block
+        clean = self.start + (block.index(mask) if mask in block else len(block)) if block else len(self.tokens)
+        if clean == self.looked_to:      # what was unmasked lies behind a mask: nothing new is final
+            return
+        self.looked_to = clean
         final = self._final()[:self.rules.max_new_tokens]
         stop = next((i for i, token in enumerate(final) if token in self.rules.stop_ids), None)
         if stop is not None:

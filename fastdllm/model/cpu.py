@@ -26,7 +26,7 @@ from torch import Tensor
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network
 from fastdllm.model.positions import Batch, PackPositions
-from fastdllm.model.static import TorchOps
+from fastdllm.model.static import TorchOps, pick
 
 MOST_COPIED = 1 << 30        # bytes of parameters
 COMPILING = Lock()
@@ -73,9 +73,11 @@ class CpuOps(TorchOps):
                       None if together else batch.slots, mask)
 
     def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: Batch,
-                wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
+                    wanted: Int[Tensor, "R n"] | Int[Tensor, " N"] | None = None) -> Tensor:
         if self.where is None:
             raise RuntimeError("begin() comes before the layers")
+        if wanted is not None and wanted.ndim == 1:
+            return pick(self.layer_range(first, last, hidden, batch), wanted)
         return compiled(run)(hidden, self.weights[first:last + 1], self.cache.keys[first:last + 1],
                              self.cache.values[first:last + 1], batch.rows, self.least, wanted, *self.where)
 

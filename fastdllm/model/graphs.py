@@ -184,8 +184,10 @@ class Graphs:
         hidden = self.network.model.embed_tokens(data[:, :width]).view(rows * width, -1)
         readers = shape.readers or rows
         where, masked = data[:readers, width:width + read], data[:readers, width + read:width + 2 * read]
+        if shape.readers:
+            where = where.reshape(-1)
         runs = list(shape.stretches(self.network.config.num_hidden_layers))
-        trim = read > 0 and not shape.everything and not shape.readers and runs[-1] not in (*shape.skipped, *shape.keep)
+        trim = read > 0 and not shape.everything and runs[-1] not in (*shape.skipped, *shape.keep)
         batch = None
         for run in runs:
             running = shape.running if run in shape.skipped else rows
@@ -207,8 +209,6 @@ class Graphs:
                 hidden = torch.cat([hidden, served])
         if not read:
             return torch.zeros(3, rows, 0, device=data.device)
-        if shape.readers:
-            return self.ops.predict(hidden[where.reshape(-1)], masked != 0, self.threshold)
         if not shape.everything:
             return self.ops.predict(hidden if trim else pick(hidden, where), masked != 0, self.threshold)
         every = self.ops.predict(hidden, torch.ones(rows, width, dtype=torch.int64, device=data.device) != 0,

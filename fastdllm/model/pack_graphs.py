@@ -49,9 +49,8 @@ class PackGraphs(Graphs):
         self.ops.begin(batch)
         hidden = self.network.model.embed_tokens(tokens).view(rows * width, -1)
         last = self.network.config.num_hidden_layers - 1
-        hidden = self.ops.layer_range(0, last, hidden, batch, None if shape.readers or read == width else where)
-        if shape.readers:
-            rows, hidden = shape.readers, hidden[where[:shape.readers].reshape(-1)]
+        wanted = where[:shape.readers].reshape(-1) if shape.readers else None if read == width else where
+        hidden, rows = self.ops.layer_range(0, last, hidden, batch, wanted), shape.readers or rows
         together = READ_TOGETHER if rows * read % READ_TOGETHER == 0 else 1
         masked = torch.zeros(rows * read // together, together, dtype=torch.int64, device=data.device) != 0
         return self.ops.predict(hidden, masked, 0.0).view(3, rows, read)

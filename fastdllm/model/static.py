@@ -46,8 +46,10 @@ class Detail:
                    (keys < batch.ends[:, None])[:, None, None])
 
 
-def pick(hidden: Float[Tensor, "Rw D"], wanted: Int[Tensor, "R n"]) -> Float[Tensor, "Rn D"]:
-    """Hidden states at some positions of each row."""
+def pick(hidden: Float[Tensor, "Rw D"], wanted: Int[Tensor, "R n"] | Int[Tensor, " N"]) -> Float[Tensor, "Rn D"]:
+    """Hidden states at some positions of each row, or [N, D] at some of all."""
+    if wanted.ndim == 1:
+        return hidden[wanted]
     return hidden.view(wanted.shape[0], -1, hidden.shape[-1]).gather(
         1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
 
@@ -65,8 +67,9 @@ class TorchOps:
         self.detail = Detail.of(self.network, self.cache, batch)
 
     def layer_range(self, first: int, last: int, hidden: Float[Tensor, "Rw D"], batch: Batch,
-                wanted: Int[Tensor, "R n"] | None = None) -> Tensor:
-        """Layers first .. last, both included: [R*w, D], or [R*n, D] at the `wanted` positions of each row."""
+                    wanted: Int[Tensor, "R n"] | Int[Tensor, " N"] | None = None) -> Tensor:
+        """Layers first .. last, both included: [R*w, D], or [R*n, D] at the `wanted` positions of each row, or [N, D]
+        at those of all rows."""
         for index in range(first, last + 1):
             hidden = self.layer(index, hidden, batch)
         return hidden if wanted is None else pick(hidden, wanted)
@@ -171,12 +174,19 @@ class TritonOps(TorchOps):
         tiling = self.tiling(name, x.shape[0])
         if tiling is not None:
             return linear(x, weight, tiling, self.work, bias=bias, residual=residual)
-        out = F.linear(x, weight, bias)
-        return out if residual is None else out.add_(residual)
+        return F.linear(x, weight, bias) if residual is None else torch.addmm(residual, x, weight.t())
 
-    def layer(self, index: int, hidden: Tensor, batch: Batch) -> Tensor:
+    def layer_range(self, first: int, last: int, hidden: Tensor, batch: Batch, wanted: Tensor | None = None) -> Tensor:
+        for index in range(first, last):
+            hidden = self.layer(index, hidden, batch)
+        return self.layer(last, hidden, batch, wanted)
+
+    def layer(self, index: int, hidden: Tensor, batch: Batch, wanted: Tensor | None = None) -> Tensor:
+        """One decoder layer; behind its attention only `wanted` positions go on, see `layer_range`."""
         layer = self.layers[index]
         mixed = self.attention(index, self.norm(hidden, layer.input_layernorm), batch)
+        if wanted is not None:
+            mixed, hidden = pick(mixed, wanted), pick(hidden, wanted)
         hidden = self.product("o", mixed, layer.self_attn.o_proj.weight, residual=hidden)
         gate_up, x = layer.mlp.gate_up_proj.weight, self.norm(hidden, layer.post_attention_layernorm)
         tiling = self.tiling("gate_up", x.shape[0])
