@@ -10,7 +10,7 @@ from benchmarks import bench_autoregressive
 from benchmarks.random_model import random_lm, small_geometry
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
-from fastdllm.investigation.speed import bench
+from fastdllm.investigation.speed import bench, measure
 from fastdllm.investigation.speed.measure import ForwardTime
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.lab.config import geometry, grid_file
@@ -77,6 +77,20 @@ def test_forwards_are_counted_by_rows():
     counts = {(each.kind, each.rows): each.count for each in card.forwards}
     assert all(counts[kind, 1] == counts[kind, 3] for kind in KINDS), "in step, a forward of three is one"
     assert 32 < counts["full", 1] + counts["small", 1] <= 64, "one token a forward at most"
+
+
+def test_what_is_timed_was_made_before(monkeypatch):
+    """One engine decodes again and again: what is captured once is not captured while the clock runs."""
+    made, build = [], measure.build
+    monkeypatch.setattr(measure, "build", lambda *given: made.append(build(*given)) or made[-1])
+    lm = random_lm(torch.float32, "cpu", dataclasses.replace(small_geometry(), num_hidden_layers=2))
+    times = measure.forward_times(lm, 2, 1e9, 1e9, rounds=3)
+    [(engine, _)] = made
+    alone = sum(engine.finished[0].nfe.values())
+    assert engine.executor.graphs.synchronisations == 4 * alone, "a round to warm up, and three for the clock"
+    assert {each.kind: each.count for each in times}.items() <= engine.finished[0].nfe.items()
+    assert len(times) == 4
+    assert all(each.bound_ms == 1e3 * measure.bound(lm, each.kind, 2, 1e9, 1e9) for each in times)
 
 
 def test_both_sides_of_the_autoregressive_benchmark_decode_the_same_tokens():
