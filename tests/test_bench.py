@@ -7,7 +7,7 @@ import lab_support
 import pytest
 import torch
 
-from benchmarks import bench_autoregressive, bench_batches
+from benchmarks import bench_autoregressive, bench_batches, tune
 from benchmarks.random_model import random_lm, small_geometry
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
@@ -16,6 +16,8 @@ from fastdllm.investigation.speed import bench, measure
 from fastdllm.investigation.speed.measure import ForwardTime
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.lab.config import geometry, grid_file
+from fastdllm.model.products import Tiling
+from fastdllm.model.static import TILINGS
 from fastdllm.report import cost_model
 
 KINDS = {"prefill": (40.0, 1), "full": (10.0, 20), "small": (5.0, 60), "commit": (10.0, 2)}
@@ -117,6 +119,20 @@ def test_batches_are_held_against_the_forwards_that_they_needed():
     assert alone == sum(cost_model.least_seconds(lm.config, [need], 1e9, 1e15, item=4) for row in needs for need in row)
     line = bench_batches.line("packed", 32, 1000, [2.0, 1.0], 0.8)
     assert (line["share"], line["tokens_per_second"], line["met"]) == (0.8, 1000, True)
+
+
+def test_tilings_are_tried_from_the_one_in_use_on_and_printed_as_they_are_written():
+    case, other = tune.Case("float16", 32, "o"), tune.Case("bfloat16", 8, "qkv")
+    tried = tune.candidates(case, 20)
+    assert tried[0] == case.current == TILINGS["o"][1] and len(set(tried)) == 20
+    assert [each for each, _ in tune.in_turns([case, other], 5)[:4]] == [case, other, case, other]
+    times = tune.Times(2e-5, {tried[0]: 1.2e-5, tried[1]: 1.1e-5})
+    result = {case: times, tune.Case("float16", 8, "o"): tune.Times(1e-5, {tried[0]: 2e-5}),
+              tune.Case("bfloat16", 32, "down"): times}
+    comment, *written = tune.table("float16", result).splitlines()
+    read = eval("".join(written), {"Tiling": Tiling})
+    assert comment == "# float16" and read == TILINGS | {"o": (None, tried[1])}, "cuBLAS where nothing is quicker"
+    assert tune.text(case, times, 3e12).splitlines()[1].endswith(", in use")
 
 
 def test_both_sides_of_the_autoregressive_benchmark_decode_the_same_tokens():
