@@ -37,7 +37,7 @@ TARGETS = {1: 0.85, 32: 0.75, 128: 0.78}      # share of the bound, by batch
 TOKENS = 160                                  # of the longest answer
 ALONE = 8                                     # prompts at batch 1
 ENGINES: dict[str, Callable[..., Executor]] = {"packed": partial(Fast, packed=True),
-                                               "unpacked": partial(Fast, packed=False)}
+                                               "unpacked": partial(Fast, packed=False), "default": Fast}
 
 
 def engine_with(make: Callable[..., Executor], lm: LM, prompts: list[list[int]], tokens: int, batch: int,
@@ -145,7 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 64, 128])
-    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=["packed", "unpacked"],
+                        help="default: what executor='fast' is")
     parser.add_argument("--plain", type=int, nargs="*", default=[1, 32, 128], help="batches of the plain loop, too")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=1, help="runs for the clock, behind one to warm up")
