@@ -37,15 +37,21 @@ class Limited(Engine):
                 row.rules = replace(row.rules, max_new_tokens=self.limits[row.index])
 
 
-def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: str, batch: int = 1,
-         limits: list[int] | None = None) -> dict[str, Any]:
-    """Decode once to warm up (compile, capture), then again for the clock. Times in seconds."""
+def engine_of(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse = Reuse(), executor: str = "fast",
+              batch: int = 1, limits: list[int] | None = None) -> Limited:
+    """An engine that unmasks one token a forward, with room for the longest prompt and so many tokens."""
     decoding = Decoding(threshold=1.0, max_new_tokens=tokens, stop_ids=(), mask_id=lm.mask_id)
     plan, _ = build(lm, prompts, decoding, reuse, "26d6179+termination=exact", Execution(batch_size=batch), None)
     positions = -(-(max(map(len, prompts)) + tokens) // 32) * 32
     engine = Limited(lm, plan.rules, decoding, reuse, len(plan.slots), positions, executor=executor)
-    del plan
     engine.limits = limits
+    return engine
+
+
+def ours(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse, executor: str, batch: int = 1,
+         limits: list[int] | None = None) -> dict[str, Any]:
+    """Decode once to warm up (compile, capture), then again for the clock. Times in seconds."""
+    engine = engine_of(lm, prompts, tokens, reuse, executor, batch, limits)
     for _ in range(2):
         engine.finished.clear()
         before = engine.executor.graphs.synchronisations if isinstance(engine.executor, Fast) else 0

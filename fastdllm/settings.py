@@ -87,6 +87,9 @@ def whole_number(value: Any) -> Any:
 
 
 TokenId = Annotated[int, BeforeValidator(whole_number)]
+ExecutorName = Literal["auto", "eager", "fast"]      # auto: fast wherever it can do what is asked
+
+
 def _kinds(annotation: Any) -> Iterator[Any]:
     """The types that an annotation is made of: `int | None` and `tuple[int, ...]` hold int."""
     if inner := get_args(annotation):
@@ -227,7 +230,7 @@ class Execution(Settings):
     seed: int = Field(default=0, ge=0, description="each row draws from (seed, its number) at temperature > 0")
     batch_size: int | None = Field(default=None, ge=1, description="rows denoised together; None: all at once")
     threads: int = Field(default=1, ge=1, description="the batch is dealt to so many; on a CPU, fast executor only")
-    executor: Literal["auto", "eager", "fast"] = Field(
+    executor: ExecutorName = Field(
         default="auto", description="eager: the reference, layer by layer; fast: the same tokens from captured graphs; "
                                     "auto: fast wherever it can do what is asked")
 
@@ -242,4 +245,4 @@ class ExecutionKeywords(TypedDict, total=False):
     seed: int
     batch_size: int | None
     threads: int
-    executor: str
+    executor: ExecutorName

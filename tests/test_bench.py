@@ -1,19 +1,23 @@
 """`fastdllm bench` and the benchmarks: they run with a small network, and predictions follow from what was measured."""
 
+import collections
 import dataclasses
 
 import lab_support
 import pytest
 import torch
 
-from benchmarks import bench_autoregressive
+from benchmarks import bench_autoregressive, bench_batches, tune
 from benchmarks.random_model import random_lm, small_geometry
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
-from fastdllm.investigation.speed import bench
+from fastdllm.decode.fast import Fast
+from fastdllm.investigation.speed import bench, measure
 from fastdllm.investigation.speed.measure import ForwardTime
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.lab.config import geometry, grid_file
+from fastdllm.model.products import Tiling
+from fastdllm.model.static import TILINGS
 from fastdllm.report import cost_model
 
 KINDS = {"prefill": (40.0, 1), "full": (10.0, 20), "small": (5.0, 60), "commit": (10.0, 2)}
@@ -77,6 +81,58 @@ def test_forwards_are_counted_by_rows():
     counts = {(each.kind, each.rows): each.count for each in card.forwards}
     assert all(counts[kind, 1] == counts[kind, 3] for kind in KINDS), "in step, a forward of three is one"
     assert 32 < counts["full", 1] + counts["small", 1] <= 64, "one token a forward at most"
+
+
+def test_what_is_timed_was_made_before(monkeypatch):
+    """One engine decodes again and again: what is captured once is not captured while the clock runs."""
+    made, build = [], measure.build
+    monkeypatch.setattr(measure, "build", lambda *given: made.append(build(*given)) or made[-1])
+    lm = random_lm(torch.float32, "cpu", dataclasses.replace(small_geometry(), num_hidden_layers=2))
+    times = measure.forward_times(lm, 2, 1e9, 1e9, rounds=3)
+    [(engine, _)] = made
+    alone = sum(engine.finished[0].nfe.values())
+    assert engine.executor.graphs.synchronisations == 4 * alone, "a round to warm up, and three for the clock"
+    assert {each.kind: each.count for each in times}.items() <= engine.finished[0].nfe.items()
+    assert len(times) == 4
+    assert all(each.bound_ms == 1e3 * measure.bound(lm, each.kind, 2, 1e9, 1e9) for each in times)
+
+
+def test_batches_are_held_against_the_forwards_that_they_needed():
+    """Each tick one forward of every row, the next row where one has ended; kinds and counts are those of the rows."""
+    a, b, c = ([cost_model.Need(width, 1, 0)] * count for width, count in ((8, 3), (32, 1), (16, 2)))
+    ticks = [[need.tokens for need in tick] for tick in bench_batches.together([a, b, c], 2)]
+    assert ticks == [[8, 32], [8, 16], [8, 16]]
+    lm = random_lm(torch.float32, "cpu", dataclasses.replace(small_geometry(), num_hidden_layers=2))
+    prompts, limits = random_prompts(3, 33, 100, vocabulary=2000), [24, 40, 33]
+    prompts[0] = prompts[0][:64]
+    engine = bench_batches.engine_with(Fast, lm, prompts, 40, 2, limits)
+    _, steps = bench_batches.timed(engine, prompts, 1)
+    needs = [bench_batches.needs_of(row, prompt, 32) for row, prompt in zip(steps, prompts, strict=True)]
+    for row in engine.finished:
+        kinds = [step.kind for step in steps[row.index]]
+        assert len(row.generated) == limits[row.index] and kinds[0] == "prefill"
+        assert needs[row.index][0] == cost_model.Need(len(prompts[row.index]) // 32 * 32, int(row.index == 0), 0)
+        assert {kind: count for kind, count in row.nfe.items() if count} == collections.Counter(kinds)
+    alone = bench_batches.bound_seconds(lm.config, needs, 1, 1e9, 1e15, 4)
+    both = bench_batches.bound_seconds(lm.config, needs, 2, 1e9, 1e15, 4)
+    assert both < alone, "the weights are read once for two rows"
+    assert alone == sum(cost_model.least_seconds(lm.config, [need], 1e9, 1e15, item=4) for row in needs for need in row)
+    line = bench_batches.line("packed", 32, 1000, [2.0, 1.0], 0.8)
+    assert (line["share"], line["tokens_per_second"], line["met"]) == (0.8, 1000, True)
+
+
+def test_tilings_are_tried_from_the_one_in_use_on_and_printed_as_they_are_written():
+    case, other = tune.Case("float16", 32, "o"), tune.Case("bfloat16", 8, "qkv")
+    tried = tune.candidates(case, 20)
+    assert tried[0] == case.current == TILINGS["o"][1] and len(set(tried)) == 20
+    assert [each for each, _ in tune.in_turns([case, other], 5)[:4]] == [case, other, case, other]
+    times = tune.Times(2e-5, {tried[0]: 1.2e-5, tried[1]: 1.1e-5})
+    result = {case: times, tune.Case("float16", 8, "o"): tune.Times(1e-5, {tried[0]: 2e-5}),
+              tune.Case("bfloat16", 32, "down"): times}
+    comment, *written = tune.table("float16", result).splitlines()
+    read = eval("".join(written), {"Tiling": Tiling})
+    assert comment == "# float16" and read == TILINGS | {"o": (None, tried[1])}, "cuBLAS where nothing is quicker"
+    assert tune.text(case, times, 3e12).splitlines()[1].endswith(", in use")
 
 
 def test_both_sides_of_the_autoregressive_benchmark_decode_the_same_tokens():

@@ -256,7 +256,9 @@ def test_config_json_names_what_the_tokenizer_does_not(copy):
     ({"generation_config.json": {"eos_token_id": "<|im_end|>"}}, r"generation_config.json: eos_token_id='<\|im_end"),
     ({"generation_config.json": "none"}, "generation_config.json: not valid JSON"),
     ({"generation_config.json": '{"eos_token_id": 510, "eos_token_id": [509]}'},
-     r"generation_config.json: eos_token_id=510 and \[509\] can't both be right"),
+     r"generation_config.json: eos_token_id=510 and \[509\] in one object"),
+    ({"tokenizer_config.json": '{"a":' * 100_000}, "tokenizer_config.json: not valid JSON"),
+    ({"config.json": "[" * 100_000}, "config.json: not valid JSON"),
     ({"tokenizer_config.json": "[1]"}, "tokenizer_config.json: list; allowed: a JSON object"),
     ({"tokenizer.json": "{}"}, "can't load the tokenizer.*written by transformers 9.9"),
     ({"tokenizer_config.json": {"tokenizer_class": "TokenizerOf2031"}, "tokenizer.json": "{}"}, "TokenizerOf2031"),
@@ -340,7 +342,8 @@ def test_only_a_name_or_a_path_is_a_checkpoint():
 
 
 @pytest.mark.parametrize("name", ["./x", "$NOPE/x", "../x", "~/x", "a b/c",
-                                  "x//y", "a/b/", "", "--help/x", "a" * 99 + "/b"])
+                                  "x//y", "a/b/", "", "--help/x", "a" * 99 + "/b",
+                                  "a" * 5000, "b/" * 5000, "a\0b", "~no such user/x"])
 def test_what_is_no_hub_id_ends_in_our_error(name):
     with pytest.raises(ValueError, match="model: "):
         find(name)

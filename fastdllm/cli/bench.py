@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ def bench(params: Annotated[str | None, typer.Argument(help="A grid: its times a
           model: Annotated[str | None, typer.Option(help="Of this shape: tiny, a directory, or a hub id.")] = None,
           device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
           dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-          seconds: Annotated[float, typer.Option(min=0, help="No larger batch is begun after that.")] = 150.0) -> None:
+          seconds: Annotated[float, typer.Option(min=0, help="What would end later is left out.")] = 150.0) -> None:
     """Measure this device in under three minutes: bandwidth, ms by kind of forward and rows, share of the bound, and
     what a grid would take. Random weights: nothing is fetched.
     """
@@ -28,7 +29,7 @@ def bench(params: Annotated[str | None, typer.Argument(help="A grid: its times a
     default = "Efficient-Large-Model/Fast_dLLM_v2_7B" if card.type == "cuda" else "tiny"
     name = model or (grid.model if grid else default)
     shape = speed.shape_of(name, grid.model_revision if grid and model is None else None)
-    shown, measured = 0, None
+    shown, measured, began = 0, None, time.monotonic()
     for measured in speed.measure(shape, card, number, seconds=seconds):
         if not shown:
             typer.echo(f"{measured.name}, shape of {name}, {str(number).removeprefix('torch.')}: copies at "
@@ -37,6 +38,8 @@ def bench(params: Annotated[str | None, typer.Argument(help="A grid: its times a
         for each in measured.forwards[shown:]:
             typer.echo(f"{each.kind:8s} {each.rows:4d} {each.ms:9.2f} {each.ms / each.rows:9.3f} {each.share:13.0%}")
         shown = len(measured.forwards)
+    typer.echo(f"\nMeasured in {time.monotonic() - began:.0f} seconds. A forward's time is the median of several, with "
+               "the host's work; its bound the larger of bytes over the copy's rate and arithmetic over the product's.")
     if grid is not None and measured is not None:
         typer.echo("")
         for prediction in speed.predictions(measured, shape, grid.configurations()):

@@ -129,6 +129,6 @@ def tree(row: Row, drafter: Drafter, memory: Memory, drafts: int, most_tokens: i
     twin = row.fork()
     twin.apply(real, other)
     short = line[:drafts]
-    if twin.finish or sum(each.forward.width for each in short) + twin.next().width > most_tokens:
+    if twin.finish or sum(each.forward.width for each in short) + (forward := twin.next()).width > most_tokens:
         return line
-    return [*short, Draft(twin.next(), 0, 1)]
+    return [*short, Draft(forward, 0, 1)]

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 
@@ -23,10 +23,9 @@ from fastdllm.decode.trace import Trace
 from fastdllm.decode.verify import Verify, drafts_fit
 from fastdllm.model import cpu
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import Decoding, ExecutorName, Reuse
 
 PLAIN = ReusePlan("bypass", "no policy")
-EXECUTORS = ("auto", "eager", "fast")      # auto: fast wherever it can do what is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +121,8 @@ class Engine:
             self.policy = policy_class(reuse.policy)(reuse, rules.revision, layers, slots, rules.block)
         self.generators: dict[int, torch.Generator] = {}
         self.temperature = decoding.temperature
-        if executor not in EXECUTORS:
-            raise ValueError(f"executor={executor!r}; allowed: {', '.join(EXECUTORS)}")
+        if executor not in get_args(ExecutorName):
+            raise ValueError(f"executor={executor!r}; allowed: {', '.join(get_args(ExecutorName))}")
         why_not = supported(lm.network, decoding, self.policy, self.policy is not None and trace is not None)
         if executor == "fast" and why_not is not None:
             raise ValueError(f"executor='fast': {why_not}; allowed: executor='eager'")

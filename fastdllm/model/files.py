@@ -31,8 +31,8 @@ def local(model: str | Path) -> Path | None:
         raise ValueError(f"model={model!r}; allowed: {embedded()}, a checkpoint directory, or a hub id")
     if isinstance(model, str) and model in embedded():
         return EMBEDDED / model
-    path = Path(model).expanduser()
-    return path if str(model) and path.is_dir() else None
+    path = os.path.expanduser(model)
+    return Path(path) if path and os.path.isdir(path) else None      # False, too, for a text that can be no path
 
 
 def embedded() -> list[str]:
@@ -53,8 +53,8 @@ def find(model: str | Path, revision: str | None = None) -> Path:
         return directory
     name = str(model)
     if not isinstance(model, str) or not HUB_ID.fullmatch(name):
-        raise ValueError(f"model: {name!r} is no directory; allowed: {embedded()}, a checkpoint directory, or a hub id "
-                         "like 'Efficient-Large-Model/Fast_dLLM_v2_7B'")
+        raise ValueError(f"model: {brief(name)} is no directory; allowed: {embedded()}, a checkpoint directory, or a "
+                         "hub id like 'Efficient-Large-Model/Fast_dLLM_v2_7B'")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     try:
@@ -68,25 +68,32 @@ class KeyTwice(ValueError):
     """An object of JSON has one key with two values."""
 
 
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `json.loads` takes it for `object_pairs_hook`. Raises KeyTwice."""
+    values = dict(pairs)
+    for key, value in pairs:
+        if values[key] is not value and values[key] != value:      # nan is not itself
+            raise KeyTwice(f"{key}={brief(value)} and {brief(values[key])} in one object; allowed: each key once")
+    return values
+
+
+def brief(value: Any) -> str:
+    """A value as an error's text shows it: at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. Raises ValueError that names the file, also for a key that stands in
     one object twice, with two values.
     """
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if other := next(((key, value) for key, value in pairs
-                          if values[key] is not value and values[key] != value), None):      # nan is not itself
-            raise KeyTwice(f"{other[0]}={other[1]!r} and {values[other[0]]!r} can't both be right; allowed: each key "
-                           "once")
-        return values
-
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_key_once)
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
     except KeyTwice as error:
         raise ValueError(f"{path}: {error}") from error
-    except ValueError as error:                 # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:                 # no JSON, no UTF-8, or brackets in brackets in ...
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: {type(values).__name__}; allowed: a JSON object")

@@ -7,7 +7,7 @@ describe a card and an executor; `benchmarks/bench_gpu.py` measures them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,37 @@ def forward_bytes(config: ModelConfig, layers: int, *, head: bool = True, rows: 
 def forward_flops(config: ModelConfig, layers: int, positions: int, read: int) -> float:
     """Multiply-adds, counted as two, of `positions` tokens in `layers` layers and `read` predictions."""
     return 2.0 * (layers * layer_parameters(config) * positions + config.vocab_size * config.hidden_size * read)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one row's forward can't do without: tokens through the layers, positions whose prediction is wanted, and
+    keys and values of so many positions that stand in the cache."""
+
+    tokens: int
+    read: int
+    cached: int
+
+    @classmethod
+    def of(cls, kind: str, start: int, tokens: int = 0, carried: bool = False, block: int = 32, small: int = 8) -> Need:
+        """Of a forward by its kind, in the block that begins at position `start`: a full one, a small one, a commit, or
+        a prefill of `tokens` tokens, behind which a first token is predicted if one is `carried` into the next block.
+        """
+        if kind == "prefill":
+            return cls(tokens, int(carried), 0)
+        width, read, cached = {"full": (block, small, start), "commit": (block, 1, start),
+                               "small": (small, small, start + block - small)}[kind]
+        return cls(width, read, cached)
+
+
+def least_seconds(config: ModelConfig, needs: Sequence[Need], bandwidth: float, flops: float, *, item: int = 2
+                  ) -> float:
+    """Seconds that forwards which run together take at least: the weights and their caches read once (bytes/s), or
+    the arithmetic of their products (operations/s), whichever is more. Attention's own arithmetic is not counted."""
+    layers, read = config.num_hidden_layers, sum(need.read for need in needs)
+    moved = forward_bytes(config, layers, head=read > 0, visible=sum(need.cached for need in needs), item=item)
+    counted = forward_flops(config, layers, sum(need.tokens for need in needs), read)
+    return max(moved / bandwidth, counted / flops)
 
 
 def forward_seconds(card: Card, config: ModelConfig, *, layers: int | None = None, rows: int = 1, width: int = 32,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from fastdllm.lab import records
 from fastdllm.lab.records import steps as steps_file
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import Decoding, ExecutorName, Reuse
 from fastdllm.tasks.base import Problem, Task
 
 ROLES = ("prompt", "unmasked", "carried", "stop", "cut")      # of a position; "cut": behind the end of the output
@@ -119,7 +119,7 @@ def of_recorder(recorder: Recorder) -> Recording:
 
 def record(lm: LM, prompt: Prompt, *, decoding: Decoding = Decoding(), reuse: Reuse = Reuse(),
            revision: str | Revision = "fixed", seed: int = 0, distance: bool = True,
-           executor: Literal["auto", "eager", "fast"] = "auto",
+           executor: ExecutorName = "auto",
            on_step: Callable[[Step], bool | None] | None = None) -> Recording:
     """Denoise one prompt and keep every forward. `on_step` may return False to stop.
 

@@ -16,6 +16,7 @@ import torch
 from fastdllm import prior_results
 from fastdllm.investigation.speed.measure import (
     PREFIX,
+    ROUNDS,
     TOKENS,
     ForwardTime,
     copy_bandwidth,
@@ -33,7 +34,7 @@ from fastdllm.report import cost_model
 from fastdllm.settings import Reuse
 
 ROWS = (1, 4, 16, 32, 64, 128)
-SECONDS = 150.0      # no larger batch is begun after that
+SECONDS = 150.0      # larger batches are left out that would end later
 PUBLISHED = {"Efficient-Large-Model/Fast_dLLM_v2_7B": cost_model.SHAPE_7B}      # shapes known without the download
 
 
@@ -73,8 +74,8 @@ def shape_of(model: str, revision: str | None = None) -> ModelConfig:
 
 def measure(shape: ModelConfig, device: torch.device, dtype: torch.dtype, rows: tuple[int, ...] = ROWS,
             seconds: float = SECONDS) -> Iterator[Device]:
-    """The device as far as it is measured, again after each batch size; larger ones are left out when time is up or
-    they don't fit. Raises ValueError if the shape's weights don't.
+    """The device as far as it is measured, again after each batch size; larger ones are left out that would take too
+    long (in proportion to their rows) or don't fit. Raises ValueError if the shape's weights don't.
     """
     began = time.monotonic()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -82,12 +83,15 @@ def measure(shape: ModelConfig, device: torch.device, dtype: torch.dtype, rows: 
     if needed > free:
         raise ValueError(f"a network of this shape needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')}, "
                          f"{name} has {free / 1e9:.1f} GB free; allowed: a smaller model, or another device")
-    bandwidth, flops, forwards = copy_bandwidth(device), matrix_rate(device, dtype), []
+    bandwidth, flops = copy_bandwidth(device), matrix_rate(device, dtype)
+    forwards, last = list[ForwardTime](), list[ForwardTime]()
     lm = random_lm(dtype, device.type, shape, min(MASK, shape.vocab_size - 1))
     for count in rows:
         fits = cost_model.memory_bytes(shape, count + 1, PREFIX + TOKENS + 32, item=dtype.itemsize) < 0.9 * free
-        if not forwards or (time.monotonic() - began < seconds and fits):
-            forwards += forward_times(lm, count, bandwidth, flops)
+        coming = (1 + ROUNDS) * sum(each.count * each.ms * count / each.rows / 1e3 for each in last)
+        if not last or (time.monotonic() - began + coming < seconds and fits):
+            last = forward_times(lm, count, bandwidth, flops)
+            forwards += last
             yield Device(name, dtype, bandwidth, flops, list(forwards))
 
 

@@ -10,15 +10,15 @@ from statistics import median
 
 import torch
 
-from fastdllm.decode.generate import denoise
+from fastdllm.decode.generate import build
+from fastdllm.decode.loop import Engine
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.model.lm import LM
 from fastdllm.report import cost_model
-from fastdllm.settings import Decoding
+from fastdllm.settings import Decoding, Execution, Reuse
 
 PREFIX, TOKENS = 256, 64      # of each row that is timed: two blocks of new tokens
-WIDTH = {"full": 32, "small": 8, "commit": 32, "prefill": PREFIX}
-READ = {"full": 8, "small": 8, "commit": 1, "prefill": 1}
+ROUNDS = 4                    # that are timed, after one that compiles and captures
 
 
 def synchronise(device: torch.device) -> None:
@@ -62,8 +62,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True)
 class ForwardTime:
-    """Forwards of one kind over `rows` rows: median milliseconds with the host's work, how many there were, and the
-    milliseconds that bytes or arithmetic alone would take."""
+    """Forwards of one kind over `rows` rows: median milliseconds with the host's work, how many a row has of its
+    TOKENS tokens, and the milliseconds that bytes or arithmetic alone would take."""
 
     kind: str
     rows: int
@@ -77,34 +77,44 @@ class ForwardTime:
         return self.bound_ms / self.ms
 
 
-def forward_times(lm: LM, rows: int, bandwidth: float, flops: float) -> list[ForwardTime]:
+def forward_times(lm: LM, rows: int, bandwidth: float, flops: float, rounds: int = ROUNDS) -> list[ForwardTime]:
     """Decode one random prompt in `rows` rows together, one token a forward, and time each kind of forward.
 
-    Equal rows are in step: a forward of each is one forward of all. Where rounding takes them apart, only forwards of
-    one kind in all rows count. The first decoding warms up.
+    One engine does it again and again: what is compiled and captured in the first round is there in those that are
+    timed, `rounds` of them. Equal rows are in step: a forward of each is one forward of all. Where rounding takes them
+    apart, only forwards of one kind in all rows count.
     """
     config = lm.config
     prompts = random_prompts(1, PREFIX, PREFIX, vocabulary=min(100_000, config.vocab_size - 1)) * rows
     decoding = Decoding(threshold=1.0, max_new_tokens=TOKENS, stop_ids=(), mask_id=lm.mask_id)
-    for _ in range(2):
-        seconds: dict[str, list[float]] = defaultdict(list)
-        kinds: set[str] = set()
-        synchronise(lm.device)
-        last = time.perf_counter()
-        for number, step in enumerate(denoise(lm, prompts, decoding=decoding, batch_size=rows), start=1):
-            kinds.add(step.kind)
-            if number % rows == 0:
-                now = time.perf_counter()
-                if len(kinds) == 1:
-                    seconds[step.kind].append(now - last)
-                kinds, last = set(), now
-    return [ForwardTime(kind, rows, 1e3 * median(each), len(each), 1e3 * bound(lm, kind, rows, bandwidth, flops))
-            for kind, each in sorted(seconds.items())]
+    engine, ids = build(lm, prompts, decoding, Reuse(), "fixed", Execution(batch_size=rows), None)
+    one_round(engine, ids)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for kind, each in one_round(engine, ids).items():
+            seconds[kind] += each
+    return [ForwardTime(kind, rows, 1e3 * median(each), -(-len(each) // rounds),
+                        1e3 * bound(lm, kind, rows, bandwidth, flops)) for kind, each in sorted(seconds.items())]
+
+
+def one_round(engine: Engine, prompts: list[list[int]]) -> dict[str, list[float]]:
+    """Decode equal prompts once, all of them in slots; the seconds of each forward, by kind."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    kinds: set[str] = set()
+    engine.finished.clear()
+    synchronise(engine.lm.device)
+    last = time.perf_counter()
+    for number, step in enumerate(engine.steps(iter(enumerate(prompts))), start=1):
+        kinds.add(step.kind)
+        if number % len(prompts) == 0:
+            now = time.perf_counter()
+            if len(kinds) == 1:
+                seconds[step.kind].append(now - last)
+            kinds, last = set(), now
+    return seconds
 
 
 def bound(lm: LM, kind: str, rows: int, bandwidth: float, flops: float) -> float:
-    """Seconds that a forward takes at least: its bytes at the copy's bandwidth, or its arithmetic at the products'."""
-    config, item = lm.config, lm.dtype.itemsize
-    moved = cost_model.forward_bytes(config, config.num_hidden_layers, rows=rows, visible=PREFIX + 32, item=item)
-    counted = cost_model.forward_flops(config, config.num_hidden_layers, rows * WIDTH[kind], rows * READ[kind])
-    return max(moved / bandwidth, counted / flops)
+    """Seconds that a forward over `rows` rows takes at least, behind a prompt of PREFIX tokens."""
+    need = cost_model.Need.of(kind, PREFIX, tokens=PREFIX, carried=True, block=lm.config.bd_size)
+    return cost_model.least_seconds(lm.config, [need] * rows, bandwidth, flops, item=lm.dtype.itemsize)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fastdllm.errors import SettingsError, message
 from fastdllm.lab.config.yaml_file import set_path
-from fastdllm.settings import Decoding, Execution, Reuse, Settings
+from fastdllm.settings import Decoding, Execution, ExecutorName, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
 SECTIONS: dict[str, type[Settings]] = {"decoding": Decoding, "reuse": Reuse}
@@ -51,7 +51,7 @@ class RunFields(Settings):
     multiturn: bool = Field(default=True, description=_of_tasks("multiturn"))
     allow_code_execution: bool = Field(default=False, description=_of_tasks("allow_code_execution"))
     revision: str = Field(default="fixed", description="of the historical code, as in fastdllm.decode.revisions")
-    executor: Literal["auto", "eager", "fast"] = Field(
+    executor: ExecutorName = Field(
         default="auto", description="auto: fast wherever it can do what is asked; a record names the one that ran")
     seed: int = Field(default=0, ge=0, description="a whole number from 0 up")
     repeat: int = Field(default=0, ge=0, description="0, 1, 2 ...: the same computation again, to measure its noise")

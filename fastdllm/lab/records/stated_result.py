@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm import prior_results
+from fastdllm.model.files import brief, each_key_once
 
 STAMP = "%Y%m%d_%H%M%S"
 CONFIGURATION = re.compile(r"^k(\d+)(?:_(first|middle|last))?(?:_(.+))?$")
@@ -36,7 +37,7 @@ class Reading:
     interpreted: list[str] = field(default_factory=list)
 
     def skip(self, name: str, value: Any, allowed: str) -> None:
-        self.skipped.append(f"{name}={_brief(value)}; allowed: {allowed}")
+        self.skipped.append(f"{name}={brief(value)}; allowed: {allowed}")
 
     def number(self, name: str, value: Any, least: float = 0.0) -> float | None:
         """A finite number from `least` up, or a string that holds one; anything else is skipped by name."""
@@ -70,10 +71,10 @@ class Reading:
             self.skip(name, value, "a share from 0 to 1, or a percentage")
             return None
         if percent or result > 1:
-            self.interpreted.append(f"{name}={_brief(value)} is read as {result:g} %")
+            self.interpreted.append(f"{name}={brief(value)} is read as {result:g} %")
             return float(f"{result / 100:.15g}")
         if isinstance(value, str):
-            self.interpreted.append(f"{name}={_brief(value)} is read as the number {result:g}")
+            self.interpreted.append(f"{name}={brief(value)} is read as the number {result:g}")
         return result
 
 
@@ -147,19 +148,11 @@ def benchmark_size(task: str, limit: int) -> int | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ValueError that says what the file holds instead, and for a key with two values."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_key_once)
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=each_key_once)
     except (ValueError, RecursionError, OSError) as error:      # of JSON, its encoding or its numbers; no plain file
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{type(values).__name__}; allowed: a JSON object")
-    return values
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    for key, value in pairs:
-        if values[key] is not value and values[key] != value:      # nan is not itself
-            raise ValueError(f"{key}={_brief(value)} and {_brief(values[key])} in one object; allowed: each key once")
     return values
 
 
@@ -229,8 +222,3 @@ def text_or_none(value: Any) -> str | None:
 def _limited(folder: str) -> tuple[str, int | None]:
     limited = re.match(r"^(.*)_limit_([1-9]\d*)$", folder)
     return (limited[1], int(limited[2])) if limited else (folder, None)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

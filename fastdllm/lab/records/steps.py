@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from fastdllm.lab import atomic
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records.record import TRACE
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Execution, Reuse
+from fastdllm.settings import Decoding, Execution, ExecutorName, Reuse
 
 STEPS = "steps.parquet"
 NFE = (*KINDS, "replay")
@@ -47,7 +47,7 @@ class Recorder:
     revision: str | Revision = "fixed"
     seed: int = 0
     distance: bool = False
-    executor: Literal["auto", "eager", "fast"] = "auto"
+    executor: ExecutorName = "auto"
     steps: list[Step] = field(default_factory=list)
     results: dict[int, RowResult] = field(default_factory=dict)
 
