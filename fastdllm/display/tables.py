@@ -41,11 +41,11 @@ LONG = 34       # characters of a cell from which it may take several lines, so 
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
 QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as it was written
 # What columns of frames are called in a table for people; the names of settings and switches stay as they are.
-HEADS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
+HEADINGS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
          "tokens_per_s": "tokens/s", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
 P_VALUES = {"p", "p_holm"}
 PERCENT = {"accuracy"}      # shares of one that are shown in percent
-HEAD = 12       # characters of a heading that stay on one line
+HEADING_LINE = 12       # characters of a heading that stay on one line
 AS_ONE = ("points", "low", "high", "relative", "p", "p_holm")      # of a comparison: not shown as they are
 
 
@@ -154,7 +154,7 @@ def p_text(p: float) -> str:
 class Html:
     """A table that notebooks, HTML exports and Markdown pages can show.
 
-    Any frame can be read as it is: numbers are rounded, `HEADS` names columns, text between backticks is code (but not
+    Any frame can be read as it is: numbers are rounded, `HEADINGS` names columns, text between backticks is code (but not
     in what models were asked and said), and of a table without rows its caption says so.
     """
 
@@ -207,7 +207,7 @@ def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
                           else number(100 * value) if share and value == value else cell(value)
                           for name, value, share in zip(table.columns, row, shares, strict=True)]
                          for row in table.itertuples(index=False)], dtype=object,
-                        columns=[f"{name} %" if share else HEADS.get(name, str(name))
+                        columns=[f"{name} %" if share else HEADINGS.get(name, str(name))
                                  for name, share in zip(table.columns, shares, strict=True)])
 
 
@@ -223,7 +223,7 @@ def cell(value: Any) -> str:
 
 def heading(text: str) -> str:
     """A column's heading as HTML: a narrow column breaks it into lines, but not after each word."""
-    lines = textwrap.wrap(text, HEAD, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, HEADING_LINE, break_long_words=False, break_on_hyphens=False)
     return " ".join(f"<span>{marked(line)}</span>" for line in lines) if len(lines) > 1 else marked(text)
 
 

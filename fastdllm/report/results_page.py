@@ -148,7 +148,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
         f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
-        "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
+        "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}.", "",
         f"Rule: {verdict.rule}.", "",
         Html(verdict.merged).markdown() if len(verdict.rows) else "", "",
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
@@ -204,7 +204,7 @@ def verdict_text(report: Report) -> str:
     """The last cell of the report notebook: the answer, its rule behind the fold; Markdown."""
     judged = report.verdict
     return claims.verdict([f"**{judged.outcome}.** {report.answer}"],
-                          [f"Why: {judged.why}", f"Rule: {judged.rule}.",
+                          [f"Why: {judged.why}.", f"Rule: {judged.rule}.",
                            "More problems or repeats narrow the intervals; another model, threshold or batch size is "
                            "another grid."])
 
