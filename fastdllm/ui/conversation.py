@@ -54,8 +54,8 @@ class AnswerProgress:
         kept = f"; {self.kept} prompt tokens from the prefix cache" if self.kept else ""
         special = f" and {self.special} special (no text)" if self.special > 1 else ""      # a stop token goes unsaid
         one = "" if self.tokens == 1 else "s"
-        return (f"{self.tokens} token{one}{special}, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, NFE {self.forwards} "
-                f"({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
+        return (f"{self.tokens} token{one}{special}, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, NFE "
+                f"{self.forwards} ({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
 
 
 class Conversation:
