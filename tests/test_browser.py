@@ -502,6 +502,14 @@ def test_app_follows_the_system_s_theme(driver, app, shots):
             assert browser.contrast(paper, "rgb(0, 0, 0)" if dark else "rgb(255, 255, 255)") < 1.5
             assert browser.contrast(ground, paper) < 1.2, "one ground, to the edge of the window"
             assert [pair for pair in inks if browser.contrast(*pair) < 4.5] == []
+            time.sleep(0.5)     # a frame, in which the map is drawn anew
+            drawn = browser.js(driver, """const map = document.querySelector('.fd-map');
+                const seen = map.getContext('2d').getImageData(0, 0, map.width, map.height).data, rest = [0, 0];
+                for (let at = 0; at < seen.length; at += 4)
+                    if (seen[at + 3] > 200 && Math.max(...seen.slice(at, at + 3)) - Math.min(...seen.slice(at, at + 3)) < 30)
+                        rest[seen[at] > 128 ? 1 : 0] += 1;
+                return rest""")
+            assert (drawn[1] > drawn[0]) == dark, "the map's letters and numbers are light on a dark ground alone"
             driver.save_screenshot(str(shots / f"app_{system}.png"))
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
