@@ -483,6 +483,38 @@ def test_app_fits_the_window(driver, app, shots):
         driver.set_window_size(size["width"], size["height"])
 
 
+def test_app_follows_the_system_s_theme(driver, app, shots):
+    """The page, its fields and the player are dark where the system is, and when it becomes so; legible in both."""
+    ink_and_paper = """const paper = document.createElement('i'); paper.style.color =
+        getComputedStyle(document.body).getPropertyValue('--jp-layout-color0'); document.body.append(paper);
+        const seen = [getComputedStyle(paper).color, getComputedStyle(document.body).backgroundColor];
+        paper.remove();
+        return [seen, ...['.fd-log p', '.fd-about', '.fd-status', '.fd-player', '.fd-message input'].map((name) =>
+            [getComputedStyle(document.querySelector(name)).color, seen[0]])]"""
+    app_page(driver, app)
+    app_answered(driver, "Tom has 3 apples")
+    try:
+        for system, dark in (("dark", True), ("light", False), ("dark", True)):
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+                {"name": "prefers-color-scheme", "value": system}]})
+            browser.becomes(driver, "document.body.dataset.jpThemeLight", str(not dark).lower(), 10)
+            (paper, ground), *inks = browser.js(driver, ink_and_paper)
+            assert browser.contrast(paper, "rgb(0, 0, 0)" if dark else "rgb(255, 255, 255)") < 1.5
+            assert browser.contrast(ground, paper) < 1.2, "one ground, to the edge of the window"
+            assert [pair for pair in inks if browser.contrast(*pair) < 4.5] == []
+            time.sleep(0.5)     # a frame, in which the map is drawn anew
+            drawn = browser.js(driver, """const map = document.querySelector('.fd-map');
+                const seen = map.getContext('2d').getImageData(0, 0, map.width, map.height).data, rest = [0, 0];
+                for (let at = 0; at < seen.length; at += 4)
+                    if (seen[at + 3] > 200 && Math.max(...seen.slice(at, at + 3)) - Math.min(...seen.slice(at, at + 3)) < 30)
+                        rest[seen[at] > 128 ? 1 : 0] += 1;
+                return rest""")
+            assert (drawn[1] > drawn[0]) == dark, "the map's letters and numbers are light on a dark ground alone"
+            driver.save_screenshot(str(shots / f"app_{system}.png"))
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 @pytest.mark.parametrize("system", ["light", "dark"])
 @pytest.mark.parametrize(("body", "ground"), [
     ('data-jp-theme-light="true"', "#ffffff"), ('data-jp-theme-light="false"', "#111111"),

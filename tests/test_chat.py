@@ -82,6 +82,8 @@ def test_tokens_are_those_of_the_text(tiny):
     chat = Conversation(tiny, Decoding(max_new_tokens=96, stop_ids=()))       # padding stands behind the answer
     last = ask(chat)[-1]
     assert last.tokens == len(tiny.tokenizer.encode(last.text, add_special_tokens=False)) < len(chat.result.tokens)
+    assert last.special == len(chat.result.tokens) - last.tokens > 1
+    assert last.speed().startswith(f"{last.tokens} tokens and {last.special} special (no text), ")
     assert chat.ending() == "cut off: max_new_tokens=96 is reached"
     stopped = list(chat.ask(QUESTION, lambda: len(chat.steps) >= 3))
     assert stopped[-1].text == "" and stopped[-1].tokens == 0 and chat.ending() == "stopped"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -389,3 +390,13 @@ def test_weights_are_never_twice_in_memory(tmp_path):
                           "torch.bfloat16);", "")], capture_output=True, text=True, check=True)
     grown = anonymous - int(base.stdout.split()[1]) * 1024
     assert size < grown < 1.35 * size
+
+
+def test_a_checkpoint_shows_itself_in_a_few_lines(tiny):
+    """What it is, and where it runs; not the network's 28 layers one by one."""
+    shown = repr(tiny)
+    assert len(shown.splitlines()) <= 4 and max(map(len, shown.splitlines())) < 160
+    for part in ("tiny", "million parameters", "float32 on cpu", "blocks of 32", "28 layers", str(tiny.path),
+                 f"mask token {tiny.mask_id}", tiny.fingerprint[:12]):
+        assert part in shown
+    assert "no tokenizer" in repr(replace(tiny, tokenizer=None)) and "no tokenizer" not in shown

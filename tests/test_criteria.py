@@ -35,8 +35,8 @@ BROKEN = {"lost": 60.0, "lost_low": 50.0, "lost_high": 70.0}
     ({"speed_low": np.nan, "speed_high": np.nan}, "undecided", {"open"}),  # not measured is not a result
     (SLOW, "rejected", {"negligible"}),
     (BROKEN, "rejected", {"catastrophic"}),
-    ({"speedup": 1.1, "speed_low": 1.08, "speed_high": 1.12}, "undecided", {"misses"}),
-    ({"lost": 10.0, "lost_low": 8.0, "lost_high": 12.0}, "undecided", {"misses"}),
+    ({"speedup": 1.1, "speed_low": 1.08, "speed_high": 1.12}, "neither confirmed nor rejected", {"misses"}),
+    ({"lost": 10.0, "lost_low": 8.0, "lost_high": 12.0}, "neither confirmed nor rejected", {"misses"}),
 ])
 def test_outcomes(changes: dict[str, float], outcome: str, kinds: set[str]) -> None:
     verdict = criteria.judge_table(table(**changes), Criteria())
@@ -46,6 +46,8 @@ def test_outcomes(changes: dict[str, float], outcome: str, kinds: set[str]) -> N
     assert verdict.answer.startswith({"meets": "Yes", "open": "Not settled"}.get(next(iter(kinds)), "No configuration"))
     assert "n = 200" in verdict.answer
     assert verdict.why
+    settled = not verdict.answer.startswith("Not ")
+    assert settled == (outcome != "undecided"), "what is said to be reached by none is not called undecided"
 
 
 def test_reuse_with_nothing_to_hold_it_against_is_not_known_and_no_dash_stands_for_a_number() -> None:

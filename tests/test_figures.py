@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
@@ -199,6 +200,49 @@ def test_every_text_of_a_figure_can_be_read(draw: Callable[..., Figure], grid: R
     for figure in DRAWN[draw](grid, front):
         assert faults(figure) == []
         assert figure.get_facecolor() == (1, 1, 1, 1), "a figure stands on a white ground on a dark page too"
+
+
+UNITS = re.compile(r"%|/s\b|\bMB\b|\bms\b|seconds|token|forward|step|position|layer|block|batch size|problems|answers|"
+                   r"confidence|speed-up|cosine|distance|FLOP|share|over those of")
+
+
+def unnamed(figure: Figure) -> list[str]:
+    """Axes with numbers on them that nothing names, names without a unit or without what is counted, and accuracies
+    without their n. A panel's title may name its y axis."""
+    wrong = []
+    for axes in figure.axes:
+        for axis, sharing in ((axes.xaxis, axes.get_shared_x_axes()), (axes.yaxis, axes.get_shared_y_axes())):
+            ticks = [label.get_text() for label in axis.get_ticklabels() if inside(axis, label)]
+            numbers = axis.get_visible() and axes.axison and all(
+                re.fullmatch(r"[-\u2212\d.]+|\$.*\$", text) for text in ticks if text) and any(ticks)
+            others = [other for other in figure.axes if other is axes or sharing.joined(axes, other)]
+            said = " ".join([*(other.get_xlabel() if axis is axes.xaxis else other.get_ylabel() for other in others),
+                             *(axes.get_title(loc) for loc in ("left", "center", "right")),
+                             figure.get_suptitle()])
+            if numbers and not UNITS.search(said):
+                wrong.append(f"{axis.axis_name}: {ticks[:3]} of {said!r}")
+            if numbers and "accuracy" in said and not re.search(r"(?s)%.*n = |n = .*%", said):
+                wrong.append(f"{axis.axis_name}: {said!r}")
+    return wrong
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda each: f"{each.__module__.rsplit('.', 1)[-1]}.{each.__name__}")
+def test_every_axis_says_what_is_counted_in_which_unit(draw: Callable[..., Figure], grid: Results,
+                                                       front: Results) -> None:
+    for figure in DRAWN[draw](grid, front):
+        assert unnamed(figure) == []
+
+
+def test_the_measure_sees_an_axis_without_a_name_and_an_accuracy_without_its_n() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 2], [3, 4])
+    axes.set(xlabel="batch size")
+    assert unnamed(figure)[0].startswith("y: ")
+    axes.set(ylabel="accuracy %")
+    assert len(unnamed(figure)) == 1 and "accuracy" in unnamed(figure)[0]
+    axes.set(ylabel="accuracy %, 95 % interval, n = 64")
+    assert unnamed(figure) == []
 
 
 @pytest.mark.parametrize(("labels", "fault"), [

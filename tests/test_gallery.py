@@ -114,6 +114,33 @@ def test_the_index_sorts_and_filters(site, driver):
 
 
 @needs_browser
+def test_an_index_of_800_configurations_stays_a_page_that_can_be_read(site, driver, tmp_path):
+    """The first rows and a button for the rest; what is searched and sorted is all of them."""
+    from selenium.webdriver.common.by import By
+    shutil.copytree(site.folder / "assets", tmp_path / "assets")
+    index = site.index.read_text(encoding="utf-8")
+    one = re.search(r'<tr data-experiment="small".*?</tr>', index, re.S)[0]
+    many = "".join(one.replace("</small>", f" case{number:03}</small>", 1) for number in range(800))
+    (tmp_path / "index.html").write_text(re.sub(r"(<tbody>).*(</tbody>)", lambda kept: kept[1] + many + kept[2], index,
+                                                flags=re.S), encoding="utf-8")
+
+    def seen() -> int:
+        return driver.execute_script("return [...document.querySelectorAll('#cells tbody tr')]"
+                                     ".filter((row) => row.offsetHeight).length")
+
+    assert open_page(driver, tmp_path / "index.html") == []
+    everything, said = driver.find_element(By.ID, "all"), driver.find_element(By.ID, "shown")
+    assert seen() == 50 and said.text == "800 of 800 match, the first 50 are shown"
+    assert driver.execute_script("return document.documentElement.scrollHeight") < 9000
+    driver.find_element(By.ID, "text").send_keys("case799")
+    assert seen() == 1 and not everything.is_displayed(), "what is searched is not only what is shown"
+    driver.find_element(By.ID, "clear").click()
+    assert everything.text == "Show all 800"
+    everything.click()
+    assert seen() == 800 and not everything.is_displayed() and said.text == "800 of 800 match"
+
+
+@needs_browser
 def test_the_index_leads_to_an_experiment_s_configurations(site, driver):
     from selenium.webdriver.common.by import By
     open_page(driver, site.index)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import page_support
 import pytest
 from report_support import every_claim
 
@@ -44,6 +45,7 @@ def test_smoke(entry, tmp_path, executed):
     assert not left, f"lines of a run's progress in the executed copy; allowed: progress.passing_lines: {left}"
     pages = ["".join(out.get("data", {}).get("text/html", "")) for cell in code for out in cell["outputs"]]
     raw = [page[:80] for page in pages if "dataframe" in page or 'id="T_' in page]
+    assert [fault for table in page_support.tables(cells) for fault in page_support.bare(table)] == []
     assert not raw, f"a frame as pandas shows it, with its raw headings and p 0.00; allowed: tables.Html: {raw}"
 
 

@@ -79,10 +79,11 @@ def test_selection_by_columns_and_a_label_of_commit_card_and_day(home, grid):
     table = shipped.read(home)
     assert table.where(k=[2]).frame["layers"].tolist() == ["first", "middle"]
     assert set(table.where(k=2, layers="middle").problems) == set(table.where(k=2, layers="middle").frame["path"])
-    assert shipped.label(table.frame) == "shipped records; commit 0123456, changed; cpu; 2026-12-01"
+    of = f"shipped records; n = {table.frame.n.max()}; rule strict"
+    assert shipped.label(table.frame) == f"{of}; commit 0123456, changed; cpu; 2026-12-01"
     ship(grid, home / "committed", code=Code(version="0", hash="f" * 64), date="2026-12-02T00:00:00+00:00")
     assert shipped.label(shipped.read(home).frame).startswith(
-        "shipped records; code fffffff (its commit was not recorded); cpu; ")
+        f"{of}; code fffffff (its commit was not recorded); cpu; ")
     with pytest.raises(ValueError, match=r"treshold: no column of shipped records; allowed: .*threshold"):
         table.where(treshold=0.9)
 

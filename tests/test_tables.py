@@ -199,7 +199,7 @@ def test_a_page_shows_the_head_of_a_long_table_and_says_so() -> None:
 
 def test_rules_and_published_comparison(results: Results) -> None:
     rules = summary_tables.rules_table(results)
-    assert {"strict *", "flexible"} <= set(rules)
+    assert {"strict % *", "flexible %"} <= set(rules)
     assert summary_tables.against_published(results)["comparison"].tolist() == ["no published score"]
     cover = summary_tables.coverage(results).set_index("benchmark")
     assert cover.loc["arithmetic", "here"] == "9 of 9 configurations, n = 100"

@@ -33,19 +33,21 @@ STYLE = """<style>
 .fd code,.fdc code{background:none;padding:0;font-size:1em}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
+@media (max-width:900px){.fd{font-size:11.5px}.fd th,.fd td{padding:2px 4px}.fd td.w{min-width:7em}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
 MOST = 100      # rows that a page shows: who wants more reads them as data
-LONG = 34       # characters of a cell from which it may take several lines, so that no table is cut off
+LONG = 24       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
 QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as it was written
 # What columns of frames are called in a table for people; the names of settings and switches stay as they are.
-HEADS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
-         "tokens_per_s": "tokens/s", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
+HEADINGS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
+         "tokens_per_s": "tokens/s", "served_forward": "served from forward", "slice_start": "slice starts at",
+            "dirty": "uncommitted changes", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
 P_VALUES = {"p", "p_holm"}
 PERCENT = {"accuracy"}      # shares of one that are shown in percent
-HEAD = 12       # characters of a heading that stay on one line
+HEADING_LINE = 12       # characters of a heading that stay on one line
 AS_ONE = ("points", "low", "high", "relative", "p", "p_holm")      # of a comparison: not shown as they are
 
 
@@ -140,7 +142,7 @@ def whole(value: Any) -> str:
 def pairs_as_text(pairs: pd.DataFrame, caption: str = "") -> Html:
     """Paired comparisons (points with low and high, p, p_holm; what else they hold stands before these) as text."""
     return Html(pd.DataFrame({
-        **{column: pairs[column] for column in pairs if column not in AS_ONE},
+        **{"right answers" if column == "right" else column: pairs[column] for column in pairs if column not in AS_ONE},
         "points": [interval_text(row.points, row.low, row.high) for row in pairs.itertuples()],
         "McNemar p": pairs["p"].map(p_text), "p after Holm": pairs["p_holm"].map(p_text)}),
         caption or "lost and gained: problems right on one side only; points of accuracy with 95 % interval, paired")
@@ -154,8 +156,8 @@ def p_text(p: float) -> str:
 class Html:
     """A table that notebooks, HTML exports and Markdown pages can show.
 
-    Any frame can be read as it is: numbers are rounded, `HEADS` names columns, text between backticks is code (but not
-    in what models were asked and said), and of a table without rows its caption says so.
+    Any frame can be read as it is: numbers are rounded, `HEADINGS` names columns, text between backticks is code (but
+    not in what models were asked and said), and of a table without rows its caption says so.
     """
 
     def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
@@ -207,7 +209,7 @@ def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
                           else number(100 * value) if share and value == value else cell(value)
                           for name, value, share in zip(table.columns, row, shares, strict=True)]
                          for row in table.itertuples(index=False)], dtype=object,
-                        columns=[f"{name} %" if share else HEADS.get(name, str(name))
+                        columns=[f"{name} %" if share else HEADINGS.get(name, str(name))
                                  for name, share in zip(table.columns, shares, strict=True)])
 
 
@@ -222,9 +224,12 @@ def cell(value: Any) -> str:
 
 
 def heading(text: str) -> str:
-    """A column's heading as HTML: a narrow column breaks it into lines, but not after each word."""
-    lines = textwrap.wrap(text, HEAD, break_long_words=False, break_on_hyphens=False)
-    return " ".join(f"<span>{marked(line)}</span>" for line in lines) if len(lines) > 1 else marked(text)
+    """A column's heading as HTML: a narrow column breaks it into lines, but not after each word; the name of a setting
+    behind its underscores.
+    """
+    lines = textwrap.wrap(text, HEADING_LINE, break_long_words=False, break_on_hyphens=False)
+    whole_lines = [marked(line).replace("_", "_<wbr>") for line in lines]
+    return " ".join(f"<span>{line}</span>" for line in whole_lines) if len(lines) > 1 else "".join(whole_lines)
 
 
 def marked(text: str) -> str:

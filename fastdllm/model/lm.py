@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LM:
-    """A loaded checkpoint. `tokenizer` is None where the checkpoint has none: token ids only, then."""
+    """A loaded checkpoint. `tokenizer` is None where the checkpoint has none: token ids only, then.
+
+    Shown by itself it says what it is; `network` and `config` show the rest.
+    """
 
     name: str
     path: Path
@@ -45,6 +48,19 @@ class LM:
     @property
     def dtype(self) -> torch.dtype:
         return self.network.dtype
+
+    def __repr__(self) -> str:
+        config, parameters = self.config, sum(weight.numel() for weight in self.network.parameters())
+        heads = f"{config.num_attention_heads} query and {config.num_key_value_heads} key-value heads"
+        kind = f"block diffusion, blocks of {config.bd_size} tokens" if config.bd_size > 1 else "autoregressive"
+        return "\n".join([
+            f"LM {self.name}: {parameters / 1e6:.4g} million parameters, {str(self.dtype).removeprefix('torch.')} on "
+            f"{self.device}; {kind}",
+            f"    {config.num_hidden_layers} layers of width {config.hidden_size}, {heads}, at most "
+            f"{config.max_position_embeddings} positions",
+            f"    {config.vocab_size} tokens{'' if self.tokenizer else ', no tokenizer'}; mask token {self.mask_id}, "
+            f"stop tokens {', '.join(map(str, self.stop_ids)) or 'none'}",
+            f"    {self.path}, fingerprint {self.fingerprint[:12] or 'not taken'}"])
 
     def encode(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Token ids of a user message, or of a conversation, in the checkpoint's chat template."""

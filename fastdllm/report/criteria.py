@@ -1,7 +1,9 @@
 """The success criterion of the proposal, on any grid, with its uncertainty.
 
 Confirm if k=2 or k=3 gives more than 1.2x throughput at less than 5 points of accuracy lost; reject if every reuse
-configuration shows a negligible speed-up or a catastrophic loss. Both words get a number (lab.parameters.Criteria):
+configuration shows a negligible speed-up or a catastrophic loss. Neither, if every one surely misses the bar for
+success, but not all by as much as rejection asks; undecided, where intervals or missing records leave it open. Both
+words of the rejection get a number (lab.parameters.Criteria):
 negligible is surely below 1.05x, catastrophic is surely above 20 points. "Surely" means the whole interval, taken at
 1 - 0.05/m for m reuse configurations, so that looking at many of them confirms nothing by chance.
 """
@@ -26,7 +28,7 @@ from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import cost_model, tables
 from fastdllm.report.results import Results
 
-Outcome = Literal["confirmed", "rejected", "undecided"]
+Outcome = Literal["confirmed", "rejected", "neither confirmed nor rejected", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,12 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
     if not m:
         return CriterionVerdict("undecided", confirm, "no reuse configuration with a complete record", rows, answer)
     counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
-    never = " Every one surely misses the bar for success, though not all by as much as rejection asks." if (
-        not missing and rows["is"].isin(["negligible", "catastrophic", "misses"]).all()) else ""
+    rule = f"confirmed asks for {confirm}; rejected asks for {reject}"
+    if not missing and rows["is"].isin(["negligible", "catastrophic", "misses"]).all():
+        return CriterionVerdict("neither confirmed nor rejected", rule, f"{counts}: every one surely misses the bar "
+                                "for success, not all by as much as rejection asks", rows, answer)
     gaps = f"; {len(missing)} configurations are not complete" if missing else ""
-    return CriterionVerdict(
-        "undecided",
-        f"confirmed asks for {confirm}; rejected asks for {reject}",
-        f"{counts}{gaps}.{never}",
-        rows,
-        answer,
-    )
+    return CriterionVerdict("undecided", rule, counts + gaps, rows, answer)
 
 
 @claim(holds="Yes, {goal} is reached: the fastest that does, {figures}.",

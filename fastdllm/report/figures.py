@@ -91,13 +91,16 @@ def runs_figure(rows: pd.DataFrame) -> Figure:
     groups = [(name, part) for name, part in timed.groupby(["batch", "task", "limit"], sort=False) if len(part) > 2][:6]
     if not groups:
         return _nothing("no table with tokens and accuracies")
-    figure, axes = plt.subplots(1, len(groups), figsize=(max(5.5, 3.1 * len(groups)), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(max(5.5, 3.1 * len(groups)), 3.4), squeeze=False,
+                                sharey=True)
     for panel, ((batch, task, limit), part) in zip(axes[0], groups, strict=True):
         for row in part.to_dict("records"):
             name = _subset(str(row["layers"]))
             panel.plot(row["tokens"] / row["n"], 100 * row["accuracy"], BY_K.get(int(row["k"]), "X"),
                        color=COLORS[name] if row["k"] > 1 else GREY, alpha=0.85, markersize=7)
-        panel.set_title(f"{batch} {task}" + (f"\nlimit {limit:.0f}" if limit else "\nall problems"), fontsize=9)
+        counts = ", ".join(f"{n:.0f}" for n in sorted(set(part["n"])))
+        shown = f"limit {limit:.0f}" if limit else "all problems"
+        panel.set_title(f"{batch} {task}\n{shown}, n = {counts}", fontsize=9)
         panel.set_xlabel("tokens a problem")
         panel.set_ylim(-5, 105)
         panel.margins(x=0.15)
@@ -128,7 +131,7 @@ def nodes_figure(rows: pd.DataFrame) -> Figure:
         panel.set_xticks(sorted(part["k"].unique()), [f"k={k:.0f}" for k in sorted(part["k"].unique())])
         panel.set_ylim(0)
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8)
-    axes[0, 0].set_ylabel("tokens/s")
+        panel.set_ylabel("tokens/s")      # of its own scale
     return figure
 
 

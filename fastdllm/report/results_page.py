@@ -148,15 +148,16 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
         f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
-        "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}", "",
+        "## Verdict", "", report.answer, "", f"**{verdict.outcome}** — {verdict.why}.", "",
         f"Rule: {verdict.rule}.", "",
-        Html(verdict.merged).markdown() if len(verdict.rows) else "", "",
+        Html(verdict.merged, JUDGED).markdown() if len(verdict.rows) else "", "",
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
         *plain_part(report),
-        "## Best configuration per benchmark", "", Html(summary_tables.best(report.table)).markdown(), "",
+        "## Best configuration per benchmark", "", Html(summary_tables.best(report.table), BEST).markdown(), "",
         "## Extraction rules", "", Html(summary_tables.rules_table(results), RULES).markdown(), "",
-        "## Measured and published", "", Html(summary_tables.against_published(results)).markdown(), "",
+        "## Measured and published", "",
+        Html(summary_tables.against_published(results), AGAINST_PUBLISHED).markdown(), "",
         "## Audit", "", rules.summary(report.findings) + ".", "",
         Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
         "## Coverage", "", Html(summary_tables.coverage(results), COVERAGE).markdown(), "",
@@ -179,6 +180,10 @@ COUNTS = r"tokens|seconds|NFE .*|replayed|recompute|reuse|fallback"
 RULES = ("* the headline rule; a rule reads its own form of answer (strict: the number after ####, flexible: the last "
          "number, boxed: what stands in \\boxed{}) and counts all else as wrong, so that 0.0 beside a high score says "
          "that the outputs have another form, not that they are wrong")
+AGAINST_PUBLISHED = "accuracy by the headline rule with 95 % Wilson interval, beside the score that the authors publish"
+BEST = "accuracy by the headline rule; speed-up against k=1, as in the table above"
+JUDGED = ("speed-up against k=1 and points of accuracy lost, with intervals that hold for all configurations together; "
+          "meets, misses: the bar for success, surely; negligible, catastrophic: what rejection asks of every one")
 COVERAGE = (
     "every benchmark of the suite: the problems of its test set; whether layer reuse can act (not where "
     "answers are scored by likelihood); configurations in the published log; complete configurations of this grid"
@@ -204,7 +209,7 @@ def verdict_text(report: Report) -> str:
     """The last cell of the report notebook: the answer, its rule behind the fold; Markdown."""
     judged = report.verdict
     return claims.verdict([f"**{judged.outcome}.** {report.answer}"],
-                          [f"Why: {judged.why}", f"Rule: {judged.rule}.",
+                          [f"Why: {judged.why}.", f"Rule: {judged.rule}.",
                            "More problems or repeats narrow the intervals; another model, threshold or batch size is "
                            "another grid."])
 

@@ -196,12 +196,16 @@ def latest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def label(frame: pd.DataFrame) -> str:
-    """Of which code, card and day these rows are: what stands beside every number that comes from them."""
+    """Of how many problems, by which rule, and of which code, card and day these rows are: what stands beside every
+    number that comes from them.
+    """
     if frame.empty:
         return "nothing shipped"
     codes, cards = (", ".join(dict.fromkeys(frame[name])) for name in ("code", "device_name"))
     days = sorted({str(day)[:10] for day in frame["date"]})
-    return "; ".join(["shipped records", codes, cards, " to ".join(dict.fromkeys((days[0], days[-1])))])
+    counts, rules = (", ".join(map(str, sorted(set(frame[name])))) for name in ("n", "metric"))
+    return "; ".join([f"shipped records; n = {counts}; rule {rules}", codes, cards,
+                      " to ".join(dict.fromkeys((days[0], days[-1])))])
 
 
 def missing(shipped: ShippedRecords, params: Iterable[str] = GRIDS) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def rules_table(results: Results) -> pd.DataFrame:
     rows = []
     for state, record in results.recorded:
         rows.append({"task": state.configuration.directory.parent.name, "config": state.configuration.name, **{
-            rule + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
+            f"{rule} %" + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
             for rule, a in record.accuracy.items()}, "n": record.n, "empty answers": record.empty})
     return pd.DataFrame(rows)
 
@@ -66,8 +66,9 @@ def against_published(results: Results) -> pd.DataFrame:
         model = next(r for r in results.records if r.identity == row.identity).checkpoint.name
         whole = full == full and row.n == full
         rows.append({
-            "task": row.task, "model": model, "measured at k=1": _percent(row.accuracy, row.low, row.high), "n": row.n,
-            "published (7B, all problems)": f"{100 * score:.1f}" if score is not None else "none",
+            "task": row.task, "model": model, "measured at k=1, %": _percent(row.accuracy, row.low, row.high),
+            "n": row.n,
+            "published, % (7B, all problems)": f"{100 * score:.1f}" if score is not None else "none",
             "comparison": comparison(row.low, row.high, score, model, whole, int(row.n), full)})
     return pd.DataFrame(rows)
 
@@ -118,7 +119,8 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
         most, fastest = part.loc[part["accuracy"].idxmax()], part.loc[part[by].idxmax()]
         safe = part[(part["lost_high"] < 5) & (part["k"] > 1)]
         quick = safe.loc[safe[by].idxmax()] if len(safe) else None
-        rows.append({"benchmark": task, "best accuracy": f"{most['config']} ({100 * most['accuracy']:.1f} %)",
+        rows.append({"benchmark": task, "n": int(most["n"]),
+                     "best accuracy": f"{most['config']} ({100 * most['accuracy']:.1f} %)",
                      "fastest": f"{fastest['config']} (" + (
                          f"{fastest['speedup']:.2f}x)" if by == "speedup" else
                          f"{fastest[by]:.0f} tokens/s {'predicted' if by == 'predicted' else 'by the clock'})"),

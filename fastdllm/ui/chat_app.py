@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+TEMPLATES = Path(__file__).parent / "templates"     # `app` there extends Voila's `lab`
 HOST = "127.0.0.1"      # not "localhost": that may also be ::1, where the port can be another server's
 # The page shows what this machine has: templates name fonts of other hosts, which a machine without network lacks.
 POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -51,10 +52,15 @@ def serve(page: Path, port: int) -> None:
     token = secrets.token_urlsafe(24)
 
     class Page(Voila):
-        """Voila calls this once it listens: the address is not printed before it leads here."""
+        """Voila with our template, and with an address that is not printed before it leads here."""
 
-        def launch_browser(self) -> None:
+        def launch_browser(self) -> None:       # Voila calls it once it listens
             print(f"http://{HOST}:{port}/?token={token}\nCtrl-C ends it.", flush=True)
+
+        def setup_template_dirs(self) -> None:
+            """Voila looks for templates where Jupyter is installed; ours stands in the package, before its own."""
+            super().setup_template_dirs()
+            self.template_paths = [str(TEMPLATES / "app"), *self.template_paths]
 
     # Settings as objects: a command line can be read by everyone on the machine. The list of places to read others
     # from, which may be code, is empty; by default the working directory is one of them.

@@ -37,7 +37,8 @@ class AnswerProgress:
 
     text: str                  # final so far: committed blocks, everything at the end
     step: Step
-    tokens: int                # in `text`: without stop token and padding
+    tokens: int                # in `text`
+    special: int               # generated beside them: stop token, padding and other special tokens, not in the text
     seconds: float
     nfe: dict[str, int]
     kept: int                  # prompt tokens whose keys were in the prefix cache already
@@ -51,8 +52,10 @@ class AnswerProgress:
         """tokens/s, NFE by kind, tokens per forward, as one line."""
         kinds = ", ".join(f"{kind} {count}" for kind, count in self.nfe.items() if count)
         kept = f"; {self.kept} prompt tokens from the prefix cache" if self.kept else ""
-        return (f"{self.tokens} tokens, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, NFE {self.forwards} "
-                f"({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
+        special = f" and {self.special} special (no text)" if self.special > 1 else ""      # a stop token goes unsaid
+        one = "" if self.tokens == 1 else "s"
+        return (f"{self.tokens} token{one}{special}, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, NFE "
+                f"{self.forwards} ({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
 
 
 class Conversation:
@@ -156,7 +159,8 @@ class Conversation:
                     answered = (row.generated or row.tokens[row.length:])[:row.prefix - row.length]
                     said = self.lm.decode(answered)
                 shown = sum(token not in special for token in answered)
-                yield AnswerProgress(said, step, shown, time.perf_counter() - began, step.nfe, kept)
+                yield AnswerProgress(said, step, shown, len(answered) - shown, time.perf_counter() - began, step.nfe,
+                                     kept)
                 if not row.finish and cancelled():
                     break
         finally:

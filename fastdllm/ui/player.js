@@ -149,14 +149,18 @@ function render({ model, el }) {
   model.on("change:runs", build);
   model.on("change:step change:layer", update);
   model.on("change:playing change:rate", run);
-  const watch = new ResizeObserver(() => runs.forEach((item, i) => {
-    if (!item.forwards) return;
-    texts[i].reveal();
-    maps[i].update(model.get("step"), model.get("layer"));
-  }));
+  const redraw = () => runs.forEach((item, i) => { if (item.forwards) maps[i].update(model.get("step"), model.get("layer")); });
+  const watch = new ResizeObserver(() => {
+    runs.forEach((item, i) => { if (item.forwards) texts[i].reveal(); });
+    redraw();
+  });
   watch.observe(panes);
+  // Maps are drawn in the colours of the page: once more when those change.
+  const system = matchMedia("(prefers-color-scheme: dark)"), theme = new MutationObserver(redraw);
+  system.addEventListener("change", redraw);
+  theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
   build();
   run();
-  return () => { clearInterval(timer); watch.disconnect(); model.off("change:runs", build); model.off("change:step change:layer", update); model.off("change:playing change:rate", run); };
+  return () => { clearInterval(timer); watch.disconnect(); theme.disconnect(); system.removeEventListener("change", redraw); model.off("change:runs", build); model.off("change:step change:layer", update); model.off("change:playing change:rate", run); };
 }
 export default { render };

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fastdllm.decode.step import Step
+from fastdllm.display.claim import RunLabel
 from fastdllm.investigation.collapse.verdict_revisions import power
 
 
@@ -29,7 +30,13 @@ def revisions(frame: pd.DataFrame) -> str:
     baseline = ", k=1 at the left" if (frame["k"] == 1).any() else ""
     return (f"One panel a revision of the code{baseline}. Lowest: {low['name']}, k{low.k} {low.layers}, "
             f"{low.accuracy:.0%}; highest: {high['name']}, k{high.k} {high.layers}, {high.accuracy:.0%}. Bars are 95 % "
-            "Wilson intervals; look whether the three subsets stand at one height.")
+            f"Wilson intervals; look whether the three subsets stand at one height. {of_what(frame)}")
+
+
+def of_what(frame: pd.DataFrame) -> str:
+    """Model, task, n and rule of `records.frame` as a sentence; of a published table, whose model and rule are not
+    stated in it, the n alone."""
+    return f"Of {RunLabel.of(frame)}." if {"model", "metric"} <= set(frame) else f"Of n = {frame['n'].max()} problems."
 
 
 def served(frame: pd.DataFrame) -> str:

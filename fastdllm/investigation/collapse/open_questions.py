@@ -26,6 +26,7 @@ from fastdllm.tasks import Problem, Task
 
 SUBSETS = ("first", "middle", "last")
 BLOCK = 32
+WHERE = ["gpu", "torch", "date", "checkpoint"]      # of measured rows; one value for all, so the caption's
 REVISIONS, KS = ("8e18baac", "26d6179"), (2, 3)      # of the totals over the subsets that the benchmarks measure
 MODULE_CASES = (("float32", False), ("float16", False), ("float16", True), ("bfloat16", False), ("bfloat16", True))
 
@@ -59,7 +60,7 @@ def baseline_variants(lm: LM, task: Task, problems: Sequence[Problem], threshold
         row: dict = {"variant": name, "n": len(problems)}
         for rule in scores[0]:
             count = sum(score[rule].correct for score in scores)
-            row[rule] = interval_text(count / len(problems), *stats.wilson(count, len(problems)), scale=100)
+            row[f"{rule} %"] = interval_text(count / len(problems), *stats.wilson(count, len(problems)), scale=100)
         difference = interval_text(pair.difference, pair.low, pair.high, scale=100)
         rows.append(row | {"points against the first": difference, "McNemar p": f"{pair.p:.2g}",
                            "tokens": sum(len(tokens) for tokens in output.tokens)})
@@ -77,8 +78,9 @@ def totals_by_subset(lm: LM, prompts: Sequence[list[int]], ks: Iterable[int], de
     for revision, k in progress(cases, "revisions and k decoded"):
         outputs = [_eager(lm, prompts, decoding, Reuse(k=k, layers=layers), revision, batch_size) for layers in SUBSETS]
         rows.append({"dtype": str(lm.dtype).removeprefix("torch."), "device": lm.device.type, "revision": revision,
-                     "k": k, "n": len(prompts), **{f"tokens {name}": sum(len(row) for row in output)
-                                                   for name, output in zip(SUBSETS, outputs, strict=True)},
+                     "k": k, "n": len(prompts), "threshold": decoding.threshold,
+                     **{f"tokens {name}": sum(len(row) for row in output)
+                        for name, output in zip(SUBSETS, outputs, strict=True)},
                      "outputs differing, middle": sum(a != b for a, b in zip(outputs[0], outputs[1], strict=True)),
                      "outputs differing, last": sum(a != b for a, b in zip(outputs[0], outputs[2], strict=True))})
     return pd.DataFrame(rows)
@@ -96,8 +98,14 @@ def _eager(lm: LM, prompts: Sequence[list[int]], decoding: Decoding, reuse: Reus
     return [result.tokens for result in done]
 
 
+def where(table: pd.DataFrame) -> str:
+    """On which card, torch, day and checkpoint the measured rows are, for a caption; "" where none was measured."""
+    named = [", ".join(map(str, dict.fromkeys(table[name].dropna()))) for name in WHERE if name in table]
+    return f" ({'; '.join(filter(None, named))})" if any(named) else ""
+
+
 def not_measured(modules: pd.DataFrame) -> str:
-    """What of `benchmarks.half_precision_modules` did not run, named; "nothing" where all did.
+    """What of `benchmarks.half_precision_modules` did not run, as the end of a caption; "" where all did.
 
     modules: `prior_results.half_precision_modules`.
     """
@@ -108,7 +116,7 @@ def not_measured(modules: pd.DataFrame) -> str:
         left = [f"{case} at {revision}, k={k}" for revision in REVISIONS for k in KS
                 if (dtype, autocast, revision, k) not in measured]
         missing += [case] if len(left) == len(REVISIONS) * len(KS) else left
-    return "; ".join(missing) or "nothing"
+    return f"; not measured: {'; '.join(missing)}" if missing else ""
 
 
 def january_totals() -> pd.DataFrame:
@@ -125,7 +133,7 @@ def january_totals() -> pd.DataFrame:
             apart = int(row.tokens - first["tokens"])
             extra = (apart + BLOCK // 2) % BLOCK - BLOCK // 2
             table.append({"config": row.config, "tokens": whole(row.tokens), "right answers": row.correct,
-                          "against first": whole(apart), "blocks": (apart - extra) // BLOCK,
+                          "tokens more than first": whole(apart), "blocks": (apart - extra) // BLOCK,
                           "more samples at the cap": extra})
     return pd.DataFrame(table)
 
@@ -137,6 +145,7 @@ def loading_gaps(batch: str = "feb16_run2") -> pd.DataFrame:
     rows = rows.sort_values("at")
     rows["seconds since the one before"] = rows["at"].diff().dt.total_seconds()
     rows["of these in no throughput"] = rows["seconds since the one before"] - rows["seconds"]
+    rows["finished"] = rows["at"].dt.strftime("%Y-%m-%d %H:%M:%S")
     return rows[["config", "finished", "seconds", "seconds since the one before",
                  "of these in no throughput"]].dropna().round(1)
 

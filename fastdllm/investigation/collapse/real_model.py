@@ -65,8 +65,9 @@ def differing(shipped: ShippedRecords, revision: str, task: str = TASK, threshol
         counts = np.stack([shipped.problems[path][list(COUNTS)].to_numpy() for path in group["path"]])
         rows.append({"k": k, "subsets": ", ".join(group["layers"]), "n": counts.shape[1],
                      "differ": int((counts != counts[0]).any(axis=(0, 2)).sum()),
-                     "right": ", ".join(map(str, group["correct"])), "tokens": ", ".join(map(str, group["tokens"]))})
-    table = pd.DataFrame(rows, columns=["k", "subsets", "n", "differ", "right", "tokens"])
+                     "right answers": ", ".join(map(str, group["correct"])),
+                     "tokens": ", ".join(map(str, group["tokens"]))})
+    table = pd.DataFrame(rows, columns=["k", "subsets", "n", "differ", "right answers", "tokens"])
     return table[table["subsets"].str.contains(",")] if len(table) else table
 
 

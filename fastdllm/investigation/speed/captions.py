@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fastdllm.display.claim import RunLabel
 from fastdllm.investigation.speed import batching
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
@@ -20,7 +21,7 @@ def front(rows: pd.DataFrame) -> str:
     return ("A line a configuration, the fastest below. Grey is no reuse at a threshold, what reuse has to beat; "
             f"filled is what no other beats in both. Fastest: `{fastest['config']}`, {fastest['speedup']:.2f}x. "
             f"{above} of {len(reuse)} lossy configurations score above the best plain threshold as fast, {sure} of "
-            "them surely (Holm). `verify` is k=1 at its threshold, faster.")
+            f"them surely (Holm). `verify` is k=1 at its threshold, faster. Of {RunLabel.of(rows)}.")
 
 
 def thresholds(table: pd.DataFrame) -> str:
@@ -29,7 +30,7 @@ def thresholds(table: pd.DataFrame) -> str:
     return (f"From threshold {high['threshold']:g} down to {low['threshold']:g} a forward yields "
             f"{high['tokens_per_forward']:.2f} and then {low['tokens_per_forward']:.2f} tokens, and accuracy goes from "
             f"{high['accuracy']:.1%} to {low['accuracy']:.1%}. Filled points and dark bars are on the front: no other "
-            "has both more.")
+            f"has both more. Of {RunLabel.of(table)}.")
 
 
 def batches(table: pd.DataFrame) -> str:
@@ -41,7 +42,7 @@ def batches(table: pd.DataFrame) -> str:
     return (f"k=1 from batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
             f"{last['tokens_per_second']:.0f} tokens/s, {first['latency']:.2f} and {last['latency']:.2f} s an answer. "
             "The dashed line is what rows would give if they cost nothing. Each point is one run by the clock."
-            f"{drafts}")
+            f"{drafts} Of {RunLabel.of(table)}.")
 
 
 def roofline(forwards: pd.DataFrame) -> str:

@@ -83,9 +83,9 @@ def likelihood(shipped: ShippedRecords) -> pd.DataFrame:
     frame = scored(shipped)
     return pd.DataFrame([{"task": row.task, "model": row.model, "right": f"{row.correct} of {row.n}",
                           "accuracy %": interval_text(row.accuracy, row.low, row.high, scale=100),
-                          "choices scored": whole(row.nfe), "seconds": f"{row.seconds:.0f}",
-                          "tokens/s": f"{row.tokens_per_second:.0f}", "reuse": "not applicable",
-                          "records": label(frame)} for row in frame.itertuples()])
+                          "choices scored": whole(row.nfe), "batch": whole(row.batch_size),
+                          "seconds": f"{row.seconds:.0f}", "tokens/s": f"{row.tokens_per_second:.0f}",
+                          "reuse": "not applicable", "records": label(frame)} for row in frame.itertuples()])
 
 
 @claim(holds="**On the real model (n = {n}) a lower threshold beats reuse**: {low:g} for {high:g}, nothing reused, is "
