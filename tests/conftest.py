@@ -49,11 +49,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config, specs):
-    """The workers are forked from a Python that has libraries imported; what forks them serves their tests, too."""
+    """The workers are forked from a Python that has everything imported; what forks them serves their tests, too."""
     held = ExitStack()
     config.add_cleanup(held.close)
     config.stash[SERVED] = held.enter_context(warm_python.serving())
-    warm = shlex.join(warm_python.command(config.stash[SERVED], "libraries"))
+    warm = shlex.join(warm_python.command(config.stash[SERVED]))
     specs[:] = [execnet.XSpec(f"{spec}//python={warm}") for spec in specs]
 
 
@@ -126,7 +126,7 @@ def served(request):
 
 @pytest.fixture(scope="session")
 def kernels(served, tmp_path_factory):
-    """The environment in which kernels start with libraries imported."""
+    """The environment in which kernels start with everything imported."""
     return warm_python.kernels(served, tmp_path_factory.mktemp("kernels"))
 
 
@@ -139,7 +139,7 @@ def executable(served, tmp_path_factory):
 @pytest.fixture(scope="session")
 def programs(served):
     """Runs `fastdllm WORDS`, and scripts, with all of that imported (tests/process_support.py)."""
-    return Programs(warm_python.command(served, "package"))
+    return Programs(warm_python.command(served))
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def surrounded(environment):
 
 @pytest.fixture(scope="module")
 def warm_kernels(kernels):
-    """Kernels of this file start with libraries imported."""
+    """Kernels of this file start with everything imported."""
     with surrounded(kernels):
         yield
 
