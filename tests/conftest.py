@@ -1,5 +1,6 @@
 """Shared fixtures: the golden random checkpoint, the embedded one, and prompts."""
 
+import dataclasses
 import gc
 import shlex
 import signal
@@ -16,6 +17,7 @@ from process_support import Programs
 from xdist.scheduler import LoadScopeScheduling
 
 import fastdllm
+from fastdllm.model.network import Network
 
 # Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,6 +87,15 @@ def one_thread():
 def golden():
     """A random checkpoint of the geometry in small, no tokenizer; mask 511, stop 510."""
     return fastdllm.load(GOLDEN, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def shallow(golden):
+    """The golden checkpoint's first four layers: for tests of the loop around the network, which they pass quickly."""
+    config = dataclasses.replace(golden.config, num_hidden_layers=4)
+    network, weights = Network(config), golden.network.state_dict()
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    return dataclasses.replace(golden, name="shallow", network=network.eval())
 
 
 @pytest.fixture(scope="session")

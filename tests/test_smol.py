@@ -84,10 +84,10 @@ def test_it_is_a_checkpoint_like_any_other(smol):
 
 def test_the_delta_is_what_answers(smol, wheel, tmp_path):
     task = tasks.get("two_step")
-    chosen = task.problems(6)
+    chosen = task.problems(3)
 
     def right(lm):
-        output = fastdllm.generate(lm, [problem.prompt for problem in chosen], batch_size=6,
+        output = fastdllm.generate(lm, [problem.prompt for problem in chosen], batch_size=3,
                                    decoding=Decoding(threshold=0.9, max_new_tokens=32))
         return sum(task.score(problem, text)["strict"].correct
                    for problem, text in zip(chosen, output.texts, strict=True))
