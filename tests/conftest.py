@@ -10,14 +10,12 @@ from pathlib import Path
 
 import execnet
 import pytest
-import torch
 import warm_python
 from golden_support import DATA, GOLDEN
 from process_support import Programs
 from xdist.scheduler import LoadScopeScheduling
 
 import fastdllm
-from fastdllm.model.network import Network
 
 # Ignored in a shell's background jobs, and then in all that they start: Ctrl-C is to reach the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -80,6 +78,7 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """One thread: rounding does not depend on the machine's cores, and parallel test workers do not fight."""
+    import torch  # here: the process that only deals tests out to workers does without
     torch.set_num_threads(1)
 
 
@@ -92,6 +91,7 @@ def golden():
 @pytest.fixture(scope="session")
 def shallow(golden):
     """The golden checkpoint's first four layers: for tests of the loop around the network, which they pass quickly."""
+    from fastdllm.model.network import Network
     config = dataclasses.replace(golden.config, num_hidden_layers=4)
     network, weights = Network(config), golden.network.state_dict()
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
