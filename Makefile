@@ -5,6 +5,8 @@ BIN := .venv/bin
 WORKERS ?= 3
 # The networks here are small: one thread a process is fastest, and test workers do not fight for cores.
 export OMP_NUM_THREADS ?= 1
+# Compiled once, not by each of the many processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo real test notebooks publish bench lint docs clean
 

@@ -1,5 +1,6 @@
 """Shared fixtures: the golden random checkpoint, the embedded one, and prompts."""
 
+import dataclasses
 import gc
 import shlex
 import signal
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import execnet
 import pytest
-import torch
 import warm_python
 from golden_support import DATA, GOLDEN
 from process_support import Programs
@@ -49,11 +49,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config, specs):
-    """The workers are forked from a Python that has libraries imported; what forks them serves their tests, too."""
+    """The workers are forked from a Python that has everything imported; what forks them serves their tests, too."""
     held = ExitStack()
     config.add_cleanup(held.close)
     config.stash[SERVED] = held.enter_context(warm_python.serving())
-    warm = shlex.join(warm_python.command(config.stash[SERVED], "libraries"))
+    warm = shlex.join(warm_python.command(config.stash[SERVED]))
     specs[:] = [execnet.XSpec(f"{spec}//python={warm}") for spec in specs]
 
 
@@ -78,6 +78,7 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """One thread: rounding does not depend on the machine's cores, and parallel test workers do not fight."""
+    import torch  # here: the process that only deals tests out to workers does without
     torch.set_num_threads(1)
 
 
@@ -85,6 +86,16 @@ def one_thread():
 def golden():
     """A random checkpoint of the geometry in small, no tokenizer; mask 511, stop 510."""
     return fastdllm.load(GOLDEN, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def shallow(golden):
+    """The golden checkpoint's first four layers: for tests of the loop around the network, which they pass quickly."""
+    from fastdllm.model.network import Network
+    config = dataclasses.replace(golden.config, num_hidden_layers=4)
+    network, weights = Network(config), golden.network.state_dict()
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    return dataclasses.replace(golden, name="shallow", network=network.eval())
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +137,7 @@ def served(request):
 
 @pytest.fixture(scope="session")
 def kernels(served, tmp_path_factory):
-    """The environment in which kernels start with libraries imported."""
+    """The environment in which kernels start with everything imported."""
     return warm_python.kernels(served, tmp_path_factory.mktemp("kernels"))
 
 
@@ -139,7 +150,7 @@ def executable(served, tmp_path_factory):
 @pytest.fixture(scope="session")
 def programs(served):
     """Runs `fastdllm WORDS`, and scripts, with all of that imported (tests/process_support.py)."""
-    return Programs(warm_python.command(served, "package"))
+    return Programs(warm_python.command(served))
 
 
 @contextmanager
@@ -153,7 +164,7 @@ def surrounded(environment):
 
 @pytest.fixture(scope="module")
 def warm_kernels(kernels):
-    """Kernels of this file start with libraries imported."""
+    """Kernels of this file start with everything imported."""
     with surrounded(kernels):
         yield
 

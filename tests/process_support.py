@@ -8,8 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-CONTEXT = multiprocessing.get_context("forkserver")      # for processes that a test kills, or that talk to it
-CONTEXT.set_forkserver_preload(["fastdllm.lab.evaluation.evaluate", "lab_support"])
+CONTEXT = multiprocessing.get_context("fork")      # for processes that a test kills, or that talk to it
 
 
 @dataclass(frozen=True)

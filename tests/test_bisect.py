@@ -1,4 +1,4 @@
-"""The bisection against planted faults: historical ones and others, on three random networks each.
+"""The bisection against planted faults: historical ones and others, on two random networks each.
 
 The networks are the same to the last bit on every machine. Where a test needs a certain behaviour, like a fault that
 shows in the tokens, it searches prompts, thresholds or networks for it, and fails if there is none.
@@ -29,7 +29,7 @@ from fastdllm.model.lm import LM
 from fastdllm.model.network import Network
 from fastdllm.report import shipped
 
-SEEDS, MORE = range(3), range(5)        # what each fault is planted in; where a rarer behaviour is looked for
+SEEDS, MORE = range(2), range(5)        # what each fault is planted in; where a rarer behaviour is looked for
 MASK, STOP = 63, 62
 DECODING = Decoding(threshold=1.0, max_new_tokens=13, small_block=8)      # to the end of the first block
 REUSE = Reuse(k=2, layers="first")

@@ -214,14 +214,19 @@ def test_live_pictures_leave_the_reader_where_they_are(tiny, monkeypatch):
     assert 0 < steps[0] < steps[1] < len(room.player.shown[0].steps) - 1 and steps[2:] == [0]
 
 
-def terminal(*options):
-    return pexpect.spawn(sys.executable, ["-m", "fastdllm", "chat", *options], cwd=str(ROOT), encoding="utf-8",
-                         timeout=90, dimensions=(40, 200))
+def terminal(*words, python=(sys.executable,), size=(40, 200)):
+    """What `python WORDS` does in a terminal of this size."""
+    return pexpect.spawn(python[0], [*python[1:], *words], cwd=str(ROOT), encoding="utf-8", timeout=90,
+                         dimensions=size)
+
+
+def chat_in_terminal(programs, *options):
+    return terminal("-m", "fastdllm", "chat", *options, python=programs.python)
 
 
 def test_terminal_session():
     """Answer, Ctrl-C in an answer, Ctrl-C at the prompt, clear, exit; one process, as a person would use it."""
-    chat = terminal("--max-new-tokens", "512", "--remember")
+    chat = terminal("-m", "fastdllm", "chat", "--max-new-tokens", "512", "--remember")
     chat.expect("generated arithmetic word problems.*nothing else.*single questions; earlier ones are kept")
     chat.expect("> ")
     chat.sendline("")
@@ -247,8 +252,8 @@ def test_terminal_session():
     assert chat.exitstatus == 0
 
 
-def test_terminal_edits_the_line_and_takes_commands_in_any_case():
-    chat = terminal("--max-new-tokens", "4")
+def test_terminal_edits_the_line_and_takes_commands_in_any_case(programs):
+    chat = chat_in_terminal(programs, "--max-new-tokens", "4")
     chat.expect(r"NFE, the forwards of the network: prefill \(.*full \(.*small \(.*commit \(")
     chat.expect("> ")
     chat.send("hep\x1b[Dl\r")                   # arrow left, then the letter that was missing
@@ -303,9 +308,8 @@ def screen(output, width):
     return ["".join(row) for row in rows]
 
 
-def test_terminal_counts_the_forwards_where_no_text_comes():
-    chat = pexpect.spawn(sys.executable, ["-c", COUNTS], cwd=str(ROOT), encoding="utf-8", timeout=90,
-                         dimensions=(40, 200))
+def test_terminal_counts_the_forwards_where_no_text_comes(programs):
+    chat = terminal("-c", COUNTS, python=programs.python)
     chat.expect("> ")
     chat.sendline(QUESTION)
     chat.expect(r"\r\x1b\[2m… forward [1-9]\d*")
@@ -319,8 +323,7 @@ def test_terminal_counts_the_forwards_where_no_text_comes():
 
 def test_the_count_is_taken_back_without_a_trace(programs):
     """At the beginning, in mid-line, under a line that fills the window, behind wide letters."""
-    chat = pexpect.spawn(sys.executable, ["-c", TEXTS], cwd=str(ROOT), encoding="utf-8", timeout=30,
-                         dimensions=(20, 40))
+    chat = terminal("-c", TEXTS, python=programs.python, size=(20, 40))
     chat.expect(pexpect.EOF)
     chat.close()
     assert "… forward 123" in chat.before
@@ -339,8 +342,8 @@ def test_a_piped_question_is_shown_and_no_prompt(programs):
     assert "\x1b" not in done.stdout
 
 
-def test_terminal_says_where_an_answer_was_cut():
-    chat = terminal("--max-new-tokens", "12")
+def test_terminal_says_where_an_answer_was_cut(programs):
+    chat = chat_in_terminal(programs, "--max-new-tokens", "12")
     chat.expect("earlier ones are not seen")
     chat.expect("> ")
     chat.sendline(QUESTION)

@@ -84,7 +84,7 @@ def story(tmp_path_factory, executable, warm_kernels):
     computing = lab_support.computing_notebook(directory / "configuration.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
     slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
-    six = {"axes": {"k": [1, 2], "layers": ["first", "middle", "last"]}, "limit": 1}
+    array = {"axes": {"k": [1, 2], "layers": ["middle", "last"]}, "limit": 1}
     settings = {
         # 38 problems sleep for over 100 seconds however fast they are decoded; the signal comes after 90 at most
         "limited": slow | {"limit": 38, "slurm": common | {"time": "3", "signal_seconds": 90, "partition": "second"}},
@@ -92,7 +92,7 @@ def story(tmp_path_factory, executable, warm_kernels):
         "broken": {"axes": {}, "limit": 2, "configs": [{"k": 1}, {"k": 2, "layers": "middle",
                                                                   "policy": str(HERE / "fails.py")}],
                    "slurm": common},
-        "six": six | {"slurm": common},
+        "array": array | {"slurm": common},
         # 24 problems that sleep in three shards: one is killed, one is put back into the queue
         "shards": slow | {"limit": 24, "shards": 3, "slurm": common | {"throttle": 3}},
         "unfit": {"axes": {}, "configs": [{"k": 1}], "device": "cuda", "dtype": "float32", "slurm": common}}
@@ -147,16 +147,16 @@ def submit(story, name, *options):
 
 def test_a_grid_through_an_array(story):
     submit(story, "broken", "--dependency")
-    submit(story, "six")
-    cells = story.until_over("six")
+    submit(story, "array")
+    cells = story.until_over("array")
     assert {each.state for each in cells.values()} == {"complete"}
-    assert len(cells) == 6
-    note = submission.submissions(story.directory / "executed" / "six")[-1]
-    assert len(note.tasks) == 4, "k=1 is one computation under three names"
+    assert len(cells) == 4
+    note = submission.submissions(story.directory / "executed" / "array")[-1]
+    assert len(note.tasks) == 3, "k=1 is one computation under two names"
     jobs = {each.record.environment.slurm_job for each in cells.values() if each.record}
-    assert jobs == {f"{note.job}_{index}" for index in range(4)}
-    assert fastdllm("grid", "status", str(story.files["six"])).rstrip().splitlines()[-2] == "Completed: 6 / 6"
-    log = fastdllm("grid", "logs", str(story.files["six"]), "k2_middle")
+    assert jobs == {f"{note.job}_{index}" for index in range(3)}
+    assert fastdllm("grid", "status", str(story.files["array"])).rstrip().splitlines()[-2] == "Completed: 4 / 4"
+    log = fastdllm("grid", "logs", str(story.files["array"]), "k2_middle")
     assert f"==> {cells['k2_middle'].configuration.directory / records.LOG} <==" in log
     assert "finished in" in log
 
@@ -201,20 +201,20 @@ def test_a_configuration_in_shards_outlives_a_kill_and_a_requeue(story):
 
 
 def test_resubmission_runs_only_what_is_missing(story):
-    submit(story, "six")
-    cells = story.until_over("six")
+    submit(story, "array")
+    cells = story.until_over("array")
     assert {each.state for each in cells.values()} == {"complete"}
-    assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["six"]))
+    assert "nothing to submit" in fastdllm("grid", "submit", str(story.files["array"]))
     lost = cells["k2_last"].configuration.directory
     (lost / records.SUMMARY).unlink()
     before = {name: (each.configuration.directory / records.SUMMARY).stat().st_mtime_ns
               for name, each in cells.items() if name != "k2_last"}
-    text = fastdllm("grid", "submit", str(story.files["six"]), "--dry-run")
+    text = fastdllm("grid", "submit", str(story.files["array"]), "--dry-run")
     assert "1 runs for 1 configurations" in text
     assert not list(lost.glob(records.SUMMARY)), "a dry run submits nothing"
-    fastdllm("grid", "submit", str(story.files["six"]))
-    assert "left alone" in fastdllm("grid", "submit", str(story.files["six"])), "it is in the queue already"
-    cells = story.until_over("six")
+    fastdllm("grid", "submit", str(story.files["array"]))
+    assert "left alone" in fastdllm("grid", "submit", str(story.files["array"])), "it is in the queue already"
+    cells = story.until_over("array")
     assert {each.state for each in cells.values()} == {"complete"}
     assert before == {
         name: (cells[name].configuration.directory / records.SUMMARY).stat().st_mtime_ns for name in before

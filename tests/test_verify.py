@@ -29,7 +29,8 @@ from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.ui.conversation import Conversation
 from tools import verify_figure
 
-CASES = [case for case in DATA["cases"] if case["k"] == 1]
+CASES = golden_support.covering([case for case in DATA["cases"] if case["k"] == 1], "variant", "small_block_size",
+                                "stop_token", together=("prompt",))
 EXECUTORS = ("eager", "fast")
 
 
@@ -74,23 +75,23 @@ def test_golden_cases(golden, case):
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_every_revision(golden, golden_prompts, revision):
+def test_every_revision(shallow, golden_prompts, revision):
     """Its k=1, with its own rule of stopping and with the exact one."""
     decoding = Decoding(threshold=0.2, max_new_tokens=40, mask_id=511, stop_ids=(155,))
     for name in (revision, f"{revision}+termination=exact"):
-        own, plain, _ = both(golden, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
+        own, plain, _ = both(shallow, [golden_prompts["p33"], golden_prompts["p64"]], decoding, 4, revision=name)
         assert own == plain
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 75), min_size=1, max_size=3), k=st.integers(2, 6), batch=st.integers(1, 3),
        threshold=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.75, 0.9, 1.0]), small=st.sampled_from([4, 8, 16, 32]),
        block_cache=st.booleans(), executor=st.sampled_from(EXECUTORS), tokens=st.integers(1, 50), data=st.data())
-def test_any_prompts_and_settings(golden, lengths, k, batch, threshold, small, block_cache, executor, tokens, data):
+def test_any_prompts_and_settings(shallow, lengths, k, batch, threshold, small, block_cache, executor, tokens, data):
     prompts = [data.draw(st.lists(st.integers(0, 500), min_size=length, max_size=length)) for length in lengths]
     decoding = Decoding(threshold=threshold, small_block=small, block_cache=block_cache, max_new_tokens=tokens,
                         mask_id=511, stop_ids=(155, 224))
-    own, plain, _ = both(golden, prompts, decoding, k, batch=batch, executor=executor)
+    own, plain, _ = both(shallow, prompts, decoding, k, batch=batch, executor=executor)
     assert own == plain
 
 
@@ -161,12 +162,12 @@ class Told:
 
 
 @pytest.mark.parametrize(("executor", "k", "threshold"), [("eager", 3, 0.1), ("fast", 2, 1.0), ("fast", 5, 0.1)])
-def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts, executor, k, threshold):
+def test_drafts_that_are_all_right_all_wrong_or_in_turns(shallow, golden_prompts, executor, k, threshold):
     decoding = Decoding(threshold=threshold, max_new_tokens=40, mask_id=511, stop_ids=())
     prompts, sure = [golden_prompts["p33"], golden_prompts["p64"]], 1      # behind the prefill of p33
-    _, steps = decode(golden, prompts, decoding, executor=executor)
+    _, steps = decode(shallow, prompts, decoding, executor=executor)
     for truth in (lambda _: True, lambda _: False, lambda index: index % 2, lambda index: index % 3):
-        own, plain, engine = both(golden, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
+        own, plain, engine = both(shallow, prompts, decoding, k, executor=executor, batch=1, drafter=Told(steps, truth))
         assert own == plain
         offered, accepted, passes, nfe = counts(engine)
         assert offered and passes == nfe - accepted
@@ -177,14 +178,14 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(golden, golden_prompts,
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_second_candidate_is_taken_where_the_first_is_wrong(golden, golden_prompts, executor):
+def test_a_second_candidate_is_taken_where_the_first_is_wrong(shallow, golden_prompts, executor):
     """Beside a draft behind the first candidate; whichever is right, what runs is k=1."""
     decoding = Decoding(threshold=1.0, max_new_tokens=12, mask_id=511, stop_ids=())
     prompts = [golden_prompts["p33"], golden_prompts["p64"]]
-    _, steps = decode(golden, prompts, decoding, executor=executor)
+    _, steps = decode(shallow, prompts, decoding, executor=executor)
     for truth, second in ((lambda _: False, lambda _: True), (lambda _: False, lambda _: False),
                           (lambda index: index % 2, lambda index: index % 3)):
-        own, plain, engine = both(golden, prompts, decoding, 4, executor=executor, batch=1,
+        own, plain, engine = both(shallow, prompts, decoding, 4, executor=executor, batch=1,
                             drafter=Told(steps, truth, second))
         assert own == plain
         offered, accepted, passes, nfe = counts(engine)
@@ -221,15 +222,15 @@ def test_no_draft_is_given_up_for_a_second_candidate_that_does_not_fit(tiny, que
 
 
 @pytest.mark.parametrize("truth", [True, False])
-def test_nothing_of_a_rejected_draft_stays_in_the_caches(golden, golden_prompts, truth):
+def test_nothing_of_a_rejected_draft_stays_in_the_caches(shallow, golden_prompts, truth):
     """The committed keys and values are those of k=1, and so are those of the block that is open at the end, but for
     the small block in it, which every later forward writes before it reads."""
     decoding = Decoding(threshold=0.3, max_new_tokens=50, mask_id=511, stop_ids=())
     prompt = golden_prompts["p40"]
-    plain, steps = decode(golden, [prompt], decoding, executor="eager")
+    plain, steps = decode(shallow, [prompt], decoding, executor="eager")
     drafter = Told(steps, lambda _: truth)
     for executor in EXECUTORS:
-        own, without, engine = both(golden, [prompt], decoding, 3, executor=executor, drafter=drafter)
+        own, without, engine = both(shallow, [prompt], decoding, 3, executor=executor, drafter=drafter)
         assert own == without
         cache = engine.executor.graphs.ops.plain_cache() if executor == "fast" else engine.executor.cache
         start, prefix = engine.finished[0].prefix, engine.executor.layout.prefix
@@ -244,15 +245,15 @@ def test_nothing_of_a_rejected_draft_stays_in_the_caches(golden, golden_prompts,
                 assert gap <= 1e-5 * theirs[0, low:high].norm()
 
 
-def test_steps_say_what_was_drafted(golden, golden_prompts):
+def test_steps_say_what_was_drafted(shallow, golden_prompts):
     """A right draft is a step of its depth; of a wrong one the step before it has the positions and tokens."""
     decoding = Decoding(threshold=1.0, max_new_tokens=30, mask_id=511, stop_ids=())
     prompt = golden_prompts["p5"]
-    _, steps = decode(golden, [prompt], decoding)
-    _, right = decode(golden, [prompt], decoding, verify(3), drafter=Told(steps, lambda _: True))
+    _, steps = decode(shallow, [prompt], decoding)
+    _, right = decode(shallow, [prompt], decoding, verify(3), drafter=Told(steps, lambda _: True))
     assert all(after.draft in (0, before.draft + 1) for before, after in pairwise(right))
     assert {step.draft for step in right} == {0, 1, 2} and not any(step.rejected for step in right)
-    _, wrong = decode(golden, [prompt], decoding, verify(2), drafter=Told(steps, lambda _: False))
+    _, wrong = decode(shallow, [prompt], decoding, verify(2), drafter=Told(steps, lambda _: False))
     assert {step.draft for step in wrong} == {0}
     assert sum(bool(step.rejected) for step in wrong) > 5
     for right_one, step in zip(steps, wrong, strict=True):
@@ -295,14 +296,14 @@ def first_blocks(engine):
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("block_cache", [True, False])
-def test_the_first_block_runs_beside_the_prefill_where_its_tokens_are_known(golden, executor, block_cache):
+def test_the_first_block_runs_beside_the_prefill_where_its_tokens_are_known(shallow, executor, block_cache):
     """Not without a prefill, nor where the prefill predicts the block's first token, nor behind a long one."""
     prompts = [[1 + i % 400 for i in range(length)] for length in (33, 95, 31, 64, 64 * 7 + 1, 64 * 8 + 1)]
     decoding = Decoding(threshold=0.1, max_new_tokens=20, mask_id=511, stop_ids=(), block_cache=block_cache)
-    own, plain, engine = both(golden, prompts, decoding, 2, executor=executor, batch=1)
+    own, plain, engine = both(shallow, prompts, decoding, 2, executor=executor, batch=1)
     assert own == plain
     assert first_blocks(engine) == [[(1, 1)], [(1, 1)], [], [], [(1, 1)], []]
-    own, plain, together = both(golden, prompts[:2], decoding, 2, executor=executor, batch=2)
+    own, plain, together = both(shallow, prompts[:2], decoding, 2, executor=executor, batch=2)
     assert own == plain
     assert first_blocks(together) == [[(1, 1)], [(1, 1)]]
 
@@ -388,10 +389,10 @@ def test_the_fast_executor_is_taken_where_it_can_be(golden):
         assert isinstance(engine.turn, Verify) and isinstance(engine.executor, Together) == kind
 
 
-def test_what_the_kernels_read_is_contiguous_for_any_number_of_rows(golden, golden_prompts):
+def test_what_the_kernels_read_is_contiguous_for_any_number_of_rows(shallow, golden_prompts):
     """They count on it; the integers of a row come to the device side by side."""
     prompts = [golden_prompts[name] for name in ("p5", "p33", "p64")]
-    engine, ids = build(golden, prompts, Decoding(mask_id=511, stop_ids=(), max_new_tokens=40), verify(2), "fixed",
+    engine, ids = build(shallow, prompts, Decoding(mask_id=511, stop_ids=(), max_new_tokens=40), verify(2), "fixed",
                         Execution(executor="fast", batch_size=3), None)
     ops, seen = engine.executor.graphs.ops, []
     begin = ops.begin

@@ -49,8 +49,8 @@ def start() -> None:
                 file.write(os.path.relpath(code.co_filename, PACKAGE) + "\n")
         seen.add(code)
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    threading.settrace(note)        # it returns None: calls are noted, and neither lines nor returns
+    sys.settrace(note)
 
 
 def _importing(frame: FrameType | None) -> bool:

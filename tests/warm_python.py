@@ -1,10 +1,10 @@
 """Pythons that start with everything imported, seconds sooner: each a process of its own, forked from one that has
-imported torch, pandas and others.
+imported torch, pandas, fastdllm and others, and has done what every process does once (`warm_up`).
 
-`serving` starts the process that forks, once for all workers of a run of the tests. It serves two Pythons: `libraries`,
-for kernels and for the workers themselves, has nothing of fastdllm imported; `package`, for the program `fastdllm` and
-for scripts, has that as well. `command` is what takes the place of `python`; it hands its standard streams, environment
-and directory to the process that forks, passes signals on, and ends with the process that it got, as that does with it.
+`serving` starts the process that forks, once for all workers of a run of the tests; the workers themselves, kernels,
+the program `fastdllm` and scripts come from it. `command` is what takes the place of `python`; it hands its standard
+streams, environment and directory to the process that forks, passes signals on, and ends with the process that it got,
+as that does with it.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ from types import ModuleType
 
 # Not for processes with a Hugging Face cache of their own: transformers reads where it lies when it is imported.
 # Nothing that pytest rewrites when it imports it (its plugins), and nothing that a test replaces before it is imported.
-IMPORTED = {
-    "libraries": ("torch", "transformers.models.auto", "transformers.activations", "pandas", "matplotlib.pyplot",
-                  "scipy.stats", "scipy.optimize", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets",
-                  "anywidget", "pydantic", "ruamel.yaml", "jinja2", "jaxtyping", "rich.console", "bs4",
-                  "safetensors.torch", "tokenizers", "statsmodels.stats.contingency_tables",
-                  "statsmodels.stats.multitest", "statsmodels.stats.proportion", "statsmodels.formula.api",
-                  "papermill", "nbconvert", "typer"),
-    "package": ("fastdllm.lab.evaluation.evaluate", "fastdllm.decode.generate", "fastdllm.cli")}
+IMPORTED = (
+    "torch", "transformers.models.auto", "transformers.activations", "pandas", "matplotlib.pyplot", "scipy.stats",
+    "scipy.optimize", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "anywidget", "pydantic",
+    "ruamel.yaml", "jinja2", "jaxtyping", "rich.console", "bs4", "safetensors.torch", "tokenizers",
+    "statsmodels.stats.contingency_tables", "statsmodels.stats.multitest", "statsmodels.stats.proportion",
+    "statsmodels.formula.api", "papermill", "nbconvert", "typer", "hypothesis", "fastdllm.lab.evaluation.evaluate",
+    "fastdllm.decode.generate", "fastdllm.cli", "fastdllm.report.cell_report", "fastdllm.report.comparison.page",
+    "fastdllm.ui.chat_page", "fastdllm.share.gallery", "fastdllm.investigation.collapse.verdict_collapse")
 STREAMS = (0, 1, 2)
 PATIENCE = 180.0      # seconds that a loaded machine may take for the imports
 KILLED = -9
+SOCKET = "python"
 EXECUTABLE = "FASTDLLM_TEST_EXECUTABLE"      # what is sys.executable in processes that are forked
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """The directory of the sockets at which the two Pythons are to be had, at once or soon; ended with the block."""
+    """The directory of the socket at which Pythons are to be had, at once or soon; ended with the block."""
     with TemporaryDirectory(prefix="warm") as directory:      # short: a socket's path has 107 bytes at most
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("MPLBACKEND", None)
@@ -55,14 +56,14 @@ def serving() -> Iterator[str]:
             yield directory
 
 
-def command(directory: str, name: str) -> list[str]:
-    """What stands for `python` in a command, for one of the two Pythons."""
-    return [sys.executable, "-I", "-S", __file__, "join", f"{directory}/{name}"]
+def command(directory: str) -> list[str]:
+    """What stands for `python` in a command."""
+    return [sys.executable, "-I", "-S", __file__, "join", f"{directory}/{SOCKET}"]
 
 
 def executable(directory: str, path: Path) -> str:
     """A file that may stand for `sys.executable`: `-m MODULE` starts with everything imported, all else as ever."""
-    path.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec {shlex.join(command(directory, "package"))} "$@"\n'
+    path.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec {shlex.join(command(directory))} "$@"\n'
                     f'exec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
     path.chmod(0o755)
     return str(path)
@@ -73,7 +74,7 @@ def kernels(directory: str, specifications: Path) -> dict[str, str]:
     specification = specifications / "kernels" / "python3" / "kernel.json"
     specification.parent.mkdir(parents=True)
     specification.write_text(json.dumps({
-        "argv": [*command(directory, "libraries"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [*command(directory), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Python 3", "language": "python", "metadata": {"supported_encryption": ["curve"]},
         "env": {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}}))      # as a kernel sets it for itself
     return {"JUPYTER_PATH": os.pathsep.join(filter(None, [str(specifications), os.environ.get("JUPYTER_PATH")]))}
@@ -81,12 +82,24 @@ def kernels(directory: str, specifications: Path) -> dict[str, str]:
 
 def serve(directory: str) -> None:
     """Fork a Python for each that asks, as long as standard input stays open."""
-    for name, modules in IMPORTED.items():
-        for module in modules:
-            __import__(module)
-        gc.freeze()     # stays shared by all
-        if name == list(IMPORTED)[-1] or os.fork() == 0:
-            return listen(f"{directory}/{name}")
+    for module in IMPORTED:
+        __import__(module)
+    warm_up()
+    gc.collect()
+    gc.freeze()     # stays shared by all
+    listen(f"{directory}/{SOCKET}")
+
+
+def warm_up() -> None:
+    """What depends on the code alone and every process would do for itself: hashes of the source, layers compiled."""
+    import fastdllm
+    from fastdllm.lab.jobs import notebook_run
+    from fastdllm.lab.records.identity import code_hash
+    code_hash()
+    code_hash(rooms=notebook_run.ROOMS, texts=True)
+    lm = fastdllm.load("tiny", device="cpu")
+    for reuse in (fastdllm.Reuse(), fastdllm.Reuse(k=2, layers="middle")):
+        fastdllm.generate(lm, ["1 + 1?"] * 2, decoding=fastdllm.Decoding(max_new_tokens=32), reuse=reuse)
 
 
 def listen(address: str) -> None:
