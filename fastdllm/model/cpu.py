@@ -76,10 +76,11 @@ class CpuOps(TorchOps):
                     wanted: Int[Tensor, "R n"] | Int[Tensor, " N"] | None = None) -> Tensor:
         if self.where is None:
             raise RuntimeError("begin() comes before the layers")
-        if wanted is not None and wanted.ndim == 1:
-            return pick(self.layer_range(first, last, hidden, batch), wanted)
-        return compiled(run)(hidden, self.weights[first:last + 1], self.cache.keys[first:last + 1],
-                             self.cache.values[first:last + 1], batch.rows, self.least, wanted, *self.where)
+        anywhere = wanted is not None and wanted.ndim == 1
+        hidden = compiled(run)(hidden, self.weights[first:last + 1], self.cache.keys[first:last + 1],
+                               self.cache.values[first:last + 1], batch.rows, self.least,
+                               None if anywhere else wanted, *self.where)
+        return pick(hidden, wanted) if anywhere else hidden
 
     def plain_cache(self) -> Cache:
         plain = copy(self.cache)
