@@ -144,8 +144,8 @@ def drained(engine, ids):
 def test_sizes_that_are_captured():
     """Few enough to capture, and little idle work."""
     sizes = [rounded(rows) for rows in range(1, 513)]
-    assert all(0 <= size - rows < max(1, min(16, rows / 7)) for rows, size in enumerate(sizes, 1))
-    assert len(set(sizes)) == 64
+    assert all(0 <= size - rows <= min(7, rows / 16) for rows, size in enumerate(sizes, 1))
+    assert len(set(sizes)) == 112
 
 
 def test_the_reference_agrees(golden):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from fastdllm.decode.drafts import choose
 from fastdllm.decode.executor import Eager, group, no_hooks
@@ -47,13 +48,11 @@ def runs(layers: tuple[int, ...]) -> tuple[Run, ...]:
 MOST_ROWS = 512         # of a packed tick: 4096 tokens at the usual small block
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Tokens of a forward that see each other, and so go in together: a block of a prompt, or all of another forward.
     """
 
     index: int                       # of its forward among those of the call
-    begin: int                       # offset in the forward
     start: int
     end: int                         # keys below it are visible
     tokens: tuple[int, ...]
@@ -170,12 +169,13 @@ class Fast:
         return predictions
 
     def _parts(self, index: int, forward: Forward, entry: int, reuses: bool) -> Iterator[Part]:
-        step = self.width if forward.kind == "prefill" else forward.width
-        for begin in range(0, forward.width, step):
-            start = forward.start + begin
-            yield Part(index, begin, start, start + step if forward.kind == "prefill" else forward.end,
-                       forward.tokens[begin:begin + step], entry, reuses,
-                       tuple(offset - begin for offset in forward.read if begin <= offset < begin + step))
+        if forward.kind != "prefill":
+            yield Part(index, forward.start, forward.end, forward.tokens, entry, reuses, forward.read)
+            return
+        for begin in range(0, forward.width, self.width):
+            start, end = forward.start + begin, begin + self.width
+            yield Part(index, start, start + self.width, forward.tokens[begin:end], entry, reuses,
+                       tuple(offset - begin for offset in forward.read if begin <= offset < end))
 
     def _tick(self, parts: list[Part], forwards: list[Forward]) -> Callable[[], Packed]:
         """One launch: rows of the parts that run every layer, those of the others, and readers that look anywhere."""

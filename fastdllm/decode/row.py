@@ -11,12 +11,19 @@ from __future__ import annotations
 import time
 from copy import copy
 from dataclasses import replace
+from functools import cache
 
 from fastdllm.decode.rules import Rules
 from fastdllm.decode.step import DECISIONS, KINDS, DraftCount, Forward, Prediction, RowResult, Step
 from fastdllm.model.errors import NothingUnmasked
 
 NAN = float("nan")
+
+
+@cache
+def predicting(offset: int, small: int) -> tuple[int, ...]:
+    """Where a small block at this offset of a forward is predicted: each position by the one before it."""
+    return tuple(max(0, offset + i - 1) for i in range(small))
 
 
 class Row:
@@ -67,10 +74,10 @@ class Row:
         masked = tuple(token == rules.mask_id for token in part)
         every_k = rules.revision.full_block_every_k and (rules.k <= 1 or self.step % rules.k == 0)
         if not rules.block_cache or not self.has_cache or masked[0] or every_k:
-            read = tuple(max(0, offset + i - 1) for i in range(rules.small))
-            return self._forward("full", self.start, tuple(self.block), end, read, masked, small_block)
-        read = tuple(max(0, i - 1) for i in range(rules.small))
-        return self._forward("small", self.start + offset, tuple(part), end, read, masked, small_block)
+            return self._forward("full", self.start, tuple(self.block), end, predicting(offset, rules.small), masked,
+                                 small_block)
+        return self._forward("small", self.start + offset, tuple(part), end, predicting(0, rules.small), masked,
+                             small_block)
 
     def _forward(self, kind: str, start: int, tokens: tuple[int, ...], end: int, read: tuple[int, ...],
                  masked: tuple[bool, ...] = (), small_block: int | None = None) -> Forward:
@@ -93,10 +100,10 @@ class Row:
             self.decisions[decision] += 1
         unmasked, confidence = [False] * size, [NAN] * size
         if denoised := forward.small_block is not None:
-            for i, reveal in enumerate(prediction.unmask):
-                position, token = forward.offset + i, prediction.tokens[i]
-                if forward.masked[i]:
-                    confidence[position] = prediction.confidence[i]
+            said = zip(forward.masked, prediction.tokens, prediction.confidence, prediction.unmask, strict=False)
+            for position, (masked, token, sure, reveal) in enumerate(said, forward.offset):
+                if masked:
+                    confidence[position] = sure
                 if reveal and token != self.rules.mask_id:      # what is predicted to be masked stays masked
                     self.block[position], unmasked[position] = token, True
                     self.saw_stop |= token in self.rules.stop_ids

@@ -76,11 +76,11 @@ class CpuOps(TorchOps):
                     wanted: Int[Tensor, "R n"] | Int[Tensor, " N"] | None = None) -> Tensor:
         if self.where is None:
             raise RuntimeError("begin() comes before the layers")
-        anywhere = wanted is not None and wanted.ndim == 1
+        anywhere = wanted if wanted is not None and wanted.ndim == 1 else None
         hidden = compiled(run)(hidden, self.weights[first:last + 1], self.cache.keys[first:last + 1],
                                self.cache.values[first:last + 1], batch.rows, self.least,
-                               None if anywhere else wanted, *self.where)
-        return pick(hidden, wanted) if anywhere else hidden
+                               wanted if anywhere is None else None, *self.where)
+        return hidden if anywhere is None else pick(hidden, anywhere)
 
     def plain_cache(self) -> Cache:
         plain = copy(self.cache)
