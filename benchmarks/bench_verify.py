@@ -61,19 +61,23 @@ def widths_of(engine: Engine) -> Counter[int]:
     """Counts the tokens of every pass from here on, prefills apart (width 0)."""
     widths = Counter[int]()
     executor: Any = engine.executor
-    run = executor.run
+    if isinstance(executor, (Together, OneByOne)):
+        run = executor.run
 
-    def of_packs(packs: Any) -> Any:
-        widths.update(0 if pack.states[0].forward.kind == "prefill" else sum(s.forward.width for s in pack.states)
-                      for pack in packs)
-        return run(packs)
+        def of_packs(packs: Any) -> Any:
+            widths.update(0 if pack.states[0].forward.kind == "prefill" else sum(s.forward.width for s in pack.states)
+                          for pack in packs)
+            return run(packs)
 
-    def of_forwards(forwards: Any, plans: Any) -> Any:
-        widths.update(0 if forward.kind == "prefill" else forward.width for forward in forwards)
-        return run(forwards, plans)
+        executor.run = of_packs          # type: ignore[method-assign]
+    else:
+        launch = executor.launch
 
-    replaced: Any = of_packs if isinstance(executor, (Together, OneByOne)) else of_forwards
-    executor.run = replaced
+        def of_forwards(forwards: Any, plans: Any) -> Any:
+            widths.update(0 if forward.kind == "prefill" else forward.width for forward in forwards)
+            return launch(forwards, plans)
+
+        executor.launch = of_forwards
     return widths
 
 
