@@ -112,12 +112,12 @@ def caption(table: pd.DataFrame) -> str:
     else:
         batches = ", ".join(f"{size:.0f}" for size in sorted(set(table["batch_size"].dropna())))
         speed = (f"tokens/s at batch {batches}; speed-up: tokens/s against k=1, with a 95 % interval from "
-                 "repeats and without one where a configuration ran fewer than three times; seconds without loading and "
-                 "warm-up")
+                 "repeats and without one where a configuration ran fewer than three times; seconds without loading "
+                 "and warm-up")
     return (f"accuracy by the rule {_values(table['metric'])} with 95 % Wilson interval; points lost (also in percent "
             "of k=1's right answers) against k=1 with 95 % interval, paired over the same problems; the "
-            f"verdict's intervals are wider, they hold for all configurations together; {speed}; NFE: forwards; as data "
-            f"in {TABLE}")
+            f"verdict's intervals are wider, they hold for all configurations together; {speed}; NFE: forwards; as "
+            f"data in {TABLE}")
 
 
 def entry(report: Report) -> str:
