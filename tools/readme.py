@@ -51,8 +51,8 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     every = real_model.overview(records.where(model="smol", policy="output"))
     every = every.loc[every["code"].isin(CODES[:2]), :]
     return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
-                      "All of `smol` that ships, output reuse: right answers in % of n problems, over the layer subsets "
-                      "that ran:", "", Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
+                      "All of `smol` that ships, output reuse: right answers in % of n problems, over the subsets that ran:",
+                      "", Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
 
 
 def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:
