@@ -51,7 +51,7 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     every = real_model.overview(records.where(model="smol", policy="output"))
     every = every.loc[every["code"].isin(CODES[:2]), :]
     return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
-                      "All of `smol` that ships, output reuse: right answers in % of n problems, over the subsets that ran:",
+                      "All of `smol` that ships, output reuse: right answers in % of n, over the subsets that ran:",
                       "", Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
 
 
