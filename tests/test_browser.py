@@ -505,9 +505,11 @@ def test_app_follows_the_system_s_theme(driver, app, shots):
             time.sleep(0.5)     # a frame, in which the map is drawn anew
             drawn = browser.js(driver, """const map = document.querySelector('.fd-map');
                 const seen = map.getContext('2d').getImageData(0, 0, map.width, map.height).data, rest = [0, 0];
-                for (let at = 0; at < seen.length; at += 4)
-                    if (seen[at + 3] > 200 && Math.max(...seen.slice(at, at + 3)) - Math.min(...seen.slice(at, at + 3)) < 30)
-                        rest[seen[at] > 128 ? 1 : 0] += 1;
+                for (let at = 0; at < seen.length; at += 4) {
+                    const [red, green, blue, solid] = seen.slice(at, at + 4);
+                    if (solid > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) < 30)
+                        rest[red > 128 ? 1 : 0] += 1;
+                }
                 return rest""")
             assert (drawn[1] > drawn[0]) == dark, "the map's letters and numbers are light on a dark ground alone"
             driver.save_screenshot(str(shots / f"app_{system}.png"))

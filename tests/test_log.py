@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import page_support
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -77,6 +78,7 @@ def test_a_report_begins_with_what_ran_when_where_and_on_what_code(grid: Grid) -
     heading = results_page.Report.of(Results.of(grid)).heading
     record = Results.of(grid).records[0]
     assert heading.startswith("# x\n\nReuse pays.\n\n*2026-11-21; ")
+    assert "arithmetic, rule strict; " in heading
     assert record.environment.device_name in heading and record.code.version in heading
     assert heading.index(record.environment.device_name) < heading.index("**Answer.**")
 
@@ -143,6 +145,7 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     assert 'src="http' not in html
     assert "Traceback" not in html
     cells = json.loads((grid.directory / "90_report.ipynb").read_text())["cells"]
+    assert [fault for shown in page_support.tables(cells) for fault in page_support.bare(shown)] == []
     verdict = "".join(cells[-1]["outputs"][0]["data"]["text/markdown"])
     assert verdict.startswith("**undecided.** Not settled")
     assert words_before_fold(verdict) <= MOST_WORDS

@@ -53,7 +53,7 @@ def test_the_real_model_s_table_says_what_ran_what_did_not_and_what_the_log_publ
     assert rows["k1"][1:] == ["50.0 (15.0 to 85.0)", "not run", "not run", "80.4", "60.0 / 70.0"]
     assert rows["k2 middle"][1:] == ["25.0 (4.6 to 69.9)", "not run", "not run", "73.6", "10.0"]
     assert rows["k3 last"][1:] == ["not run", "not run", "not run", "67.7", "0.0"]
-    assert "n = 4 problems" in made and "commit 0123456; a card; 2026-11-25" in made
+    assert "n = 4; rule " in made and "commit 0123456; a card; 2026-11-25" in made
     assert "Not run: " in made and "`fastdllm grid run gsm8k_smol`" in made
 
 

@@ -105,7 +105,9 @@ def test_the_table_of_a_grid_on_a_cpu_is_printed(results: Results, tmp_path: Pat
     file.write_text(f"experiment: x\noutput: {results.grid.output}\nlimit: 100\n"
                     "axes: {k: [1, 2, 3], layers: [first, middle, last]}\n")
     text = command("grid", "table", file)
-    assert "| k2_middle |" in text and "predicted speed-up" in text and "seconds" not in text
+    table, _, said = text.partition("\n\n")
+    assert "| k2_middle |" in table and "predicted speed-up" in table and "seconds" not in table
+    assert "accuracy by the rule strict with 95 % Wilson interval" in said, "a number says by which rule"
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3])

@@ -39,12 +39,11 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     absent: `shipped.missing`. Cells that did not run say so, and their command stands below.
     """
     have, cells = real_model.results(records), real_model.run_1(records)
-    n = ", ".join(map(str, sorted(set(have.frame["n"])))) or "0"
     head = ("| configuration | " + " | ".join(f"`{code}`" for code in CODES)
             + " | January, 7B, n = 1319 | Run 2, 7B, n = 10 |\n|" + " --- |" * (len(CODES) + 3))
     said = [one.text for one in verdict_real_model.mystery(records, cells) if one.state is not None]
     where = ("*Right answers in % (95 % interval) on GSM8K: SmolLM2-135M made a block-diffusion model (`smol`), all "
-             f"n = {n} problems, in words, threshold {real_model.THRESHOLD:g}, {real_model.DTYPE}; "
+             f"problems, in words, threshold {real_model.THRESHOLD:g}, {real_model.DTYPE}; "
              f"{shipped.label(have.frame)} ([a line a problem](executed/published)). The 7B's columns are the log's "
              "(`ce2817c0`, `f7f4c2c0`): another model, another level, the same question.*")
     lines = [real_line(have, k, layers) for k, layers in [(1, "")] + [
@@ -52,8 +51,8 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
     every = real_model.overview(records.where(model="smol", policy="output"))
     every = every.loc[every["code"].isin(CODES[:2]), :]
     return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
-                      "All of `smol` that ships, output reuse, over the layer subsets that ran:", "",
-                      Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
+                      "All of `smol` that ships, output reuse: right answers in % of n, over the subsets that ran:",
+                      "", Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
 
 
 def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:

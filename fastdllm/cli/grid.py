@@ -243,7 +243,7 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
     from fastdllm.display.tables import Html, as_text
     from fastdllm.report import plain_control, tables
     from fastdllm.report.results import Results
-    from fastdllm.report.results_page import COUNTS
+    from fastdllm.report.results_page import COUNTS, caption
     grid, configurations = read(params, task, limit, config, changes)
     results = Results.of(grid, configurations)
     rows = tables.grid_table(results)
@@ -254,7 +254,7 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
         typer.echo(Html(plain_control.as_text(rows), plain_control.caption(rows)).markdown())
     else:
         shown = as_text(rows)
-        typer.echo(Html(shown.loc[:, ~shown.columns.str.fullmatch(COUNTS)]).markdown())
+        typer.echo(Html(shown.loc[:, ~shown.columns.str.fullmatch(COUNTS)], caption(rows)).markdown())
     data = rows.drop(columns=list(tables.HERE))
     if csv is not None:
         options.save_table(data, csv)

@@ -33,7 +33,8 @@ STYLE = """<style>
 .fd code,.fdc code{background:none;padding:0;font-size:1em}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
-@media (max-width:900px){.fd{font-size:11.5px}.fd th,.fd td{padding:2px 4px}.fd td.w{min-width:7em}}
+@media (max-width:900px){.fd{font-size:11px}.fd th,.fd td{padding:2px 4px}.fd td.w{min-width:6em}
+.fd th span{white-space:normal}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
 LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}

@@ -110,9 +110,10 @@ def caption(rows: pd.DataFrame) -> str:
     predicted = [row_is_predicted(row) for row in rows.to_dict("records")]
     clock = " or ".join(name for name, used in (("the cost model's prediction from the forwards", any(predicted)),
                                                 ("tokens/s by the clock, one run each", not all(predicted))) if used)
-    return (f"speed: {clock}, over that of the plain row of the highest threshold; best plain as fast: the most "
-            "accurate configuration without reuse that is at least as fast; points won over it: with the 95 % "
-            "interval, on the same problems")
+    rule = ", ".join(sorted(set(rows["metric"])))
+    return (f"accuracy by the rule {rule} with 95 % Wilson interval; speed: {clock}, over that of the plain row of the "
+            "highest threshold; best plain as fast: the most accurate configuration without reuse that is at least as "
+            "fast; points won over it: with the 95 % interval, on the same problems")
 
 
 def sentences(rows: pd.DataFrame) -> list[str]:

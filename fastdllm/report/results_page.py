@@ -63,24 +63,15 @@ class Report:
                        + (" with changes" if record.code.dirty else "") for record in records})
         ran = " to ".join(dict.fromkeys((days[0], days[-1])))
         stated = f"\n\n{self.results.grid.hypothesis.strip()}" if self.results.grid.hypothesis.strip() else ""
-        return (f"# {self.results.grid.experiment}{stated}\n\n*{ran}; {' and '.join(where)}; {'; '.join(code)}*\n\n"
+        what = f"{_values(self.table['task'])}, rule {_values(self.table['metric'])}"
+        return (f"# {self.results.grid.experiment}{stated}\n\n"
+                f"*{ran}; {what}; {' and '.join(where)}; {'; '.join(code)}*\n\n"
                 f"**Answer.** {self.answer}")
 
     @property
     def caption(self) -> str:
-        """Under the table: what its columns are, and where its speeds come from."""
-        if only_predicted(self.table):
-            drafted = ("; policy verify: an upper bound, as what drafts cost in a pass is not counted"
-                       if "forwards run" in self.shown else "")
-            speed = (f"predicted speed-up: tokens/s against k=1 that the cost model gives the counted forwards at "
-                     f"{cost_model.SHAPE}, because a CPU that others share is no clock (its interval is that of the "
-                     f"problems); the clock's seconds and tokens/s are in results.csv{drafted}")
-        else:
-            speed = ("speed-up: tokens/s against k=1, with a 95 % interval from repeats and without one where a "
-                     "configuration ran fewer than three times; seconds without loading and warm-up")
-        return (f"accuracy with 95 % Wilson interval; points lost (also in percent of k=1's right answers) against k=1 "
-                f"with 95 % interval, paired over the same problems; the verdict's intervals are wider, they hold for "
-                f"all configurations together; {speed}; NFE: forwards; as data in results.csv")
+        """Under the table."""
+        return caption(self.table)
 
     @cached_property
     def shown(self) -> pd.DataFrame:
@@ -108,6 +99,25 @@ class Report:
         table = tables.grid_table(results)
         findings = rules.audit(sources.from_records(results.records))
         return cls(results, table, criteria.judge(results, table), findings)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Under `tables.grid_table` as text: what its columns are, by which rule, and where its speeds come from."""
+    if only_predicted(table):
+        drafted = ("; policy verify: an upper bound, as what drafts cost in a pass is not counted"
+                   if "forwards run" in as_text(table) else "")
+        speed = (f"predicted speed-up: tokens/s against k=1 that the cost model gives the counted forwards at "
+                 f"{cost_model.SHAPE}, because a CPU that others share is no clock (its interval is that of the "
+                 f"problems); the clock's seconds and tokens/s are in {TABLE}{drafted}")
+    else:
+        batches = ", ".join(f"{size:.0f}" for size in sorted(set(table["batch_size"].dropna())))
+        speed = (f"tokens/s at batch {batches}; speed-up: tokens/s against k=1, with a 95 % interval from "
+                 "repeats and without one where a configuration ran fewer than three times; seconds without loading "
+                 "and warm-up")
+    return (f"accuracy by the rule {_values(table['metric'])} with 95 % Wilson interval; points lost (also in percent "
+            "of k=1's right answers) against k=1 with 95 % interval, paired over the same problems; the "
+            f"verdict's intervals are wider, they hold for all configurations together; {speed}; NFE: forwards; as "
+            f"data in {TABLE}")
 
 
 def entry(report: Report) -> str:
@@ -159,7 +169,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         "## Measured and published", "",
         Html(summary_tables.against_published(results), AGAINST_PUBLISHED).markdown(), "",
         "## Audit", "", rules.summary(report.findings) + ".", "",
-        Html(rules.frame(report.findings)).markdown() if report.findings else "", "",
+        Html(rules.frame(report.findings), rules.FINDINGS).markdown() if report.findings else "", "",
         "## Coverage", "", Html(summary_tables.coverage(results), COVERAGE).markdown(), "",
         *(["Not complete:", "", missing, ""] if missing else []),
         "## Notes", "", NOTES, notes, NOTES_END, ""])

@@ -22,6 +22,8 @@ import pandas as pd
 from fastdllm.report.audit import agreement, claims, files, scores, speed
 from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding, Rule
 
+FINDINGS = "one row a finding: the rule that fired, and the configurations or statements that it is about"
+
 
 def rules() -> dict[str, Rule]:
     """Every rule by its name, in the order of a report."""
