@@ -93,7 +93,7 @@ def test_a_hub_checkpoint_that_is_not_in_the_cache(tmp_path, monkeypatch):
 def test_what_is_no_hub_id_is_a_directory_that_is_not_there(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     check = preflight.checkpoint(model, None)
-    shown = repr(model)[:60].rstrip("'")      # a long name is shortened
+    shown = repr(model)[:50].rstrip("'")      # a long name is shortened
     assert not check.ok and f"model: {shown}" in check.text and " is no directory; allowed: " in check.text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from fastdllm.decode.drafts import choose
@@ -124,11 +123,12 @@ class Fast:
         for index in sorted(range(len(forwards)), key=lambda index: reuses[index]):      # as `Shape.running` wants it
             rows += self._rows(forwards[index], width, read, entries[index])
             last[index] = len(rows) - 1
-        reusing = sum(reuses)
+        reusing, storing = sum(reuses), self._stores(entries, reuses)
         shape = Shape(self.graphs.bucket(len(rows)), width, read, skipped=self.runs if reusing else (),
-                      running=len(rows) - reusing if reusing else 0,
+                      running=len(rows) - reusing if reusing else 0, keep=self.runs if storing else (),
+                      residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing),
                       everything=any(map(self._replayed_anywhere, forwards)), shared=len(rows) > len(forwards))
-        done = self.graphs.launch(self._storing(shape, entries, reuses), rows)
+        done = self.graphs.launch(shape, rows)
 
         def predictions() -> list[Prediction]:
             packed = done()
@@ -136,12 +136,10 @@ class Fast:
                     for forward, plan, row in zip(forwards, plans, last, strict=True)]
         return predictions
 
-    def _storing(self, shape: Shape, entries: list[int], reuses: list[bool]) -> Shape:
-        """The shape, and what it stores of the rows that run."""
-        storing = any(entry != self.graphs.spare_entry and not reuse
-                      for entry, reuse in zip(entries, reuses, strict=True))
-        return replace(shape, keep=self.runs if storing else (),
-                       residual=isinstance(self.policy, ResidualPolicy) and bool(shape.skipped or storing))
+    def _stores(self, entries: list[int], reuses: list[bool]) -> bool:
+        """Whether an output is to be stored of what runs every layer."""
+        return any(entry != self.graphs.spare_entry and not reuse
+                   for entry, reuse in zip(entries, reuses, strict=True))
 
     def _pack(self, forwards: list[Forward], plans: list[ReusePlan],
               entries: list[int]) -> Callable[[], list[Prediction]]:
@@ -197,10 +195,11 @@ class Fast:
         self._fill(rows, read, many)
         for row, reader in zip(rows, readers, strict=False):
             row[self.small:self.small + 2 * read] = reader
+        storing = self._stores([part.entry for part in parts], [part.reuses for part in parts])
         shape = Shape(len(rows), self.small, read, readers=many, skipped=self.runs if reusing else (),
-                      running=running if reusing else 0, shared=True)
-        return self.graphs.launch(self._storing(shape, [part.entry for part in parts],
-                                                [part.reuses for part in parts]), rows)
+                      running=running if reusing else 0, keep=self.runs if storing else (),
+                      residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing), shared=True)
+        return self.graphs.launch(shape, rows)
 
     def _fill(self, rows: list[list[int]], read: int, least: int = 0) -> None:
         """Add idle rows up to a size that graphs are captured for."""
