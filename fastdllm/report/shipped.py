@@ -38,7 +38,8 @@ COUNTS = ("right", "tokens", "forwards")      # columns of problems.csv besides 
 SETTINGS = ["model", "task", "limit", "engine", "dtype", "threshold", "max_new_tokens", "small_block", "block_cache",
             "full_forwards", "temperature", "seed", "revision", "policy", "k", "layers"]
 # The grids whose records ship: what is missing of them is named with its command.
-GRIDS = ("gsm8k_smol", "gsm8k_smol_run1", "multiarith_smol", "gsm8k_smol_float16", "arc_easy_smol", "phase6_400")
+GRIDS = ("gsm8k_smol", "gsm8k_smol_run1", "multiarith_smol", "gsm8k_smol_float16", "multiarith_smol_float16",
+         "arc_easy_smol", "phase6_400")
 
 
 @dataclass(frozen=True)
