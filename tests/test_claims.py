@@ -233,8 +233,9 @@ def front(speedup: float, low: float, high: float, gain: float = np.nan, p: floa
 
 def against(*rows: tuple[float, float, float]) -> pd.DataFrame:
     """`pareto.against_thresholds`: threshold, points won, p after Holm."""
-    return pd.DataFrame([{"threshold": t, "points": points, "p_holm": p, "speedup": 1.3, "n": 400}
-                         for t, points, p in rows], columns=["threshold", "points", "p_holm", "speedup", "n"])
+    return pd.DataFrame([{"threshold": t, "points": points, "p_holm": p, "predicted speed-up": 1.3, "n": 400}
+                         for t, points, p in rows], columns=["threshold", "points", "p_holm",
+                                                              "predicted speed-up", "n"])
 
 
 def beside_k1(*differ: int) -> pd.DataFrame:

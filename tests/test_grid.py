@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -204,6 +205,16 @@ def test_commands_point_to_what_exists(command, says, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         cli.app(command.split(), standalone_mode=False)
     assert all(word in str(error.value) for word in says), str(error.value)
+
+
+def test_a_dry_submission_says_how_it_would_be_followed(capsys, tmp_path, monkeypatch):
+    from fastdllm import cli
+    monkeypatch.setenv("FASTDLLM_HOME", str(tmp_path))
+    part = ["demo", "--task", "arithmetic", "--limit", "3", "--config", "k2_middle", "--set", "axes.k=[1, 2]"]
+    cli.app(["grid", "submit", *part, "--dry-run"], standalone_mode=False)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(last.partition("follow it with: ")[2]) == ["fastdllm", "grid", "status", *part]
+    assert last.startswith("# "), "the whole may be run as a script"
 
 
 def test_options_of_a_notebook_keep_their_type(capsys):

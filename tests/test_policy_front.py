@@ -11,6 +11,7 @@ import pytest
 from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
+from fastdllm.display.tables import Html, pairs_as_text
 from fastdllm.investigation.speed import pareto, verdict_policies, verify_measurements
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
@@ -60,6 +61,17 @@ def test_a_comparison_is_corrected_for_the_thresholds_and_holds_only_those_as_fa
     assert compared.loc[0.5, "p_holm"] == pytest.approx(2 * compared.loc[0.5, "p"])
 
 
+def test_speeds_of_the_cost_model_say_so_and_ratios_say_of_what(tmp_path):
+    made = results(tmp_path, {0.5: 0.6})
+    rows = pareto.table(made)
+    compared = pareto.against_thresholds(made, with_fast(rows, 0.5, 0.9))
+    headings = [shown.markdown().splitlines()[0]
+                for shown in (Html(pareto.as_text(rows)), pairs_as_text(compared), Html(pareto.areas(rows)))]
+    assert [line.count("speed-up") for line in headings] == [1, 1, 0]
+    assert [line.count("predicted speed-up") for line in headings] == [1, 1, 0]
+    assert "AUP / AUP of threshold alone" in headings[2] and "relative" not in headings[2]
+
+
 def test_configurations_are_named_without_their_batch(tmp_path):
     assert set(pareto.table(results(tmp_path, {}))["config"]) >= {"k1_t0.9", "k2_verify_t0.9", "k2_middle_replay_t0.9"}
 
@@ -85,7 +97,7 @@ def test_area_weighs_what_is_lost_and_leaves_out_what_collapsed():
 def test_areas_of_families_begin_with_the_same_point(tmp_path):
     table = pareto.areas(pareto.table(results(tmp_path, {0.5: 0.5}))).set_index("family")
     assert set(table.index) == {"threshold alone", "verify", "replay", "token"}
-    assert table.loc["threshold alone", "relative"] == 1
+    assert table.loc["threshold alone", "AUP / AUP of threshold alone"] == 1
     assert table.loc["verify", "AUP"] == pytest.approx(table.loc["token", "AUP"])
 
 

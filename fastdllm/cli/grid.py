@@ -170,8 +170,10 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
     plan, _ = planned(params, names, task, limit, config, changes, force, force_config, shards)
     for state in plan.busy:
         typer.echo(f"left alone: {state.configuration.path} ({state.state}: {state.detail})")
+    again = options_text(params, task, limit, config, changes)
+    follow = f"follow it with: {' '.join(filter(None, ['fastdllm grid status', again]))}"
     if dry_run and plan.run:
-        preview(plan, submission.plan_grid(plan, report=report).text, preflight.SUBMITTED)
+        preview(plan, f"{submission.plan_grid(plan, report=report).text}\n# {follow}", preflight.SUBMITTED)
         return
     plan.preflight(preflight.SUBMITTED)
     if not dry_run:
@@ -180,9 +182,7 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
         typer.echo("nothing to submit: everything is complete or under way")
         return
     note = submission.submit(submission.plan_grid(plan, report=report))
-    again = options_text(params, task, limit, config, changes)
-    typer.echo(f"submitted job {note.job}: {len(note.tasks)} array tasks; follow it with: "
-               f"{' '.join(filter(None, ['fastdllm grid status', again]))}")
+    typer.echo(f"submitted job {note.job}: {len(note.tasks)} array tasks; {follow}")
 
 
 @app.command(cls=options.GridCommand)

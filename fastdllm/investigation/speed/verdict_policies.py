@@ -53,7 +53,7 @@ def replay_beats_every_threshold(compared: pd.DataFrame) -> Decision:
     beaten = (compared["points"] > 0) & (compared["p_holm"] < SURE)
     row = compared.loc[compared["points"].idxmin()]
     return beaten.all(), {"m": len(compared), "beaten": int(beaten.sum()), "t": row["threshold"], "n": row["n"],
-                          "speedup": row["speedup"], "points": row["points"], "p": p_text(row["p_holm"])}
+                          "speedup": row["predicted speed-up"], "points": row["points"], "p": p_text(row["p_holm"])}
 
 
 @claim(holds="Against the best threshold as fast, after Holm: better {better}; worse {worse}.",
