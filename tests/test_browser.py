@@ -502,6 +502,9 @@ def test_app_follows_the_system_s_theme(driver, app, shots):
             assert browser.contrast(paper, "rgb(0, 0, 0)" if dark else "rgb(255, 255, 255)") < 1.5
             assert browser.contrast(ground, paper) < 1.2, "one ground, to the edge of the window"
             assert [pair for pair in inks if browser.contrast(*pair) < 4.5] == []
+            arrow = browser.js(driver, "return getComputedStyle(document.querySelector('.widget-dropdown select'))"
+                                       ".backgroundImage")
+            assert ("fill='%23e0e0e0'" in arrow) == dark and "svg" in arrow, "a light arrow on a dark field alone"
             time.sleep(0.5)     # a frame, in which the map is drawn anew
             drawn = browser.js(driver, """const map = document.querySelector('.fd-map');
                 const seen = map.getContext('2d').getImageData(0, 0, map.width, map.height).data, rest = [0, 0];

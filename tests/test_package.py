@@ -123,6 +123,13 @@ def test_a_switch_is_shown_as_a_flag(name):
     assert "--" in text and "bool" not in text.lower()
 
 
+def test_a_path_to_open_leads_there_from_where_one_stands(tmp_path, monkeypatch):
+    for home, printed in ((tmp_path, "a/b.html"), (tmp_path / "a", "b.html"), (ROOT, str(tmp_path / "a" / "b.html"))):
+        home.mkdir(exist_ok=True)
+        monkeypatch.chdir(home)
+        assert paths.to_open(tmp_path / "a" / "b.html") == printed
+
+
 def test_paths_below_the_project_are_named_from_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("new", tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from fastdllm.display.notebook_html import export, to_html
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
-from fastdllm.lab.config.paths import root, short
+from fastdllm.lab.config.paths import root, short, to_open
 from fastdllm.lab.jobs import notebooks, worker
 
 NOTEBOOK = "90_report.ipynb"
@@ -48,4 +48,4 @@ def execute(folder: Path) -> str:
         exporter.submit(to_html, source)    # imports nbconvert and compiles its templates
         worker.execute(source, executed, {"directory": where})
         html = exporter.submit(export, executed, True).result()     # the code is in the notebook beside it
-    return f"{notebooks.printed(executed, 'write')}\nreport: {short(html)}"
+    return f"{notebooks.printed(executed, 'write')}\nreport: {to_open(html)}"

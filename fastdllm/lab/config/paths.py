@@ -98,6 +98,12 @@ def short(path: Path) -> str:
     return str(path.relative_to(root())) if path.is_relative_to(root()) else path.name
 
 
+def to_open(path: Path) -> str:
+    """A path as it is typed where one stands: from the working directory if it lies below, else whole."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def short_name(path: str) -> str:
     """A path's last part, and behind it six digits of the whole, so that a/x and b/x have names of their own.
 
