@@ -13,11 +13,16 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import lab_support
 import pytest
 
+from fastdllm.decode.policies import Original, OutputPolicy, ReusePlan
+from fastdllm.decode.step import DECISIONS, KINDS, Forward
+from fastdllm.decode.store import Source, Store
 from fastdllm.model.files import PATTERNS
+from fastdllm.settings import POLICIES, ExecutorName
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -154,6 +159,27 @@ def test_nothing_is_skipped_silently(page):
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("kind", [OutputPolicy, Original, ReusePlan, Forward, Source, Store])
+def test_the_page_on_policies_names_all_that_a_policy_is_handed(kind):
+    names = {name for name in (*vars(kind), *vars(kind).get("__annotations__", ())) if not name.startswith("_")}
+    names -= {"of", "key", "plain"} if kind in (Source, ReusePlan) else {"layers"}      # what only the engine calls
+    prose = re.sub(r"```.*?```", "", (ROOT / "docs" / "add_a_policy.md").read_text(), flags=re.DOTALL)
+    told = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", prose))))
+    assert names - told == set()
+
+
+def test_the_suite_s_own_words_are_in_the_glossary():
+    """Those of settings and records, and those that stand over columns and in sentences of README and reports."""
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    told = " ".join(re.findall(r"\*+([^*]+)\*+", text))
+    own = [*KINDS, *DECISIONS, *POLICIES, *get_args(ExecutorName), "strict", "control threshold", "bound", "NFE",
+           "pass", "packed tick", "tick", "draft", "depth", "cap", "runaway", "AUP", "cost model", "predicted",
+           "replayed", "points lost", "points won over it", "layer calls reused", "criterion", "on the front",
+           "first differing forward", "two-tier caching", "collapse", "refresh", "slot", "January, Run 1, Run 2",
+           "revision", "copy bandwidth"]
+    assert [word for word in own if word.lower() not in told.lower()] == []
 
 
 def test_readme_lists_every_notebook_and_page():
