@@ -9,8 +9,10 @@ import venv
 from pathlib import Path
 
 import pytest
+import typer
 from lab_support import ROOT, command, invoke
 
+from fastdllm.cli import app
 from fastdllm.lab.config import paths
 
 PROJECT = {"FASTDLLM_HOME", "PYTHONPATH"}       # what would lead an installed package back to a checkout
@@ -117,10 +119,17 @@ def test_the_version_is_printed():
     assert __version__ in command("--version")
 
 
-@pytest.mark.parametrize("name", [("run",), ("grid", "run"), ("grid", "submit"), ("gallery",), ("chat",)])
+def commands(group, name=()):
+    """The words of each command below a group of commands, and of the group."""
+    yield name
+    for each, inner in getattr(group, "commands", {}).items():
+        yield from commands(inner, (*name, each))
+
+
+@pytest.mark.parametrize("name", list(commands(typer.main.get_command(app))), ids=" ".join)
 def test_a_switch_is_shown_as_a_flag(name):
     text = command(*name, "--help")
-    assert "--" in text and "bool" not in text.lower()
+    assert "--help" in text and "bool" not in text.lower()
 
 
 def test_a_path_to_open_leads_there_from_where_one_stands(tmp_path, monkeypatch):
