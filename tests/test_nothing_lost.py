@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from lab_support import ROOT, checkpoint, command, invoke, params
@@ -126,6 +127,22 @@ def test_an_interrupted_run_says_how_many_samples_it_kept(tmp_path):
     assert 0 < int(kept) < int(total) == 3 * 400
     assert "the same command goes on" in said
     assert int(status.kept(configurations).split(" ")[0]) >= int(kept)      # a kernel may end its sample first
+
+
+@pytest.mark.parametrize(("arguments", "work", "kept"), [
+    (("run", "00_tour"), "fastdllm.lab.jobs.notebook_run.run_notebook", "samples of the grids"),
+    (("notebooks", "--smoke"), "fastdllm.lab.jobs.suite.run", "what was executed to its end"),
+    (("grid", "report", "demo"), "fastdllm.report.grid_report.write", "all records"),
+    (("report", "demo/k1_first"), "fastdllm.report.grid_report.write_of_records", "all records"),
+    (("train", "--recipe", "smoke", "--out", "x"), "fastdllm.train.loop.train", "what was saved")])
+def test_what_takes_long_says_at_ctrl_c_what_is_kept(arguments, work, kept, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(work, stopped)
+    monkeypatch.setattr("fastdllm.report.comparison.sides.record_directory", Path)
+    status, text = invoke(*arguments)
+    assert status != 0
+    assert kept in text and "the same command" in text, text
 
 
 def test_a_finished_run_counts_as_kept_whole(tmp_path):

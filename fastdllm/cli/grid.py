@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastdllm.cli import options
-from fastdllm.cli.interrupted import counting
+from fastdllm.cli.interrupted import REPORT, counting, saying
 
 if TYPE_CHECKING:
     from fastdllm.lab.config.grid import Configuration, Grid
@@ -219,7 +219,8 @@ def report(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | N
     """
     from fastdllm.report.grid_report import write
     grid, _ = read(params, task, limit, None, changes)
-    typer.echo(write(grid.of_task(task) if task else grid))
+    with saying(REPORT):
+        typer.echo(write(grid.of_task(task) if task else grid))
 
 
 @app.command(cls=options.GridCommand)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,21 @@ class Interrupted(Exception):
     "Aborted.")"""
 
 
+REPORT = "all records are as they were; the same command makes the report anew"
+
+
 @contextmanager
-def counting(configurations: list[Configuration]) -> Iterator[None]:
-    """Turn Ctrl-C into `Interrupted`, with the samples of these configurations that are on disk."""
+def saying(kept: Callable[[], str] | str) -> Iterator[None]:
+    """Turn Ctrl-C into `Interrupted`: what is kept, and what the same command does then; a function is asked then."""
     try:
         yield
     except KeyboardInterrupt as stopped:
-        from fastdllm.lab.jobs import status
-        raise Interrupted(status.kept(configurations)) from stopped
+        raise Interrupted(kept if isinstance(kept, str) else kept()) from stopped
+
+
+@contextmanager
+def counting(configurations: list[Configuration]) -> Iterator[None]:
+    """`saying`, with the samples of these configurations."""
+    from fastdllm.lab.jobs import status
+    with saying(lambda: status.kept(configurations)):
+        yield

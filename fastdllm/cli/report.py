@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli.interrupted import REPORT, saying
+
 EXAMPLES = ("Examples: [bold]fastdllm report single/k2_middle[/bold] · [bold]fastdllm report single/k1 single/k2_middle"
             "[/bold] (k=1 is what the others are held against) · [bold]fastdllm report executed/single/*/k*[/bold] · a "
             "grid's: [bold]fastdllm grid report demo[/bold]")
@@ -19,4 +21,5 @@ def report(names: Annotated[list[str], typer.Argument(metavar="RECORD...", help=
     """
     from fastdllm.report.comparison import sides
     from fastdllm.report.grid_report import write_of_records
-    typer.echo(write_of_records([sides.record_directory(name) for name in names]))
+    with saying(REPORT):
+        typer.echo(write_of_records([sides.record_directory(name) for name in names]))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fastdllm.cli.interrupted import counting
+
 if TYPE_CHECKING:
     from fastdllm.lab.config.parameters import Parameters
 
@@ -54,7 +56,7 @@ def run_generation_file(path: str | None, allow_code: bool, own_code: bool, flat
         return True
     marks.clear(configuration.directory)
     run = PreparedRun(configuration, force, file)
-    with marks.failure_kept(configuration.directory):
+    with counting([configuration]), marks.failure_kept(configuration.directory):
         record = evaluate(run, log=typer.echo)
     typer.echo(f"{record.score()}, NFE {record.forwards} {record.nfe}\nrecord: {configuration.directory}")
     return True

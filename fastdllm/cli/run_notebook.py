@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from fastdllm.cli.interrupted import saying
+
 
 def run_notebook(notebook: Path, params: str | None, changes: list[str], experiment: str, force: bool, submit: bool,
                  profile: str, dry_run: bool) -> bool:
@@ -25,7 +27,9 @@ def run_notebook(notebook: Path, params: str | None, changes: list[str], experim
     if dry_run:
         typer.echo(f"would run {notebook.name} with {values or 'its own parameters'} -> {directory / notebook.name}")
         return True
-    return notebook_run.run_notebook(notebook, values, directory, force)
+    with saying(f"no copy of {notebook.name} is kept, but all samples of the grids that it runs; the same command "
+                "begins it again"):
+        return notebook_run.run_notebook(notebook, values, directory, force)
 
 
 def _submit(notebook: Path, command: list[str], directory: Path, profile: str, dry_run: bool) -> bool:

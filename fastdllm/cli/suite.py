@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fastdllm.cli import options
+from fastdllm.cli.interrupted import saying
 
 EXAMPLES = ("Examples: [bold]fastdllm notebooks[/bold] (everything, full size) · "
             "[bold]fastdllm notebooks --smoke[/bold] (everything, seconds each) · "
@@ -19,5 +20,7 @@ def notebooks(smoke: Annotated[bool, options.flag("--smoke", help="With the para
               force: Annotated[bool, options.flag("--force", help="Also what is complete.")] = False) -> None:
     """Run every notebook: first the grids that they read, then the notebooks, what is missing only."""
     from fastdllm.lab.jobs import suite
-    if not suite.run(smoke, only, jobs, force):
+    with saying("what was executed to its end is kept, and all samples of grids; the same command goes on"):
+        good = suite.run(smoke, only, jobs, force)
+    if not good:
         raise typer.Exit(1)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli.interrupted import saying
+
 EXAMPLES = ("Examples: [bold]fastdllm train --out build/tiny[/bold] (again to go on where it stopped) · "
             "[bold]fastdllm train --out build/tiny --max-seconds 600[/bold] (pauses by itself) · "
             "[bold]fastdllm train --out build/smoke --recipe smoke[/bold] (seconds on a CPU, learns next to nothing) · "
@@ -53,9 +55,10 @@ def train(out: Annotated[Path, typer.Option(help="Directory for the checkpoint a
         workers=max(0, (os.cpu_count() or 1) - 2) if workers is None else workers,
         compile_layers=target.type == "cuda", max_seconds=max_seconds, max_steps=max_steps,
         measure_every=measure_every, save_every=save_every, log=typer.echo)
-    if data is None:
-        run(RECIPES[recipe], call)
-    else:
-        from fastdllm.train.delta.run import run as run_delta
-        run_delta(DELTA_RECIPES[recipe], call, data, start)
+    with saying(f"what was saved is kept (every {save_every} steps, in {call.state}); the same command goes on there"):
+        if data is None:
+            run(RECIPES[recipe], call)
+        else:
+            from fastdllm.train.delta.run import run as run_delta
+            run_delta(DELTA_RECIPES[recipe], call, data, start)
     typer.echo(f"checkpoint: {out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -44,7 +45,8 @@ def execute(folder: Path) -> str:
     """
     source, executed = notebooks.find(NOTEBOOK), folder / NOTEBOOK
     where = short(folder) if folder.is_relative_to(root()) else str(folder)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as exporter:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=signal.signal,
+                             initargs=(signal.SIGINT, signal.SIG_IGN)) as exporter:      # Ctrl-C is this process's
         exporter.submit(to_html, source)    # imports nbconvert and compiles its templates
         worker.execute(source, executed, {"directory": where})
         html = exporter.submit(export, executed, True).result()     # the code is in the notebook beside it
