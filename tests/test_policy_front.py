@@ -113,7 +113,8 @@ def test_the_page_has_the_measured_numbers():
     for at, (threshold, column) in enumerate((t, c) for t in (0.9, 1.0) for c in ("forwards_saved", "speedup")):
         assert written[at] == pytest.approx(longer.loc[longer["threshold"] == threshold, column].tolist(), abs=0.0051)
     exact = verify_measurements.runs().query("dtype == 'float32' and k > 1")
-    assert "({:.2f}, {:.2f} and {:.2f} times the tokens/s at threshold 0.9)".format(*exact["speedup"]) in page
+    assert "({:.2f}, {:.2f} and {:.2f} times the tokens/s at threshold 0.9)".format(*exact["speedup"]) in " ".join(
+        page.split())
 
 def test_verify_is_not_judged_by_less_than_the_noise_of_the_clock():
     """1.17x and forwards of k=1 that took 2.20 to 2.49 ms, as measured; without the noise it is below what is asked."""
