@@ -181,20 +181,24 @@ def rows(lm: LM, repeats: int = 40) -> Iterator[dict[str, Any]]:
 
 
 def predicted(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Speed-up in tokens/s at the forward times of `rows`, from the widths of every `run` (prefills left out): a bound,
-    since what the host does is not in it. For the model that ran, the share of it that the clock showed.
+    """Speed-up in tokens/s at the forward times of `rows`, from the widths of every `run` in their dtype (prefills left
+    out; of passes of one width the slowest): a bound, since the host's drafting is not in it. For the model that ran,
+    the share of it that the clock showed.
     """
     timed_rows = [line for line in lines if line["part"] == "rows"]
     for model in dict.fromkeys(line["model"] for line in timed_rows):
         mine = [line for line in timed_rows if line["model"] == model]
         plain = {line["width"]: line["ms"] for line in mine if line["executor"] == "k=1"}
-        packed = {line["width"]: line["ms"] for line in mine if line["executor"] == "verify"}
+        packed = dict[int, float]()
+        for line in mine:
+            if line["executor"] == "verify":
+                packed[line["width"]] = max(line["ms"], packed.get(line["width"], 0.0))
 
         def cost(widths: dict[Any, int], table: dict[int, float]) -> float:
             return sum(count * table[min((w for w in table if w >= int(width)), default=max(table))]
                        for width, count in widths.items() if int(width))
 
-        done = [line for line in lines if line["part"] == "run"]
+        done = [line for line in lines if line["part"] == "run" and line["dtype"] == mine[0]["dtype"]]
         for base in (line for line in done if line["k"] == 1):
             for run in (line for line in done if line["k"] > 1):
                 if all(run[name] == base[name] for name in ("model", "data", "threshold", "n", "device")):

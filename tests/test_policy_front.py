@@ -117,11 +117,15 @@ def test_the_page_has_the_measured_numbers():
         page.split())
 
 def test_verify_is_not_judged_by_less_than_the_noise_of_the_clock():
-    """1.17x and forwards of k=1 that took 2.20 to 2.49 ms, as measured; without the noise it is below what is asked."""
-    runs = verify_measurements.runs()
+    """1.17x where forwards of k=1 took 2.20 to 2.49 ms is open, as in a run beside others; below what is asked where
+    they did not differ; and met by what was measured on a quiet host."""
+    quiet = verify_measurements.runs()
+    runs = quiet.assign(seconds=quiet["forwards_run"] * 0.00249, speedup=quiet["speedup"] * 1.17 / 1.352)
+    loud = runs.assign(seconds=runs["seconds"].where(runs.index > 0, runs["forwards_run"] * 0.0022))
     steady = runs.assign(seconds=runs["forwards_run"] * 0.0022)
-    decided = [verify_measurements.verify_meets_the_criterion(table, SPEED, POINTS, 0.9) for table in (runs, steady)]
-    assert [one.state for one in decided] == [None, False]
+    decided = [verify_measurements.verify_meets_the_criterion(table, SPEED, POINTS, 0.9)
+               for table in (loud, steady, quiet)]
+    assert [one.state for one in decided] == [None, False, True]
     assert "within its noise: a forward of k=1 took 2.20 to 2.49 ms" in str(decided[0])
 
 

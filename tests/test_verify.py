@@ -15,10 +15,11 @@ import fastdllm
 from fastdllm import Decoding, Execution, Reuse, tasks
 from fastdllm.decode.drafts import Memory, OldLogits, chain, tree
 from fastdllm.decode.generate import build
+from fastdllm.decode.loop import Plain
 from fastdllm.decode.pack_executor import Together
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.decode.step import Prediction
-from fastdllm.decode.verify import PASS_TOKENS, Verify
+from fastdllm.decode.verify import PASS_TOKENS, Verify, drafts_fit
 from fastdllm.lab import records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.computation import repeated
@@ -111,10 +112,22 @@ def test_a_trained_checkpoint_and_every_threshold(tiny, questions, threshold):
     assert {draft.kind for row in engine.finished for draft in row.result("").drafts} >= {"full", "small behind full"}
 
 
-@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("batch", [2, 4, 5])
 def test_batches(tiny, questions, batch):
-    own, plain, _ = both(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
+    """Up to four rows draft, packs of unlike width in one pass; five are decoded by what decodes k=1."""
+    own, plain, engine = both(tiny, questions, Decoding(threshold=0.9, max_new_tokens=48), 3, batch=batch)
     assert own == plain
+    offered, accepted, passes, nfe = counts(engine)
+    if batch < 5:
+        assert isinstance(engine.turn, Verify) and 0 < accepted <= offered and passes == nfe - accepted
+    else:
+        assert isinstance(engine.turn, Plain) and offered == 0 and passes == nfe
+
+
+@pytest.mark.parametrize(("small", "most"), [(4, 8), (8, 4), (16, 2), (32, 1)])
+def test_the_largest_batch_that_drafts(small, most):
+    """Every row has room for its own small forward and for one that is drafted."""
+    assert drafts_fit(most, small) and not drafts_fit(most + 1, small)
 
 
 def test_stop_strings(tiny, questions):
@@ -124,8 +137,8 @@ def test_stop_strings(tiny, questions):
     own, plain, engine = both(tiny, questions, decoding, 4, batch=1)
     assert own == plain
     assert {row.finish for row in engine.finished} == {"stop_string"}
-    assert fastdllm.generate(tiny, questions, decoding=decoding, reuse=verify(4)).texts == \
-        fastdllm.generate(tiny, questions, decoding=decoding).texts
+    assert fastdllm.generate(tiny, questions, decoding=decoding, reuse=verify(4), batch_size=3).texts == \
+        fastdllm.generate(tiny, questions, decoding=decoding, batch_size=3).texts
 
 
 def test_block_cache_off(tiny, questions):
