@@ -60,7 +60,11 @@ def _drafts(record: Record) -> dict[str, Any]:
     """Policy verify: forwards that ran, and drafts by depth and kind."""
     if record.forwards_run is None:
         return {}
+    offered = sum(draft.offered for draft in record.drafts)
+    accepted = sum(draft.accepted for draft in record.drafts)
     return {"forwards run (k=1 needs those above)": record.forwards_run,
+            "states verified in them, drafts too": record.forwards_run + offered,
+            "drafts accepted": f"{accepted} of {offered}" + (f", {100 * accepted / offered:.0f} %" if offered else ""),
             **{f"drafts at depth {draft.depth}, {draft.kind}: accepted": f"{draft.accepted} of {draft.offered}"
                for draft in record.drafts}}
 

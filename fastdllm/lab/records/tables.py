@@ -42,8 +42,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def row(record: Record) -> dict[str, Any]:
-    """One record as flat columns. `layers` is text; `nfe` counts all forwards; `tokens_per_forward`
-    divides by those that ran, which is fewer with policy verify (`forwards_run`, `acceptance`).
+    """One record as flat columns. `layers` is text; `nfe` counts all forwards; `tokens_per_forward` divides by those
+    that ran, fewer with policy verify (`forwards_run`, `acceptance`; `states_verified`: what they carried, drafts too).
 
     What an imported record's source does not state is NaN (a number) or None.
     """
@@ -65,7 +65,7 @@ def row(record: Record) -> dict[str, Any]:
         "tokens": record.tokens, "seconds": record.seconds, "tokens_per_second": record.tokens_per_second,
         **{f"nfe_{kind}": record.nfe.get(kind, 0) for kind in ("prefill", "full", "small", "commit", "replay")},
         "nfe": record.forwards, "forwards_run": run, "tokens_per_forward": record.tokens / (run or float("nan")),
-        "drafts_offered": offered, "drafts_accepted": accepted, "acceptance": accepted / (offered or float("nan")),
+        "states_verified": run + offered, "drafts_offered": offered, "drafts_accepted": accepted, "acceptance": accepted / (offered or float("nan")),
         **{kind: record.decisions.get(kind, 0) for kind in ("recompute", "reuse", "fallback", "bypass")},
         "reused_nothing": record.reused_nothing, "node": record.environment.node,
         "slurm_job": record.environment.slurm_job, "device_name": record.environment.device_name,
