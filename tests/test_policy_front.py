@@ -15,6 +15,7 @@ from fastdllm.display.tables import Html, pairs_as_text
 from fastdllm.investigation.speed import pareto, verdict_policies, verify_measurements
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
+from fastdllm.report import verify_costs
 from fastdllm.report.results import Results
 
 SPEED, POINTS = 1.2, 5.0
@@ -131,8 +132,8 @@ def test_verify_is_not_judged_by_less_than_the_noise_of_the_clock():
 
 def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
     """A record's drafts by kind give nearly what the widths of its passes give; they were counted on the GPU."""
-    lines = [json.loads(line) for line in verify_measurements.PATH.read_text().splitlines()]
-    packed = verify_measurements.milliseconds("verify")
+    lines = [json.loads(line) for line in verify_costs.PATH.read_text().splitlines()]
+    packed = verify_costs.milliseconds("verify")
     runs = [line for line in lines if line["part"] == "run" and line["dtype"] == "torch.float32"]
     base, drafted = runs[0]["widths"], [line for line in runs if line["k"] > 1]
     assert len(drafted) == 3
@@ -143,9 +144,9 @@ def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
             drafts=[SimpleNamespace(kind=name.split(" ", 2)[2], **count) for name, count in run["drafts"].items()])
         exact = sum(count * packed[int(width)] for width, count in run["widths"].items() if width != "0")
         plain = base["8"] * 5.4015 + base["32"] * 5.6008
-        assert verify_measurements.relative_time(record) == pytest.approx(exact / plain, rel=0.03)
+        assert verify_costs.relative_time(record) == pytest.approx(exact / plain, rel=0.03)
         record.parameters.decoding.small_block = 4
-        assert np.isnan(verify_measurements.relative_time(record))
+        assert np.isnan(verify_costs.relative_time(record))
 
 
 def test_the_policy_front_fills_the_hole_and_stays_small():

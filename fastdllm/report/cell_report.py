@@ -64,6 +64,8 @@ def _drafts(record: Record) -> dict[str, Any]:
     accepted = sum(draft.accepted for draft in record.drafts)
     return {"forwards run (k=1 needs those above)": record.forwards_run,
             "states verified in them, drafts too": record.forwards_run + offered,
+            "predicted tokens/s over k=1's (one prompt at a time, by what a pass of so many tokens costs at the 7B's "
+            "shape on an H100)": f"{1 / relative_time(record):.2f}",
             "drafts accepted": f"{accepted} of {offered}" + (f", {100 * accepted / offered:.0f} %" if offered else ""),
             **{f"drafts at depth {draft.depth}, {draft.kind}: accepted": f"{draft.accepted} of {draft.offered}"
                for draft in record.drafts}}

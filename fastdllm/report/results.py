@@ -23,6 +23,7 @@ from fastdllm.lab.jobs import status
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
 from fastdllm.report import cost_model
+from fastdllm.report.verify_costs import relative_time
 from fastdllm.settings import Decoding, Reuse
 
 RECORDS = "records.json"      # the directories of the records that a report is of, where no grid names them
@@ -171,8 +172,8 @@ def predicted_seconds(record: Record) -> float:
 def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], ran: list[int] | None = None) -> np.ndarray:
     """Seconds [n] that the cost model gives these forwards; NaN where a record does not count forwards by kind.
 
-    ran: the passes that ran, under policy verify fewer than its forwards; that a pass then carries drafts besides is
-    not counted, so that its prediction is an upper bound of the speed.
+    ran: the passes that ran, under policy verify fewer than its forwards. What they carry besides is counted as it
+    was measured (`verify_costs.relative_time`), the same for each pass of the record.
     """
     run, reuse = record.parameters, record.parameters.reuse
     if run.engine != "diffusion" or not record.nfe:
@@ -180,4 +181,5 @@ def predicted(record: Record, nfe: dict[str, list[int]], reused: list[int], ran:
     seconds = cost_model.predicted_seconds(nfe, reused, reuse.policy, run.revision, full_forwards=reuse.full_forwards)
     if ran is None:
         return seconds
-    return seconds * np.asarray(ran) / np.maximum(1, sum(np.asarray(count) for count in nfe.values()))
+    a_pass = relative_time(record) * records.forwards(record.nfe) / (record.forwards_run or 1)
+    return seconds * a_pass * np.asarray(ran) / np.maximum(1, sum(np.asarray(count) for count in nfe.values()))

@@ -1,31 +1,21 @@
-"""Policy `verify` on a GPU (`fastdllm/data/verify.jsonl`, by benchmarks/bench_verify.py): whole runs against k=1, and
-what a pass costs by the tokens that it carries, from which the time of other runs is predicted.
-"""
+"""Policy `verify` on a GPU (`fastdllm/data/verify.jsonl`, by benchmarks/bench_verify.py): whole runs against k=1."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
-import numpy as np
 import pandas as pd
 
-from fastdllm import prior_results
 from fastdllm.display.claim import Decision, claim
 from fastdllm.lab import atomic
 from fastdllm.lab.records.record import Record
 from fastdllm.report import cost_model
+from fastdllm.report.verify_costs import PATH, relative_time
 
-PATH = prior_results.DATA / "verify.jsonl"
-REAL_MODEL, SHAPE = "smol", "random-7b"
-SMALL, BLOCK = 8, 32                      # widths of the states that were measured
-WIDTH = {"small": SMALL, "small behind full": SMALL, "full": BLOCK, "commit": BLOCK, "next block": BLOCK,
-         "first block": BLOCK}
+REAL_MODEL = "smol"
 RUN = ["data", "dtype", "n", "threshold", "k", "tokens_per_second", "speedup", "forwards_saved", "equal_to_k1",
        "device", "seconds", "forwards_run"]
 
@@ -37,43 +27,6 @@ def runs(path: Path = PATH, model: str = REAL_MODEL) -> pd.DataFrame:
     lines = [line for line in atomic.json_lines(path) if line["part"] == "run" and line["model"] == model]
     table = pd.DataFrame(lines, columns=["model", *RUN])
     return table.assign(dtype=table["dtype"].str.removeprefix("torch."))
-
-
-@cache      # each verify row of a grid asks again
-def milliseconds(executor: str, path: Path = PATH) -> Mapping[int, float]:
-    """Milliseconds of a pass at the 7B's shape by the tokens that it carries, of "verify" or of "k=1" (plain forwards).
-    Where states of several kinds have one width, the slower one.
-    """
-    times: dict[int, float] = {}
-    for line in atomic.json_lines(path):
-        if line["part"] == "rows" and line["model"] == SHAPE and line["executor"] == executor:
-            times[line["width"]] = max(line["ms"], times.get(line["width"], 0.0))
-    return MappingProxyType(dict(sorted(times.items())))
-
-
-def relative_time(record: Record) -> float:
-    """Time of a verify run's passes over that of its NFE without drafts, both at the measured times (prefills aside).
-
-    A record knows how many states of which kind ran, not in which pass: every pass is taken to carry the mean. Time
-    grows ever slower with the tokens, so that this is at least the time of passes of unequal widths. NaN for other
-    blocks than those measured, 1 for a record without drafts.
-    """
-    decoding = record.parameters.decoding
-    if record.forwards_run is None or not record.drafts:
-        return 1.0
-    if decoding.small_block != SMALL or decoding.block_size not in (None, BLOCK):
-        return float("nan")
-    small = record.nfe.get("small", 0)
-    wide = record.nfe.get("full", 0) + record.nfe.get("commit", 0)
-    # an accepted draft is one of these forwards, so what is carried besides them are the rejected ones; but the first
-    # block's beside a prefill is carried by none of these passes
-    aside = sum(draft.accepted for draft in record.drafts if draft.kind == "first block")
-    carried = SMALL * small + BLOCK * (wide - aside) + sum((draft.offered - draft.accepted) * WIDTH[draft.kind]
-                                                           for draft in record.drafts)
-    passes = record.forwards_run - record.nfe.get("prefill", 0)
-    plain, packed = milliseconds("k=1"), milliseconds("verify")
-    one = float(np.interp(carried / passes, list(packed), list(packed.values())))
-    return passes * one / (small * plain[SMALL] + wide * plain[BLOCK])
 
 
 def predicted_seconds(record: Record) -> float:
