@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lab_support import DATE
-from report_support import fill, ship
+from report_support import fill, ship, shipped_of
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.jobs.status import states
 from fastdllm.lab.records.provenance import Code
-from fastdllm.report import shipped
+from fastdllm.report import results_page, shipped, shipped_beside
+from fastdllm.report.results import Results
 
 ROOT = Path(__file__).parent.parent
 AXES = {"k": [1, 2], "layers": ["first", "middle"]}
@@ -148,3 +150,50 @@ def test_the_records_that_ship_agree_with_themselves_and_count_as_nothing_done()
         assert row.status == "shipped"
     for name in shipped.GRIDS:
         assert not [state for state in states(grid_file.load(name).configurations()) if state.state == "complete"]
+
+
+@pytest.fixture(scope="module")
+def real_one(tmp_path_factory):
+    """Results of a small grid, k=1 and k=2 middle and last, as if its model were the one whose records ship."""
+    made = Grid(experiment="small", output=str(tmp_path_factory.mktemp("small") / "executed"), limit=4,
+                revision="26d6179", dtype="float32", axes={"k": [1, 2], "layers": ["middle", "last"]})
+    fill(made)
+    results = Results.of(made)
+    return Results(made, [replace(state, record=state.record.model_copy(update={
+        "checkpoint": state.record.checkpoint.model_copy(update={"name": "smol"})})) for state in results.states])
+
+
+def test_below_a_grid_stand_the_shipped_records_of_its_model_and_settings(real_one):
+    cells = {("26d6179", 1, "first"): [1, 1, 1, 0, 0], ("26d6179", 2, "middle"): [1, 1, 0, 0, 0],
+             ("26d6179", 2, "first"): [0, 0, 0, 0, 0], ("6c8822f", 2, "middle"): [0, 0, 0, 0, 1],
+             ("26d6179", 3, "middle"): [0, 0, 0, 0, 0]}
+    text = shipped_beside.markdown(real_one, shipped_of(cells))
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| gsm8k")]
+    assert [line[:4] for line in lines] == [["gsm8k_words", "k1", "60.0 [23.1, 88.2]", "3 of 5"],
+                                            ["gsm8k_words", "k2 middle", "40.0 [11.8, 76.9]", "2 of 5"]]
+    assert {line[-1] for line in lines} == {"a card, 2026-11-25, commit 0123456"}
+    assert "not shipped" not in text
+    without = shipped_beside.markdown(real_one, shipped_of({key: cells[key] for key in list(cells)[:1]}))
+    assert "not shipped: gsm8k_words k=2" in without
+
+
+@pytest.mark.parametrize("other", [{"threshold": 1.0}, {"dtype": "float16"}, {"limit": 300}, {"model": "tiny"},
+                                   {"task": "multiarith_words"}, {"engine": "autoregressive"}], ids=str)
+def test_what_differs_is_not_put_below_a_grid_and_its_absence_is_one_line(real_one, other):
+    text = shipped_beside.markdown(real_one, shipped_of({("26d6179", 1, "first"): [1, 1, 0, 0, 0]}, **other))
+    assert "\n" not in text and text.startswith("GSM8K, all problems: no shipped record at this grid's settings (")
+    assert "`gsm8k_smol`" in text
+
+
+def test_where_nothing_ships_the_line_says_so_and_another_model_has_none(real_one, grid, tmp_path):
+    assert "no such folder" in shipped_beside.markdown(real_one, shipped.read(tmp_path / "none"))
+    assert shipped_beside.markdown(Results.of(grid)) == ""
+    assert "The same model on GSM8K" not in results_page.page(results_page.Report.of(Results.of(grid)))
+
+
+def test_the_page_of_a_report_has_what_ships_of_its_model(real_one):
+    page = results_page.page(results_page.Report.of(real_one))
+    assert "## The same model on GSM8K\n\n| " in page
+    for task in ("gsm8k_words", "gsm8k_equations"):
+        assert f"| {task} | k1 | " in page and f"| {task} | k2 middle | " in page
+    assert " of 1319 | strict | NVIDIA H100" in page

