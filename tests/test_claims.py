@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from report_support import every_claim, fill, phase6_results, shipped_of
 
-from fastdllm import prior_results
+from fastdllm import prior_results, stats
 from fastdllm.display.claim import MOST_WORDS, Claim, RunLabel, claim, verdict, words_before_fold
 from fastdllm.investigation.collapse import (
     inspection,
@@ -132,7 +132,7 @@ def parted(differ: int) -> pd.DataFrame:
 def capped_answers(capped: int) -> pd.DataFrame:
     return pd.DataFrame([{"revision": "26d6179", "k": 1, "layers": "", "n": 100, "capped": 3, "threshold": 1.0},
                          {"revision": "6c8822f", "k": 2, "layers": "last", "n": 100, "capped": capped,
-                          "threshold": 1.0}])
+                          "threshold": 1.0}]).assign(max_new_tokens=256)
 
 
 def log(*runs: tuple[str, tuple[int, ...], tuple[float, ...]], first: str = "abc") -> pd.DataFrame:
@@ -150,9 +150,9 @@ LIKE, UNLIKE = (0.7, 0.7, 0.7), (0.7, 0.1, 0.1)
 
 
 def stale(bad: float | None, good: float | None) -> pd.DataFrame:
-    return pd.DataFrame([{"revision": revision, "from another small block": share, "from another block": share and 0.0}
-                         for revision, share in (("6c8822f", bad), ("26d6179", good))]).astype(
-                             {"from another small block": float, "from another block": float})
+    """What `phase6.foreign_share` says of Run 1's and Run 2's code."""
+    return pd.DataFrame({revision: {} if share is None else {"share": share, "low": 0.3, "high": 0.5, "prompts": 16.0}
+                         for revision, share in (("6c8822f", bad), ("26d6179", good))}).T
 
 
 def january(*correct: int) -> pd.DataFrame:
@@ -556,7 +556,7 @@ def test_a_bisection_does_not_name_an_interaction_that_rests_on_no_reuse() -> No
     assert "reuses nothing at this k" in silent and "interaction of" not in silent
 
 
-def test_losses_are_in_points_and_relative_and_one_computation_counts_once() -> None:
+def test_losses_are_in_points_and_relative_and_one_test_counts_once() -> None:
     table = phase6.losses(three_codes(BAD, GOOD), "6c8822f")
     assert table.layers.tolist() == ["first = middle = last"]
     assert table.points.tolist() == [-70.0]
@@ -564,6 +564,33 @@ def test_losses_are_in_points_and_relative_and_one_computation_counts_once() -> 
     assert table.p_holm.tolist() == table.p.tolist()
     apart = three_codes(BAD, GOOD)
     apart.frame.loc[apart.frame.config == "6c8822f-2-last", "tokens"] = 11      # other tokens: another computation
+    table, across = phase6.losses(apart, "6c8822f"), phase6.across_subsets(apart, "6c8822f")
+    assert table.layers.tolist() == ["first = middle = last"]      # ... but right on the same problems: one test
+    assert table.p_holm.tolist() == table.p.tolist()
+    said = str(verdict_revisions.subsets_are_one_computation("`x`", across))
+    assert "tokens or forwards of some answer differ, but all are right on the same of 40 problems" in said
+    apart.correct["6c8822f-2-last"] = 1 - apart.correct["6c8822f-2-last"]      # right on others: a test of its own
     table = phase6.losses(apart, "6c8822f")
     assert table.layers.tolist() == ["first = middle", "last"]
-    assert (table.p_holm == 2 * table.p).all()
+    assert table.p_holm.tolist() == stats.holm(table.p).tolist() and (table.p_holm >= table.p).all()
+
+
+def test_runs_under_autocast_that_change_no_count_are_counted_once() -> None:
+    plain = totals("float16", 2).assign(autocast=False, k=2)
+    for under, said in ((2, "2 of 64 in transformers' order of operations (autocast changed no count in 1 of 1 runs"),
+                        (3, "5 of 128 in transformers' order of operations;")):
+        both = pd.concat([plain, totals("float16", under).assign(autocast=True, k=2)], ignore_index=True)
+        assert said in str(verdict_open_questions.half_precision_is_enough(totals("float16", 0), both))
+
+
+def test_the_cap_is_named_here_and_for_the_7b() -> None:
+    said = str(verdict_real_model.answers_run_to_the_cap(capped_answers(20)))
+    assert "at 256 tokens, the 7B's at 2048" in said
+
+
+def test_the_verdict_says_what_there_is_instead_of_reuse_behind_the_fold() -> None:
+    results, other = three_codes(BAD, GOOD), speed.all_solved([True, True])
+    text = verdict_collapse.collapse([(RunLabel.of(results.frame), results)], stale(0.4, 0.0),
+                                     verdict_collapse.log_runs(), verdict_collapse.january_rows(), instead=[other])
+    assert str(other) in text.partition("<details")[2]
+    assert "40% of its reusing forwards (30% to 50%, 16 prompts)" in text.partition("<details")[0]

@@ -57,8 +57,14 @@ def test_logits_of_a_reuse_step_are_old_ones(lm):
 def test_staleness_under_bypass_and_refresh(lm):
     ids = [list(range(100, 103))]
     decoding = DECODING.model_copy(update={"max_new_tokens": 64})
-    stale = {revision: phase6.stale_summary(phase6.traced(lm, ids, decoding, Reuse(k=2, layers="last"), revision))
-             for revision in ("6c8822f", "26d6179")}
+    traces = {revision: phase6.traced(lm, ids, decoding, Reuse(k=2, layers="last"), revision)
+              for revision in ("6c8822f", "26d6179")}
+    stale = {revision: phase6.stale_summary(trace) for revision, trace in traces.items()}
+    for revision, trace in traces.items():
+        foreign, summed = phase6.foreign_share(trace), stale[revision]
+        assert foreign["share"] == summed["from another small block"] + summed["from another block"]
+        assert foreign["low"] <= foreign["share"] <= foreign["high"] and foreign["prompts"] == 1
+    assert phase6.foreign_share(traces["26d6179"].query("decision != 'reuse'")) == {}
     assert stale["26d6179"]["from another small block"] == stale["26d6179"]["from another block"] == 0.0
     assert stale["6c8822f"]["from another small block"] + stale["6c8822f"]["from another block"] > 0.0
 

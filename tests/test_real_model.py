@@ -118,8 +118,8 @@ def test_the_verdict_with_a_real_model_is_short_and_puts_it_before_the_embedded_
     tiny = phase6.Phase6Results(real.frame.assign(model="tiny", task="arithmetic"), real.correct, {}, real.computed)
     records = run_1()
     cells = real_model.run_1(records)
-    stale = pd.DataFrame([{"revision": "6c8822f", "from another small block": 0.33, "from another block": 0.1},
-                          {"revision": "26d6179", "from another small block": 0.0, "from another block": 0.0}])
+    share = {"share": 0.43, "low": 0.38, "high": 0.48, "prompts": 16.0}
+    stale = pd.DataFrame({"6c8822f": share, "26d6179": share | {"share": 0.0}}).T
     for mystery in (verdict_real_model.mystery(records, cells),
                     verdict_real_model.mystery(records, cells.assign(path=""))):
         text = verdict_collapse.collapse([(RunLabel.of(one.frame), one) for one in (real, tiny)], stale,

@@ -142,6 +142,12 @@ def test_subsets_that_are_one_computation_are_corrected_for_once(results: Result
     tested = table[table["k"] > 1].drop_duplicates("computation")
     assert tested["p_holm"].max() == tested["p"].max()      # of two tests: the larger p stands, the smaller is doubled
     assert tested["p_holm"].min() == pytest.approx(min(tested["p"].max(), 2 * tested["p"].min()))
+    wordy = Grid(experiment="wordy", output=str(tmp_path), limit=100, axes=AXES)      # other tokens, right on the same
+    fill(wordy, lambda c: (0.8, 0.02, 60 + AXES["layers"].index(str(c.parameters.reuse.layers)))
+              if c.parameters.reuse.k > 1 else (0.95, 0.02, 60))
+    same = tables.grid_table(Results.of(wordy)).query("k > 1")
+    assert same.groupby("k")["computation"].nunique().tolist() == [3, 3]
+    assert same["p_holm"].tolist() == pytest.approx((2 * same["p"]).clip(upper=1).tolist())      # one test a k
     apart = Grid(experiment="x", output=str(tmp_path), limit=100, axes=AXES)
     fill(apart, lambda c: (0.95 - 0.05 * AXES["layers"].index(str(c.parameters.reuse.layers)), 0.02, 60)
               if c.parameters.reuse.k > 1 else (0.95, 0.02, 60))
@@ -342,6 +348,9 @@ def test_a_p_value_is_never_said_to_be_nothing(p: float, said: str) -> None:
     assert p_text(p) == said
     row = {"k": 2, "layers": "first", "n": 64, "lost": 30, "gained": 1, "points": -45.31, "low": -57.6, "high": -30.3}
     shown = pairs_as_text(pd.DataFrame([row | {"p": p, "p_holm": p}]))
+    share = pairs_as_text(pd.DataFrame([row | {"p": p, "p_holm": p, "relative": value}
+                                        for value in (-0.34, float("nan"))]))
+    assert share.table["of the baseline's right answers, %"].tolist() == ["-34.0", "–"]
     assert shown.table["McNemar p"].tolist() == [said] and shown.table["points"].tolist() == ["-45.3 [-57.6, -30.3]"]
 
 

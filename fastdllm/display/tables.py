@@ -141,11 +141,15 @@ def whole(value: Any) -> str:
 
 
 def pairs_as_text(pairs: pd.DataFrame, caption: str = "") -> Html:
-    """Paired comparisons (points with low and high, p, p_holm; what else they hold stands before these) as text."""
+    """Paired comparisons (points with low and high, p, p_holm, and relative: the points as a share of the baseline's
+    accuracy, where they have it; what else they hold stands before these) as text.
+    """
+    relative = {"of the baseline's right answers, %": [number(100 * value) if value == value else "–"
+                                                       for value in pairs["relative"]]} if "relative" in pairs else {}
     return Html(pd.DataFrame({
         **{"right answers" if column == "right" else column: pairs[column] for column in pairs if column not in AS_ONE},
         "points": [interval_text(row.points, row.low, row.high) for row in pairs.itertuples()],
-        "McNemar p": pairs["p"].map(p_text), "p after Holm": pairs["p_holm"].map(p_text)}),
+        **relative, "McNemar p": pairs["p"].map(p_text), "p after Holm": pairs["p_holm"].map(p_text)}),
         caption or "lost and gained: problems right on one side only; points of accuracy with 95 % interval, paired")
 
 

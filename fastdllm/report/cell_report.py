@@ -19,6 +19,7 @@ from fastdllm.display.tables import Html
 from fastdllm.lab import records
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
+from fastdllm.report.verify_costs import relative_time
 from fastdllm.ui import strip
 from fastdllm.ui.recording import Recording
 

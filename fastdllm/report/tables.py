@@ -35,7 +35,8 @@ def grid_table(results: Results) -> pd.DataFrame:
     model's time of the whole run.
     A run in shards has smaller batches at its ends: where the two sides were not split alike, `batching` says so.
     The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
-    by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each computation once.
+    by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each test once
+    (configurations right on the same problems, of one k and policy: McNemar's test knows no tokens).
     """
     frame = results.frame
     if frame.empty:
@@ -69,10 +70,11 @@ def grid_table(results: Results) -> pd.DataFrame:
     table["lost_relative"] = [row["lost"] / 100 / base[row["key"]]["accuracy"]
                               if row["key"] in base and base[row["key"]]["accuracy"] else math.nan for row in rows]
     table["computation"] = computations(results, rows)
-    tested = table[table["p"].notna()].drop_duplicates("computation")
-    corrected = dict(zip(tested["computation"], stats.holm(tested["p"]), strict=True))
-    table["p_holm"] = [corrected.get(row["computation"], math.nan) if row["p"] == row["p"] else math.nan
-                       for row in table[["computation", "p"]].to_dict("records")]
+    tests = {i: (row["key"], row["k"], row["policy"], pairs[i].mine.correct.tobytes())
+             for i, row in enumerate(rows) if row["p"] == row["p"]}
+    once = {key: rows[i]["p"] for i, key in tests.items()}
+    corrected = dict(zip(once, stats.holm(list(once.values())), strict=True))
+    table["p_holm"] = [corrected[tests[i]] if i in tests else math.nan for i in range(len(rows))]
     return table
 
 
@@ -97,7 +99,7 @@ def not_compared(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:
     """A name for what each row computed, that of the first row with the same answers, tokens and forwards.
 
-    Subsets that are one computation are tested once: three copies of a number are one number. Where no samples are
+    Subsets that are one computation are one observation: three copies of a number are one number. Where no samples are
     kept, a row is a computation of its own unless it shares its run.
     """
     names: dict[Any, str] = {}

@@ -75,8 +75,8 @@ class Phase6Results:
     def computation(self) -> dict[str, str]:
         """What a configuration computed: equal for two that agree, problem by problem, in answer, tokens and forwards.
 
-        Three subsets that are one computation are one observation, and are tested once. Where neither samples nor
-        `computed` are at hand, the totals stand in for the tokens and forwards of each problem.
+        Where neither samples nor `computed` are at hand, the totals stand in for the tokens and forwards of each
+        problem.
         """
         keys = {}
         for row in self.frame.itertuples():
@@ -89,6 +89,13 @@ class Phase6Results:
                 parts += [samples["output"].tolist(), samples["tokens"].tolist(), samples["nfe"].tolist()]
             keys[row.config] = atomic.sha256(atomic.canonical(parts))
         return keys
+
+    def tested(self, baseline: str, other: str) -> tuple[object, ...]:
+        """What a paired test of two configurations is made of: k and policy of the other, and which problems each has
+        right. Subsets with equal keys are one test, whatever tokens their answers have.
+        """
+        row = self.frame.loc[self.frame["config"] == other].iloc[0]
+        return int(row["k"]), row["policy"], self.correct[baseline].tobytes(), self.correct[other].tobytes()
 
 
 def results(params: str, revisions: Sequence[str] = (), *, model: str = "", limit: int = 0, ks: Sequence[int] = (),
@@ -146,14 +153,14 @@ def _by_configuration(frame: pd.DataFrame, values: list[object]) -> pd.DataFrame
 
 
 def compare(results: Phase6Results, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """Configurations in pairs (baseline, other), on the same problems; one row a pair of different computations.
+    """Configurations in pairs (baseline, other), on the same problems; one row a test (`Phase6Results.tested`).
 
     points, low, high: accuracy of the other minus the baseline's; relative: the same as a share of the baseline's
-    accuracy; p_holm: exact McNemar, Holm over the rows. Subsets that are one computation share a row (`layers`).
+    accuracy; p_holm: exact McNemar, Holm over the rows. Subsets right on the same problems share a row (`layers`).
     """
     frame, rows = results.frame.set_index("config"), {}
     for baseline, other in pairs:
-        key = (results.computation[baseline], results.computation[other])
+        key = results.tested(baseline, other)
         layers = str(frame.loc[other, "layers"])
         if key in rows:
             rows[key]["layers"] += f" = {layers}"
@@ -199,6 +206,18 @@ def across_subsets(results: Phase6Results, revision: str) -> pd.DataFrame:
                      "tokens": ", ".join(map(str, group.tokens))})
     return pd.DataFrame(rows, columns=["k", "subsets", "computations", "n", "answers that differ", "gap in points",
                                        "tokens"])
+
+
+def foreign_share(trace: pd.DataFrame) -> dict[str, float]:
+    """The share of reusing forwards that served another small block's or block's outputs, with its 95 % interval by
+    prompt (forwards of one are alike): share, low, high, prompts. Empty where nothing was reused.
+    """
+    served = staleness(trace)
+    if served.empty:
+        return {}
+    foreign = (served.other_small_block | served.other_block).groupby(served.row).agg(["sum", "size"])
+    share, low, high = stats.share_by_cluster(foreign["sum"], foreign["size"])
+    return {"share": share, "low": low, "high": high, "prompts": len(foreign)}
 
 
 def prompts(lm: LM, task: str, n: int, longest: int = 0) -> list[list[int]]:

@@ -55,20 +55,26 @@ def caption_400(large: Phase6Results) -> str:
     return f"The embedded checkpoint on 400 problems instead of 64: {label(large.frame)}"
 
 
+def beside(shipped: ShippedRecords, revision: str, task: str = TASK, threshold: float = THRESHOLD, dtype: str = DTYPE,
+           *, limit: int | None = None) -> pd.DataFrame:
+    """The shipped rows of which `differing` tells: those with k >= 2 of which two subsets ran."""
+    have = results(shipped, task, threshold, dtype, limit=limit).reusing(revision)
+    return have[have.groupby("k")["layers"].transform("nunique") > 1]
+
+
 def differing(shipped: ShippedRecords, revision: str, task: str = TASK, threshold: float = THRESHOLD,
               dtype: str = DTYPE, *, limit: int | None = None) -> pd.DataFrame:
     """Per k >= 2 of which two subsets ran: subsets, n, and in how many problems they `differ` in right or wrong, in
     tokens or in forwards.
     """
-    have, rows = results(shipped, task, threshold, dtype, limit=limit).reusing(revision), []
+    have, rows = beside(shipped, revision, task, threshold, dtype, limit=limit), []
     for k, group in have.groupby("k"):
         counts = np.stack([shipped.problems[path][list(COUNTS)].to_numpy() for path in group["path"]])
         rows.append({"k": k, "subsets": ", ".join(group["layers"]), "n": counts.shape[1],
                      "differ": int((counts != counts[0]).any(axis=(0, 2)).sum()),
                      "right answers": ", ".join(map(str, group["correct"])),
                      "tokens": ", ".join(map(str, group["tokens"]))})
-    table = pd.DataFrame(rows, columns=["k", "subsets", "n", "differ", "right answers", "tokens"])
-    return table[table["subsets"].str.contains(",")] if len(table) else table
+    return pd.DataFrame(rows, columns=["k", "subsets", "n", "differ", "right answers", "tokens"])
 
 
 def rounding_only(differ: int, n: int) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -97,20 +98,23 @@ def one_cause_for_every_subset(results: Sequence[tuple[str, BisectionResult]]) -
 
 def reverted(results: Phase6Results, baseline: str = JANUARY) -> pd.DataFrame:
     """Accuracy of each code, one row a revision: right, n, accuracy, tokens, nfe, reuse (layer calls), and against
-    `baseline` on the same problems points, low, high, p, p_holm (over different computations), same (one computation).
+    `baseline` on the same problems points, low, high, relative (to its right answers), p, p_holm (over different
+    tests, `Phase6Results.tested`), same (one computation).
     """
     frame, rows, seen = results.frame, [], {}
     base = str(frame.loc[frame["revision"] == baseline, "config"].iloc[0])
+    before = float(results.correct[base].mean())
     for row in frame.itertuples():
         pair = stats.compare_paired(results.correct[base], results.correct[row.config])
         same = results.computation[row.config] == results.computation[base]
         rows.append({"revision": row.revision, "right": row.correct, "n": row.n, "accuracy": row.accuracy,
                      "tokens": row.tokens, "nfe": row.nfe, "reuse": row.reuse, "points": 100 * pair.difference,
-                     "low": 100 * pair.low, "high": 100 * pair.high, "p": pair.p, "same": same})
+                     "low": 100 * pair.low, "high": 100 * pair.high,
+                     "relative": pair.difference / before if before else math.nan, "p": pair.p, "same": same})
         if not same:
-            seen.setdefault(results.computation[row.config], pair.p)
+            seen.setdefault(results.tested(base, row.config), pair.p)
     corrected = dict(zip(seen, stats.holm(list(seen.values())), strict=True))
-    return pd.DataFrame(rows).assign(p_holm=[corrected.get(results.computation[config], 1.0)
+    return pd.DataFrame(rows).assign(p_holm=[corrected.get(results.tested(base, config), 1.0)
                                              for config in frame["config"]])
 
 

@@ -26,7 +26,6 @@ from fastdllm.report.audit import rules as audit
 from fastdllm.report.audit import sources
 
 LOG = {"feb15_run1": "Run 1 as published", "feb16_run2": "Run 2 as published"}
-STALE = ["from another small block", "from another block"]
 
 
 def log_runs() -> pd.DataFrame:
@@ -69,18 +68,20 @@ def second_run_repeats_the_first(runs: pd.DataFrame) -> Decision:
     return differ == 0, {"n": len(both), "differ": differ, "changed": int((both.tokens != both.tokens_2).sum())}
 
 
-@claim(holds="**Why.** `6c8822f` stores nothing in full forwards: {bad:.0%} of its reusing forwards served another "
-             "small block's outputs, none under `26d6179`.",
-       fails="**Why stays open**: another small block's outputs were served in {bad:.0%} of the reusing forwards under "
-             "`6c8822f`, in {good:.0%} under `26d6179`.",
+@claim(holds="**Why.** `6c8822f` stores nothing in full forwards: {bad:.0%} of its reusing forwards ({low:.0%} to "
+             "{high:.0%}, {prompts} prompts) served another small block's outputs, none under `26d6179`.",
+       fails="**Why stays open**: another small block's outputs were served in {bad:.0%} ({low:.0%} to {high:.0%}, "
+             "{prompts} prompts) of the reusing forwards under `6c8822f`, in {good:.0%} under `26d6179`.",
        unknown="**Why can't be told**: nothing was reused on the traced prompts.")
 def collapse_goes_with_foreign_outputs(stale: pd.DataFrame) -> Decision:
-    """stale: `phase6.stale_summary` with a column `revision`."""
-    share = stale.set_index("revision").reindex(columns=STALE).sum(axis=1, min_count=1)
-    bad, good = share.get(RUN_1), share.get(RUN_2)
-    if bad is None or good is None or bad != bad or good != good:
+    """stale: `phase6.foreign_share` by revision, the index."""
+    told_of = stale.dropna()
+    if not {RUN_1, RUN_2} <= set(told_of.index):
         return None, {}
-    return bad > 0 and good == 0, {"bad": bad, "good": good}
+    bad, good = told_of.loc[RUN_1], told_of.loc[RUN_2]
+    return bad["share"] > 0 and good["share"] == 0, {
+        "bad": bad["share"], "low": bad["low"], "high": bad["high"], "prompts": int(bad["prompts"]),
+        "good": good["share"]}
 
 
 @claim(holds="`first` looked spared in Run 1 where it had run on another commit than `middle` and `last` ({first} "
@@ -116,10 +117,12 @@ def january_is_uniform(rows: pd.DataFrame) -> Decision:
 
 
 def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame, published: pd.DataFrame,
-             january: pd.DataFrame, real: Sequence[Judged] = (), not_run: str = "") -> str:
+             january: pd.DataFrame, real: Sequence[Judged] = (), not_run: str = "",
+             instead: Sequence[Judged] = ()) -> str:
     """The verdict. runs: sets of records, the real model's first: each claim is on the first that can tell; stale: what
-    was served under Run 1's and Run 2's code; published: `log_runs`; january: the published full GSM8K run; real:
-    `verdict_real_model.mystery`; not_run: what of the real model's grids did not run.
+    was served under Run 1's and Run 2's code (`phase6.foreign_share`); published: `log_runs`; january: the published
+    full GSM8K run; real: `verdict_real_model.mystery`; not_run: what of the real model's grids did not run; instead:
+    what is said of other ways than reuse.
     """
     runs = [(label, results) for label, results in runs if len(results.frame)]
     tables = [(against(results, JANUARY, RUN_1), against(results, JANUARY, RUN_2)) for _, results in runs]
@@ -127,7 +130,7 @@ def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame
     run_1 = [(f"On {name}, Run 1's code", bad) for name, (bad, _) in zip(names, tables, strict=True)]
     run_2 = [(f"On {name}, Run 2's code", good) for name, (_, good) in zip(names, tables, strict=True)]
     head = [one for one in real[:1] if one.state is not None] or [*real[:1], told(worse_than_january, *run_1)]
-    details = [str(told(worse_than_january, *run_1)), *map(str, real[1:]), not_run,
+    details = [str(told(worse_than_january, *run_1)), *map(str, [*instead, *real[1:]]), not_run,
                str(told(hits_every_subset, *[[bad] for _, bad in run_1])),
                str(second_run_repeats_the_first(published)), str(january_is_uniform(january)),
                str(first_ran_on_another_commit(published)),

@@ -58,15 +58,30 @@ def differing(totals: pd.DataFrame, dtypes: list[str]) -> tuple[int, int]:
     return int(rows[APART].sum().sum()), int(2 * rows["n"].sum())
 
 
+def each_once(modules: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows without those under autocast that repeat the counts of the row without it; and what that says.
+
+    modules: `prior_results.half_precision_modules`. Autocast over weights of its own dtype has nothing to cast.
+    """
+    if "autocast" not in modules or modules.empty:
+        return modules, ""
+    numbers = [name for name in modules if name != "autocast"]
+    under = modules["autocast"].astype(bool)
+    repeated = under & modules.sort_values("autocast", kind="stable").duplicated(numbers)
+    said = (f" (autocast changed no count in {repeated.sum()} of {under.sum()} runs; equal runs count once)"
+            if repeated.any() else "")
+    return modules[~repeated], said
+
+
 def counted(differ: int, of: int) -> str:
     """Answers that differ, of those compared."""
     return f"{differ} of {of}" if of else "not measured"
 
 
 @claim(holds="**Totals over the subsets**: rounding alone can explain them. Answers differing in half precision: "
-             "{ours} on our path, {theirs} in transformers' order of operations; float32: {single}.",
+             "{ours} on our path, {theirs} in transformers' order of operations{autocast}; float32: {single}.",
        fails="**Totals over the subsets**: open. Answers differing in half precision: {ours} on our path, {theirs} in "
-             "transformers' order of operations; float32: {single}.",
+             "transformers' order of operations{autocast}; float32: {single}.",
        unknown="**Totals over the subsets**: open, half precision was not measured. Answers differing in float32: "
                "{single}.")
 def half_precision_is_enough(totals: pd.DataFrame, modules: pd.DataFrame) -> Decision:
@@ -74,10 +89,12 @@ def half_precision_is_enough(totals: pd.DataFrame, modules: pd.DataFrame) -> Dec
 
     totals: `open_questions.totals_by_subset`, here and on a GPU; modules: `prior_results.half_precision_modules`.
     """
+    modules, autocast = each_once(modules)
     (ours, of_ours), (theirs, of_theirs) = (differing(table, HALF) for table in (totals, modules))
     single, of_single = np.add(differing(totals, ["float32"]), differing(modules, ["float32"]))
     return (ours + theirs > 0 and single == 0 if of_ours + of_theirs else None), {
-        "ours": counted(ours, of_ours), "theirs": counted(theirs, of_theirs), "single": counted(single, of_single)}
+        "ours": counted(ours, of_ours), "theirs": counted(theirs, of_theirs), "single": counted(single, of_single),
+        "autocast": autocast}
 
 
 @claim(holds="**Middle is best**: supported: it is best in {best} of {of} full tables, and by more than chance.",

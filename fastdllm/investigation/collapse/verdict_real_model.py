@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fastdllm import prior_results, stats
+from fastdllm import prior_results, stats, tasks
 from fastdllm.display.claim import Decision, Judged, claim
 from fastdllm.investigation.collapse import phase6, real_model
 from fastdllm.investigation.collapse.phase6 import Phase6Results
@@ -80,14 +80,15 @@ def a_few_problems_show_it(cells: pd.DataFrame, have: Phase6Results, size: int =
 
 
 @claim(holds="**The run to the length cap is reproduced**: {capped} of {n} answers under `6c8822f` (k={k} {layers}, "
-             "threshold {threshold:g}) are cut there, {plain} without reuse; the log has 9 and 10 of 10.",
+             "threshold {threshold:g}) are cut there ({cap} tokens), {plain} without reuse; the log has 9 and 10 of "
+             "10.",
        fails="**Why the 7B ran to the length cap stays open**: at most {capped} of {n} answers under `6c8822f` "
-             "(k={k} {layers}, threshold {threshold:g}) are cut there, {plain} without reuse; the log: 9 and 10 of "
-             "10{left}.",
+             "(k={k} {layers}, threshold {threshold:g}) are cut there (at {cap} tokens, the 7B's at {cap_7b}), "
+             "{plain} without reuse; the log: 9 and 10 of 10{left}.",
        unknown="**Why the 7B ran to the length cap stays open**: nothing ran under `6c8822f`, or k=1 did not.")
 def answers_run_to_the_cap(frame: pd.DataFrame) -> Decision:
     """frame: shipped rows of one task, at one or several thresholds (which of them the log ran is not known).
-    Reproduced: surely more than half of a configuration's answers.
+    Reproduced: surely more than half of a configuration's answers. The 7B's cap is that of the task in its evaluation.
     """
     known = frame[frame["capped"].notna()]
     rows = known[(known["revision"] == BYPASS) & (known["k"] > 1)]
@@ -97,7 +98,8 @@ def answers_run_to_the_cap(frame: pd.DataFrame) -> Decision:
         return None, {}
     low, _ = stats.wilson(int(worst["capped"]), int(worst["n"]))
     return low > 0.5, {"threshold": worst["threshold"], "capped": int(worst["capped"]), "n": int(worst["n"]),
-                       "k": worst["k"], "layers": worst["layers"], "plain": int(plain["capped"].max()),
+                       "k": worst["k"], "layers": worst["layers"], "cap": int(worst["max_new_tokens"]),
+                       "cap_7b": tasks.get("gsm8k").max_new_tokens, "plain": int(plain["capped"].max()),
                        "left": "" if rows["threshold"].max() == 1.0 else "; threshold 1.0 did not run under `6c8822f`"}
 
 
@@ -107,13 +109,14 @@ def published_baseline() -> float:
                  ["accuracy"].iloc[0])
 
 
-@claim(holds="Points flatter it: {below} of {m} reuse configurations lose fewer than {criterion:g} points, but "
-             "{relative} of k=1's right answers. The criterion's {criterion:g} points are {share:.0%} of the 7B's.",
+@claim(holds="Points flatter it: {below} of {m} reuse configurations (subsets right on the same problems count once) "
+             "lose fewer than {criterion:g} points, but {relative} of k=1's right answers. The criterion's "
+             "{criterion:g} points are {share:.0%} of the 7B's.",
        fails="Points and shares agree: no configuration that loses fewer than {criterion:g} points loses more than a "
              "fifth of k=1's right answers (0 of {m}).",
        unknown="Losses against k=1 can't be told: no k=1, or nothing that reuses, ran.")
 def points_flatter_the_loss(table: pd.DataFrame) -> Decision:
-    """table: `phase6.losses`, one row a computation."""
+    """table: `phase6.losses`, one row a test."""
     if table.empty:
         return None, {}
     few = table[(table["points"] > -CRITERION) & (table["relative"] < -MUCH)]
@@ -151,11 +154,12 @@ def subsets_agree_but_for_rounding(refresh: pd.DataFrame) -> Decision:
     return real_model.rounding_only(differ, n), {"differ": differ, "n": n, "high": stats.wilson(differ, n)[1]}
 
 
-@claim(holds="In {dtype} {differ} of {n} decodes differ by subset under `26d6179`: half precision is enough for "
-             "January's unequal totals.",
-       fails="In {dtype} too none of {n} decodes differs by subset under `26d6179`: half precision does not explain "
-             "January's unequal totals here.",
-       unknown="In {dtype} fewer than two subsets ran under `26d6179`.")
+@claim(holds="On the real model {differ} of {n} decodes differ by subset in {dtype} under `26d6179`: half precision is "
+             "enough for January's unequal totals.",
+       fails="On the real model, on our path, none of {n} decodes differs by subset in {dtype} under `26d6179`: there "
+             "half precision shows nothing like January's unequal totals. In another order of operations it may tip "
+             "answers over (notebook 08, 4).",
+       unknown="On the real model fewer than two subsets ran in {dtype} under `26d6179`.")
 def half_precision_parts_the_subsets(dtype: str, table: pd.DataFrame) -> Decision:
     """table: `real_model.differing` of `26d6179` in half precision."""
     if table.empty:

@@ -45,15 +45,16 @@ def hits_every_subset(table: pd.DataFrame) -> Decision:
 
 
 @claim(holds="{name}: at each k the subsets are one computation (same answers, tokens and forwards).",
-       fails="{name}: the subsets are {computations} computations at some k; up to {differ} of {n} answers differ.",
+       fails="{name}: the subsets are not one computation at every k; {right}.",
        unknown="{name}: fewer than two subsets ran.")
 def subsets_are_one_computation(name: str, subsets: pd.DataFrame) -> Decision:
     """subsets: `phase6.across_subsets`."""
     if subsets.empty or subsets.subsets.max() < 2:
         return None, {"name": name}
-    return (subsets.computations == 1).all(), {
-        "name": name, "computations": int(subsets.computations.max()), "n": int(subsets.n.max()),
-        "differ": int(subsets["answers that differ"].max())}
+    differ, n = int(subsets["answers that differ"].max()), int(subsets.n.max())
+    return (subsets.computations == 1).all(), {"name": name, "right": (
+        f"up to {differ} of {n} answers are right with one and wrong with another" if differ else
+        f"tokens or forwards of some answer differ, but all are right on the same of {n} problems")}
 
 
 def power(good: float, bad: float, n: int) -> float:
@@ -113,8 +114,8 @@ def old_code(runs: Sequence[tuple[RunLabel, Phase6Results]], small: int, check: 
     powers = [shows(good, bad, small) for good, bad, _ in mean_accuracies(runs[-1][1])]
     one, every = told(worse_than_january, *run_1), told(hits_every_subset, *[[table] for _, table in run_1])
     head = [each for each in real if each.state is not None] or [one, every, powers[-2]]
-    details = [f"{one} {every}", *("\n".join([f"{label}. Subsets that are one computation are compared, and corrected "
-                                              "for, once.", "", *_lines(results)]) for label, results in runs)]
+    details = [f"{one} {every}", *("\n".join([f"{label}. Subsets right on the same problems are one test, and "
+                                              "corrected for once.", "", *_lines(results)]) for label, results in runs)]
     return verdict([*head, told(worse_than_january, *run_2), records_are_reproduced(check)],
                    [*details, "Power of Fisher's exact test:\n" + "\n".join(f"- {judged}" for judged in powers)
                     + f"\n- At {small} problems 70 % has the interval {low:.0%} to {high:.0%}."])
