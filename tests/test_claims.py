@@ -568,7 +568,7 @@ def test_losses_are_in_points_and_relative_and_one_test_counts_once() -> None:
     assert table.layers.tolist() == ["first = middle = last"]      # ... but right on the same problems: one test
     assert table.p_holm.tolist() == table.p.tolist()
     said = str(verdict_revisions.subsets_are_one_computation("`x`", across))
-    assert "tokens or forwards of some answer differ, but all are right on the same of 40 problems" in said
+    assert "tokens or forwards of some answer differ, but all have the same right answers (n = 40)" in said
     apart.correct["6c8822f-2-last"] = 1 - apart.correct["6c8822f-2-last"]      # right on others: a test of its own
     table = phase6.losses(apart, "6c8822f")
     assert table.layers.tolist() == ["first = middle", "last"]

@@ -54,7 +54,7 @@ def subsets_are_one_computation(name: str, subsets: pd.DataFrame) -> Decision:
     differ, n = int(subsets["answers that differ"].max()), int(subsets.n.max())
     return (subsets.computations == 1).all(), {"name": name, "right": (
         f"up to {differ} of {n} answers are right with one and wrong with another" if differ else
-        f"tokens or forwards of some answer differ, but all are right on the same of {n} problems")}
+        f"tokens or forwards of some answer differ, but all have the same right answers (n = {n})")}
 
 
 def power(good: float, bad: float, n: int) -> float:
