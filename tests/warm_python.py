@@ -34,11 +34,13 @@ from types import ModuleType
 IMPORTED = (
     "torch", "transformers.models.auto", "transformers.activations", "pandas", "matplotlib.pyplot", "scipy.stats",
     "scipy.optimize", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "anywidget", "pydantic",
-    "ruamel.yaml", "jinja2", "jaxtyping", "rich.console", "bs4", "safetensors.torch", "tokenizers",
+    "ruamel.yaml", "jinja2", "jaxtyping", "rich.console", "bs4", "safetensors.torch", "tokenizers", "sqlite3",
+    "pyarrow.parquet", "pyarrow.dataset", "matplotlib.backends.backend_agg", "matplotlib_inline.config",
     "statsmodels.stats.contingency_tables", "statsmodels.stats.multitest", "statsmodels.stats.proportion",
     "statsmodels.formula.api", "papermill", "nbconvert", "typer", "hypothesis", "fastdllm.lab.evaluation.evaluate",
-    "fastdllm.decode.generate", "fastdllm.cli", "fastdllm.report.cell_report", "fastdllm.report.comparison.page",
-    "fastdllm.ui.chat_page", "fastdllm.share.gallery", "fastdllm.investigation.collapse.verdict_collapse")
+    "fastdllm.decode.generate", "fastdllm.cli", "fastdllm.tasks.arithmetic", "fastdllm.report.cell_report",
+    "fastdllm.report.comparison.page", "fastdllm.ui.chat_page", "fastdllm.share.gallery",
+    "fastdllm.investigation.collapse.verdict_collapse")
 STREAMS = (0, 1, 2)
 PATIENCE = 180.0      # seconds that a loaded machine may take for the imports
 KILLED = -9
