@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -73,17 +74,31 @@ def test_environment_yml_is_valid_and_agrees():
 
 def imports(path):
     """(names imported from the package as dotted paths, line): `from fastdllm import lab` gives fastdllm.lab."""
+    return imports_below(ROOT, path)
+
+
+@cache      # each file is asked for by several tests
+def imports_below(root, path):
+    return [*read_imports(root, path)]
+
+
+def read_imports(root, path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                own = path.relative_to(ROOT).with_suffix("").parts[:-node.level]
+                own = path.relative_to(root).with_suffix("").parts[:-node.level]
                 base = ".".join([*own, *filter(None, [node.module])])
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        elif isinstance(node, ast.Call) and called(node.func).endswith(("import_module", "__import__")):
             yield from ((arg.value, node.lineno) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def called(function):
+    """The last word of what a call calls; "" where that is not a name."""
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def room(name):
