@@ -46,6 +46,14 @@ def test_a_missing_gpu_is_a_sentence():
     assert "fit for" not in text
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    """The hub's libraries, which are imported already, ask nobody: where there is no network they try for a minute."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("offline")
 def test_tasks_that_do_not_run_are_said_and_not_asked_for():
     _, text = ask("layer_reuse_7b", "--model", "tiny", "--device", "cpu", "--dtype", "float32")
     assert "humaneval does not run: humaneval runs what the model wrote" in text
