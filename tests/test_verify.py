@@ -389,10 +389,10 @@ def test_the_fast_executor_is_taken_where_it_can_be(golden):
         assert isinstance(engine.turn, Verify) and isinstance(engine.executor, Together) == kind
 
 
-def test_what_the_kernels_read_is_contiguous_for_any_number_of_rows(shallow, golden_prompts):
+def test_what_the_kernels_read_is_contiguous_for_any_number_of_rows(golden, golden_prompts):
     """They count on it; the integers of a row come to the device side by side."""
     prompts = [golden_prompts[name] for name in ("p5", "p33", "p64")]
-    engine, ids = build(shallow, prompts, Decoding(mask_id=511, stop_ids=(), max_new_tokens=40), verify(2), "fixed",
+    engine, ids = build(golden, prompts, Decoding(mask_id=511, stop_ids=(), max_new_tokens=40), verify(2), "fixed",
                         Execution(executor="fast", batch_size=3), None)
     ops, seen = engine.executor.graphs.ops, []
     begin = ops.begin
