@@ -189,6 +189,7 @@ def test_a_policy_is_a_file_that_the_params_name(tmp_path, model):
 
 def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch, executable):
     """kill -9 of the command takes worker and kernel with it; the next run goes on and completes."""
+    warm = os.environ["JUPYTER_PATH"]
     monkeypatch.delenv("JUPYTER_PATH")      # an ordinary kernel, which watches its parent itself
     configuration = cell_of(tmp_path, model, limit=60, batch_size=1)      # more than decode while the worker notices
     command = [sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml")]
@@ -204,7 +205,8 @@ def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch, executable):
     while status.state_of(configuration, CurrentFingerprints()).state == "running":       # the worker notices, and goes
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    second = subprocess.run([executable, *command[1:]], env=environment, capture_output=True, text=True, timeout=240)
+    second = subprocess.run([executable, *command[1:]], env={**environment, "JUPYTER_PATH": warm}, capture_output=True,
+                            text=True, timeout=240)
     assert second.returncode == 0, second.stdout + second.stderr
     record = records.read(configuration.directory)
     assert (record.n, record.sessions) == (60, 2)
