@@ -31,11 +31,12 @@ from types import ModuleType
 
 # Not for processes with a Hugging Face cache of their own: transformers reads where it lies when it is imported.
 # Nothing that pytest rewrites when it imports it (its plugins), and nothing that a test replaces before it is imported.
+# Not matplotlib_inline: it shows figures in the process that imports it, if that is a kernel.
 IMPORTED = (
     "torch", "transformers.models.auto", "transformers.activations", "pandas", "matplotlib.pyplot", "scipy.stats",
     "scipy.optimize", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "anywidget", "pydantic",
     "ruamel.yaml", "jinja2", "jaxtyping", "rich.console", "bs4", "safetensors.torch", "tokenizers", "sqlite3",
-    "pyarrow.parquet", "pyarrow.dataset", "matplotlib.backends.backend_agg", "matplotlib_inline.config",
+    "pyarrow.parquet", "pyarrow.dataset",
     "statsmodels.stats.contingency_tables", "statsmodels.stats.multitest", "statsmodels.stats.proportion",
     "statsmodels.formula.api", "papermill", "nbconvert", "typer", "hypothesis", "fastdllm.lab.evaluation.evaluate",
     "fastdllm.decode.generate", "fastdllm.cli", "fastdllm.tasks.arithmetic", "fastdllm.report.cell_report",
