@@ -577,8 +577,8 @@ def test_losses_are_in_points_and_relative_and_one_test_counts_once() -> None:
 
 def test_runs_under_autocast_that_change_no_count_are_counted_once() -> None:
     plain = totals("float16", 2).assign(autocast=False, k=2)
-    for under, said in ((2, "2 of 64 in transformers' order of operations (autocast changed no count in 1 of 1 runs"),
-                        (3, "5 of 128 in transformers' order of operations;")):
+    for under, said in ((2, "2 of 64 in transformers' order (autocast: the same)"),
+                        (3, "5 of 128 in transformers' order;")):
         both = pd.concat([plain, totals("float16", under).assign(autocast=True, k=2)], ignore_index=True)
         assert said in str(verdict_open_questions.half_precision_is_enough(totals("float16", 0), both))
 

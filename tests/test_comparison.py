@@ -216,7 +216,7 @@ def test_speeds_that_measure_different_things_or_unknown_ones_are_not_compared_w
 
 
 def test_a_published_record_that_names_no_executor_gets_no_ratio_of_tokens_per_second():
-    names = [f"gsm8k_smol/gsm8k_words/{name}_26d6179_t0.9" for name in ("k1_first", "k2_first")]
+    names = [f"gsm8k_smol/gsm8k_words/{name}_26d6179_t1.0" for name in ("k1_first", "k2_first")]
     text = command("compare", *names, "--show", 0)
     assert "the executors are not stated on either side" in text and "(one run each" not in text
 
