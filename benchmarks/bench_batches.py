@@ -12,41 +12,36 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.bench_gpu import forget_memory
 from benchmarks.gpu_runs import Limited, engine_of, reference
 from benchmarks.random_model import plain, random_lm, small_geometry
-from fastdllm.decode.executor import Executor
 from fastdllm.decode.fast import Fast
-from fastdllm.decode.loop import Plain
 from fastdllm.decode.step import Step
 from fastdllm.investigation.speed.measure import copy_bandwidth, matrix_rate, synchronise
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.lm import LM
 from fastdllm.report.cost_model import Need, least_seconds
-from fastdllm.settings import Decoding
 
 TARGETS = {1: 0.85, 32: 0.75, 128: 0.78}      # share of the bound, by batch
 TOKENS = 160                                  # of the longest answer
 ALONE = 8                                     # prompts at batch 1
-ENGINES: dict[str, Callable[..., Executor]] = {"packed": partial(Fast, packed=True),
-                                               "unpacked": partial(Fast, packed=False), "default": Fast}
+ENGINES: dict[str, bool | None] = {"packed": True, "unpacked": False, "default": None}
 
 
-def engine_with(make: Callable[..., Executor], lm: LM, prompts: list[list[int]], tokens: int, batch: int,
+def engine_with(packed: bool | None, lm: LM, prompts: list[list[int]], tokens: int, batch: int,
                 limits: list[int]) -> Limited:
-    """An engine whose forwards are run by what `make` makes of the arguments of `Fast`."""
+    """An engine that packs its ticks, or does not; None: as executor='fast' is."""
     engine = engine_of(lm, prompts, tokens, batch=batch, limits=limits)
-    positions = -(-(max(map(len, prompts)) + tokens) // 32) * 32
-    decoding = Decoding(threshold=1.0, max_new_tokens=tokens, stop_ids=(), mask_id=lm.mask_id)
-    engine.turn = Plain(make(lm.network, len(engine.slots), positions, decoding, None), None)
+    if packed is not None and isinstance(engine.executor, Fast):
+        engine.executor.packed = packed
     return engine
 
 
@@ -107,14 +102,14 @@ def measure(lm: LM, options: argparse.Namespace, bandwidth: float, flops: float)
             bound = bound_seconds(lm.config, needs, batch, bandwidth, flops, lm.dtype.itemsize)
             made = sum(len(row.generated) for row in engine.finished)
             del engine
-            forget_memory(lm.device)
+            forget_memory(lm.device, peak=False)
             yield line(name, batch, made, runs, bound)
         if batch in options.plain:
             order = sorted(range(count), key=lambda row: (len(some[row]) // 32, most[row]))
             run = reference(network, [some[row] for row in order], TOKENS, limits=[most[row] for row in order],
                             batch=batch)
             yield line("plain loop", batch, run["tokens"], run["all_seconds"], bound)
-            forget_memory(lm.device)
+            forget_memory(lm.device, peak=False)
 
 
 def line(engine: str, batch: int, tokens: int, runs: list[float], bound: float) -> dict[str, Any]:
@@ -132,12 +127,6 @@ def show(row: dict[str, Any]) -> None:
     print(f"{row['batch']:5d}  {row['engine']:10s} {row['tokens']:6d} {min(row['seconds']):8.2f} "
           f"{row['tokens_per_second']:9.1f} {row['bound_tokens_per_second'] or 0:9.1f} {row['share']:7.1%}{verdict}",
           flush=True)
-
-
-def forget_memory(device: torch.device) -> None:
-    """Give unused memory back."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from benchmarks import bench_autoregressive, bench_batches, tune
 from benchmarks.random_model import random_lm, small_geometry
 from fastdllm import Decoding
 from fastdllm.decode import autoregressive
-from fastdllm.decode.fast import Fast
 from fastdllm.investigation.speed import bench, measure
 from fastdllm.investigation.speed.measure import ForwardTime
 from fastdllm.investigation.speed.random_weights import random_prompts
@@ -105,7 +104,7 @@ def test_batches_are_held_against_the_forwards_that_they_needed():
     lm = random_lm(torch.float32, "cpu", dataclasses.replace(small_geometry(), num_hidden_layers=2))
     prompts, limits = random_prompts(3, 33, 100, vocabulary=2000), [24, 40, 33]
     prompts[0] = prompts[0][:64]
-    engine = bench_batches.engine_with(Fast, lm, prompts, 40, 2, limits)
+    engine = bench_batches.engine_with(None, lm, prompts, 40, 2, limits)
     _, steps = bench_batches.timed(engine, prompts, 1)
     needs = [bench_batches.needs_of(row, prompt, 32) for row, prompt in zip(steps, prompts, strict=True)]
     for row in engine.finished:

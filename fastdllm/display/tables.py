@@ -44,7 +44,7 @@ WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "cl
 QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as it was written
 # What columns of frames are called in a table for people; the names of settings and switches stay as they are.
 HEADINGS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
-         "tokens_per_s": "tokens/s", "served_forward": "served from forward", "slice_start": "slice starts at",
+            "tokens_per_s": "tokens/s", "served_forward": "served from forward", "slice_start": "slice starts at",
             "dirty": "uncommitted changes", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
 P_VALUES = {"p", "p_holm"}
 PERCENT = {"accuracy"}      # shares of one that are shown in percent

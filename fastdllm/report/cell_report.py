@@ -45,7 +45,7 @@ def costs(record: Record) -> Html:
     values: dict[str, Any] = {
         "tokens": row["tokens"], "forwards": row["nfe"], "tokens per forward": f"{row['tokens_per_forward']:.2f}",
         **{f"{kind} forwards": count for kind, count in record.nfe.items() if count},
-        **_drafts(record),
+        **_drafts(record, row),
         **{f"layer calls: {kind}": count for kind, count in record.decisions.items() if count},
         "seconds (no loading, no warm-up)": f"{record.seconds:.2f}",
         f"tokens/s (batch {record.parameters.batch_size}, n = {record.n}, one run)": f"{record.tokens_per_second:.0f}",
@@ -57,17 +57,16 @@ def costs(record: Record) -> Html:
     return _pairs("cost", values)
 
 
-def _drafts(record: Record) -> dict[str, Any]:
-    """Policy verify: forwards that ran, and drafts by depth and kind."""
+def _drafts(record: Record, row: dict[str, Any]) -> dict[str, Any]:
+    """Policy verify: forwards that ran, and drafts by depth and kind. row: `records.row`."""
     if record.forwards_run is None:
         return {}
-    offered = sum(draft.offered for draft in record.drafts)
-    accepted = sum(draft.accepted for draft in record.drafts)
-    return {"forwards run (k=1 needs those above)": record.forwards_run,
-            "states verified in them, drafts too": record.forwards_run + offered,
+    offered, share = row["drafts_offered"], row["acceptance"]
+    return {"forwards run (k=1 needs those above)": row["forwards_run"],
+            "states verified in them, drafts too": row["states_verified"],
             "predicted tokens/s over k=1's (one prompt at a time, by what a pass of so many tokens costs at the 7B's "
             "shape on an H100)": f"{1 / relative_time(record):.2f}",
-            "drafts accepted": f"{accepted} of {offered}" + (f", {100 * accepted / offered:.0f} %" if offered else ""),
+            "drafts accepted": f"{row['drafts_accepted']} of {offered}" + (f", {100 * share:.0f} %" if offered else ""),
             **{f"drafts at depth {draft.depth}, {draft.kind}: accepted": f"{draft.accepted} of {draft.offered}"
                for draft in record.drafts}}
 

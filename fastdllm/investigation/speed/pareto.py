@@ -2,7 +2,7 @@
 
 Any reuse has to beat the plain alternative: no reuse and a lower threshold at the same time. Times are
 those of the cost model at batch 1 on the 7B shape, for the forwards that this checkpoint needed; those of policy
-`verify` hold what drafts cost as measured (`verify_measurements`).
+`verify` hold what drafts cost as measured (`report.verify_costs`).
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -18,7 +18,6 @@ from fastdllm import stats
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, styled
 from fastdllm.display.tables import p_text
-from fastdllm.investigation.speed import verify_measurements
 from fastdllm.investigation.speed.sweeps import front, one_task
 from fastdllm.report import tables
 from fastdllm.report.plain_control import SLACK
@@ -41,8 +40,7 @@ def table(results: Results, threshold: float = 0.9) -> pd.DataFrame:
     """
     one_task(results)
     rows = results.frame.copy()
-    rows["predicted"] = [verify_measurements.predicted_seconds(record) if record.parameters.reuse.drafts else seconds
-                         for record, seconds in zip(results.records, tables.predicted(results), strict=True)]
+    rows["predicted"] = tables.predicted(results)
     short = rows["config"].str.replace(r"_b\d+(?=_|$)", "", regex=True)    # a prediction at batch 1 is of no batch
     rows["config"] = short if short.is_unique else rows["config"]
     plain, right = rows[rows["k"] == 1], correct(results)

@@ -11,9 +11,7 @@ import pandas as pd
 
 from fastdllm.display.claim import Decision, claim
 from fastdllm.lab import atomic
-from fastdllm.lab.records.record import Record
-from fastdllm.report import cost_model
-from fastdllm.report.verify_costs import PATH, relative_time
+from fastdllm.report.verify_costs import PATH
 
 REAL_MODEL = "smol"
 RUN = ["data", "dtype", "n", "threshold", "k", "tokens_per_second", "speedup", "forwards_saved", "equal_to_k1",
@@ -27,12 +25,6 @@ def runs(path: Path = PATH, model: str = REAL_MODEL) -> pd.DataFrame:
     lines = [line for line in atomic.json_lines(path) if line["part"] == "run" and line["model"] == model]
     table = pd.DataFrame(lines, columns=["model", *RUN])
     return table.assign(dtype=table["dtype"].str.removeprefix("torch."))
-
-
-def predicted_seconds(record: Record) -> float:
-    """The cost model's time of a verify run: that of its NFE as k=1 (H200), times `relative_time` (H100)."""
-    plain = cost_model.predicted_seconds(record.nfe, 0, "verify", record.parameters.revision)
-    return float(plain) * relative_time(record)
 
 
 @claim(holds="**The criterion (over {speed:g}x, under {points:g} points lost) is met by `verify`**: {ratio:.2f}x by "
