@@ -158,3 +158,11 @@ def test_predictions_name_a_command_that_is_accepted_and_a_claim_that_exists():
     table = transfer.predictions({one.claim: one for one in judged})
     assert set(table["on the real model"]) <= {"holds", "does not hold", "not known yet", "not tested"}
     assert all(len(rows) >= 5 for rows in transfer.lists().values())
+
+
+def test_the_caption_of_the_400_names_every_code_whose_rows_stand_below_it():
+    """Both thresholds stand in one table: not the code of one of them."""
+    rows = pd.DataFrame({"code": ["commit a", "commit b"], "device_name": "card", "date": "2026-11-26", "n": 400,
+                         "metric": "strict", "threshold": [0.9, 1.0]})
+    assert "commit a, commit b" in real_model.caption_400(rows)
+    assert "commit a" not in real_model.caption_400(rows[rows["threshold"] == 1.0])

@@ -50,9 +50,9 @@ def on_400(shipped: ShippedRecords, threshold: float = THRESHOLD) -> Phase6Resul
     return results(shipped.where(experiment="phase6_400"), "arithmetic", threshold, limit=400)
 
 
-def caption_400(large: Phase6Results) -> str:
-    """What stands above tables of `on_400`."""
-    return f"The embedded checkpoint on 400 problems instead of 64: {label(large.frame)}"
+def caption_400(rows: pd.DataFrame) -> str:
+    """What stands above tables of these shipped rows of `phase6_400`."""
+    return f"The embedded checkpoint on 400 problems instead of 64: {label(rows)}"
 
 
 def beside(shipped: ShippedRecords, revision: str, task: str = TASK, threshold: float = THRESHOLD, dtype: str = DTYPE,
