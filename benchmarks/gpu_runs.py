@@ -33,8 +33,8 @@ class Limited(Engine):
     def _admit(self, prompts: Iterator[tuple[int, list[int]]]) -> None:
         super()._admit(prompts)
         for row in self.slots:
-            if row is not None and self.limits is not None:
-                row.rules = replace(row.rules, max_new_tokens=self.limits[row.index])
+            if row is not None and self.limits and row.rules.max_new_tokens != (most := self.limits[row.index]):
+                row.rules = replace(row.rules, max_new_tokens=most)
 
 
 def engine_of(lm: LM, prompts: list[list[int]], tokens: int, reuse: Reuse = Reuse(), executor: str = "fast",

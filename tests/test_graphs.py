@@ -18,7 +18,7 @@ from fastdllm.decode.generate import build, generate_rows
 from fastdllm.decode.loop import Engine
 from fastdllm.decode.policies import BUILT_IN
 from fastdllm.decode.revisions import get
-from fastdllm.model import attention, kernels, shared_attention
+from fastdllm.model import attention, attention_parts, kernels, shared_attention
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.errors import NonFiniteLogits
 from fastdllm.model.graphs import buckets
@@ -241,7 +241,7 @@ def test_attention_kernel(width: int, starts: tuple[int, int], size: int, split:
     cos, sin = network.cos.bfloat16(), network.sin.bfloat16()
     want_keys, want_values = keys.clone(), values.clone()
     monkeypatch.setattr(attention, "SPLIT_PROGRAMS", 256 if split else 0)
-    scratch = attention.Scratch(keys.device, heads, size, 160)
+    scratch = attention_parts.Scratch(keys.device, heads, size, 160)
     where = torch.stack([slots, torch.tensor(starts, device="cuda"), ends], 1)      # strided, as the graphs pass it
     for _ in range(2):      # the counters must be back at zero
         out = attention.attend(qkv, cos, sin, keys, values, *where.unbind(1), heads, scratch)
@@ -274,7 +274,7 @@ def test_attention_kernel_of_rows_that_share_slots(width: int, heads: int, split
     cos, sin = half[0].repeat(1, 2), torch.cat([-half[1], half[1]], 1)
     where = torch.tensor([slots, starts, ends, [0] * 4], device=device).T.contiguous()      # strided, as graphs have it
     batch = RowPositions(4, width, *where[:, :3].unbind(1), True)
-    want_keys, want_values, scratch = keys.clone(), values.clone(), attention.Scratch(device, heads, size, 400)
+    want_keys, want_values, scratch = keys.clone(), values.clone(), attention_parts.Scratch(device, heads, size, 400)
     for _ in range(2):      # the counters must be back at zero
         out = shared_attention.attend_shared(qkv, cos, sin, keys, values, batch, heads, scratch)
     parts = qkv.view(4, width, heads + 2 * kv, size)

@@ -271,7 +271,19 @@ def test_steps_say_what_was_drafted(shallow, golden_prompts):
     assert sum(bool(step.rejected) for step in wrong) > 5
     for right_one, step in zip(steps, wrong, strict=True):
         for offset, token in step.rejected:
-            assert right_one.unmasked[offset] and token == right_one.tokens[offset] + 1
+            if step.kind != "commit":
+                assert right_one.unmasked[offset] and token == right_one.tokens[offset] + 1
+
+
+def test_a_rejected_draft_of_the_next_block_is_told_by_its_first_token(shallow, golden_prompts):
+    """What a commit carries over opens the next block: its offset counts on from the block that the commit closed."""
+    decoding, prompt = Decoding(threshold=1.0, max_new_tokens=70, mask_id=511, stop_ids=()), golden_prompts["p5"]
+    _, steps = decode(shallow, [prompt], decoding)
+    _, wrong = decode(shallow, [prompt], decoding, verify(2), drafter=Told(steps, lambda _: False))
+    commits = [(step, steps[index + 1]) for index, step in enumerate(wrong[:-1]) if step.kind == "commit"]
+    assert len(commits) == 2
+    for step, opened in commits:
+        assert opened.start == step.start + 32 and step.rejected == ((32, opened.tokens[0] + 1),)
 
 
 def test_drafts_only_where_few_tokens_run():
@@ -435,7 +447,7 @@ def test_captured_packs_are_k1_in_float32(golden_prompts, k):
 @pytest.mark.parametrize(("rows", "width", "split"), [(1, 8, True), (1, 40, True), (2, 24, False), (1, 64, True)])
 def test_attention_kernel_of_packs(rows, width, split, monkeypatch):
     """Every token has a place and four stretches of its own, and sees what the others of its pack wrote."""
-    from fastdllm.model import attention, pack_attention
+    from fastdllm.model import attention_parts, pack_attention
     from fastdllm.model.network import rotate
     from fastdllm.model.positions import PackPositions
     heads, kv, size, length, device = 14, 2, 64, 320, torch.device("cuda")
@@ -452,7 +464,7 @@ def test_attention_kernel_of_packs(rows, width, split, monkeypatch):
     sees[..., 0, :] = torch.tensor([0, 7], device=device)
     batch = PackPositions(rows, width, slots, positions, places, sees, False)
     want_keys, want_values = keys.clone(), values.clone()
-    scratch = attention.Scratch(device, heads, size, length)
+    scratch = attention_parts.Scratch(device, heads, size, length)
     for _ in range(2):      # the counters must be back at zero
         out = pack_attention.attend_packs(qkv, cos, sin, keys, values, batch, heads, scratch)
     parts = qkv.view(rows, width, heads + 2 * kv, size)

@@ -20,7 +20,7 @@ from fastdllm.model.network import Network
 from fastdllm.model.pack_graphs import PackGraphs
 from fastdllm.model.positions import STRETCHES
 
-ROW = 8         # tokens of a row where packs of unlike widths run together
+ROW = 8         # tokens of a row where packs of unlike widths run together; else rows have a multiple of it
 
 
 class PackExecutor(Protocol):
@@ -85,7 +85,8 @@ class OneByOne:
 
 
 class Together:
-    """All states of a pack side by side in one row of a forward where all packs have one width; else see `_tick`."""
+    """All states of a pack side by side in one row of a forward, where all packs have one width and none a prompt; else
+    see `_tick`."""
 
     def __init__(self, network: Network, slots: int, positions: int, layout: Layout):
         self.one_by_one = OneByOne(network, slots + 1, positions, layout)      # for its cache and its diagnosis
@@ -98,15 +99,13 @@ class Together:
     def run(self, packs: list[Pack]) -> list[list[Reading]]:
         """For each pack a reading of each state. Raises RuntimeError where hooks came after the start."""
         no_hooks(self.network)
-        keys = {self._key(pack) for pack in packs}
-        if len(keys) > 1:
+        widths = {-(-sum(state.forward.width for state in pack.states) // ROW) * ROW for pack in packs}
+        if len(widths) > 1 or any(pack.states[0].forward.kind == "prefill" for pack in packs):
             return self._tick(packs)
-        [(what, width)] = keys
-        return self._prefills(packs, width) if what == "prefill" else self._states(packs, width)
+        return self._states(packs, *widths)
 
     def _tick(self, packs: list[Pack]) -> list[list[Reading]]:
-        """Packs of unlike widths, prompts among them, in one launch: cut into rows of ROW tokens, that are read
-        anywhere."""
+        """Prompts and packs of unlike widths in one launch: cut into rows of ROW tokens, which are read anywhere."""
         rows, where = list[list[int]](), list[int]()
         for pack in packs:
             begin = len(rows) * ROW
@@ -130,13 +129,6 @@ class Together:
         return [[Reading(state.read, *zip(*islice(said, len(state.read)), strict=True)) for state in pack.states]
                 for pack in packs]
 
-    def _key(self, pack: Pack) -> tuple[str, int]:
-        """Prompts go block by block, with what is drafted behind them; other packs run side by side where they come to
-        the same multiple of 8 tokens."""
-        if pack.states[0].forward.kind == "prefill":
-            return "prefill", self.layout.chunk
-        return "states", -(-sum(state.forward.width for state in pack.states) // 8) * 8
-
     def _states(self, packs: list[Pack], width: int) -> list[list[Reading]]:
         """Every token of every state is predicted, in order."""
         rows = [[*self._row(pack.slot, [segment for state in pack.states for segment in self.layout.segments(state)],
@@ -152,26 +144,6 @@ class Together:
                 begin = end
             readings.append(mine)
         return readings
-
-    def _prefills(self, packs: list[Pack], width: int) -> list[list[Reading]]:
-        """Each block of a prompt is a row of its own, and so is each draft; what is read lies in a state's last row."""
-        states = [(pack.slot, state) for pack in packs for state in pack.states]
-        read = max(len(state.read) for _, state in states)
-        in_order = read == width                # such a shape reads every token
-        rows, last = list[list[int]](), list[tuple[int, list[int]]]()
-        for slot, state in states:
-            segments = self.layout.segments(state)
-            begin = segments[-1].start - state.forward.start
-            offsets = [offset - begin for offset in state.read]
-            wanted = range(width) if in_order else [*offsets, *[0] * (read - len(offsets))]
-            rows += [[*self._row(slot, [segment], width), *wanted] for segment in segments]
-            last.append((len(rows) - 1, offsets if in_order else list(range(len(offsets)))))
-        shape = Shape(self.graphs.bucket(len(rows)), width, read, shared=True)
-        tokens, confidence, _ = self.graphs.run(shape, rows)
-        readings = (Reading(state.read, tuple(int(tokens[row][i]) for i in where),
-                            tuple(confidence[row][i] for i in where))
-                    for (_, state), (row, where) in zip(states, last, strict=True))
-        return [[next(readings) for _ in pack.states] for pack in packs]
 
     def _row(self, slot: int, segments: list[Segment], width: int) -> list[int]:
         """A row's data as `pack_graphs.parts` says, without what is read; idle tokens write to the spare slot."""

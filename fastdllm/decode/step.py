@@ -59,7 +59,8 @@ class Step:
     confidence: tuple[float, ...]    # [B] nan where the step did not look
     nfe: dict[str, int]              # so far, by kind
     draft: int = 0                   # policy verify: drafted so many steps ahead, and right; 0: the row's own state
-    rejected: tuple[tuple[int, int], ...] = ()      # policy verify: offsets and tokens that the next draft had wrong
+    rejected: tuple[tuple[int, int], ...] = ()      # policy verify: offsets (from B on: of the next block) and tokens
+                                                    # that the next draft had wrong
 
 
 @dataclass(frozen=True, slots=True)

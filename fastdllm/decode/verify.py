@@ -86,8 +86,9 @@ class Verify:
             if forward.kind == "full":
                 each.area = pack.states[at].area
             behind = [index for index, other in enumerate(drafts) if index and other.parent == at]
-            at = None if row.finish else next((index for index in behind if drafts[index].forward == row.next()), None)
-            rejected = guessed(drafts[behind[0]].forward, step) if behind and at is None else ()
+            after = None if row.finish else row.next()
+            at = next((index for index in behind if drafts[index].forward == after), None)
+            rejected = wrong(drafts[behind[0]].forward, step, after) if behind and at is None else ()
             yield replace(step, draft=draft.depth, rejected=rejected) if draft.depth or rejected else step
 
 
@@ -114,8 +115,13 @@ def draft_kind(before: Forward, forward: Forward) -> str:
     return forward.kind
 
 
-def guessed(draft: Forward, step: Step) -> tuple[tuple[int, int], ...]:
-    """Positions of the block and tokens of a rejected draft that are not what the step came to."""
-    begin = draft.start - step.start
-    return tuple((begin + i, token) for i, token in enumerate(draft.tokens)
-                 if 0 <= begin + i < len(step.tokens) and step.tokens[begin + i] != token)
+def wrong(draft: Forward, step: Step, after: Forward | None) -> tuple[tuple[int, int], ...]:
+    """Offsets from the step's block, and tokens, of a rejected draft that are not what the row came to.
+
+    Offsets beyond the block are of the next one, where `after`, the forward that the row then needed, lies there too.
+    """
+    true = dict(enumerate(step.tokens, step.start))
+    if after is not None:
+        true.update(enumerate(after.tokens, after.start))
+    return tuple((position - step.start, token) for position, token in enumerate(draft.tokens, draft.start)
+                 if true.get(position, token) != token)

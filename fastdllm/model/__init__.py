@@ -4,5 +4,5 @@
 - the network: lm, network, cache, hooks, errors
 - layers on a CPU: cpu
 - forwards that can be captured: static, positions, graphs, pack_graphs
-- Triton kernels: kernels, products, attention, pack_attention, shared_attention
+- Triton kernels: kernels, products, attention, attention_parts, pack_attention, shared_attention
 """

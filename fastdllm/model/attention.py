@@ -7,16 +7,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastdllm.model.attention_parts import SPAN, SPLIT_PROGRAMS, Scratch
 from fastdllm.model.kernels import AVAILABLE, overlaps
 
 if AVAILABLE:
     import triton
     import triton.language as tl
 
+    from fastdllm.model.attention_parts import gathered, rotated, taken_in
     from fastdllm.model.kernels import follow, prefetch
-
-SPAN = 128                # cache positions of one program in `attend`, where several share a row
-SPLIT_PROGRAMS = 256      # rows * heads up to which they do
 
 
 if AVAILABLE:
@@ -25,36 +24,6 @@ if AVAILABLE:
         """One half of head vectors: rows [n] are offsets of their first element."""
         d = tl.arange(0, D // 2)
         return tl.load(base + rows[:, None] + half * (D // 2) + d[None, :], mask=mask[:, None], other=0.0)
-
-    @triton.jit
-    def gathered(mixed, top, total, parts, arrived, group, stretch, end, span, i, d, W: tl.constexpr, D: tl.constexpr):
-        """Put a program's part down; the last of its group to arrive has the sum of all, added up in order.
-
-        Returns whether this is the last one, and the sums mixed [W, D] and total [W].
-        """
-        size: tl.constexpr = W * (D + 2)
-        mine = parts + (group * tl.num_programs(2) + stretch) * size
-        tl.store(mine + i[:, None] * D + d[None, :], mixed)
-        tl.store(mine + W * D + i, top)
-        tl.store(mine + W * D + W + i, total)
-        tl.debug_barrier()
-        stretches = tl.cdiv(end, span)
-        done = tl.atomic_add(arrived + group, 1, sem="acq_rel") == stretches - 1
-        if done:
-            top = tl.full([W], -1e30, tl.float32)
-            total = tl.zeros([W], tl.float32)
-            mixed = tl.zeros([W, D], tl.float32)
-            for part in range(0, stretches):
-                theirs = parts + (group * tl.num_programs(2) + part) * size
-                peak = tl.load(theirs + W * D + i, cache_modifier=".cg")
-                new = tl.maximum(top, peak)
-                total = total * tl.exp(top - new) + tl.load(theirs + W * D + W + i,
-                                                            cache_modifier=".cg") * tl.exp(peak - new)
-                mixed = mixed * tl.exp(top - new)[:, None] + tl.load(
-                    theirs + i[:, None] * D + d[None, :], cache_modifier=".cg") * tl.exp(peak - new)[:, None]
-                top = new
-            tl.store(arrived + group, 0)
-        return done, mixed, total
 
     @triton.jit
     def _attend(qkv, cos, sin, keys, values, slots, starts, ends, along, out, parts, arrived, scale, positions, width,
@@ -86,16 +55,13 @@ if AVAILABLE:
             c = tl.load(cos + turn, mask=live[:, None], other=0.0).to(tl.float32)
             s = -tl.load(sin + turn, mask=live[:, None], other=0.0).to(tl.float32)   # first half is stored negated
             kind = qkv.dtype.element_ty
-            q1 = _half(qkv, at + head * D, 0, D, live).to(tl.float32)
-            q2 = _half(qkv, at + head * D, 1, D, live).to(tl.float32)
-            q1, q2 = (q1 * c - q2 * s).to(kind), (q2 * c + q1 * s).to(kind)
+            q1, q2 = rotated(_half(qkv, at + head * D, 0, D, live), _half(qkv, at + head * D, 1, D, live), c, s)
             top = tl.full([W], -1e30, tl.float32)
             total = tl.zeros([W], tl.float32)
             mixed = tl.zeros([W, D], tl.float32)
             if stretch == 0:
-                k1 = _half(qkv, at + (HEADS + kv) * D, 0, D, live).to(tl.float32)
-                k2 = _half(qkv, at + (HEADS + kv) * D, 1, D, live).to(tl.float32)
-                k1, k2 = (k1 * c - k2 * s).to(kind), (k2 * c + k1 * s).to(kind)
+                k1, k2 = rotated(_half(qkv, at + (HEADS + kv) * D, 0, D, live),
+                                 _half(qkv, at + (HEADS + kv) * D, 1, D, live), c, s)
                 v = tl.load(qkv + (at + (HEADS + KV + kv) * D)[:, None] + d[None, :], mask=live[:, None], other=0.0)
                 if head % (HEADS // KV) == 0:
                     here = base + (start + i) * KV * D
@@ -111,17 +77,8 @@ if AVAILABLE:
             for begin in range(low, high, BL):
                 p = begin + tl.arange(0, BL)
                 seen = (p < high) & ((p < start) | (p >= start + width))
-                there = base + p * KV * D
-                o1, o2 = _half(keys, there, 0, D, seen), _half(keys, there, 1, D, seen)
-                old = (tl.dot(q1, tl.trans(o1)) + tl.dot(q2, tl.trans(o2))) * scale
-                old = tl.where(seen[None, :], old, float("-inf"))
-                new = tl.maximum(top, tl.max(old, 1))
-                shrink = tl.exp(top - new)
-                share = tl.exp(old - new[:, None])
-                total = total * shrink + tl.sum(share, 1)
-                older = tl.load(values + there[:, None] + d[None, :], mask=seen[:, None], other=0.0)
-                mixed = tl.dot(share.to(kind), older, mixed * shrink[:, None])
-                top = new
+                top, total, mixed = taken_in(q1, q2, keys, values, base + p * KV * D, seen, seen[None, :], top, total,
+                                             mixed, scale, D)
             done = True
             if SPLIT:
                 done, mixed, total = gathered(mixed, top, total, parts, arrived, row * HEADS + head, stretch, end, span,
@@ -131,15 +88,6 @@ if AVAILABLE:
                          (mixed / total[:, None]).to(kind), mask=live[:, None])
         else:
             follow(OVERLAP)
-
-
-class Scratch:
-    """Partial results of `attend` for few rows, and the counters that say when they are complete."""
-
-    def __init__(self, device: torch.device, heads: int, size: int, positions: int, most_width: int = 64):
-        self.stretches, self.most_width = triton.cdiv(positions, SPAN), most_width
-        self.parts = torch.empty(SPLIT_PROGRAMS * self.stretches * most_width * (size + 2), device=device)
-        self.arrived = torch.zeros(SPLIT_PROGRAMS, dtype=torch.int32, device=device)
 
 
 def attend(qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor, starts: Tensor,

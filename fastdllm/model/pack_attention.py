@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastdllm.model.attention import SPAN, SPLIT_PROGRAMS, Scratch
+from fastdllm.model.attention_parts import SPAN, SPLIT_PROGRAMS, Scratch
 from fastdllm.model.kernels import AVAILABLE, overlaps
 from fastdllm.model.positions import PackPositions
 
@@ -19,7 +19,7 @@ if AVAILABLE:
     import triton
     import triton.language as tl
 
-    from fastdllm.model.attention import gathered
+    from fastdllm.model.attention_parts import gathered, put, rotated, taken_in
     from fastdllm.model.kernels import follow
 
 
@@ -27,19 +27,10 @@ if AVAILABLE:
     @triton.jit
     def _write(qkv, cos, sin, keys, values, positions, places, HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr,
                OVERLAP: tl.constexpr):
-        """Rotate one key head of one token; it and the value go to the token's place in the cache."""
-        token, kv, half = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, D // 2)
+        """One key head of one token and its value go to the token's place in the cache."""
+        token, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
         follow(OVERLAP)
-        turn = tl.load(positions + token) * D + half
-        c, s = tl.load(cos + turn).to(tl.float32), -tl.load(sin + turn).to(tl.float32)     # first half stored negated
-        kind = qkv.dtype.element_ty
-        at = qkv + token * (HEADS + 2 * KV) * D + (HEADS + kv) * D + half
-        k1, k2 = tl.load(at).to(tl.float32), tl.load(at + D // 2).to(tl.float32)
-        here = (tl.load(places + token) * KV + kv) * D + half
-        tl.store(keys + here, (k1 * c - k2 * s).to(kind))
-        tl.store(keys + here + D // 2, (k2 * c + k1 * s).to(kind))
-        tl.store(values + here, tl.load(at + KV * D))
-        tl.store(values + here + D // 2, tl.load(at + KV * D + D // 2))
+        put(qkv, cos, sin, keys, values, token, kv, tl.load(positions + token), tl.load(places + token), HEADS, KV, D)
 
     @triton.jit
     def _attend(qkv, cos, sin, keys, values, slots, positions, sees, out, parts, arrived, scale, along, width, span,
@@ -71,9 +62,8 @@ if AVAILABLE:
             s = -tl.load(sin + turn).to(tl.float32)
             kind = qkv.dtype.element_ty
             at = qkv + ((row * width + i) * ((HEADS + 2 * KV) * D) + head * D)[:, None] + half[None, :]
-            q1 = tl.load(at, mask=live[:, None], other=0.0).to(tl.float32)
-            q2 = tl.load(at + D // 2, mask=live[:, None], other=0.0).to(tl.float32)
-            q1, q2 = (q1 * c - q2 * s).to(kind), (q2 * c + q1 * s).to(kind)
+            q1, q2 = rotated(tl.load(at, mask=live[:, None], other=0.0),
+                             tl.load(at + D // 2, mask=live[:, None], other=0.0), c, s)
             top = tl.full([W], -1e30, tl.float32)
             total = tl.zeros([W], tl.float32)
             mixed = tl.zeros([W, D], tl.float32)
@@ -84,17 +74,7 @@ if AVAILABLE:
                         | ((p[None, :] >= low1[:, None]) & (p[None, :] < high1[:, None]))
                         | ((p[None, :] >= low2[:, None]) & (p[None, :] < high2[:, None]))
                         | ((p[None, :] >= low3[:, None]) & (p[None, :] < high3[:, None]))) & inside[None, :]
-                k1 = tl.load(keys + there[:, None] + half[None, :], mask=inside[:, None], other=0.0)
-                k2 = tl.load(keys + there[:, None] + D // 2 + half[None, :], mask=inside[:, None], other=0.0)
-                score = (tl.dot(q1, tl.trans(k1)) + tl.dot(q2, tl.trans(k2))) * scale
-                score = tl.where(seen, score, float("-inf"))
-                new = tl.maximum(top, tl.max(score, 1))
-                shrink = tl.exp(top - new)
-                share = tl.exp(score - new[:, None])
-                total = total * shrink + tl.sum(share, 1)
-                v = tl.load(values + there[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-                mixed = tl.dot(share.to(kind), v, mixed * shrink[:, None])
-                top = new
+                top, total, mixed = taken_in(q1, q2, keys, values, there, inside, seen, top, total, mixed, scale, D)
             done = True
             if SPLIT:
                 done, mixed, total = gathered(mixed, top, total, parts, arrived, row * HEADS + head, stretch, end, span,

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastdllm.model import kernels
-from fastdllm.model.attention import Scratch, attend
+from fastdllm.model.attention import attend
+from fastdllm.model.attention_parts import Scratch
 from fastdllm.model.cache import Cache
 from fastdllm.model.network import DecoderLayer, Network, RMSNorm
 from fastdllm.model.pack_attention import attend_packs
