@@ -85,7 +85,7 @@ def moments(lm: LM, ids: list[list[int]], decoding: Decoding) -> Iterator[list[M
 def candidates(moment: Moment, threshold: float, mask_id: int) -> dict[str, Prediction]:
     """What else the next state may be than the first guess; empty where there is no first guess."""
     forward, memory = moment.row.next(), moment.memory
-    first = OldLogits(threshold, mask_id).guess(forward, memory)
+    first = OldLogits(threshold).guess(forward, memory)
     if first is None:
         return {}
     if forward.kind == "commit":
@@ -124,7 +124,7 @@ class Outcome:
 
 def outcomes(mine: list[Moment], threshold: float, mask_id: int) -> list[Outcome]:
     """What drafting comes to at each state of a prompt. A second candidate must fit beside the first (PASS_TOKENS)."""
-    actual, drafter = [moment.row.next() for moment in mine], OldLogits(threshold, mask_id)
+    actual, drafter = [moment.row.next() for moment in mine], OldLogits(threshold)
     results = []
     for index, moment in enumerate(mine):
         drafted = [draft.forward for draft in chain(moment.row, drafter, moment.memory, MOST_ROWS, PASS_TOKENS)[1:]]

@@ -5,7 +5,6 @@ shows in the tokens, it searches prompts, thresholds or networks for it, and fai
 """
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +86,7 @@ class ShiftedRow(Row):
 
     def next(self):
         forward = super().next()
-        return forward if forward.kind != "small" else replace(forward, read=tuple(range(forward.width)))
+        return forward if forward.kind != "small" else forward._replace(read=tuple(range(forward.width)))
 
 
 def misplaced(confidence, masked, threshold):

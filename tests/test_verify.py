@@ -190,6 +190,21 @@ def test_drafts_that_are_all_right_all_wrong_or_in_turns(shallow, golden_prompts
             assert accepted == sure
 
 
+def test_nothing_is_drafted_from_a_guess_of_the_mask_itself(shallow, golden_prompts):
+    """Such a step would unmask nothing; whatever a drafter says, what runs is k=1."""
+    decoding, prompts = Decoding(threshold=1.0, max_new_tokens=12, mask_id=511, stop_ids=()), [golden_prompts["p5"]]
+
+    class Masks:
+        def guess(self, forward, memory):
+            return Prediction((511,) * 8, (1.0,) * 8, forward.masked) if forward.masked else None
+
+        def second(self, forward, first):
+            return None
+
+    own, plain, engine = both(shallow, prompts, decoding, 3, batch=1, drafter=Masks())
+    assert own == plain and counts(engine)[0] == 0
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_second_candidate_is_taken_where_the_first_is_wrong(shallow, golden_prompts, executor):
     """Beside a draft behind the first candidate; whichever is right, what runs is k=1."""
@@ -310,7 +325,7 @@ def test_old_logits_have_nothing_to_say_of_what_was_never_predicted(golden, gold
                           Execution(), None)
     first = next(engine.steps(iter(enumerate(steps))))
     assert first.kind == "full" and engine.slots[0].forwards_run == 1 and not engine.slots[0].drafts
-    assert OldLogits(0.9, 511).guess(engine.slots[0].next(), Memory()) is None
+    assert OldLogits(0.9).guess(engine.slots[0].next(), Memory()) is None
 
 
 def first_blocks(engine):

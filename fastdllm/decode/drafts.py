@@ -50,8 +50,8 @@ class Drafter(Protocol):
 class OldLogits:
     """The next prediction is the last one over again: a step is guessed to unmask what the rule makes of old logits."""
 
-    def __init__(self, threshold: float, mask_id: int):
-        self.threshold, self.mask_id = threshold, mask_id
+    def __init__(self, threshold: float):
+        self.threshold = threshold
 
     def guess(self, forward: Forward, memory: Memory) -> Prediction | None:
         if forward.kind == "prefill":        # the block behind it is known, unless its first token is carried over
@@ -67,10 +67,7 @@ class OldLogits:
         tokens, confidence = [0] * len(forward.masked), [0.0] * len(forward.masked)
         for i, (token, value) in zip(masked, old, strict=True):
             tokens[i], confidence[i] = token, value
-        unmask = choose(confidence, forward.masked, self.threshold)
-        if any(token == self.mask_id for token, chosen in zip(tokens, unmask, strict=True) if chosen):
-            return None
-        return Prediction(tuple(tokens), tuple(confidence), unmask)
+        return Prediction(tuple(tokens), tuple(confidence), choose(confidence, forward.masked, self.threshold))
 
     def second(self, forward: Forward, first: Prediction) -> Prediction | None:
         """The surest position that the guess leaves masked, in place of the least sure one that it unmasks.
@@ -81,7 +78,7 @@ class OldLogits:
             return None
         order = sorted((i for i, masked in enumerate(forward.masked) if masked), key=lambda i: -first.confidence[i])
         count = sum(first.unmask)
-        if count == len(order) or first.tokens[order[count]] == self.mask_id:
+        if count == len(order):
             return None
         chosen = {*order[:count - 1], order[count]}
         return Prediction(first.tokens, first.confidence, tuple(i in chosen for i in range(len(forward.masked))))
@@ -105,12 +102,20 @@ class Draft:
     guess: Prediction | None = None      # what a chain takes it to predict; None where nothing is drafted behind it
 
 
+def drafted(row: Row, guess: Prediction | None) -> Prediction | None:
+    """The guess, if a state can be drafted from it: not where it unmasks a position with the mask token itself."""
+    if guess is None or any(token == row.rules.mask_id for token, chosen in zip(guess.tokens, guess.unmask, strict=False)
+                            if chosen):
+        return None
+    return guess
+
+
 def chain(row: Row, drafter: Drafter, memory: Memory, depth: int, most_tokens: int) -> list[Draft]:
     """The row's next forward, and behind it up to `depth` drafted ones, `most_tokens` tokens in all at most (in a pass
     with a prefill PROMPT_TOKENS times as many)."""
     line, twin = [Draft(row.next())], row.fork()
     room = most_tokens * (PROMPT_TOKENS if line[0].forward.kind == "prefill" else 1) - line[0].forward.width
-    while len(line) <= depth and (guess := drafter.guess(line[-1].forward, memory)) is not None:
+    while len(line) <= depth and (guess := drafted(row, drafter.guess(line[-1].forward, memory))) is not None:
         twin.apply(line[-1].forward, guess)
         if twin.finish or (forward := twin.next()).width > room:
             break
@@ -124,7 +129,7 @@ def tree(row: Row, drafter: Drafter, memory: Memory, drafts: int, most_tokens: i
     """As `chain`, with up to `drafts` drafts, of which the last may be a second candidate at depth 1 (TREE_FROM)."""
     line = chain(row, drafter, memory, drafts, most_tokens)
     real, first = line[0].forward, line[0].guess
-    if drafts < TREE_FROM or first is None or (other := drafter.second(real, first)) is None:
+    if drafts < TREE_FROM or first is None or (other := drafted(row, drafter.second(real, first))) is None:
         return line
     twin = row.fork()
     twin.apply(real, other)

@@ -114,8 +114,9 @@ class Fast:
             replayed = [self._replay(forward) for forward in forwards]
             return lambda: replayed
         entries = [self._entry(forward, plan) for forward, plan in zip(forwards, plans, strict=True)]
-        alike = len({group(forward, plan) for forward, plan in zip(forwards, plans, strict=True)}) == 1
-        if self.packed and not (alike and forwards[0].kind != "prefill"):
+        first = group(forwards[0], plans[0])
+        if self.packed and (forwards[0].kind == "prefill" or any(
+                group(forward, plan) != first for forward, plan in zip(forwards, plans, strict=True))):
             return self._pack(forwards, plans, entries)
         width, read = min(forwards[0].width, self.width), max(len(forward.read) for forward in forwards)
         reuses = [plan.decision == "reuse" for plan in plans]
@@ -138,8 +139,8 @@ class Fast:
 
     def _stores(self, entries: list[int], reuses: list[bool]) -> bool:
         """Whether an output is to be stored of what runs every layer."""
-        return any(entry != self.graphs.spare_entry and not reuse
-                   for entry, reuse in zip(entries, reuses, strict=True))
+        return self.policy is not None and any(entry != self.graphs.spare_entry and not reuse
+                                               for entry, reuse in zip(entries, reuses, strict=True))
 
     def _pack(self, forwards: list[Forward], plans: list[ReusePlan],
               entries: list[int]) -> Callable[[], list[Prediction]]:
@@ -245,7 +246,7 @@ class Fast:
                     unmask: list[float]) -> Prediction:
         """What a row of `Graphs.run` says of a forward; `replay` holds it by position of the block."""
         count, decisions = len(forward.read), ()
-        if any(value != value for value in confidence[:count]):
+        if (total := sum(confidence[:count])) != total:
             raise NonFiniteLogits(self.eager.diagnose(forward, self.graphs.ops.plain_cache()))
         if self.policy is not None and forward.small_block is not None:
             decisions = (plan.decision,) * len(self.policy.layers)

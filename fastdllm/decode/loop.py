@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import NamedTuple, Protocol, get_args
 
 import torch
 
@@ -28,8 +28,7 @@ from fastdllm.settings import Decoding, ExecutorName, Reuse
 PLAIN = ReusePlan("bypass", "no policy")
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One state of one row that a tick runs forward."""
 
     row: Row

@@ -98,16 +98,17 @@ class Row:
         self.nfe["replay" if replayed else forward.kind] += 1
         for decision in prediction.decisions:
             self.decisions[decision] += 1
-        unmasked, confidence = [False] * size, [NAN] * size
+        unmasked, confidence, revealed = [False] * size, [NAN] * size, False
         if denoised := forward.small_block is not None:
+            mask = self.rules.mask_id
             said = zip(forward.masked, prediction.tokens, prediction.confidence, prediction.unmask, strict=False)
             for position, (masked, token, sure, reveal) in enumerate(said, forward.offset):
                 if masked:
                     confidence[position] = sure
-                if reveal and token != self.rules.mask_id:      # what is predicted to be masked stays masked
-                    self.block[position], unmasked[position] = token, True
+                if reveal and token != mask:      # what is predicted to be masked stays masked
+                    self.block[position], unmasked[position], revealed = token, True, True
                     self.saw_stop |= token in self.rules.stop_ids
-            if not any(unmasked):
+            if not revealed:
                 raise NothingUnmasked(self._stuck(forward, prediction))
             self.step += 1
             self.steps += 1
@@ -153,9 +154,10 @@ class Row:
         clean = self.start + (block.index(mask) if mask in block else len(block)) if block else len(self.tokens)
         if clean == self.looked_to:      # what was unmasked lies behind a mask: nothing new is final
             return
-        self.looked_to = clean
-        final = self._final()[:self.rules.max_new_tokens]
-        stop = next((i for i, token in enumerate(final) if token in self.rules.stop_ids), None)
+        seen, self.looked_to = max(0, self.looked_to - self.length), clean
+        text = self.tokens[:self.start] + block if block else self.tokens
+        final, stop_ids = text[self.length:clean][:self.rules.max_new_tokens], self.rules.stop_ids
+        stop = next((i for i in range(seen, len(final)) if final[i] in stop_ids), None)
         if stop is not None:
             final, self.finish = final[:stop + 1], "stop"
         elif len(final) == self.rules.max_new_tokens:

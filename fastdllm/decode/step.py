@@ -1,16 +1,19 @@
-"""What the loop passes around: a forward to run, the step it became, and a row's result."""
+"""What the loop passes around: a forward to run, the step it became, and a row's result.
+
+The first are named tuples: one of each is made for every row in every tick, while a device may wait for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 KINDS: tuple[str, ...] = ("prefill", "full", "small", "commit")
 DENOISING = ("full", "small")
 DECISIONS: tuple[str, ...] = ("recompute", "reuse", "fallback", "bypass")
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(NamedTuple):
     """One row's next forward: `width` tokens from absolute position `start` on, keys below `end` visible."""
 
     row: int
@@ -34,8 +37,7 @@ class Forward:
         return len(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What a forward says: a token and its confidence for each position of `Forward.read`, and what to unmask."""
 
     tokens: tuple[int, ...] = ()
@@ -44,8 +46,7 @@ class Prediction:
     decisions: tuple[str, ...] = ()  # one of DECISIONS for each layer that the policy names, where it acts
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One forward of one row, done. B is the block size; positions are offsets in the block."""
 
     row: int

@@ -8,7 +8,7 @@ that are left are dropped. Tokens, stop and NFE are those of k=1; what is saved 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fastdllm.decode.drafts import Draft, Drafter, Memory, OldLogits, choose, tree
 from fastdllm.decode.pack_executor import PackExecutor
@@ -39,7 +39,7 @@ class Verify:
 
     def __init__(self, rules: Rules, depth: int, executor: PackExecutor, drafter: Drafter | None = None):
         self.rules, self.depth, self.executor = rules, depth, executor
-        self.drafter: Drafter = drafter or OldLogits(rules.threshold, rules.mask_id)
+        self.drafter: Drafter = drafter or OldLogits(rules.threshold)
         self.live: dict[int, Verified] = {}                # by slot
 
     def tick(self, rows: list[Row]) -> Iterator[Step]:
@@ -89,7 +89,7 @@ class Verify:
             after = None if row.finish else row.next()
             at = next((index for index in behind if drafts[index].forward == after), None)
             rejected = wrong(drafts[behind[0]].forward, step, after) if behind and at is None else ()
-            yield replace(step, draft=draft.depth, rejected=rejected) if draft.depth or rejected else step
+            yield step._replace(draft=draft.depth, rejected=rejected) if draft.depth or rejected else step
 
 
 def offsets_read(forward: Forward) -> tuple[int, ...]:
