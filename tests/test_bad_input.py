@@ -225,3 +225,23 @@ def test_non_finite_logits_name_layer_and_step(golden, reuse):
         with torch.no_grad():
             weight.copy_(before)
     assert all("forward" not in layer.__dict__ for layer in golden.network.model.layers)
+
+
+LONG = "...: too long for a file's name; allowed: "
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("run", "--limit", "1", "--model"), LONG), (("grid", "status"), LONG), (("report",), LONG),
+    (("chat", "--model"), " is no directory; allowed: ")])
+def test_a_name_that_no_disk_takes_is_shortened(programs, tmp_path, words, says):
+    done = programs.fastdllm(*words, "x" * 5000, cwd=tmp_path)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("fastdllm: ") and says in line and len(line) < 300
+
+
+def test_a_config_of_brackets_in_brackets_is_no_valid_json(programs, tmp_path):
+    (tmp_path / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    done = programs.fastdllm("chat", "--model", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1 and "config.json: not valid JSON (" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1

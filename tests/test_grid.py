@@ -68,6 +68,15 @@ def test_axes_are_crossed_and_configs_listed(tmp_path):
         "arithmetic_limit_5/k2_1+5_replay_b1", "arithmetic_limit_5/k2_1+5_replay_b8"]
 
 
+def test_similarity_is_an_axis_of_the_policies_that_may_ask_for_it(tmp_path):
+    """A file may derive from `adaptive`; of `output` it is known that it does not ask."""
+    (tmp_path / "mine.py").write_text("from fastdllm.decode.policies import AdaptivePolicy as Policy\n")
+    for policy, runs in (("adaptive", 2), (tmp_path / "mine.py", 2), ("output", 1)):
+        configurations = grid(tmp_path, f"experiment: e\nreuse: {{policy: {policy}}}\n"
+                                        "axes: {k: [2], layers: [middle], similarity: [0.9, 0.99]}\n").configurations()
+        assert sum(not configuration.not_applicable for configuration in configurations) == runs, policy
+
+
 def test_repeats_are_runs_of_their_own(tmp_path):
     configurations = grid(tmp_path, "experiment: e\naxes: {k: [1], repeat: [0, 1, 2]}").configurations()
     assert len({configuration.parameters.key() for configuration in configurations}) == 3

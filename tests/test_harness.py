@@ -7,13 +7,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
-import datasets
-import lm_eval.tasks
 import pytest
+from harness_support import DATA, lm_eval_command
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
@@ -26,7 +24,6 @@ from fastdllm.lab.evaluation.evaluate import evaluate as run_configuration
 from fastdllm.lab.evaluation.prepare import PreparedRun
 from fastdllm.tasks import harness, registration
 
-DATA = Path(__file__).parent / "data/tasks"
 SHARED = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared"))
 GSM8K = SHARED / "data/gsm8k/test.jsonl"
 SHORT = {"threshold": 0.5, "max_new_tokens": 40}
@@ -82,34 +79,13 @@ def test_benchmarks_run_and_a_grid_configuration_scores_the_same(model, name, da
     assert {metric: ours[metric] for metric in metrics} == {metric: theirs[metric] for metric in metrics}
 
 
-def test_the_harness_s_own_command_runs_our_model(tmp_path, monkeypatch, capsys):
+def test_the_harness_s_own_command_runs_our_model(tmp_path, capsys):
     """`fastdllm lm-eval` with options of the harness's; the model's settings stand in what the harness writes."""
-    (tmp_path / "sums.yaml").write_text(f"""
-task: sums
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {DATA / 'gsm8k/test.jsonl'}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: ["Question:"]}}
-metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
-""")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    # Ours alone: to read the thousands of tasks that the harness ships takes it half a minute.
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
-    monkeypatch.setattr(sys, "argv", [
-        "fastdllm", "lm-eval", "--model", "fastdllm", "--model_args",
-        "pretrained=tiny,k=2,layers=middle,threshold=0.9,max_new_tokens=32", "-t", "sums", "--include_path",
-        str(tmp_path), "--device", "cpu", "--apply_chat_template", "-L", "3", "-o", str(tmp_path / "results"), "-s"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0 and "|sums " in capsys.readouterr().out
-    [written] = (tmp_path / "results").rglob("results_*.json")
-    results = json.loads(written.read_text())
+    results, samples = lm_eval_command(tmp_path, 3, pretrained="tiny", k=2, layers="middle", threshold=0.9,
+                                       max_new_tokens=32)
+    assert "|sums " in capsys.readouterr().out and len(samples) == 3
     assert (results["config"]["reuse"]["k"], results["config"]["reuse"]["layers"]) == (2, "middle")
     assert results["config"]["nfe"]["small"] > 0 and results["n-samples"]["sums"] == {"original": 4, "effective": 3}
-    assert len(next((tmp_path / "results").rglob("samples_sums_*.jsonl")).read_text().splitlines()) == 3
 
 
 def test_the_command_answers_with_the_harness_s_own_help_and_errors(capsys, monkeypatch):

@@ -3,6 +3,7 @@
 Needs 93 MB from a package index; without one these tests are skipped with a line.
 """
 
+import html
 import json
 import os
 import re
@@ -15,14 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from harness_support import lm_eval_command
+from lab_support import invoke
 
 import fastdllm
 from fastdllm import Decoding, tasks
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.jobs import preflight
 from fastdllm.model import checkpoint, files, gguf_file
 from fastdllm.model.config import ModelConfig
 from fastdllm.train import fetch
 from fastdllm.train.delta import gsm8k
 from fastdllm.train.delta.written import evaluate, value
+from fastdllm.ui.chat_page import ChatPage
+from fastdllm.ui.conversation import SMOL
 
 SHARED = Path(os.environ.get("FASTDLLM_SHARED", Path(__file__).parents[2] / "shared"))
 # What published records of "smol" carry: the same on every machine.
@@ -96,6 +103,33 @@ def test_the_delta_is_what_answers(smol, wheel, tmp_path):
         shutil.copyfile(fetch.SHIPPED / name, tmp_path / "base" / name)
     assert right(smol) >= 2
     assert right(fastdllm.load(tmp_path / "base", device="cpu")) == 0
+
+
+@pytest.mark.usefixtures("smol")
+def test_the_doctor_finds_it_fit_for_its_grid():
+    """Without asking the network: what a job asks, and each check by name."""
+    assert invoke("doctor", "real", "--device", "cpu", "--offline") == (0, "fit for this run\n")
+    names = {check.name: check for check in preflight.preflight(
+        [Parameters.of(model="smol", task="two_step", device="cpu")], fetch.SHIPPED, preflight.EVERYTHING)}
+    assert names["checkpoint"].ok and names["checkpoint"].text.startswith("smol: ")
+    assert names["task"].ok and "two_step" in names["task"].text
+
+
+@pytest.mark.usefixtures("smol")
+def test_the_harness_s_own_command_runs_it(tmp_path):
+    results, samples = lm_eval_command(tmp_path, 2, pretrained="smol", threshold=0.5, max_new_tokens=24)
+    answers = [json.loads(line)["resps"][0][0] for line in samples]
+    assert len(answers) == 2 and all(re.search("[a-z]{2}|[0-9]", answer) for answer in answers), answers
+    assert results["config"]["nfe"]["prefill"] == 2 and results["n-samples"]["sums"]["effective"] == 2
+
+
+def test_chat_and_app_begin_with_what_it_can_do_and_it_answers(smol, programs, cache, tmp_path):
+    done = programs.fastdllm("chat", "--model", "smol", "--max-new-tokens", "16", "--threshold", "0.5", cwd=tmp_path,
+                             typed=b"Tom has 3 pens and buys 4. How many pens has he?\n", XDG_CACHE_HOME=str(cache[0]))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{SMOL}." and re.search(r"^\[\d+ tokens?.*NFE \d+", done.stdout, re.MULTILINE), done.stdout
+    assert SMOL in html.unescape(ChatPage(smol).children[0].value)
 
 
 def test_without_it_the_name_says_what_to_do(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ so that `--help` is quick, and everything else inside the command.
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from typing import Annotated
@@ -85,8 +86,17 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, MemoryError, DecodingError) as error:
-        print(f"fastdllm: {error}", file=sys.stderr)
+        print(f"fastdllm: {sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from error
     except Interrupted as stopped:
         print(f"fastdllm: interrupted; {stopped}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def sentence(error: Exception) -> str:
+    """What is told of an error: its own text, but for a name that no disk takes, of which the beginning will do."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        from fastdllm.model.files import brief
+        return (f"{brief(str(error.filename))}: too long for a file's name; allowed: what the disk takes, mostly 255 "
+                "bytes")
+    return str(error)

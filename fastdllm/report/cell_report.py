@@ -17,6 +17,7 @@ from fastdllm.display.claim import Decision, claim
 from fastdllm.display.figures import BLUE, GREY, RED, bars, interval, styled
 from fastdllm.display.tables import Html
 from fastdllm.lab import records
+from fastdllm.lab.config.computation import asks_for_similarity
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
 from fastdllm.report.verify_costs import relative_time
@@ -97,10 +98,10 @@ def parameters(record: Record) -> Html:
 
 
 def idle(record: Record) -> set[str]:
-    """The parameters that do nothing in this run: no reuse has no layers, one policy alone reads `similarity`."""
+    """The parameters that do nothing in this run: no reuse has no layers, few policies read `similarity`."""
     reuse, decoding = record.parameters.reuse, record.parameters.decoding
     return {*(() if reuse.active else ("layers", "policy", "full_forwards")),
-            *(() if reuse.active and reuse.policy == "adaptive" else ("similarity",)),
+            *(() if reuse.active and asks_for_similarity(reuse) else ("similarity",)),
             *(() if decoding.temperature else ("top_p", "seed"))}
 
 

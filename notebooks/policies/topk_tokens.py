@@ -2,9 +2,9 @@
 
 From the description of njzhx213/Diffusion_Skipping (`token_topk_50`): by position, the cosine of the layer's input to
 that of the step before; the least similar are computed, the others get the attention's and MLP's old outputs, which
-their input is added to. Never in the first step of a block. (Its other policy, a layer skipped where the average cosine
-exceeds a threshold, is `adaptive`.) A computed position sees the old keys of the others. A layer that computes some
-positions reads all its weights: nothing is saved at batch 1.
+their input is added to. Never in the first step of a block. (Its policy for whole layers is `layer_average.py`.) A
+computed position sees the old keys of the others. A layer that computes some positions reads all its weights: nothing
+is saved at batch 1.
 """
 
 import torch

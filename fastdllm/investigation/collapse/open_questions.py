@@ -21,10 +21,9 @@ from fastdllm.display.progress import progress
 from fastdllm.display.tables import interval_text, whole
 from fastdllm.model.lm import LM
 from fastdllm.report.audit.evidence import STAMP
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import SUBSETS, Decoding, Reuse
 from fastdllm.tasks import Problem, Task
 
-SUBSETS = ("first", "middle", "last")
 BLOCK = 32
 WHERE = ["gpu", "torch", "date", "checkpoint"]      # of measured rows; one value for all, so the caption's
 REVISIONS, KS = ("8e18baac", "26d6179"), (2, 3)      # of the totals over the subsets that the benchmarks measure

@@ -215,9 +215,15 @@ def foreign_share(trace: pd.DataFrame) -> dict[str, float]:
     served = staleness(trace)
     if served.empty:
         return {}
-    foreign = (served.other_small_block | served.other_block).groupby(served.row).agg(["sum", "size"])
+    foreign = foreign_by_prompt(served)
     share, low, high = stats.share_by_cluster(foreign["sum"], foreign["size"])
     return {"share": share, "low": low, "high": high, "prompts": len(foreign)}
+
+
+def foreign_by_prompt(served: pd.DataFrame) -> pd.DataFrame:
+    """served: `staleness`. By prompt the forwards that served another small block's or block's outputs (`sum`), and
+    all (`size`)."""
+    return (served.other_small_block | served.other_block).groupby(served.row).agg(["sum", "size"])
 
 
 def prompts(lm: LM, task: str, n: int, longest: int = 0) -> list[list[int]]:

@@ -12,16 +12,15 @@ import pandas as pd
 
 from fastdllm import prior_results, stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
-from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses
+from fastdllm.investigation.collapse.phase6 import Phase6Results, against
 from fastdllm.investigation.collapse.verdict_revisions import (
     JANUARY,
     RUN_1,
     RUN_2,
+    block,
     hits_every_subset,
-    subsets_are_one_computation,
     worse_than_january,
 )
-from fastdllm.investigation.collapse.verdict_suspects import list_differences
 from fastdllm.report.audit import rules as audit
 from fastdllm.report.audit import sources
 
@@ -143,16 +142,6 @@ def collapse(runs: Sequence[tuple[RunLabel, Phase6Results]], stale: pd.DataFrame
                "7B's losses are."]
     return verdict([equal_tokens_score_differently(published), *head, told(worse_than_january, *run_2),
                     collapse_goes_with_foreign_outputs(stale)], details)
-
-
-def block(results: Phase6Results, run_1: pd.DataFrame, run_2: pd.DataFrame) -> list[str]:
-    """One set of records, in full: subsets, both codes against January's, each against its own k=1."""
-    lines = [f"- {subsets_are_one_computation(f'`{revision}`', across_subsets(results, revision))}"
-             for revision in (JANUARY, RUN_1, RUN_2)]
-    parts = [(f"{NAMES[revision]} against January's", table) for revision, table in ((RUN_1, run_1), (RUN_2, run_2))]
-    parts += [(f"{NAMES[revision]} against its own k=1", losses(results, revision))
-              for revision in (JANUARY, RUN_1, RUN_2)]
-    return lines + [f"\n{title}:\n{list_differences(table)}" for title, table in parts if len(table)]
 
 
 def audit_lines(rules: Sequence[str]) -> str:

@@ -114,19 +114,20 @@ def old_code(runs: Sequence[tuple[RunLabel, Phase6Results]], small: int, check: 
     powers = [shows(good, bad, small) for good, bad, _ in mean_accuracies(runs[-1][1])]
     one, every = told(worse_than_january, *run_1), told(hits_every_subset, *[[table] for _, table in run_1])
     head = [each for each in real if each.state is not None] or [one, every, powers[-2]]
-    details = [f"{one} {every}", *("\n".join([f"{label}. Subsets right on the same problems are one test, and "
-                                              "corrected for once.", "", *_lines(results)]) for label, results in runs)]
+    once = "Subsets right on the same problems are one test, and corrected for once."
+    details = [f"{one} {every}", *("\n".join([f"{label}. {once}", "", *block(results, first, second)])
+                                   for (label, results), (_, first), (_, second)
+                                   in zip(runs, run_1, run_2, strict=True))]
     return verdict([*head, told(worse_than_january, *run_2), records_are_reproduced(check)],
                    [*details, "Power of Fisher's exact test:\n" + "\n".join(f"- {judged}" for judged in powers)
                     + f"\n- At {small} problems 70 % has the interval {low:.0%} to {high:.0%}."])
 
 
-def _lines(results: Phase6Results) -> list[str]:
-    """One set of records: whether the subsets agree, both codes against January's, each against its own k=1."""
-    agree = [f"- {subsets_are_one_computation(f'`{revision}`', across_subsets(results, revision))}"
+def block(results: Phase6Results, run_1: pd.DataFrame, run_2: pd.DataFrame) -> list[str]:
+    """One set of records, in full: subsets, both codes against January's (`against`), each against its own k=1."""
+    lines = [f"- {subsets_are_one_computation(f'`{revision}`', across_subsets(results, revision))}"
              for revision in (JANUARY, RUN_1, RUN_2)]
-    parts = [(f"{NAMES[revision]} against January's", against(results, JANUARY, revision))
-             for revision in (RUN_1, RUN_2)]
+    parts = [(f"{NAMES[revision]} against January's", table) for revision, table in ((RUN_1, run_1), (RUN_2, run_2))]
     parts += [(f"{NAMES[revision]} against its own k=1", losses(results, revision))
               for revision in (JANUARY, RUN_1, RUN_2)]
-    return agree + [f"\n{title}:\n{list_differences(table)}" for title, table in parts if len(table)]
+    return lines + [f"\n{title}:\n{list_differences(table)}" for title, table in parts if len(table)]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, verdict
-from fastdllm.investigation.collapse.phase6 import Phase6Results, losses
+from fastdllm.investigation.collapse.phase6 import Phase6Results, foreign_by_prompt, losses
 
 COLLAPSE = 20.0      # points: what the success criterion calls catastrophic
 MORE = "More problems, or another checkpoint, may say otherwise."
@@ -172,7 +172,7 @@ def serves_elsewhere(name: str, served: pd.DataFrame) -> Decision:
     """served: `phase6.staleness` of a trace. Forwards of a prompt are alike: the interval draws whole prompts."""
     if served.empty:
         return None, {"name": name}
-    by_prompt = (served.other_small_block | served.other_block).groupby(served.row).agg(["sum", "size"])
+    by_prompt = foreign_by_prompt(served)
     share, low, high = stats.share_by_cluster(by_prompt["sum"], by_prompt["size"])
     return share > 0, {"name": name, "strange": int(by_prompt["sum"].sum()), "n": len(served), "low": low,
                        "high": high, "prompts": len(by_prompt)}

@@ -25,7 +25,7 @@ from fastdllm.report.results import Results
 
 LOOKS = {"": (GREY, "D"), "output": (BLUE, "o"), "residual": (ORANGE, "s"), "token": (GREEN, "^"),
          "adaptive": (PINK, "v"), "replay": (RED, "P"), "verify": ("#000000", "*"), "topk_tokens": (SKY, "<"),
-         "refresh_least_similar": (SKY, ">")}
+         "refresh_least_similar": (SKY, ">"), "layer_average": (PINK, "^")}
 PENALTY = 3.0       # d3LLM's alpha
 MAY_LOSE = 5.0      # points of accuracy within which d3LLM measures
 PLAIN_FAMILY = "threshold alone"

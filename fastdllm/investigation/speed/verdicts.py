@@ -11,13 +11,11 @@ from typing import Any
 import pandas as pd
 
 from fastdllm import stats
+from fastdllm.decode.step import KINDS
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.investigation.speed import batching
 from fastdllm.report import cost_model
 from fastdllm.report.cost_model import SHAPE_7B
-
-FORWARDS = ("prefill", "full", "small", "commit")
-
 
 # -- 00: the tour, 18: the chat
 
@@ -45,14 +43,14 @@ def all_solved(right: Sequence[bool]) -> Decision:
 def tour(right: Sequence[bool], tokens: int, nfe: pd.DataFrame) -> str:
     """00. nfe: forwards by kind, one row a problem."""
     kinds = nfe.sum()
-    return verdict([several_tokens_a_forward(tokens, int(kinds[list(FORWARDS)].sum())), all_solved(right)],
-                   ["Forwards: " + ", ".join(f"{int(kinds[kind])} {kind}" for kind in FORWARDS)
+    return verdict([several_tokens_a_forward(tokens, int(kinds[list(KINDS)].sum())), all_solved(right)],
+                   ["Forwards: " + ", ".join(f"{int(kinds[kind])} {kind}" for kind in KINDS)
                     + ". More problems narrow the interval."])
 
 
 def chat(tokens: int, nfe: dict[str, int], line: str) -> str:
     """18. tokens and forwards of the first answer, and its speed as a line."""
-    return verdict([several_tokens_a_forward(tokens, sum(nfe[kind] for kind in FORWARDS))],
+    return verdict([several_tokens_a_forward(tokens, sum(nfe[kind] for kind in KINDS))],
                    [line, "One answer with a trace: notebook 10 measures."])
 
 

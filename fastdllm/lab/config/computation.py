@@ -7,7 +7,7 @@ from typing import Any
 
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.parameters import SECTION, Parameters
-from fastdllm.settings import SUBSETS, parse_layers
+from fastdllm.settings import POLICIES, SUBSETS, Reuse, parse_layers
 from fastdllm.tasks.task_specs import TASK_SPECS
 
 SAMPLING = ("seed", "top_p")
@@ -50,10 +50,15 @@ def without_effect(parameters: Parameters) -> Iterator[tuple[tuple[str, ...], st
         yield ("executor",), "autoregressive decoding has one, eager"
     if parameters.decoding.temperature == 0:
         yield SAMPLING, "nothing is sampled at temperature 0"
-    if parameters.reuse.active and parameters.reuse.policy != "adaptive":
+    if parameters.reuse.active and not asks_for_similarity(parameters.reuse):
         yield ("similarity",), f"policy {parameters.reuse.policy} does not ask for it"
     if parameters.reuse.drafts:
         yield ("layers",), "policy verify skips no layer"
+
+
+def asks_for_similarity(reuse: Reuse) -> bool:
+    """Whether the policy may read `similarity`: of ours `adaptive` does, and a file of the user's own can."""
+    return reuse.policy == "adaptive" or reuse.policy not in POLICIES
 
 
 def repeated(runs: Mapping[str, Parameters]) -> dict[str, str]:
