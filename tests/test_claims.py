@@ -33,7 +33,7 @@ from fastdllm.investigation.speed import real_model_speed, verdict_policies, ver
 from fastdllm.investigation.speed import verdicts as speed
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
-from fastdllm.report import audit_verdict, cell_report, criteria, prediction_claims
+from fastdllm.report import audit_verdict, cell_report, criteria, hypotheses, prediction_claims
 from fastdllm.report.audit.evidence import Evidence, Finding
 from fastdllm.report.results import Results
 from fastdllm.report.shipped import ShippedRecords
@@ -335,6 +335,13 @@ MET, MISSED, OPEN = (goal((1.3, 1.25, 1.35), (2.0, 1.0, 3.0)), goal((1.0, 0.9, 1
 GAP = {"published": 0.837, "measured": 0.804, "n": 1319, "low": 0.782, "high": 0.825, "p": 0.001}
 # claim: data that make it hold, data that make it fail, data that leave it open (arguments of the claim)
 CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
+    hypotheses.score_is_above_chance: (
+        (shipped_of({("fixed", 1, ""): [1] * 50 + [0] * 50}),), (shipped_of({("fixed", 1, ""): [1] * 25 + [0] * 75}),),
+        (shipped_of({("fixed", 1, ""): [1]}).where(k=2),)),
+    hypotheses.subsets_differ: (
+        (shipped_of({("26d6179", 2, "first"): [1, 0], ("26d6179", 2, "last"): [0, 1]}),),
+        (shipped_of({("26d6179", 2, "first"): [1, 0], ("26d6179", 2, "last"): [1, 0]}),),
+        (shipped_of({("26d6179", 2, "first"): [1, 0]}),)),
     prediction_claims.subsets_agree: (
         (cells_of(ran(70), ran(70, 1), ran(70, 1)),), (cells_of(ran(70), ran(70), ran(70, 2)),),
         ({"k2_first": ran(70)},)),

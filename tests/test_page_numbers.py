@@ -21,6 +21,7 @@ from fastdllm.investigation.speed import gpu_measurements
 from fastdllm.lab.atomic import json_lines
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import notebooks
+from fastdllm.report import hypotheses, shipped
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,6 +95,15 @@ def test_comments_of_params_count_the_runs_that_there_are(path):
         assert int(count) == len({each.parameters.key() for each in ran})
     for n in re.findall(r"different runs of (\d+) problems", " ".join(comments.split())):
         assert {each.limit for each in ran} == {int(n)}
+
+
+@pytest.mark.parametrize("name", hypotheses.DECIDED_BY)
+def test_a_hypothesis_that_failed_is_said_to_have_failed(name):
+    """In its params file and in README, and nowhere where it did not fail."""
+    one = hypotheses.judged(name, shipped.read())
+    assert one is not None
+    assert ("The hypothesis below failed" in (ROOT / "params" / f"{name}.yml").read_text()) == (one.state is False)
+    assert (one.text in page("README.md")) == (one.state is False)
 
 
 def test_training_took_as_long_as_its_record_says():
