@@ -22,6 +22,7 @@ from fastdllm.lab.atomic import json_lines
 from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import notebooks
 from fastdllm.report import hypotheses, shipped
+from fastdllm.report.audit import rules, sources
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +105,12 @@ def test_a_hypothesis_that_failed_is_said_to_have_failed(name):
     assert one is not None
     assert ("The hypothesis below failed" in (ROOT / "params" / f"{name}.yml").read_text()) == (one.state is False)
     assert (one.text in page("README.md")) == (one.state is False)
+
+
+def test_the_chance_that_run_2_repeats_run_1_is_the_audit_s():
+    [finding] = rules.audit(sources.published(), only=["copied_accuracy"])
+    assert numbers(r"a chance of about (\S+) if configurations were independent, (\S+) if one decides the others",
+                   page("README.md")) == numbers(r"a chance of about (\S+); they share .*? it is (\S+)$", finding.sure)
 
 
 def test_training_took_as_long_as_its_record_says():
