@@ -17,6 +17,7 @@ from fastdllm.decode import executor, loop
 from fastdllm.decode.revisions import CHOICES
 from fastdllm.decode.row import Row
 from fastdllm.decode.sampling import choose
+from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.investigation.collapse import verdict_bisection
 from fastdllm.investigation.collapse.bisection import bisect, bisect_subsets, row_decoder
 from fastdllm.lab.instrument.generation_file import decoder, load
@@ -190,6 +191,8 @@ def test_bypass_with_periodic_full_forwards_reuses_nothing_at_k_2_and_no_interac
     assert len(both) and (both[verdict_bisection.REUSED] == 0).all()
     text = verdict_bisection.bisection([("first", result)], pd.DataFrame(), shipped.read(tmp_path))
     assert "reuses nothing at this k" in text and "interaction of" not in text
+    assert "Bug 4 by itself: not run on the real model." in text.split("<details")[0]
+    assert words_before_fold(text) <= MOST_WORDS
 
 
 def test_fault_4_in_lockstep_and_a_combination_that_raises(networks):

@@ -33,7 +33,7 @@ from fastdllm.investigation.speed import real_model_speed, verdict_policies, ver
 from fastdllm.investigation.speed import verdicts as speed
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.parameters import Criteria
-from fastdllm.report import audit_verdict, cell_report, criteria
+from fastdllm.report import audit_verdict, cell_report, criteria, hypotheses, prediction_claims
 from fastdllm.report.audit.evidence import Evidence, Finding
 from fastdllm.report.results import Results
 from fastdllm.report.shipped import ShippedRecords
@@ -108,10 +108,12 @@ def codes(reverted: int = 60, refreshed: int = 60) -> pd.DataFrame:
                           "p_holm": 1e-6 if count < 40 else 1.0} for name, count in right.items()])
 
 
-def two_trees(tokens: int) -> ShippedRecords:
-    """k=2 first on January's code and on Run 1's changed tree, which takes so many tokens a problem (the other 20)."""
-    return shipped_of({(code, 2, "first"): [1, 0] * 300 for code in ("8e18baac", "6f96d95-dirty")},
-                      tokens={("6f96d95-dirty", 2, "first"): tokens})
+def two_trees(tokens: int, other: str = "6f96d95-dirty") -> ShippedRecords:
+    """k=2 first on January's code and on another (Run 1's changed tree), which takes so many tokens a problem; 20 is
+    what January's takes.
+    """
+    return shipped_of({(code, 2, "first"): [1, 0] * 300 for code in ("8e18baac", other)},
+                      tokens={(other, 2, "first"): tokens})
 
 
 def thresholds_of(low: int, reuse: int) -> ShippedRecords:
@@ -295,11 +297,69 @@ def partings(at: int | None, reused: int, elsewhere: int = 0) -> pd.DataFrame:
                           "from another small block": elsewhere}]).astype({"first differing forward": "Int64"})
 
 
+def ran(right: int, differ: int = 0, *, capped: int = 0, forwards: int = 20, seconds: float = 1.0,
+        clock: str = "a card, fast, batch 1") -> prediction_claims.Run:
+    """100 problems of the 7B, the first of them right; the texts of the last `differ` are another run's."""
+    texts = [f"answer {i}" if i < 100 - differ else f"another {i}" for i in range(100)]
+    return prediction_claims.Run(pd.DataFrame({
+        "right": [int(i < right) for i in range(100)], "tokens": 50, "forwards": forwards,
+        "seconds": [seconds * (1 + 0.1 * (i % 3)) for i in range(100)], "output": texts}), capped, clock)
+
+
+def cells_of(first: Any, middle: Any, last: Any, base: Any = None) -> dict[str, prediction_claims.Run]:
+    """A grid's cells, the same at k=2 and 3."""
+    reusing = {f"k{k}_{name}": run for k in (2, 3) for name, run in
+               zip(("first", "middle", "last"), (first, middle, last), strict=True)}
+    return reusing if base is None else reusing | {"k1_first": base}
+
+
+def cut(capped: int) -> dict[str, prediction_claims.Run]:
+    """So many of 100 answers of each cell that reuses are cut at the length cap."""
+    one = ran(1, capped=capped)
+    return cells_of(one, one, one, ran(80))
+
+
+def replayed(differ: int, forwards: int = 10) -> dict[str, prediction_claims.Run]:
+    """`replay` that differs from `output` in so many of 100 problems, in so many forwards a problem (20)."""
+    return {name: ran(70, differ, forwards=forwards) for name in prediction_claims.MIDDLE}
+
+
+def speeds(factor: float, **base: Any) -> dict[str, prediction_claims.Run]:
+    """k=2 at so many times the tokens/s of k=1."""
+    two = ran(80, seconds=1 / factor)
+    return cells_of(two, two, two, ran(80, **base))
+
+
 MET, MISSED, OPEN = (goal((1.3, 1.25, 1.35), (2.0, 1.0, 3.0)), goal((1.0, 0.9, 1.1), (2.0, 1.0, 3.0)),
                      goal((1.3, 1.1, 1.5), (2.0, 1.0, 3.0)))
 GAP = {"published": 0.837, "measured": 0.804, "n": 1319, "low": 0.782, "high": 0.825, "p": 0.001}
 # claim: data that make it hold, data that make it fail, data that leave it open (arguments of the claim)
 CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
+    hypotheses.score_is_above_chance: (
+        (shipped_of({("fixed", 1, ""): [1] * 50 + [0] * 50}),), (shipped_of({("fixed", 1, ""): [1] * 25 + [0] * 75}),),
+        (shipped_of({("fixed", 1, ""): [1]}).where(k=2),)),
+    hypotheses.subsets_differ: (
+        (shipped_of({("26d6179", 2, "first"): [1, 0], ("26d6179", 2, "last"): [0, 1]}),),
+        (shipped_of({("26d6179", 2, "first"): [1, 0], ("26d6179", 2, "last"): [1, 0]}),),
+        (shipped_of({("26d6179", 2, "first"): [1, 0]}),)),
+    prediction_claims.subsets_agree: (
+        (cells_of(ran(70), ran(70, 1), ran(70, 1)),), (cells_of(ran(70), ran(70), ran(70, 2)),),
+        ({"k2_first": ran(70)},)),
+    prediction_claims.bypass_spares_no_subset: (
+        (cells_of(ran(30), ran(10), ran(10), ran(80)),), (cells_of(ran(70), ran(10), ran(10), ran(80)),),
+        (cells_of(ran(60), ran(10), ran(10), ran(80)),)),
+    prediction_claims.first_was_spared_on_its_own_commit: (
+        ({"k2_first": ran(70), "k3_first": ran(60)}, {"k2_first": ran(20), "k3_first": ran(20)}),
+        ({"k2_first": ran(70), "k3_first": ran(20)}, {"k2_first": ran(20), "k3_first": ran(20)}),
+        ({"k2_first": ran(70), "k3_first": ran(22)}, {"k2_first": ran(20), "k3_first": ran(20)})),
+    prediction_claims.no_subset_collapses: (
+        (cells_of(ran(70), ran(60), ran(75)),), (cells_of(ran(70), ran(59), ran(70)),), ({},)),
+    prediction_claims.most_answers_run_to_the_cap: (
+        (cut(90),), (cut(40),), (cut(50),)),
+    prediction_claims.replay_is_output: (
+        (replayed(1), replayed(0, 20)), (replayed(2), replayed(0, 20)), ({}, replayed(0, 20))),
+    prediction_claims.two_is_at_most_a_quarter_faster: (
+        (speeds(1.1),), (speeds(1.5),), (speeds(1.1, clock=""),)),
     verdict_suspects.slices_are_right: ((slices(True, True),), (slices(True, False),), (slices(),)),
     verdict_suspects.published_code_slices_alike: (
         (reproduced(True), reproduced(False)), (reproduced(False), reproduced(False)), (reproduced(), reproduced())),
@@ -353,6 +413,8 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
     verdict_bisection.bug_5_is_the_collapse: ((codes(refreshed=60),), (codes(refreshed=21),), (codes().iloc[:1],)),
     verdict_bisection.bugs_1_and_3_change_rounding_only: (
         (two_trees(20),), (two_trees(21),), (two_trees(20).where(k=3),)),
+    verdict_bisection.bug_4_changes_rounding_only: (
+        (two_trees(20, verdict_bisection.BUG_4),), (two_trees(21, verdict_bisection.BUG_4),), (two_trees(20),)),
     real_model_speed.a_lower_threshold_beats_reuse: tuple(
         (records, real_model_speed.front(records, "gsm8k_words"))
         for records in (thresholds_of(95, 60), thresholds_of(60, 95), thresholds_of(95, 60).where(k=1))),

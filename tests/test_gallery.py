@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from browser import CHROMIUM, DRIVER, FLAGS, contrast
-from lab_support import command
+from lab_support import ROOT, command
 from share_support import leaking
 
 from fastdllm.share import gallery
@@ -273,3 +273,12 @@ def test_a_notebook_s_question_is_one_that_can_be_read_alone(text, asked):
 
 def test_a_hypothesis_has_its_names_as_code_and_nothing_else_as_markup():
     assert gallery.code("`first` < <b>") == "<code>first</code> &lt; &lt;b&gt;"
+
+
+def test_a_hypothesis_that_failed_is_said_to_have_failed(tmp_path):
+    """Beside the hypothesis of an experiment that ships, by its records; nothing where no claim decides it."""
+    for name in ("arc_easy_smol", "demo"):
+        shutil.copytree(ROOT / "executed" / "published" / name, tmp_path / "published" / name)
+    site = gallery.build(["published/arc_easy_smol", "published/demo"], tmp_path / "site", folder=tmp_path)
+    text = site.index.read_text()
+    assert "The hypothesis failed: 24.9% of 2376 are right" in text and text.count("The hypothesis ") == 1

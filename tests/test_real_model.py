@@ -20,6 +20,7 @@ from fastdllm.investigation.collapse import (
     verdict_real_model,
 )
 from fastdllm.lab.config import grid_file
+from fastdllm.report import predictions
 
 SUBSETS = ("first", "middle", "last")
 
@@ -145,15 +146,15 @@ def test_a_claim_falls_back_to_the_second_records_where_the_first_can_not_tell()
 def test_predictions_name_a_command_that_is_accepted_and_a_claim_that_exists():
     names = {claim.name for claim in every_claim().values()}
     experiments = set()
-    for prediction in transfer.PREDICTIONS:
-        assert prediction.claim in names | {""}
-        words = shlex.split(prediction.command)
+    for prediction in predictions.PREDICTIONS:
+        assert prediction.on_smol in names | {""}
+        words = shlex.split(prediction.experiment.command)
         assert words[:3] == ["fastdllm", "grid", "run"]
         changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         grid = grid_file.load(words[3], changes)
         assert "7B" in grid.model and [c for c in grid.configurations() if not c.not_applicable]
         experiments.add(grid.experiment)
-    assert len(experiments) == len(transfer.PREDICTIONS), "two predictions would write to one place"
+    assert len(experiments) == len(predictions.PREDICTIONS), "two predictions would write to one place"
     judged = verdict_real_model.mystery(run_1(), real_model.run_1(run_1()))
     table = transfer.predictions({one.claim: one for one in judged})
     assert set(table["on the real model"]) <= {"holds", "does not hold", "not known yet", "not tested"}

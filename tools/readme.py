@@ -22,7 +22,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.paths import root
 from fastdllm.model import files as files_of
 from fastdllm.model.config import ModelConfig
-from fastdllm.report import cost_model, figures, shipped, tables
+from fastdllm.report import cost_model, figures, hypotheses, shipped, tables
 from fastdllm.report.results import Results
 
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
@@ -55,7 +55,14 @@ def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
                       f"Every benchmark of `smol` that ships under {' and '.join(f'`{code}`' for code in EVERYWHERE)}, "
                       "output reuse: right answers in % of n, over the subsets that ran (other codes: "
                       "[executed/published](executed/published)):",
-                      "", Html(every).markdown(), "", shipped.not_run(absent), REAL[1]])
+                      "", Html(every).markdown(), "", *failed_hypotheses(records), shipped.not_run(absent), REAL[1]])
+
+
+def failed_hypotheses(records: shipped.ShippedRecords) -> list[str]:
+    """A line and an empty one for each grid of these records whose hypothesis failed."""
+    found = [(name, hypotheses.judged(name, records)) for name in hypotheses.DECIDED_BY]
+    return [line for name, one in found if one is not None and one.state is False
+            for line in (f"`{name}`: \"{' '.join(grid_file.load(name).hypothesis.split())}\" {one}", "")]
 
 
 def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:

@@ -3,7 +3,7 @@ so that `--help` is quick, and everything else inside the command.
 
 - one run: run, run_configuration, run_notebook, run_generation_file
 - many runs: grid, suite
-- what came out: report, compare, explore, audit
+- what came out: report, compare, explore, audit, predictions
 - in and out: share, fetch, new, lm_eval
 - this machine: doctor, bench, train
 - a conversation: chat, webapp
@@ -31,6 +31,7 @@ from fastdllm.cli import (
     lm_eval,
     new,
     options,
+    predictions,
     report,
     run,
     share,
@@ -55,6 +56,7 @@ app.command("compare", cls=options.Command, epilog=compare.EXAMPLES)(compare.com
 app.command("report", cls=options.Command, epilog=report.EXAMPLES)(report.report)
 app.command("explore", cls=options.Command, epilog=explore.EXAMPLES)(explore.explore)
 app.command("audit", cls=options.Command, epilog=audit.EXAMPLES)(audit.audit)
+app.command("predictions", cls=options.Command, epilog=predictions.EXAMPLES)(predictions.predictions)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.command("chat", cls=options.Command, epilog=chat.EXAMPLES)(chat.chat)
 app.command("app", cls=options.Command, epilog=webapp.EXAMPLES)(webapp.app)

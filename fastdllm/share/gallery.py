@@ -25,7 +25,7 @@ from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
-from fastdllm.report import figures, tables
+from fastdllm.report import figures, hypotheses, shipped, tables
 from fastdllm.report.results import Results
 from fastdllm.share import bundle, inventory
 from fastdllm.share import notebook_pages as pages
@@ -121,6 +121,7 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
         sections.append({"name": experiment.name, "shipped": shipped, "cells": own, "notebooks": notebooks,
                          "same_problem": same_problem([page["problem"] for page in notebooks]),
                          "hypothesis": draft.text(grid.hypothesis) if grid else "",
+                         "outcome": _outcome(experiment),
                          "figure": _headline(draft, experiment, grid, states),
                          "complete": sum(cell["state"] == "complete" for cell in own)})
         cells += own
@@ -187,6 +188,13 @@ def question(notebook: dict[str, Any]) -> str:
 def same_problem(problems: list[str]) -> str:
     """What all of several notebooks have, to be said once instead of in every line; "" where they differ."""
     return problems[0] if len(problems) > 1 and len(set(problems)) == 1 else ""
+
+
+def _outcome(experiment: Experiment) -> str:
+    """Whether the hypothesis of an experiment that ships held, where one number decides it; else ""."""
+    if not experiment.shipped or experiment.name not in hypotheses.DECIDED_BY:
+        return ""
+    return str(hypotheses.judged(experiment.name, shipped.read(experiment.directory)))
 
 
 def _headline(draft: SiteDraft, experiment: Experiment, grid: Grid | None,

@@ -1,15 +1,15 @@
-"""What of all this holds for the 7B, which was not run here: three lists, and predictions that anyone with its weights
-can check, written down beforehand.
+"""What of all this holds for the 7B, which was not run here: three lists, and the predictions that anyone with its
+weights can check (report/predictions.py), beside what the real model says of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import pandas as pd
 
 from fastdllm.display.claim import Judged
+from fastdllm.report.predictions import PREDICTIONS
 
 BY_ARGUMENT = (
     ("Under refresh (`26d6179`, `fixed`) output reuse of contiguous layers gives the same tokens whichever they are, "
@@ -45,45 +45,6 @@ NOT = (
 )
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """claim: the one that decides it on the real model's records, by name; "" where only the 7B can tell."""
-
-    statement: str
-    contradicted_by: str
-    command: str
-    claim: str = ""
-
-
-GRID = "fastdllm grid run gsm8k_7b --set experiment="
-PREDICTIONS = (
-    Prediction("`26d6179`, float32: `first`, `middle`, `last` agree in answer, tokens and forwards, but for rounding",
-               "more than one problem in 100 whose tokens differ",
-               GRID + "7b_refresh --set revision=26d6179 --set dtype=float32 --limit 100",
-               "subsets_agree_but_for_rounding"),
-    Prediction("`6c8822f`: `first` collapses with `middle` and `last`, to less than half of k=1's right answers",
-               "`first` within 10 points of k=1", GRID + "7b_bypass --set revision=6c8822f --limit 100",
-               "run_1_comes_back"),
-    Prediction("On its own commit, `6f96d95-dirty`, Run 1's `first` keeps clearly more than on `6c8822f` (January's 7B "
-               "kept 92 and 84 %)", "`first` no better than on `6c8822f`",
-               GRID + "7b_run1 --set revision=6f96d95-dirty --set axes.layers=[first] --limit 100", "run_1_comes_back"),
-    Prediction("Run 2's code has no collapse: on `26d6179` in float16 `middle` and `last` stay within 10 points of "
-               "`first`", "a gap of more than 10 points at n = 100",
-               GRID + "7b_run2 --set revision=26d6179 --limit 100"),
-    Prediction("Under `6c8822f` most answers of the 7B run into the length cap, as in the log, at threshold 1.0 too",
-               "fewer than half of the answers",
-               GRID + "7b_cap --set revision=6c8822f --set decoding.threshold=1.0 --limit 100",
-               "answers_run_to_the_cap"),
-    Prediction("`replay` scores what `output` reuse scores, and skips the forward",
-               "more than one problem in 100 whose tokens differ from those of the first prediction",
-               GRID + "7b_replay --set revision=26d6179 --set dtype=float32 --set reuse.policy=replay "
-               "--set axes.layers=[middle] --limit 100"),
-    Prediction("At batch 1 k=2 runs at 1.25x k=1 or less, whatever the subset",
-               "more than 1.25x with its whole interval",
-               GRID + "7b_speed --limit 100"),
-)
-
-
 def lists() -> dict[str, pd.DataFrame]:
     """Title -> what holds, and why, one row a statement."""
     titles = {"Carries over to the 7B by argument": BY_ARGUMENT, "Needs no model at all": WITHOUT_A_MODEL,
@@ -98,5 +59,5 @@ def predictions(judged: Mapping[str, Judged]) -> pd.DataFrame:
     words = {True: "holds", False: "does not hold", None: "not known yet"}
     return pd.DataFrame([{
         "statement": prediction.statement, "contradicted by": prediction.contradicted_by,
-        "on the real model": words[judged[prediction.claim].state] if prediction.claim in judged else "not tested",
-        "check on the 7B": prediction.command} for prediction in PREDICTIONS])
+        "on the real model": words[judged[prediction.on_smol].state] if prediction.on_smol in judged else "not tested",
+        "check on the 7B": prediction.experiment.command} for prediction in PREDICTIONS])
