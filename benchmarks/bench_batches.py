@@ -23,7 +23,6 @@ from benchmarks.bench_gpu import forget_memory
 from benchmarks.gpu_runs import Limited, engine_of, reference
 from benchmarks.random_model import plain, random_lm, small_geometry
 from fastdllm.decode.fast import Fast
-from fastdllm.decode.step import Step
 from fastdllm.investigation.speed.measure import copy_bandwidth, matrix_rate, synchronise
 from fastdllm.investigation.speed.random_weights import random_prompts
 from fastdllm.model.config import ModelConfig
@@ -45,10 +44,10 @@ def engine_with(packed: bool | None, lm: LM, prompts: list[list[int]], tokens: i
     return engine
 
 
-def needs_of(steps: Sequence[Step], prompt: Sequence[int], block: int, small: int = 8) -> list[Need]:
-    """What the forwards of a row can't do without, in order."""
-    return [Need.of(step.kind, step.block * block, len(prompt) // block * block, len(prompt) % block == 0, block, small)
-            for step in steps]
+def needs_of(steps: Sequence[tuple[str, int]], prompt: Sequence[int], block: int, small: int = 8) -> list[Need]:
+    """What the forwards of a row, each a kind and a block, can't do without, in order."""
+    return [Need.of(kind, number * block, len(prompt) // block * block, len(prompt) % block == 0, block, small)
+            for kind, number in steps]
 
 
 def together(rows: Sequence[Sequence[Need]], slots: int) -> Iterator[list[Need]]:
@@ -70,16 +69,17 @@ def bound_seconds(config: ModelConfig, rows: Sequence[Sequence[Need]], slots: in
     return sum(least_seconds(config, tick, bandwidth, flops, item=item) for tick in together(rows, slots))
 
 
-def timed(engine: Limited, prompts: list[list[int]], rounds: int) -> tuple[list[float], list[list[Step]]]:
-    """Decode once to compile and capture, then `rounds` times for the clock: seconds, and the steps of each row."""
+def timed(engine: Limited, prompts: list[list[int]], rounds: int) -> tuple[list[float], list[list[tuple[str, int]]]]:
+    """Decode once to compile and capture, then `rounds` times for the clock: seconds, and each row's kinds and blocks.
+    """
     seconds = []
     for _ in range(1 + rounds):
         engine.finished.clear()
-        steps: list[list[Step]] = [[] for _ in prompts]
+        steps: list[list[tuple[str, int]]] = [[] for _ in prompts]
         synchronise(engine.lm.device)
         began = time.perf_counter()
         for step in engine.steps(iter(enumerate(prompts))):
-            steps[step.row].append(step)
+            steps[step.row].append((step.kind, step.block))
         synchronise(engine.lm.device)
         seconds.append(time.perf_counter() - began)
     return seconds[1:], steps

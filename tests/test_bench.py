@@ -108,7 +108,7 @@ def test_batches_are_held_against_the_forwards_that_they_needed():
     _, steps = bench_batches.timed(engine, prompts, 1)
     needs = [bench_batches.needs_of(row, prompt, 32) for row, prompt in zip(steps, prompts, strict=True)]
     for row in engine.finished:
-        kinds = [step.kind for step in steps[row.index]]
+        kinds = [kind for kind, _ in steps[row.index]]
         assert len(row.generated) == limits[row.index] and kinds[0] == "prefill"
         assert needs[row.index][0] == cost_model.Need(len(prompts[row.index]) // 32 * 32, int(row.index == 0), 0)
         assert {kind: count for kind, count in row.nfe.items() if count} == collections.Counter(kinds)

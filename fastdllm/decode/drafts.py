@@ -104,8 +104,8 @@ class Draft:
 
 def drafted(row: Row, guess: Prediction | None) -> Prediction | None:
     """The guess, if a state can be drafted from it: not where it unmasks a position with the mask token itself."""
-    if guess is None or any(token == row.rules.mask_id for token, chosen in zip(guess.tokens, guess.unmask, strict=False)
-                            if chosen):
+    mask = row.rules.mask_id
+    if guess and any(chosen and token == mask for token, chosen in zip(guess.tokens, guess.unmask, strict=False)):
         return None
     return guess
 

@@ -145,8 +145,13 @@ class Fast:
     def _pack(self, forwards: list[Forward], plans: list[ReusePlan],
               entries: list[int]) -> Callable[[], list[Prediction]]:
         """All forwards in as few launches as their tokens need: those that run every layer first."""
-        parts = [part for index, (forward, plan, entry) in enumerate(zip(forwards, plans, entries, strict=True))
-                 for part in self._parts(index, forward, entry, plan.decision == "reuse")]
+        parts = list[Part]()
+        for index, (forward, plan, entry) in enumerate(zip(forwards, plans, entries, strict=True)):
+            reuses = plan.decision == "reuse"
+            if forward.kind == "prefill":
+                parts += self._blocks(index, forward, entry, reuses)
+            else:
+                parts.append(Part(index, forward.start, forward.end, forward.tokens, entry, reuses, forward.read))
         parts.sort(key=lambda part: part.reuses)
         launches, size = [list[Part]()], 0
         for part in parts:
@@ -167,10 +172,8 @@ class Fast:
                     for index, (forward, plan) in enumerate(zip(forwards, plans, strict=True))]
         return predictions
 
-    def _parts(self, index: int, forward: Forward, entry: int, reuses: bool) -> Iterator[Part]:
-        if forward.kind != "prefill":
-            yield Part(index, forward.start, forward.end, forward.tokens, entry, reuses, forward.read)
-            return
+    def _blocks(self, index: int, forward: Forward, entry: int, reuses: bool) -> Iterator[Part]:
+        """The blocks of a prompt."""
         for begin in range(0, forward.width, self.width):
             start, end = forward.start + begin, begin + self.width
             yield Part(index, start, start + self.width, forward.tokens[begin:end], entry, reuses,
@@ -180,7 +183,7 @@ class Fast:
         """One launch: rows of the parts that run every layer, those of the others, and readers that look anywhere."""
         read = max(len(part.read) for part in parts)
         reusing = [part for part in parts if part.reuses]
-        rows, readers = list[list[int]](), list[list[int]]()
+        rows, readers, empty = list[list[int]](), list[list[int]](), [0] * (2 * read)
         for part in parts:
             if reusing and part is reusing[0]:
                 self._fill(rows, read)      # so that few sizes are captured
@@ -188,10 +191,10 @@ class Fast:
             if part.read:
                 idle, masked = [0] * (read - len(part.read)), forwards[part.index].masked or [1] * len(part.read)
                 first = len(rows) * self.small
-                readers.append([*(first + offset for offset in part.read), *idle, *masked, *idle])
-            rows += [[*part.tokens[begin:begin + self.small], *[0] * (2 * read), forwards[part.index].slot,
-                      part.start + begin, part.end, part.entry + begin]
-                     for begin in range(0, len(part.tokens), self.small)]
+                readers.append([*[first + offset for offset in part.read], *idle, *masked, *idle])
+            slot = forwards[part.index].slot
+            rows += [[*part.tokens[begin:begin + self.small], *empty, slot, part.start + begin, part.end,
+                      part.entry + begin] for begin in range(0, len(part.tokens), self.small)]
         many = self.graphs.bucket(len(readers)) if readers else 0
         self._fill(rows, read, many)
         for row, reader in zip(rows, readers, strict=False):

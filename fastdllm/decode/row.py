@@ -71,7 +71,7 @@ class Row:
         small_block = self.block.index(rules.mask_id) // rules.small
         offset = small_block * rules.small
         part = self.block[offset:offset + rules.small]
-        masked = tuple(token == rules.mask_id for token in part)
+        masked = tuple([token == rules.mask_id for token in part])
         every_k = rules.revision.full_block_every_k and (rules.k <= 1 or self.step % rules.k == 0)
         if not rules.block_cache or not self.has_cache or masked[0] or every_k:
             return self._forward("full", self.start, tuple(self.block), end, predicting(offset, rules.small), masked,
