@@ -169,17 +169,24 @@ def warm_kernels(kernels):
         yield
 
 
-@pytest.fixture(scope="module")
-def warm_workers(executable, warm_kernels):
-    """The workers that run what this file asks for start with everything imported, and so do their kernels."""
+@contextmanager
+def warm(executable):
+    """The workers that this process starts have everything imported, as long as the block lasts."""
     with surrounded({warm_python.EXECUTABLE: executable}), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", executable)
         yield
 
 
+@pytest.fixture(scope="module")
+def warm_workers(executable, warm_kernels):
+    """The workers that run what this file asks for start with everything imported, and so do their kernels."""
+    with warm(executable):
+        yield
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, kernels):
+def finished(tmp_path_factory, executable, kernels):
     """A small project in which a grid and a notebook have run (tests/share_support.py)."""
     import share_support
-    with surrounded(kernels):
+    with surrounded(kernels), warm(executable):
         return share_support.project(tmp_path_factory.mktemp("project"))

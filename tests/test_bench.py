@@ -74,7 +74,7 @@ def test_the_command_on_a_cpu(tmp_path):
 
 
 def test_forwards_are_counted_by_rows():
-    shape = geometry.of(str(lab_support.GOLDEN))
+    shape = dataclasses.replace(geometry.of(str(lab_support.GOLDEN)), num_hidden_layers=2)
     *_, card = bench.measure(shape, torch.device("cpu"), torch.float32, rows=(1, 3))
     assert sorted({each.rows for each in card.forwards}) == [1, 3]
     counts = {(each.kind, each.rows): each.count for each in card.forwards}

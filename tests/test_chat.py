@@ -349,6 +349,7 @@ def test_terminal_says_where_an_answer_was_cut(programs):
     chat.sendline(QUESTION)
     chat.expect(r"\(cut off: max_new_tokens=12 is reached\)")
     chat.expect(r"\[12 tokens, ")
+    chat.expect("> ")       # who reads no line yet gets no end of it
     chat.sendeof()
     chat.expect(pexpect.EOF)
     chat.close()

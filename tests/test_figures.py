@@ -159,6 +159,12 @@ DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] =
 }
 
 
+@pytest.fixture(scope="module")
+def figures_of(grid: Results, front: Results) -> Callable[[Callable[..., Figure]], list[Figure]]:
+    """The figures of a drawing function, drawn once for all tests of them."""
+    return cache(lambda draw: DRAWN[draw](grid, front))
+
+
 def thresholds(front: Results) -> pd.DataFrame:
     plain = [state for state, record in front.recorded if record.parameters.reuse.k == 1]
     return sweeps.threshold_table(Results(front.grid, plain))
@@ -196,8 +202,9 @@ def test_every_figure_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda each: f"{each.__module__.rsplit('.', 1)[-1]}.{each.__name__}")
-def test_every_text_of_a_figure_can_be_read(draw: Callable[..., Figure], grid: Results, front: Results) -> None:
-    for figure in DRAWN[draw](grid, front):
+def test_every_text_of_a_figure_can_be_read(
+        draw: Callable[..., Figure], figures_of: Callable[[Callable[..., Figure]], list[Figure]]) -> None:
+    for figure in figures_of(draw):
         assert faults(figure) == []
         assert figure.get_facecolor() == (1, 1, 1, 1), "a figure stands on a white ground on a dark page too"
 
@@ -227,9 +234,9 @@ def unnamed(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda each: f"{each.__module__.rsplit('.', 1)[-1]}.{each.__name__}")
-def test_every_axis_says_what_is_counted_in_which_unit(draw: Callable[..., Figure], grid: Results,
-                                                       front: Results) -> None:
-    for figure in DRAWN[draw](grid, front):
+def test_every_axis_says_what_is_counted_in_which_unit(
+        draw: Callable[..., Figure], figures_of: Callable[[Callable[..., Figure]], list[Figure]]) -> None:
+    for figure in figures_of(draw):
         assert unnamed(figure) == []
 
 

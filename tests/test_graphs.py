@@ -31,9 +31,17 @@ GOLDEN = Path(__file__).parent / "golden"
 DECODING = Decoding(threshold=0.6, max_new_tokens=40, stop_ids=(510,), mask_id=511)
 ROUNDING = 1e-2                   # of kernels in half precision
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-REUSES = [Reuse(), Reuse(k=2, layers="middle"), Reuse(k=3, layers="0,3-5,27", policy="residual"),
-          Reuse(k=2, layers="last", policy="replay"), Reuse(k=2, layers="middle", full_forwards=True),
-          Reuse(k=3, layers="first", policy="replay", full_forwards=True)]
+
+
+def reuses(first: str, middle: str, last: str, apart: str) -> list[Reuse]:
+    """No reuse, and every policy of the fast executor, on these layers."""
+    return [Reuse(), Reuse(k=2, layers=middle), Reuse(k=3, layers=apart, policy="residual"),
+            Reuse(k=2, layers=last, policy="replay"), Reuse(k=2, layers=middle, full_forwards=True),
+            Reuse(k=3, layers=first, policy="replay", full_forwards=True)]
+
+
+REUSES = reuses("first", "middle", "last", "0,3-5,27")      # of 28 layers
+SHALLOW = reuses("1", "1-2", "2-3", "0,2-3")                # of the shallow network's four
 
 
 def prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
@@ -51,12 +59,18 @@ def decode(lm: LM, executor: str, ids: list[list[int]], reuse: Reuse, revision: 
             {row.index: (row.generated, row.nfe, row.decisions) for row in engine.finished})
 
 
-@pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
+@pytest.mark.parametrize("reuse", SHALLOW, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
 @pytest.mark.parametrize(("revision", "batch"), [("fixed", 3), ("6c8822f", 1)])
-def test_fast_equals_eager(reuse: Reuse, revision: str, batch: int):
+def test_fast_equals_eager(shallow: LM, reuse: Reuse, revision: str, batch: int):
     """Step for step, in float32, rows of unequal length, idle rows in the bucket."""
-    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5, 64, 40, 33))
-    assert decode(lm, "fast", ids, reuse, revision, batch) == decode(lm, "eager", ids, reuse, revision, batch)
+    ids = prompts((5, 64, 40, 33))
+    assert decode(shallow, "fast", ids, reuse, revision, batch) == decode(shallow, "eager", ids, reuse, revision, batch)
+
+
+@pytest.mark.parametrize("reuse", REUSES[2:4], ids=lambda reuse: reuse.policy)
+def test_fast_equals_eager_on_28_layers(golden: LM, reuse: Reuse):
+    ids = prompts((40, 33))
+    assert decode(golden, "fast", ids, reuse, "fixed", 2) == decode(golden, "eager", ids, reuse, "fixed", 2)
 
 
 @pytest.mark.parametrize(("reuse", "revision", "word"), [
@@ -96,8 +110,8 @@ def test_a_trace_that_has_nothing_to_write_changes_no_executor():
 
 
 @pytest.mark.parametrize("block", [16, 64])
-def test_another_block_size_is_left_to_the_reference(block: int):
-    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((70, 33))
+def test_another_block_size_is_left_to_the_reference(shallow: LM, block: int):
+    lm, ids = shallow, prompts((70, 33))
     decoding = DECODING.model_copy(update={"block_size": block})
     with pytest.raises(ValueError, match=f"block_size={block} is not the checkpoint's 32"):
         decode(lm, "fast", ids, Reuse(), "fixed", 2, decoding)
@@ -130,10 +144,11 @@ def test_the_fast_executor_s_cache_read_plainly():
         assert error(fast[0, :64], eager[0, :64]) < 1e-4
 
 
-@pytest.mark.parametrize("reuse", REUSES, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
-def test_threads_change_no_token(reuse: Reuse):
-    lm, ids = fastdllm.load(GOLDEN, device="cpu"), prompts((5, 64, 40, 33, 12, 70))
-    one, two = (fastdllm.generate(lm, ids, decoding=DECODING, reuse=reuse, batch_size=4, threads=n) for n in (1, 2))
+@pytest.mark.parametrize("reuse", SHALLOW, ids=lambda reuse: f"{reuse.policy}-k{reuse.k}-{reuse.full_forwards}")
+def test_threads_change_no_token(shallow: LM, reuse: Reuse):
+    ids = prompts((5, 64, 40, 33, 12, 70))
+    one, two = (fastdllm.generate(shallow, ids, decoding=DECODING, reuse=reuse, batch_size=4, threads=n)
+                for n in (1, 2))
     assert [(row.tokens, row.nfe, row.decisions) for row in one.rows] == \
         [(row.tokens, row.nfe, row.decisions) for row in two.rows]
 

@@ -28,9 +28,9 @@ def plain():
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 31, 32, 33, 63, 64, 65])
-def test_any_prompt_length(golden, golden_prompts, length):
+def test_any_prompt_length(shallow, golden_prompts, length):
     prompt = golden_prompts["p70"][:length]
-    steps = list(fastdllm.denoise(golden, [prompt], decoding=Decoding(mask_id=MASK, max_new_tokens=34, stop_ids=())))
+    steps = list(fastdllm.denoise(shallow, [prompt], decoding=Decoding(mask_id=MASK, max_new_tokens=34, stop_ids=())))
     denoised = [step for step in steps if step.small_block is not None]
     assert (steps[0].kind == "prefill") == (length >= 32)
     assert steps[-1].nfe["prefill"] == (length >= 32)
@@ -44,58 +44,58 @@ def test_any_prompt_length(golden, golden_prompts, length):
             assert opened == [i for i in range(32) if after.unmasked[i]]
             assert all(before.tokens[i] == MASK for i in opened)
             assert after.small_block >= before.small_block
-    out = run(golden, [prompt], max_new_tokens=34)
+    out = run(shallow, [prompt], max_new_tokens=34)
     assert len(out.tokens[0]) == 34 and MASK not in out.tokens[0]
 
 
-def test_block_cache_off_runs_full_forwards_only(golden, golden_prompts):
-    out = run(golden, [golden_prompts["p40"]], block_cache=False)
+def test_block_cache_off_runs_full_forwards_only(shallow, golden_prompts):
+    out = run(shallow, [golden_prompts["p40"]], block_cache=False)
     assert out.nfe[0]["small"] == 0 and out.nfe[0]["full"] > 0
 
 
-def test_threshold_one_unmasks_one_token_a_step(golden, golden_prompts):
-    steps = fastdllm.denoise(golden, [golden_prompts["p5"]],
+def test_threshold_one_unmasks_one_token_a_step(shallow, golden_prompts):
+    steps = fastdllm.denoise(shallow, [golden_prompts["p5"]],
                              decoding=Decoding(mask_id=MASK, threshold=1.0, max_new_tokens=20, stop_ids=()))
     assert {sum(step.unmasked) for step in steps if step.small_block is not None} == {1}
 
 
-def test_threshold_zero_unmasks_the_small_block_at_once(golden, golden_prompts):
-    out = run(golden, [golden_prompts["p64"]], threshold=0.0, max_new_tokens=31)
+def test_threshold_zero_unmasks_the_small_block_at_once(shallow, golden_prompts):
+    out = run(shallow, [golden_prompts["p64"]], threshold=0.0, max_new_tokens=31)
     assert out.nfe[0] == {"prefill": 1, "full": 4, "small": 0, "commit": 0, "replay": 0}
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 20, 39])
-def test_stop_token_anywhere(golden, golden_prompts, at):
-    free = run(golden, [golden_prompts["p40"]]).tokens[0]
+def test_stop_token_anywhere(shallow, golden_prompts, at):
+    free = run(shallow, [golden_prompts["p40"]]).tokens[0]
     stop = free[at]
-    out = run(golden, [golden_prompts["p40"]], stop_ids=(stop,))
+    out = run(shallow, [golden_prompts["p40"]], stop_ids=(stop,))
     assert out.tokens[0] == free[:free.index(stop) + 1]
     assert out.rows[0].finish == "stop"
 
 
-def test_stop_needs_unmasked_predecessors(golden, golden_prompts):
+def test_stop_needs_unmasked_predecessors(shallow, golden_prompts):
     """A stop token that is unmasked early does not end the row while a position before it is masked."""
     prompt = golden_prompts["p40"]
-    free = run(golden, [prompt]).tokens[0]
+    free = run(shallow, [prompt]).tokens[0]
     for stop in set(free):
         decoding = Decoding(mask_id=MASK, max_new_tokens=40, stop_ids=(stop,))
-        last = list(fastdllm.denoise(golden, [prompt], decoding=decoding))[-1]
+        last = list(fastdllm.denoise(shallow, [prompt], decoding=decoding))[-1]
         offset = len(prompt) + free.index(stop) - last.start
         if offset < 32 and last.kind != "commit":
             assert MASK not in last.tokens[:offset + 1]
 
 
-def test_prompt_tokens_are_no_stop(golden, golden_prompts):
+def test_prompt_tokens_are_no_stop(shallow, golden_prompts):
     prompt = golden_prompts["p40"]
-    free = run(golden, [prompt]).tokens[0]
+    free = run(shallow, [prompt]).tokens[0]
     inside = next(token for token in prompt if token not in free)
-    assert run(golden, [prompt], stop_ids=(inside,)).tokens[0] == free
+    assert run(shallow, [prompt], stop_ids=(inside,)).tokens[0] == free
 
 
-def test_longer_limit_keeps_the_prefix(golden, golden_prompts):
-    long = run(golden, [golden_prompts["p33"]], max_new_tokens=70).tokens[0]
+def test_longer_limit_keeps_the_prefix(shallow, golden_prompts):
+    long = run(shallow, [golden_prompts["p33"]], max_new_tokens=70).tokens[0]
     for limit in (1, 2, 31, 32, 40):
-        out = run(golden, [golden_prompts["p33"]], max_new_tokens=limit)
+        out = run(shallow, [golden_prompts["p33"]], max_new_tokens=limit)
         assert out.tokens[0] == long[:limit] and out.rows[0].finish == "length"
 
 
@@ -142,9 +142,9 @@ def test_quirk_sampling_from_row_zero():
     assert tokens.tolist() == [[1], [3]] and (confidence > 0.99).all()
 
 
-def test_quirk_every_block_starts_with_a_full_forward(golden, golden_prompts):
+def test_quirk_every_block_starts_with_a_full_forward(shallow, golden_prompts):
     """A kept block cache would let a block whose first position is carried over begin with a small forward."""
-    steps = fastdllm.denoise(golden, [golden_prompts["p64"]],
+    steps = fastdllm.denoise(shallow, [golden_prompts["p64"]],
                              decoding=Decoding(mask_id=MASK, max_new_tokens=96, stop_ids=()))
     first = {}
     for step in steps:
@@ -174,11 +174,11 @@ def test_confidence_is_the_probability_of_the_argmax():
     torch.testing.assert_close(confidence.double(), probability, rtol=1e-5, atol=1e-7)
 
 
-def test_sampled_row_does_not_depend_on_its_batch(golden, golden_prompts):
+def test_sampled_row_does_not_depend_on_its_batch(shallow, golden_prompts):
     prompts = [golden_prompts["p5"], golden_prompts["p33"], golden_prompts["p40"]]
     decoding = Decoding(mask_id=MASK, max_new_tokens=12, stop_ids=(), temperature=1.0)
-    together = fastdllm.generate(golden, prompts, decoding=decoding, seed=3)
-    one_by_one = fastdllm.generate(golden, prompts, decoding=decoding, seed=3, batch_size=1)
-    other_seed = fastdllm.generate(golden, prompts, decoding=decoding, seed=4)
+    together = fastdllm.generate(shallow, prompts, decoding=decoding, seed=3)
+    one_by_one = fastdllm.generate(shallow, prompts, decoding=decoding, seed=3, batch_size=1)
+    other_seed = fastdllm.generate(shallow, prompts, decoding=decoding, seed=4)
     assert together.tokens == one_by_one.tokens
     assert together.tokens != other_seed.tokens

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -109,10 +108,10 @@ def test_the_gallery_shows_a_shipped_experiment_beside_ones_own(tmp_path):
         assert f"{address}/k1_middle/summary.json" in page and (site.folder / address).is_dir()
 
 
-def test_an_interrupted_run_says_how_many_samples_it_kept(tmp_path):
+def test_an_interrupted_run_says_how_many_samples_it_kept(tmp_path, executable, warm_workers):
     """Ctrl-C in the middle of a configuration: what is on disk is counted, and the same command goes on."""
     file = params(tmp_path / "run.yml", checkpoint(tmp_path / "model"), limit=400, batch_size=1)
-    process = subprocess.Popen([sys.executable, "-m", "fastdllm", "grid", "run", str(file)], cwd=tmp_path, text=True,
+    process = subprocess.Popen([executable, "-m", "fastdllm", "grid", "run", str(file)], cwd=tmp_path, text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     configurations = grid_file.load(file).configurations()

@@ -94,10 +94,12 @@ def serve(directory: str) -> None:
 
 
 def warm_up() -> None:
-    """What depends on the code alone and every process would do for itself: hashes of the source, layers compiled."""
+    """What every process would do for itself: hash the source, read the records that ship, compile layers."""
     import fastdllm
     from fastdllm.lab.jobs import notebook_run
     from fastdllm.lab.records.identity import code_hash
+    from fastdllm.report import shipped
+    shipped.read()
     code_hash()
     code_hash(rooms=notebook_run.ROOMS, texts=True)
     lm = fastdllm.load("tiny", device="cpu")

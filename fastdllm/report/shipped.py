@@ -17,6 +17,7 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ def read(folder: Path | None = None) -> ShippedRecords:
     shared: list[dict[str, Any]] = []
     problems: dict[str, pd.DataFrame] = {}
     for table in sorted(home.rglob(PROBLEMS)):
-        record = read_record(table.parent)
-        rows, path = read_problems(table, record), table.parent.relative_to(home).as_posix()
-        problems[path] = rows
-        shared.append(flat(record, path) | {"computed": atomic.sha256(rows[list(COUNTS)].to_csv(index=False))})
+        path = table.parent.relative_to(home).as_posix()
+        row, rows = _one(table, path, _state(table), _state(table.with_name(records.SUMMARY)))
+        problems[path] = rows.copy()
+        shared.append(dict(row))
     if not shared:
         missing = "there is none" if home.is_dir() else "no such folder: a checkout of the project has it"
         return ShippedRecords(pd.DataFrame(columns=[*COLUMNS, "accuracy", "low", "high", "correct", "tokens",
@@ -97,6 +98,22 @@ def read(folder: Path | None = None) -> ShippedRecords:
     frame = latest(pd.DataFrame(shared))
     return ShippedRecords(frame, {path: problems[path] for path in frame["path"]},
                           f"{len(frame)} shipped records of {short(home)}")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What is another number after a change of a file."""
+    if not path.is_file():
+        return ()
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _one(table: Path, path: str, *_: tuple[int, ...]) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A record's row and its problems: read once in a process, and again when a file of it has changed."""
+    record = read_record(table.parent)
+    rows = read_problems(table, record)
+    return flat(record, path) | {"computed": atomic.sha256(rows[list(COUNTS)].to_csv(index=False))}, rows
 
 
 def read_record(directory: Path) -> Record:
