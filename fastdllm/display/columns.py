@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-PAGE = 88       # characters of a table's line that a page of 800 pixels has room for
+PAGE = 91       # characters of a table's line that a page of 800 pixels has room for
 LINES = (60, 32, 20, 16, 12, 9)      # characters of a heading's line, the longest first: the first that fits is taken
 WRAPPED = 22        # characters that a column of text which may take several lines is counted with
 DIGITS = 4      # significant ones of a column's largest value

@@ -33,7 +33,7 @@ STYLE = """<style>
 .fd.fd code,.fdc.fdc code{background:none;padding:0;font-size:1em}.fd td .o{white-space:nowrap}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
-@media (max-width:900px){.fd{font-size:11px}.fd th,.fd td{padding:2px 4px}.fd td.w{min-width:6em}
+@media (max-width:900px){.fd{font-size:11px}.fd th,.fd td{padding:2px 3px}.fd td.w{min-width:6em}
 .fd td.i{white-space:normal}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's

@@ -188,8 +188,8 @@ def published_beside(shipped: ShippedRecords, task: str = TASK, threshold: float
             for revision in ("26d6179", "6c8822f", "8e18baac"):
                 cell = measured(have, {"revision": revision, "k": k, "layers": layers})
                 row[f"real model, {revision}: right %"] = accuracy_text(cell)
-            for batch, title in (("jan_full", "January, 7B ({commit}, n = {n})"),
-                                 ("feb16_run2", "Run 2, 7B ({commit}, n = {n})")):
+            for batch, title in (("jan_full", "January, 7B, {commit}, n = {n}"),
+                                 ("feb16_run2", "Run 2, 7B, {commit}, n = {n}")):
                 one = log[(log.batch == batch) & (log.config == row["config"])].iloc[0]
                 row[title.format(commit=one.commit, n=one.n) + ": right %"] = f"{100 * one.accuracy:.1f}"
             rows.append(row)
