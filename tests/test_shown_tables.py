@@ -1,4 +1,4 @@
-"""Tables of the notebooks: nothing is said twice, nothing is left blank, and captions tell of columns that are there."""
+"""Tables of the notebooks: nothing is said twice or left blank, and captions tell of columns that are there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from report_support import phase6_results
 
 from fastdllm.display import tables
-from fastdllm.investigation.collapse import captions, inspection, phase6, verdict_bisection
+from fastdllm.investigation.collapse import captions, inspection, open_questions, phase6, verdict_bisection
 from fastdllm.investigation.speed import baseline, batching, pareto
 from fastdllm.lab.instrument.probe import OBSERVABLES
 from fastdllm.report import summary_tables
+from fastdllm.report.audit import rules
+from fastdllm.report.audit.evidence import Finding
 
 
 def bisected(reused: int) -> Any:
@@ -66,8 +68,8 @@ def test_the_front_leaves_no_cell_blank_and_shows_no_negative_nothing() -> None:
 @pytest.mark.parametrize("equal", [8, 7])
 def test_same_answers_are_a_column_only_where_some_differ(equal: int) -> None:
     frame = pd.DataFrame([{"way": "k=1", "batch_size": 1, "n": 8, "tokens_per_second": 9.0, "speedup": 1.0,
-                           "ratio": 1.0, "forwards_run": 4, "latency": 0.5, "latency_95": 0.75, "memory": 1e6, "accuracy": 1.0,
-                           "low": 0.5, "high": 1.0, "equal": equal, "device_name": "CPU"}])
+                           "ratio": 1.0, "forwards_run": 4, "latency": 0.5, "latency_95": 0.75, "memory": 1e6,
+                           "accuracy": 1.0, "low": 0.5, "high": 1.0, "equal": equal, "device_name": "CPU"}])
     shown, said = batching.as_text(frame), batching.caption(frame, "strict")
     assert ("same answers" in shown) == ("at every batch size" not in said) == (equal < 8)
     assert shown["seconds per answer (95th percentile)"].item() == "0.50 (0.75)"
@@ -90,3 +92,20 @@ def test_one_is_counted_in_the_singular() -> None:
     assert [summary_tables.counting(n, "configuration") for n in (0, 1, 9)] == [
         "0 configurations", "1 configuration", "9 configurations"]
     assert "1 configurations" not in tables.Html(summary_tables.coverage()).markdown()
+
+
+def test_totals_of_equal_subsets_and_of_both_autocasts_are_said_once() -> None:
+    row = {"dtype": "float16", "k": 2, "n": 9, "tokens first": 5, "tokens middle": 5, "tokens last": 5,
+           "outputs differing, middle": 0, "outputs differing, last": 0, "gpu": "H100"}
+    parted = row | {"k": 3, "tokens last": 6, "outputs differing, last": 1}
+    shown = open_questions.totals_as_text(pd.DataFrame([each | {"autocast": cast} for cast in (False, True)
+                                                        for each in (row, parted)]))
+    assert shown["tokens (first, middle, last)"].tolist() == ["5", "5, 5, 6"] and "gpu" not in shown
+    assert shown["autocast"].tolist() == ["no, yes"] * 2
+    assert shown["differ from first's: middle, last"].tolist() == ["0, 0", "0, 1"]
+    assert open_questions.totals_as_text(pd.DataFrame()).empty
+
+
+def test_findings_are_counted_in_the_plural() -> None:
+    notes = [Finding("r", "note", (), "s", "certain") for _ in range(2)]
+    assert rules.summary(notes).endswith("2 notes)") and rules.summary(notes[:1]).endswith("1 note)")

@@ -54,7 +54,8 @@ def rules_table(results: Results) -> pd.DataFrame:
         rows.append({"task": state.configuration.directory.parent.name, "config": state.configuration.name, **{
             f"{rule} %" + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
             for rule, a in record.accuracy.items()}, "n": record.n, "empty answers": record.empty})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.drop(columns="task") if rows and table["task"].nunique() == 1 else table
 
 
 def against_published(results: Results) -> pd.DataFrame:

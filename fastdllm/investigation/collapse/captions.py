@@ -57,7 +57,7 @@ def layer_step(trace: pd.DataFrame, name: str) -> str:
     age = f"; what they served was {(reused.forward - reused.served_forward).mean():.1f} forwards old" if len(
         reused) else ""
     return (f"`{name}`: orange is a layer that did not run, {len(reused) / max(len(one), 1):.0%} of the wrapped calls "
-            f"of this prompt{age}.")
+            f"of this prompt{age}. White between two blocks is the commit, which reuses nothing.")
 
 
 def distance(trace: pd.DataFrame, name: str) -> str:
