@@ -28,13 +28,14 @@ STYLE = """<style>
 .fd td{border-bottom:1px solid #8885;text-align:right;padding:3px 6px;white-space:nowrap}
 .fd td{font-variant-numeric:tabular-nums;vertical-align:top}
 .fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
+.fd.fd th+th.l,.fd.fd td+:is(.l,.w){padding-left:12px}
 .fd tbody tr:nth-child(n){background:none}.fd tbody tr.base:nth-child(n) td{background:#8882}
 .fdc{font:12.5px/1.4 system-ui,sans-serif;opacity:.75;margin:0 0 .8em;max-width:70em}
 .fd.fd code,.fdc.fdc code{background:none;padding:0;font-size:1em}.fd td .o{white-space:nowrap}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
 @media (max-width:900px){.fd{font-size:11px}.fd th,.fd td{padding:2px 3px}.fd td.w{min-width:6em}
-.fd td.i{white-space:normal}}
+.fd td.i{white-space:normal}.fd.fd th+th.l,.fd.fd td+:is(.l,.w){padding-left:6px}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
 MOST = 100      # rows that a page shows: who wants more reads them as data
