@@ -147,7 +147,7 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     cells = json.loads((grid.directory / "90_report.ipynb").read_text())["cells"]
     assert [fault for shown in page_support.tables(cells) for fault in page_support.bare(shown)] == []
     verdict = "".join(cells[-1]["outputs"][0]["data"]["text/markdown"])
-    assert verdict.startswith("**undecided.** Not settled")
+    assert verdict.startswith("**Undecided.** Not settled")
     assert words_before_fold(verdict) <= MOST_WORDS
     assert {path.name for path in grid.directory.iterdir() if path.is_file()} == {
         "grid.json", "results.md", "results.csv", "log_entry.md", "90_report.ipynb", "90_report.html"}

@@ -15,6 +15,7 @@ from fastdllm.display.tables import (
     MOST,
     Html,
     as_text,
+    counted,
     number,
     only_predicted,
     p_text,
@@ -293,7 +294,7 @@ def test_a_clock_that_was_read_once_gives_no_ratio_in_a_figure(results: Results)
 
 
 @pytest.mark.parametrize(("frame", "said"), [
-    ({"same": [True, np.bool_(False)]}, ["yes", "no"]), ({"seconds": [0.1 + 0.2, np.float32(0.999)]}, ["0.3", "0.999"]),
+    ({"same": [True, np.bool_(False)]}, ["yes", "no"]), ({"seconds": [0.1 + 0.2, 0.999]}, ["0.300", "0.999"]),
     ({"tokens": [3540.0, 12345.6]}, ["3540", "12346"]), ({"p_holm": [0.0, 1e-9]}, ["&lt; 0.0001"] * 2),
     ({"why": ["a `b` c", None]}, ["a <code>b</code> c", ""]), ({"answer": ["```x```", "`y`"]}, ["```x```", "`y`"]),
      ({"small_block": [1, 2]}, ["small block"])])
@@ -303,10 +304,46 @@ def test_a_frame_is_read_as_it_is(frame: dict, said: list[str]) -> None:
     assert "_holm" not in html and "small_block" not in html
 
 
-def test_a_heading_breaks_into_lines_but_not_after_each_word() -> None:
-    html = Html(pd.DataFrame({"n": [1], "Run 1, right of 10": [6], "`k`": [2], "tokens/s": [3]}))._repr_html_()
-    assert "<span>Run 1, right</span> <span>of 10</span></th>" in html
-    assert '<th class="l">n</th>' in html and "<code>k</code></th>" in html and ">tokens/s</th>" in html
+def test_a_heading_takes_as_few_lines_as_let_the_table_fit() -> None:
+    one = Html(pd.DataFrame({"n": [1], "Run 1, right of 10": [6], "`k`": [2], "tokens/s": [3]}))._repr_html_()
+    assert ">Run 1, right of 10</th>" in one, "there is room"
+    assert '<th class="l">n</th>' in one and "<code>k</code></th>" in one and ">tokens/s</th>" in one
+    many = Html(pd.DataFrame({f"Run {i}, right of (n = 10)": [6] for i in range(8)}))._repr_html_()
+    assert "<span>Run 1,</span> <span>right of</span> <span>(n\u00a0=\u00a010)</span></th>" in many
+    switches = Html(pd.DataFrame({f"full_block_every_{i}": ["yes"] for i in range(8)}))._repr_html_()
+    assert "<span>full_</span> <span>block_</span> <span>every_1</span></th>" in switches
+
+
+@pytest.mark.parametrize(("cells", "side"), [
+    (["small", "full"], "l"), (["12", "3"], ""), (["26d6179", "8e18baac"], "l"), (["1x8x128"], "l"), (["1.03x"], ""),
+    (["3 of 4", "not run"], ""), (["baseline", "5.5 [2.0, 8.9]"], "i"), (["< 0.0001", "0.4"], ""), (["yes", "no"], "l"),
+    (["2-5,9-12"], "l"), (["0 to 3"], ""), (["2026-02-16 00:20:40"], "l"), (["", ""], "l"), (["-3.1", ""], "")])
+def test_words_begin_at_the_left_and_numbers_end_at_the_right(cells: list[str], side: str) -> None:
+    html = Html(pd.DataFrame({"config": ["k1"] * len(cells), "x": cells}))._repr_html_()
+    assert html.count(f'<td class="{side}">') == len(cells) * (2 if side == "l" else 1)
+    assert ('<th class="l">x</th>' in html) == (side == "l")
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ([20.49, 20.1, 0.0], ["20.49", "20.10", "0.00"]), ([0.9986, 0.372], ["0.9986", "0.3720"]),
+    ([407.74, 288.0, 93.34], ["407.7", "288.0", "93.3"]), ([0.5, 1.0], ["0.5", "1.0"]), ([3.0, 4.0], ["3", "4"]),
+    ([0.00012, 31.5], ["0.00012", "31.5"]), ([1.25, np.nan], ["1.25", ""]), ([-0.00001, 1.5], ["-1e-05", "1.5"]),
+    ([9999.0, 1.5], ["9999", "1.5"])])
+def test_the_numbers_of_a_column_have_as_many_decimals(values: list[float], said: list[str]) -> None:
+    lines = Html(pd.DataFrame({"x": values})).markdown().splitlines()[2:]
+    assert [line.strip("| ") for line in lines] == said
+
+
+def test_long_names_and_commands_break_where_a_reader_expects() -> None:
+    html = Html(pd.DataFrame({"why": ["grid run x --set dtype=float32 with run_skipped"], "points": ["1.0 [0.5, 2.0]"]})
+                )._repr_html_()
+    assert '<span class="o">--set</span>' in html and "run_<wbr>skipped" in html
+    assert '1.0 <span class="o">[0.5, 2.0]</span>' in html
+
+
+def test_what_never_happened_has_no_column() -> None:
+    table = pd.DataFrame({"problem": ["a", "b"], "full": [0, 3], "replay": [0, 0], "share": [0.0, 0.0]})
+    assert list(counted(table)) == ["problem", "full", "share"]
 
 
 @pytest.mark.parametrize(("values", "said"), [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
 from collections.abc import Sequence
 from html import escape
 from itertools import takewhile
@@ -19,25 +18,26 @@ import numpy as np
 import pandas as pd
 
 from fastdllm.characters import visible
+from fastdllm.display.columns import decimals, heading_lines, is_text
 
 # Colours are those of the page around, so that a table can be read on a light ground and on a dark one.
 STYLE = """<style>
 .fd{border-collapse:collapse;font:12.5px/1.4 system-ui,sans-serif;margin:.5em 0}
 .fd th{border-bottom:2px solid;text-align:right;padding:3px 6px;vertical-align:bottom;white-space:normal}
-.fd th span{white-space:nowrap}
+.fd th span{display:block;white-space:nowrap}
 .fd td{border-bottom:1px solid #8885;text-align:right;padding:3px 6px;white-space:nowrap}
 .fd td{font-variant-numeric:tabular-nums;vertical-align:top}
 .fd td.l,.fd th.l{text-align:left}.fd td.w{white-space:normal;text-align:left;min-width:11em;max-width:38em}
+.fd.fd th+th.l,.fd.fd td+:is(.l,.w){padding-left:12px}
 .fd tbody tr:nth-child(n){background:none}.fd tbody tr.base:nth-child(n) td{background:#8882}
 .fdc{font:12.5px/1.4 system-ui,sans-serif;opacity:.75;margin:0 0 .8em;max-width:70em}
-.fd code,.fdc code{background:none;padding:0;font-size:1em}
+.fd.fd code,.fdc.fdc code{background:none;padding:0;font-size:1em}.fd td .o{white-space:nowrap}
 .fds{overflow-x:auto}.fds::-webkit-scrollbar{height:11px;background:#8883}
 .fds::-webkit-scrollbar-thumb{background:#888;border-radius:6px}
-@media (max-width:900px){.fd{font-size:11px}.fd th,.fd td{padding:2px 4px}.fd td.w{min-width:6em}
-.fd th span{white-space:normal}}
+@media (max-width:900px){.fd{font-size:11px}.fd th,.fd td{padding:2px 3px}.fd td.w{min-width:6em}
+.fd td.i{white-space:normal}.fd.fd th+th.l,.fd.fd td+:is(.l,.w){padding-left:6px}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
-LEFT = {"task", "config", "layers", "benchmark", "model", "rule", "level", "state", "comparison", "in the log", "here"}
 MOST = 100      # rows that a page shows: who wants more reads them as data
 LONG = 24       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
@@ -46,9 +46,9 @@ QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as 
 HEADINGS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
             "tokens_per_s": "tokens/s", "served_forward": "served from forward", "slice_start": "slice starts at",
             "dirty": "uncommitted changes", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
+INTERVAL = re.compile(r" (\[[^\]]+\])$")
 P_VALUES = {"p", "p_holm"}
 PERCENT = {"accuracy"}      # shares of one that are shown in percent
-HEADING_LINE = 12       # characters of a heading that stay on one line
 AS_ONE = ("points", "low", "high", "relative", "p", "p_holm")      # of a comparison: not shown as they are
 
 
@@ -170,15 +170,20 @@ class Html:
 
     def _repr_html_(self) -> str:
         shown = _as_shown(self.table.head(MOST))
-        kinds = ["w" if c in WIDE or max(map(len, shown.iloc[:, i]), default=0) > LONG else
-                 "l" if c in LEFT or i == 0 else "" for i, c in enumerate(shown.columns)]
-        head = "".join(f'<th class="{"l" if kind else ""}">{heading(c)}</th>'
-                       for c, kind in zip(shown.columns, kinds, strict=True))
+        columns = [list(shown.iloc[:, i]) for i in range(shown.shape[1])]
+        wide = [name in WIDE or max(map(len, column), default=0) > LONG
+                for name, column in zip(shown.columns, columns, strict=True)]
+        kinds = ["w" if wraps else "l" if i == 0 or is_text(column) else
+                 "i" if any(map(INTERVAL.search, column)) else ""
+                 for i, (wraps, column) in enumerate(zip(wide, columns, strict=True))]
+        lines = heading_lines(list(shown.columns), columns, wide)
+        head = "".join(f'<th class="{"l" if kind in ("l", "w") else ""}">{heading(each)}</th>'
+                       for each, kind in zip(lines, kinds, strict=True))
         body = []
         for row in shown.itertuples(index=False):
             base = ' class="base"' if "baseline" in row else ""
             body.append(f"<tr{base}>" + "".join(
-                f'<td class="{kind}">{escape(value) if name in QUOTED else marked(value)}</td>'
+                f'<td class="{kind}">{escape(value) if name in QUOTED else marked(value, kind)}</td>'
                 for name, value, kind in zip(shown.columns, row, kinds, strict=True)) + "</tr>")
         caption = f'<p class="fdc">{marked(self._said())}</p>' if self._said() else ""
         if self.table.empty:
@@ -207,15 +212,18 @@ class Html:
 
 
 def _as_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Every cell and every heading as text."""
-    shares = [str(name) in PERCENT and pd.api.types.is_float_dtype(table.dtypes.iloc[i])
-              for i, name in enumerate(table.columns)]
-    return pd.DataFrame([[p_text(value) if name in P_VALUES and isinstance(value, float)
-                          else number(100 * value) if share and value == value else cell(value)
-                          for name, value, share in zip(table.columns, row, shares, strict=True)]
-                         for row in table.itertuples(index=False)], dtype=object,
-                        columns=[f"{name} %" if share else HEADINGS.get(name, str(name))
-                                 for name, share in zip(table.columns, shares, strict=True)])
+    """Every cell and every heading as text; the fractions of a column with as many decimals each."""
+    columns, names = [], []
+    for i, name in enumerate(table.columns):
+        values, fractions = list(table.iloc[:, i]), pd.api.types.is_float_dtype(table.dtypes.iloc[i])
+        share = str(name) in PERCENT and fractions
+        places = decimals(values) if fractions else None
+        names.append(f"{name} %" if share else HEADINGS.get(name, str(name)))
+        columns.append([p_text(value) if name in P_VALUES and isinstance(value, float)
+                        else number(100 * value) if share and value == value
+                        else number(value, places) if places is not None and value == value else cell(value)
+                        for value in values])
+    return pd.DataFrame(list(zip(*columns, strict=True)), dtype=object, columns=names)
 
 
 def cell(value: Any) -> str:
@@ -228,15 +236,23 @@ def cell(value: Any) -> str:
     return "" if value is None or value is pd.NA else visible(str(value), lines=True)
 
 
-def heading(text: str) -> str:
-    """A column's heading as HTML: a narrow column breaks it into lines, but not after each word; the name of a setting
-    behind its underscores.
+def heading(lines: Sequence[str]) -> str:
+    """A column's heading as HTML, from its lines."""
+    return " ".join(f"<span>{marked(line)}</span>" for line in lines) if len(lines) > 1 else marked(lines[0])
+
+
+def marked(text: str, kind: str = "") -> str:
+    """Text as HTML, escaped; what stands between backticks as code. kind "w", in lines: long names may break behind
+    their underscores, the options of a command not behind their dashes; "i": an interval stands on one line.
     """
-    lines = textwrap.wrap(text, HEADING_LINE, break_long_words=False, break_on_hyphens=False)
-    whole_lines = [marked(line).replace("_", "_<wbr>") for line in lines]
-    return " ".join(f"<span>{line}</span>" for line in whole_lines) if len(lines) > 1 else "".join(whole_lines)
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    if kind == "i":
+        return INTERVAL.sub(r' <span class="o">\1</span>', html)
+    return re.sub(r"(?<=\s)--\w[\w-]*", r'<span class="o">\g<0></span>', html).replace("_", "_<wbr>") \
+        if kind == "w" else html
 
 
-def marked(text: str) -> str:
-    """Text as HTML, escaped; what stands between backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+def counted(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns in which nothing was counted (zeros alone): what never happened needs no column."""
+    return table.loc[:, [not (pd.api.types.is_integer_dtype(kind) and (table.iloc[:, i] == 0).all())
+                         for i, kind in enumerate(table.dtypes)]]

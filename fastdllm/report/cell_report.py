@@ -24,6 +24,8 @@ from fastdllm.report.verify_costs import relative_time
 from fastdllm.ui import strip
 from fastdllm.ui.recording import Recording
 
+WORDS = "word-break:normal;overflow-wrap:anywhere"       # Jupyter's own style breaks answers within words
+
 
 def applying(record: Record) -> list[str]:
     """The extraction rules that apply, the headline rule first: one that reads no answer at all says nothing."""
@@ -198,8 +200,8 @@ def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
         parts.append(f"<details open><summary><b>{mark}</b> · {escape(row['id'])} · {row['tokens']} tokens · "
                      f"target {escape(visible(problem.target[:80]))} · "
                      f"extracted {escape(visible(rules or 'nothing'))}</summary>"
-                     f"<pre style='white-space:pre-wrap'>{escape(visible(prompt[-600:], lines=True))}</pre>"
-                     f"<pre style='white-space:pre-wrap;border-left:3px solid #888;padding-left:8px'>"
+                     f"<pre style='white-space:pre-wrap;{WORDS}'>{escape(visible(prompt[-600:], lines=True))}</pre>"
+                     f"<pre style='white-space:pre-wrap;{WORDS};border-left:3px solid #888;padding-left:8px'>"
                      f"{escape(visible(row['output'][:1200], lines=True))}</pre>"
                      f"<p>step by step: <code>{escape(explore(record, row['id']))}</code></p></details>")
     return "\n".join(parts)

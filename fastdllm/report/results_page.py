@@ -224,7 +224,7 @@ def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
 def verdict_text(report: Report) -> str:
     """The last cell of the report notebook: the answer, its rule behind the fold; Markdown."""
     judged = report.verdict
-    return claims.verdict([f"**{judged.outcome}.** {report.answer}"],
+    return claims.verdict([f"**{judged.outcome.capitalize()}.** {report.answer}"],
                           [f"Why: {judged.why}.", f"Rule: {judged.rule}.",
                            "More problems or repeats narrow the intervals; another model, threshold or batch size is "
                            "another grid."])

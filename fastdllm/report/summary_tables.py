@@ -54,7 +54,8 @@ def rules_table(results: Results) -> pd.DataFrame:
         rows.append({"task": state.configuration.directory.parent.name, "config": state.configuration.name, **{
             f"{rule} %" + (" *" if rule == record.metric else ""): _percent(a.value, a.low, a.high)
             for rule, a in record.accuracy.items()}, "n": record.n, "empty answers": record.empty})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.drop(columns="task") if rows and table["task"].nunique() == 1 else table
 
 
 def against_published(results: Results) -> pd.DataFrame:
@@ -83,12 +84,17 @@ def comparison(low: float, high: float, score: float | None, model: str, whole: 
     return inside if whole else f"{inside}; {n} of {full:.0f} problems only, a different sample"
 
 
+def counting(n: int, what: str) -> str:
+    """`1 configuration`, `9 configurations`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def coverage(results: Results | None = None) -> pd.DataFrame:
     """Every benchmark of the suite: problems there are, published runs, what this grid has."""
     log, rows = prior_results.results(), []
     for task, size in prior_results.tasks().iterrows():
         part = log[log["task"] == task]
-        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {len(group)} configurations"
+        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {counting(len(group), 'configuration')}"
                 for (batch, limit), group in part.groupby(["batch", "limit"], sort=False)]
         row = {"benchmark": task,
                "problems": f"{size['n_full']:.0f}" if size["n_full"] == size["n_full"] else "generated",

@@ -61,7 +61,7 @@ def figure(run: Recording, first: int = 0, window: int = WINDOW, mark: int | Non
         for axes in (above, below):
             axes.axvline(mark - 0.5, **DIFFERS)
     part = "" if (first, last) == (0, len(run.steps)) else f" (forwards {first + 1} to {last} of {len(run.steps)})"
-    drawn.suptitle(f"{run.title}{part}", fontsize=11)
+    drawn.suptitle(f"{run.title}{part}", x=0.01, ha="left", fontsize=11)
     return drawn
 
 

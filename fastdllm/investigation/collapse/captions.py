@@ -28,9 +28,10 @@ def revisions(frame: pd.DataFrame) -> str:
     """Of `revisions_figure`."""
     low, high = frame.loc[frame.accuracy.idxmin()], frame.loc[frame.accuracy.idxmax()]
     baseline = ", k=1 at the left" if (frame["k"] == 1).any() else ""
-    return (f"One panel a revision of the code{baseline}. Lowest: {low['name']}, k{low.k} {low.layers}, "
-            f"{low.accuracy:.0%}; highest: {high['name']}, k{high.k} {high.layers}, {high.accuracy:.0%}. Bars are 95 % "
-            f"Wilson intervals; look whether the three subsets stand at one height. {of_what(frame)}")
+    ends = (f"{row['name']}, k{row.k}{f' {row.layers}' if row.k > 1 else ''}, {row.accuracy:.0%}"
+            for row in (low, high))
+    return (f"One panel a revision of the code{baseline}. Lowest: {'; highest: '.join(ends)}. Bars are 95 % Wilson "
+            f"intervals; look whether the three subsets stand at one height. {of_what(frame)}")
 
 
 def of_what(frame: pd.DataFrame) -> str:
@@ -56,7 +57,7 @@ def layer_step(trace: pd.DataFrame, name: str) -> str:
     age = f"; what they served was {(reused.forward - reused.served_forward).mean():.1f} forwards old" if len(
         reused) else ""
     return (f"`{name}`: orange is a layer that did not run, {len(reused) / max(len(one), 1):.0%} of the wrapped calls "
-            f"of this prompt{age}.")
+            f"of this prompt{age}. White between two blocks is the commit, which reuses nothing.")
 
 
 def distance(trace: pd.DataFrame, name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +60,17 @@ def slices(run: Observed, small_block: int) -> pd.DataFrame:
 
 
 def written(before: ForwardObservation | None, after: ForwardObservation, layer: int = 0) -> str:
-    """Block positions "8-15" whose entry of a layer changed in a forward; "" if nothing is known or changed."""
+    """Block positions, "9" or "8-15", whose entry of a layer changed in a forward; "" if none is known to."""
     if before is None or before.block_cache.shape != after.block_cache.shape or before.block != after.block:
         return ""
     changed = (before.block_cache[layer] != after.block_cache[layer]).any((0, 2)).nonzero()[0]
-    return f"{changed.min()}-{changed.max()}" if len(changed) else ""
+    return "-".join(dict.fromkeys(str(end) for end in (changed.min(), changed.max()))) if len(changed) else ""
+
+
+def some_written(positions: Iterable[str], most: int = 4) -> str:
+    """The first few of what `written` gives, in the order of the positions."""
+    ends = {text: [int(end) for end in text.split("-")] for text in positions if text}
+    return ", ".join(sorted(ends, key=lambda text: ends[text])[:most])
 
 
 def cache_differences(a: Observed, b: Observed, tolerance: float = 1e-4) -> pd.DataFrame:

@@ -85,6 +85,25 @@ def totals_by_subset(lm: LM, prompts: Sequence[list[int]], ks: Iterable[int], de
     return pd.DataFrame(rows)
 
 
+def totals_as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Such totals for people: those of the three subsets in one column, said once where they are equal; runs that
+    differ in autocast alone share a row. What is the caption's (WHERE) is left out.
+    """
+    if table.empty:
+        return table
+    shown = table.drop(columns=WHERE, errors="ignore").copy()
+    tokens, differ = [f"tokens {name}" for name in SUBSETS], [f"outputs differing, {name}" for name in SUBSETS[1:]]
+    shown["tokens (first, middle, last)"] = [", ".join(map(str, dict.fromkeys(row) if len(set(row)) == 1 else row))
+                                             for row in shown[tokens].to_numpy()]
+    shown["differ from first's: middle, last"] = [f"{a}, {b}" for a, b in shown[differ].to_numpy()]
+    shown = shown.drop(columns=[*tokens, *differ])
+    if "autocast" not in shown:
+        return shown
+    rest = [name for name in shown if name != "autocast"]
+    said = shown.assign(autocast=shown["autocast"].map({True: "yes", False: "no"}))
+    return said.groupby(rest, sort=False, dropna=False)["autocast"].agg(", ".join).reset_index()[list(shown)]
+
+
 def _eager(lm: LM, prompts: Sequence[list[int]], decoding: Decoding, reuse: Reuse, revision: str,
            batch_size: int) -> list[list[int]]:
     """Generated tokens by prompt."""

@@ -25,7 +25,7 @@ from fastdllm.lab.config.grid import Configuration
 from fastdllm.lab.evaluation.missing import run_missing
 from fastdllm.lab.jobs.plan import computations
 from fastdllm.model.lm import LM
-from fastdllm.settings import Decoding, Reuse
+from fastdllm.settings import SUBSETS, Decoding, Reuse
 
 COMPARED = ["k", "layers", "n", "lost", "gained", "points", "low", "high", "relative", "p"]      # of `compare`
 NAMES = {"8e18baac": "8e18baac (January)", "6c8822f": "6c8822f (Run 1)", "26d6179": "26d6179 (Run 2)",
@@ -69,7 +69,8 @@ class Phase6Results:
     def reusing(self, revision: str, policy: str = "output") -> pd.DataFrame:
         """The rows of one revision and policy with k >= 2."""
         frame = self.frame
-        return frame[(frame.revision == revision) & (frame.policy == policy) & (frame.k > 1)]
+        rows = frame[(frame.revision == revision) & (frame.policy == policy) & (frame.k > 1)]
+        return rows.sort_values(["k", "layers"], key=_in_order, kind="stable")
 
     @cached_property
     def computation(self) -> dict[str, str]:
@@ -150,6 +151,12 @@ def _by_configuration(frame: pd.DataFrame, values: list[object]) -> pd.DataFrame
     table = frame.assign(configuration=names, value=values)
     order = list(dict.fromkeys(table.sort_values(["k"], kind="stable").configuration))
     return table.pivot(index="name", columns="configuration", values="value").reindex(columns=order)
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Subsets as they lie in the network, not by the alphabet; others behind them."""
+    order = {name: at for at, name in enumerate(SUBSETS)}
+    return column.map(lambda name: order.get(name, len(order))) if column.name == "layers" else column
 
 
 def compare(results: Phase6Results, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:

@@ -70,7 +70,7 @@ def revisions_figure(frame: pd.DataFrame, title: str = "", published: pd.DataFra
     panels[0][0].set_ylim(-3, 103)
     n = sorted(set(frame["n"].astype(int)))
     panels[0][0].set_ylabel(f"accuracy %, 95 % interval, n = {', '.join(map(str, n))}")
-    figure.suptitle(title)
+    figure.suptitle(title, x=0.01, ha="left")
     alone = published is None
     house.keys(figure, [("k=1", MARKERS[""], COLORS[""]) if layers == "" else (layers, MARKERS[layers], COLORS[layers])
                         for layers in dict.fromkeys(layers for _, layers in cells)]
@@ -268,6 +268,6 @@ def similarity_figure(table: pd.DataFrame, by: str, what: str = "output") -> Fig
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("layer")
     figure.suptitle(f"Median cosine of the {what} to itself; between neighbouring positions of one forward it is "
-                    f"{table[f'{what}_beside'].median():.2f}")
+                    f"{table[f'{what}_beside'].median():.2f}", x=0.01, ha="left")
     figure.colorbar(mesh, ax=panels[0].tolist(), label=f"median cosine of the {what}")
     return figure

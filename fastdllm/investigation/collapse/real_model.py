@@ -112,18 +112,18 @@ def measured(have: Phase6Results, cell: dict[str, Any]) -> dict[str, Any]:
 
 def run_1_text(cells: pd.DataFrame, size: int = 10) -> pd.DataFrame:
     """`run_1` for people, with what `size` drawn problems would have shown in 95 of 100 draws."""
-    rows = []
+    rows, right = [], "right" + (f" of {cells['n'].max():.0f}" if cells["n"].notna().any() else "")
     for row in cells.to_dict("records"):
         shown: dict[str, Any] = {"config": row["cell"], "code": row["revision"], "what": row["what"],
                                  "Run 1, right of 10": "" if math.isnan(row["log"]) else whole(row["log"])}
         if row["path"]:
             low, high = central(int(row["correct"]), int(row["n"]), size)
-            shown |= {"right": f"{row['correct']:.0f} of {row['n']:.0f}",
+            shown |= {right: whole(row["correct"]),
                       "accuracy %": f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
                       "of k=1's right answers": f"{row['kept']:.0%}" if row["kept"] == row["kept"] else "k=1 not run",
                       "at the length cap": whole(row["capped"]), f"right of {size} drawn": f"{low} to {high}"}
         else:
-            shown |= {"right": "not run"}
+            shown |= {right: "not run"}
         rows.append(shown)
     return pd.DataFrame(rows).fillna("")
 
@@ -188,8 +188,8 @@ def published_beside(shipped: ShippedRecords, task: str = TASK, threshold: float
             for revision in ("26d6179", "6c8822f", "8e18baac"):
                 cell = measured(have, {"revision": revision, "k": k, "layers": layers})
                 row[f"real model, {revision}: right %"] = accuracy_text(cell)
-            for batch, title in (("jan_full", "January, 7B ({commit}, n = {n})"),
-                                 ("feb16_run2", "Run 2, 7B ({commit}, n = {n})")):
+            for batch, title in (("jan_full", "January, 7B, {commit}, n = {n}"),
+                                 ("feb16_run2", "Run 2, 7B, {commit}, n = {n}")):
                 one = log[(log.batch == batch) & (log.config == row["config"])].iloc[0]
                 row[title.format(commit=one.commit, n=one.n) + ": right %"] = f"{100 * one.accuracy:.1f}"
             rows.append(row)

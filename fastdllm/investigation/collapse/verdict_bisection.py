@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -46,11 +46,29 @@ def candidates_text(table: pd.DataFrame) -> pd.DataFrame:
         if f"parts from {decoder}" not in table:
             continue
         differs = zip(table[f"differs from {decoder} in"], table[f"parts from {decoder}"], strict=True)
-        shown[f"against the {decoder} one"] = [
-            f"{'everything' if what.split(', ') == list(OBSERVABLES) else what}; first at {where}" if what
-            else "no difference" for what, where in differs]
+        shown[f"against the {decoder} one"] = [f"{_together(what)}; first at {where}" if what else "no difference"
+                                               for what, where in differs]
         shown[f"its tokens ({decoder})"] = table[f"tokens of {decoder}"]
     return shown
+
+
+def _together(observables: str) -> str:
+    """What differs: by name, or, where that is nearly everything, what does not."""
+    alike = [name for name in OBSERVABLES if name not in observables.split(", ")]
+    return observables if len(alike) > 2 else "everything" + (f" but {', '.join(alike)}" if alike else "")
+
+
+def candidate_tables(results: Iterable[tuple[str, BisectionResult]]) -> list[tuple[str, pd.DataFrame]]:
+    """`candidates_text` of each subset; subsets with one and the same table share it: "middle, last"."""
+    tables: list[tuple[str, pd.DataFrame]] = []
+    for name, result in results:
+        shown = candidates_text(result.table)
+        at = next((i for i, (_, table) in enumerate(tables) if table.equals(shown)), None)
+        if at is None:
+            tables.append((name, shown))
+        else:
+            tables[at] = f"{tables[at][0]}, {name}", shown
+    return tables
 
 
 @claim(holds="`{name}`: {changes} makes the bad decoder of the good one.",

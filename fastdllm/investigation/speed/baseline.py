@@ -41,7 +41,7 @@ def as_text(measured: pd.DataFrame, runs: pd.DataFrame, device: str) -> pd.DataF
     """The measurements as text, batch by batch, beside what block diffusion would need where that was measured."""
     if measured.empty:
         return pd.DataFrame([{"decoding": "autoregressive", "tokens/s": MISSING}])
-    rows = []
+    rows, several = [], len(set(measured["device"])) > 1
     for row in measured.sort_values(["batch", "implementation"]).to_dict("records"):
         known = row["tokens_per_second"] == row["tokens_per_second"]
         factor = needed(measured, runs, device, row["batch"])
@@ -49,7 +49,18 @@ def as_text(measured: pd.DataFrame, runs: pd.DataFrame, device: str) -> pd.DataF
             "decoding": row["implementation"], "batch": row["batch"],
             "ms a token": f"{row['ms_per_token']:.2f}" if known else MISSING,
             "tokens/s": f"{row['tokens_per_second']:.0f}" if known else MISSING,
-            "of the bound": f"{row['share_of_bound']:.0%}" if known else MISSING, "on": row["device"],
+            "of the bound": f"{row['share_of_bound']:.0%}" if known else MISSING,
+            **({"on": row["device"]} if several else {}),
             f"tokens a forward for {claimed():g}x": f"{factor:.2f}" if factor == factor else MISSING})
     table, needs = pd.DataFrame(rows), f"tokens a forward for {claimed():g}x"
     return table.drop(columns=needs) if set(table[needs]) == {MISSING} else table
+
+
+def caption(measured: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Of `as_text`, which is `table`: what its columns are, as far as it has them."""
+    on = set(measured["device"]) if len(measured) else set()
+    needed_too = any(name.startswith("tokens a forward") for name in table)
+    what = (f"; {claimed():g}x: how many tokens a forward block diffusion must unmask to be so many times as fast as "
+            "the fastest of them at the same batch") if needed_too else ""
+    return ("Autoregressive decoding of the same shape, greedy, by our engine and by transformers' generate"
+            f"{f', on an {on.pop()}' if len(on) == 1 else ''}{what}")

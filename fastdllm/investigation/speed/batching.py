@@ -112,16 +112,26 @@ def _batch_axis(axis: Axes, sizes: list[int], n: int) -> None:
     axis.set_xlabel(f"batch size (n = {n})")
 
 
+def caption(frame: pd.DataFrame, rule: str) -> str:
+    """Of `as_text`; rule: the extraction rule of the accuracies."""
+    same = "with the same answers at every batch size" if (frame["equal"] == frame["n"]).all() else \
+        "same answers: those that the smallest batch gives too"
+    return (f"Each row is one run on {frame['device_name'].iloc[0]}, n = {frame['n'].max()} problems, rule {rule}; "
+            f"{same}. Seconds per answer: from a row's first forward to its last, waiting for a free row not included. "
+            "Peak memory is what the run's own process held: resident memory on a CPU, torch's allocations on a GPU.")
+
+
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """`table` for people."""
-    return pd.DataFrame({
-        "way": frame["way"], "batch size": frame["batch_size"], "n": frame["n"],
+    """`table` for people; n is the caption's, and so are the same answers where all are."""
+    shown = pd.DataFrame({
+        "way": frame["way"], "batch size": frame["batch_size"],
         "tokens/s": frame["tokens_per_second"].map("{:.0f}".format),
         "over k=1 at this batch size": [interval_text(ratio, math.nan, math.nan, 2) for ratio in frame["speedup"]],
         "over its smallest batch": [interval_text(ratio, math.nan, math.nan, 2) for ratio in frame["ratio"]],
         "forwards run": frame["forwards_run"].map("{:.0f}".format),
-        "seconds per answer": frame["latency"].map("{:.2f}".format),
-        "95th percentile": frame["latency_95"].map("{:.2f}".format),
+        "seconds per answer (95th percentile)": [f"{mean:.2f} ({most:.2f})" for mean, most in zip(
+            frame["latency"], frame["latency_95"], strict=True)],
         "peak memory, MB": (frame["memory"] / 1e6).map("{:.0f}".format),
         "accuracy %": [interval_text(r.accuracy, r.low, r.high, scale=100) for r in frame.itertuples()],
         "same answers": [f"{int(equal)} of {n}" for equal, n in zip(frame["equal"], frame["n"], strict=True)]})
+    return shown.drop(columns="same answers") if (frame["equal"] == frame["n"]).all() else shown

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from fastdllm import stats
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, styled
-from fastdllm.display.tables import p_text
+from fastdllm.display.tables import interval_text, p_text
 from fastdllm.investigation.speed.sweeps import front, one_task
 from fastdllm.report import tables
 from fastdllm.report.plain_control import SLACK
@@ -171,16 +171,20 @@ def criterion(row: pd.Series, speed: float, points: float) -> str:
 
 
 def as_text(rows: pd.DataFrame, speed: float = 1.2, points: float = 5.0) -> pd.DataFrame:
-    """The table as text; speed and points: the criterion."""
-    def interval(value: float, low: float, high: float) -> str:
-        return f"{value:z.1f} [{low:.1f}, {high:.1f}]" if value == value else ""
+    """What each configuration gives and costs, as text; speed and points: the criterion. n is the caption's."""
     return pd.DataFrame({
-        "config": rows["config"], "n": rows["n"],
-        "accuracy %": [f"{100 * r.accuracy:.1f}" for r in rows.itertuples()],
-        "points lost": [interval(r.lost, r.lost_low, r.lost_high) for r in rows.itertuples()],
-        "NFE": rows["nfe"], "passes": rows["forwards_run"], "replayed": rows["nfe_replay"],
+        "config": rows["config"], "accuracy %": [f"{100 * r.accuracy:.1f}" for r in rows.itertuples()],
+        "points lost": [interval_text(r.lost, r.lost_low, r.lost_high) for r in rows.itertuples()],
+        "NFE": rows["nfe"], "forwards run": rows["forwards_run"], "replayed": rows["nfe_replay"],
         "layer calls reused": rows["reuse"], "predicted speed-up": rows["speedup"].map("{:.2f}x".format),
-        "criterion": ["" if r["k"] == 1 else criterion(r, speed, points) for _, r in rows.iterrows()],
-        "control threshold": ["" if r.control != r.control else f"{r.control:g}" for r in rows.itertuples()],
-        "points won over it": [interval(r.gain, r.gain_low, r.gain_high) for r in rows.itertuples()],
-        "p (Holm)": ["" if r.gain_holm != r.gain_holm else p_text(r.gain_holm) for r in rows.itertuples()]})
+        "criterion": ["no reuse" if r["k"] == 1 else criterion(r, speed, points) for _, r in rows.iterrows()]})
+
+
+def against_control(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each reuse against the best plain threshold that is at least as fast, as text; without those that have none."""
+    have = rows[rows["gain"].notna()]
+    return pd.DataFrame({
+        "config": have["config"], "predicted speed-up": have["speedup"].map("{:.2f}x".format),
+        "threshold at least as fast": have["control"].map("{:g}".format),
+        "points won over it": [interval_text(r.gain, r.gain_low, r.gain_high) for r in have.itertuples()],
+        "McNemar p": have["gain_p"].map(p_text), "p after Holm": have["gain_holm"].map(p_text)})

@@ -17,7 +17,7 @@ from fastdllm.display.tables import interval_text, whole
 from fastdllm.investigation.collapse.phase6 import Phase6Results, worse
 from fastdllm.lab.config.computation import generative
 from fastdllm.report import cost_model
-from fastdllm.report.shipped import ShippedRecords, label
+from fastdllm.report.shipped import ShippedRecords
 
 REVISION = "26d6179"
 HIGH, LOW = 1.0, 0.9      # thresholds of the shipped grids
@@ -51,11 +51,11 @@ def predicted_seconds(row: dict[str, Any]) -> float:
 
 
 def front_text(table: pd.DataFrame) -> pd.DataFrame:
-    """`front` for people."""
+    """`front` for people; all rows are of the same n problems."""
     return pd.DataFrame([{
-        "threshold": f"{row.threshold:g}", "k": row.k, "right": f"{row.correct} of {row.n}",
+        "threshold": f"{row.threshold:g}", "k": row.k, f"right of {row.n}": row.correct,
         "points lost": "baseline" if row.Index == 0 else interval_text(row.lost, row.lost_low, row.lost_high),
-        "of k=1's right answers": "" if row.Index == 0 else f"{row.relative:.0%}",
+        "of k=1's right answers": "baseline" if row.Index == 0 else f"{row.relative:.0%}",
         "full forwards": whole(row.nfe_full), "small forwards": whole(row.nfe_small),
         "commit forwards": whole(row.nfe_commit),
         "tokens / forward": f"{row.tokens / row.nfe:.2f}", "layer calls reused": whole(row.reuse),
@@ -79,13 +79,12 @@ def scored(shipped: ShippedRecords) -> pd.DataFrame:
 
 
 def likelihood(shipped: ShippedRecords) -> pd.DataFrame:
-    """The tasks that are scored by likelihood: right answers, tokens/s, and what the records are of."""
-    frame = scored(shipped)
+    """The tasks that are scored by likelihood: right answers and tokens/s."""
     return pd.DataFrame([{"task": row.task, "model": row.model, "right": f"{row.correct} of {row.n}",
                           "accuracy %": interval_text(row.accuracy, row.low, row.high, scale=100),
                           "choices scored": whole(row.nfe), "batch": whole(row.batch_size),
-                          "seconds": f"{row.seconds:.0f}", "tokens/s": f"{row.tokens_per_second:.0f}",
-                          "reuse": "not applicable", "records": label(frame)} for row in frame.itertuples()])
+                          "seconds": f"{row.seconds:.0f}", "tokens/s": f"{row.tokens_per_second:.0f}"}
+                         for row in scored(shipped).itertuples()])
 
 
 @claim(holds="**On the real model (n = {n}) a lower threshold beats reuse**: {low:g} for {high:g}, nothing reused, is "

@@ -86,11 +86,11 @@ def threshold_figure(table: pd.DataFrame) -> Figure:
 
 def threshold_as_text(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text."""
-    lost = [f"{row.lost:z.1f} [{row.lost_low:.1f}, {row.lost_high:.1f}]" if row.lost == row.lost else "reference"
+    lost = [interval_text(row.lost, row.lost_low, row.lost_high) if row.lost == row.lost else "reference"
             for row in table.itertuples()] if "lost" in table else ["not measured"] * len(table)
     return pd.DataFrame({
         "threshold": [f"{value:g}" for value in table["threshold"]], "n": table["n"],
         "accuracy %": [interval_text(r.accuracy, r.low, r.high, scale=100) for r in table.itertuples()],
         "points lost": lost, "tokens / forward": table["tokens_per_forward"].map("{:.2f}".format),
         "NFE": table["nfe"], "tokens/s": table["tokens_per_second"].map("{:.0f}".format),
-        "on the front": table["on_front"].map({True: "yes", False: ""})})
+        "on the front": table["on_front"].map({True: "yes", False: "no"})})

@@ -69,5 +69,6 @@ def summary(findings: list[Finding]) -> str:
     """One line: how many findings of each level."""
     if not findings:
         return "audit: no rule fired"
-    counts = [f"{sum(f.level == level for f in findings)} {level}" for level in LEVELS]
+    counts = [f"{(n := sum(f.level == level for f in findings))} {level}{'s' if level == 'note' and n != 1 else ''}"
+              for level in LEVELS]
     return f"audit: {len(findings)} finding{'' if len(findings) == 1 else 's'} ({', '.join(counts)})"
