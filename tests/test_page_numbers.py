@@ -181,6 +181,33 @@ def test_the_table_of_verify_is_its_record():
         assert int(base) == round(ran[1]["tokens_per_second"])
 
 
+def test_what_verify_keeps_in_bfloat16_and_gains_in_batches_is_recorded():
+    text, records = page("docs/verify.md"), shipped.read().where(experiment="verify_bfloat16").frame.sort_values("k")
+    right = {row["k"]: shipped.read().right(row["path"]) for _, row in records.iterrows()}
+    stated = tuple(map(int, numbers(
+        r"strict\) k=1 has (\d+) right, and `verify` (\d+), (\d+) and (\d+) at k = 2, 3 and 4; against k=1 it wins "
+        r"(\d+), (\d+) and (\d+) problems and loses (\d+), (\d+) and (\d+)\.", text)))
+    won = [int((right[k] > right[1]).sum()) for k in (2, 3, 4)]
+    lost = [int((right[k] < right[1]).sum()) for k in (2, 3, 4)]
+    assert stated == (*(int(right[k].sum()) for k in (1, 2, 3, 4)), *won, *lost)
+    rows = {row["batch"]: row for row in json_lines(ROOT / "fastdllm" / "data" / "verify.jsonl")
+            if row["part"] == "batches" and row["n"] == 32}
+    *gains, base = numbers(r"k=3 makes (\S+), (\S+), (\S+) and (\S+) times the tokens/s of k=1 at batch 1, 2, 3 and 4; "
+                           r"k=1 itself makes (\d+, \d+, \d+ and \d+)\.", text)
+    assert gains == [f"{rows[batch]['speedup']:.2f}" for batch in (1, 2, 3, 4)]
+    assert re.findall(r"\d+", base) == [f"{rows[batch]['tokens_per_second_k1']:.0f}" for batch in (1, 2, 3, 4)]
+
+
+def test_packed_ticks_are_their_record():
+    runs = json.loads((ROOT / "benchmarks" / "results" / "h100_batches_2026-11-26.json").read_text())["runs"]
+    packed = {run["batch"]: run for run in runs if run["engine"] == "packed"}
+    for batch, run in packed.items():
+        speed, share, goal, met = numbers(rf"\| {batch} \(\d+ prompts\) \| (\d+) tokens/s, (\S+) % of the bound \(goal "
+                                          r"(\d+) %: (met|not met)\)", page("docs/speed.md"))
+        assert (int(speed), float(share)) == (round(run["tokens_per_second"]), round(100 * run["share"], 1))
+        assert int(goal) == round(100 * run["target"]) and (met == "met") == run["met"]
+
+
 def test_papermill_s_own_inspection_leaves_out_what_the_page_says():
     stated = numbers(r"Of the (\d+) parameters of our (\d+) notebooks it leaves out (\d+) ",
                      page("docs/architecture.md"))

@@ -8,10 +8,12 @@ Only those that one number decides, and that no notebook's verdict is made for.
 
 from __future__ import annotations
 
+from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, claim
 from fastdllm.report.shipped import ShippedRecords
 
 CHOICES = 4      # of a question of ARC-Easy
+SURE = 0.05      # a p below it says that right answers differ
 
 
 @claim(holds="The hypothesis held: {accuracy:.1%} of {n} are right (95 % interval {low:.1%} to {high:.1%}), above "
@@ -40,8 +42,26 @@ def subsets_differ(records: ShippedRecords) -> Decision:
     return apart > 0, {"apart": apart, "m": len(groups), "n": groups[0]["n"].iloc[0], "dtype": rows["dtype"].iloc[0]}
 
 
-DECIDED_BY = {"arc_easy_smol": score_is_above_chance, "gsm8k_smol_float16": subsets_differ,
-              "multiarith_smol_float16": subsets_differ}
+@claim(holds="The hypothesis stands: of {n} problems ({dtype}) {counts}; none differs (exact McNemar test, smallest p "
+             "{p}, Holm-corrected).",
+       fails="The hypothesis failed: of {n} problems ({dtype}) {counts}; smallest p {p} (exact McNemar test, "
+             "Holm-corrected).",
+       unknown="The hypothesis is not tested: k=1 and `verify` did not both run.")
+def verify_loses_as_often_as_it_wins(records: ShippedRecords) -> Decision:
+    """Whether policy `verify` is right as often as k=1 at every k, on the same problems."""
+    rows = records.frame.sort_values("k")
+    plain, tried = rows[rows["k"] == 1], rows[(rows["k"] > 1) & (rows["policy"] == "verify")]
+    if plain.empty or tried.empty:
+        return None, {}
+    pairs = [stats.compare_paired(records.right(plain["path"].iloc[0]), records.right(path)) for path in tried["path"]]
+    p = min(stats.holm([pair.p for pair in pairs]))
+    counts = ", ".join(f"k={k} wins {pair.gained} and loses {pair.lost}"
+                       for k, pair in zip(tried["k"], pairs, strict=True))
+    return p >= SURE, {"n": pairs[0].n, "dtype": plain["dtype"].iloc[0], "counts": counts, "p": f"{p:.2g}"}
+
+
+DECIDED_BY = {"arc_easy_smol": score_is_above_chance, "verify_bfloat16": verify_loses_as_often_as_it_wins,
+              "gsm8k_smol_float16": subsets_differ, "multiarith_smol_float16": subsets_differ}
 
 
 def judged(experiment: str, records: ShippedRecords) -> Judged | None:

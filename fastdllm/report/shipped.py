@@ -40,7 +40,7 @@ SETTINGS = ["model", "task", "limit", "engine", "dtype", "threshold", "max_new_t
             "full_forwards", "temperature", "seed", "revision", "policy", "k", "layers"]
 # The grids whose records ship: what is missing of them is named with its command.
 GRIDS = ("gsm8k_smol", "gsm8k_smol_run1", "multiarith_smol", "gsm8k_smol_float16", "multiarith_smol_float16",
-         "arc_easy_smol", "phase6_400")
+         "arc_easy_smol", "phase6_400", "verify_bfloat16")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fastdllm.lab.atomic import sha256
 LOGS = {"log", "logger", "logging", "warnings"}                   # whose methods write a message ...
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log", "warn"}
 LOG_FUNCTIONS = {"print", "log", "warn"}                          # ... and plain functions that do
-NAMES = re.compile(r"\bName\(id='(\w+)'")                       # as ast.dump writes them
+NAMES = re.compile(r"\bName\(id='(\w+)'")                       # as `dump` writes them
 WITH_BODY = (ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.For | ast.AsyncFor | ast.While
              | ast.With | ast.AsyncWith | ast.Try | ast.TryStar | ast.ExceptHandler | ast.match_case)
 
@@ -75,12 +75,20 @@ class _Doing(ast.NodeTransformer):
         return node
 
 
+def dump(node: object) -> str:
+    """A syntax tree as text, the same in every version of Python: newer ones have fields that are empty here."""
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={dump(value)}" for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(dump, node))}]" if isinstance(node, list) else repr(node)
+
+
 def tree_hash(source: str, texts: bool = False) -> str:
     """SHA-256 of what Python source does: comments, docstrings and layout don't count; error and log texts as asked.
 
     Raises SyntaxError for what is not Python.
     """
-    return sha256(ast.dump(_Doing(texts=texts).visit(ast.parse(source))))
+    return sha256(dump(_Doing(texts=texts).visit(ast.parse(source))))
 
 
 @dataclass
@@ -132,8 +140,8 @@ class Module:
     @cached_property
     def dumps(self) -> dict[str, str]:
         """Each definition as text, without what its names stand for; "" is all other statements."""
-        texts = {name: "".join(map(ast.dump, nodes)) for name, nodes in self.definitions.items() if nodes}
-        return texts | ({"": "".join(map(ast.dump, self.statements))} if self.statements else {})
+        texts = {name: "".join(map(dump, nodes)) for name, nodes in self.definitions.items() if nodes}
+        return texts | ({"": "".join(map(dump, self.statements))} if self.statements else {})
 
     @cached_property
     def hashes(self) -> dict[str, str]:
