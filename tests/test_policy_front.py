@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from report_support import fill
 
+from fastdllm.decode.verify import PASS_TOKENS
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.display.tables import Html, pairs_as_text
 from fastdllm.investigation.speed import pareto, verdict_policies, verify_measurements
@@ -147,6 +148,18 @@ def test_predicted_time_of_verify_is_that_of_the_widths_that_ran():
         assert verify_costs.relative_time(record) == pytest.approx(exact / plain, rel=0.03)
         record.parameters.decoding.small_block = 4
         assert np.isnan(verify_costs.relative_time(record))
+
+
+def test_drafts_are_offered_as_far_as_the_cost_model_has_measured_that_they_gain():
+    """A small draft for every row doubles a pass of small forwards: that costs less than the right ones save."""
+    packed = verify_costs.milliseconds("verify")
+    assert max(packed) == PASS_TOKENS
+    longer = max(packed[2 * width] / packed[width] - 1 for width in (8, 16, 32))
+    runs = [line for line in map(json.loads, verify_costs.PATH.read_text().splitlines())
+            if line["part"] == "run" and line["k"] == 2]
+    right = [sum(count["accepted"] for count in run["drafts"].values())
+             / sum(count["offered"] for count in run["drafts"].values()) for run in runs]
+    assert len(runs) >= 4 and longer < 0.06 and min(right) > 0.35 > longer
 
 
 def test_the_policy_front_fills_the_hole_and_stays_small():
