@@ -128,7 +128,7 @@ def points_flatter_the_loss(table: pd.DataFrame) -> Decision:
 @claim(holds="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} decodes differ by "
              "subset. Under refresh (`26d6179`), where it is a theorem, none of {of_refresh} does.",
        fails="Why `first` was spared is an observation, no theorem: under `6c8822f` {bypass} of {n} decodes differ by "
-             "subset. Under refresh (`26d6179`) {refresh} of {of_refresh} does, where exact arithmetic allows none: "
+             "subset. Under refresh (`26d6179`) it is {refresh} of {of_refresh}, where exact arithmetic allows none: "
              "whether rounding on the card tipped it is open.",
        unknown="Whether decodes differ by subset is not known on these records: two subsets of one k must run under "
                "`26d6179` and under `6c8822f`.")
