@@ -28,7 +28,7 @@ import torch
 
 import fastdllm
 from fastdllm import Decoding, Execution, Reuse, tasks
-from fastdllm.decode.drafts import Memory, OldLogits, chain
+from fastdllm.decode.drafts import Memory, OldLogits, chain, drafted
 from fastdllm.decode.generate import build
 from fastdllm.decode.row import Row
 from fastdllm.decode.step import Forward, Prediction
@@ -82,10 +82,10 @@ def moments(lm: LM, ids: list[list[int]], decoding: Decoding) -> Iterator[list[M
             yield mine
 
 
-def candidates(moment: Moment, threshold: float, mask_id: int) -> dict[str, Prediction]:
+def candidates(moment: Moment, threshold: float) -> dict[str, Prediction]:
     """What else the next state may be than the first guess; empty where there is no first guess."""
     forward, memory = moment.row.next(), moment.memory
-    first = OldLogits(threshold).guess(forward, memory)
+    first = drafted(moment.row, OldLogits(threshold).guess(forward, memory))
     if first is None:
         return {}
     if forward.kind == "commit":
@@ -109,8 +109,7 @@ def candidates(moment: Moment, threshold: float, mask_id: int) -> dict[str, Pred
     tokens = list(first.tokens)
     tokens[last] = moment.second[block + forward.offset + last]
     guesses["second token"] = Prediction(tuple(tokens), first.confidence, first.unmask)
-    return {name: guess for name, guess in guesses.items()
-            if not any(t == mask_id and chosen for t, chosen in zip(guess.tokens, guess.unmask, strict=True))}
+    return {name: guess for name, guess in guesses.items() if drafted(moment.row, guess)}
 
 
 @dataclass(frozen=True)
@@ -122,23 +121,23 @@ class Outcome:
     right: frozenset[str]
 
 
-def outcomes(mine: list[Moment], threshold: float, mask_id: int) -> list[Outcome]:
+def outcomes(mine: list[Moment], threshold: float) -> list[Outcome]:
     """What drafting comes to at each state of a prompt. A second candidate must fit beside the first (PASS_TOKENS)."""
     actual, drafter = [moment.row.next() for moment in mine], OldLogits(threshold)
     results = []
     for index, moment in enumerate(mine):
-        drafted = [draft.forward for draft in chain(moment.row, drafter, moment.memory, MOST_ROWS, PASS_TOKENS)[1:]]
+        line = [draft.forward for draft in chain(moment.row, drafter, moment.memory, MOST_ROWS, PASS_TOKENS)[1:]]
         length = 0
-        while length < len(drafted) and actual[index + 1 + length:][:1] == [drafted[length]]:
+        while length < len(line) and actual[index + 1 + length:][:1] == [line[length]]:
             length += 1
         right, denoised = set[str](), actual[index].kind != "prefill"
-        for name, guess in (candidates(moment, threshold, mask_id) if drafted and denoised else {}).items():
+        for name, guess in (candidates(moment, threshold) if line and denoised else {}).items():
             twin = moment.row.fork()
             twin.apply(actual[index], guess)
             if not twin.finish and [twin.next()] == actual[index + 1:][:1] and (
-                    name == "first" or actual[index].width + drafted[0].width + twin.next().width <= PASS_TOKENS):
+                    name == "first" or actual[index].width + line[0].width + twin.next().width <= PASS_TOKENS):
                 right.add(name)
-        results.append(Outcome(bool(drafted) and denoised, length, frozenset(right)))
+        results.append(Outcome(bool(line) and denoised, length, frozenset(right)))
     return results
 
 
@@ -157,7 +156,7 @@ def passes(results: list[Outcome], rows: int, second: str | None) -> int:
 def measure(lm: LM, ids: list[list[int]], decoding: Decoding) -> Iterator[dict[str, Any]]:
     """Candidates and passes of all prompts together."""
     about = {"model": lm.name, "n": len(ids), "threshold": decoding.threshold}
-    texts = [outcomes(mine, decoding.threshold, lm.mask_id or 0) for mine in moments(lm, ids, decoding)]
+    texts = [outcomes(mine, decoding.threshold) for mine in moments(lm, ids, decoding)]
     every = [each for results in texts for each in results]
     offered = [each for each in every if each.offered]
     wrong = [each for each in offered if "first" not in each.right]
