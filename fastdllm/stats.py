@@ -33,6 +33,7 @@ from statsmodels.stats.proportion import (
 
 Interval = tuple[float, float]
 LEVEL = 0.95
+SIGNIFICANT = 0.05      # a p below it, after Holm where there are several tests, says that two differ
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_the_caption_of_autoregressive_decoding_tells_of_the_columns_there_are(d
 
 
 def test_one_is_counted_in_the_singular() -> None:
-    assert [summary_tables.counting(n, "configuration") for n in (0, 1, 9)] == [
+    assert [summary_tables.number_of(n, "configuration") for n in (0, 1, 9)] == [
         "0 configurations", "1 configuration", "9 configurations"]
     assert "1 configurations" not in tables.Html(summary_tables.coverage()).markdown()
 

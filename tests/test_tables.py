@@ -15,12 +15,12 @@ from fastdllm.display.tables import (
     MOST,
     Html,
     as_text,
-    counted,
     number,
     only_predicted,
     p_text,
     pairs_as_text,
     together,
+    without_zeros,
 )
 from fastdllm.investigation.collapse.inspection import merged_prompts
 from fastdllm.lab import records
@@ -343,7 +343,7 @@ def test_long_names_and_commands_break_where_a_reader_expects() -> None:
 
 def test_what_never_happened_has_no_column() -> None:
     table = pd.DataFrame({"problem": ["a", "b"], "full": [0, 3], "replay": [0, 0], "share": [0.0, 0.0]})
-    assert list(counted(table)) == ["problem", "full", "share"]
+    assert list(without_zeros(table)) == ["problem", "full", "share"]
 
 
 @pytest.mark.parametrize(("values", "said"), [

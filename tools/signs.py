@@ -18,7 +18,7 @@ from fastdllm.display.notebook_html import SIGNS
 from fastdllm.lab import atomic
 
 FAMILY = "fd signs"
-CHARACTERS = "·–—…“”″−×≤\u2009¶■◄►▲▼▶←→≠✓✗\ufffd"
+CHARACTERS = "·–—…“”″−×≤¶■◄►▲▼▶←→≠✓✗\ufffd"
 HEAD = "/* made by tools/signs.py from DejaVu Sans (LICENSE.dejavu): the signs that pages use, wherever they open */"
 
 

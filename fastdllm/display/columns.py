@@ -14,7 +14,7 @@ DIGITS = 4      # significant ones of a column's largest value
 OFF = 0.02      # of a value: more must not be rounded away for the others' sake
 NUMBER = re.compile(r"^[<>≤+\u2212-]? ?\d[\d.,  ]*(x|%)?( .*)?$")     # maybe with its unit, interval or whole
 NO_VALUE = {"", "–", "-", "baseline", "reference", "none", "not run", "not measured", "not applicable"}
-THIN = "\u2009"       # where a name may be broken: behind an underscore; taken out again
+HERE = "\0"         # where a name may be broken: behind an underscore; taken out again, and in no text
 
 
 def is_text(cells: Iterable[str]) -> bool:
@@ -52,6 +52,6 @@ def heading_lines(headings: Sequence[str], cells: Sequence[Iterable[str]], wrapp
 
 def _lines(text: str, most: int) -> list[str]:
     """Lines that break between words and behind underscores, but not around a sign of equality."""
-    held = text.replace(" = ", "\u00a0=\u00a0").replace("_", f"_{THIN} ")
+    held = text.replace(" = ", "\u00a0=\u00a0").replace("_", f"_{HERE} ")
     lines = textwrap.wrap(held, most, break_long_words=False, break_on_hyphens=False) or [""]
-    return [line.replace(f"{THIN} ", "").replace(THIN, "") for line in lines]
+    return [line.replace(f"{HERE} ", "").replace(HERE, "") for line in lines]

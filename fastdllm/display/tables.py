@@ -252,7 +252,7 @@ def marked(text: str, kind: str = "") -> str:
         if kind == "w" else html
 
 
-def counted(table: pd.DataFrame) -> pd.DataFrame:
+def without_zeros(table: pd.DataFrame) -> pd.DataFrame:
     """A table without the columns in which nothing was counted (zeros alone): what never happened needs no column."""
     return table.loc[:, [not (pd.api.types.is_integer_dtype(kind) and (table.iloc[:, i] == 0).all())
                          for i, kind in enumerate(table.dtypes)]]

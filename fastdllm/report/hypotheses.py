@@ -13,7 +13,6 @@ from fastdllm.display.claim import Decision, Judged, claim
 from fastdllm.report.shipped import ShippedRecords
 
 CHOICES = 4      # of a question of ARC-Easy
-SURE = 0.05      # a p below it says that right answers differ
 
 
 @claim(holds="The hypothesis held: {accuracy:.1%} of {n} are right (95 % interval {low:.1%} to {high:.1%}), above "
@@ -57,7 +56,7 @@ def verify_loses_as_often_as_it_wins(records: ShippedRecords) -> Decision:
     p = min(stats.holm([pair.p for pair in pairs]))
     counts = ", ".join(f"k={k} wins {pair.gained} and loses {pair.lost}"
                        for k, pair in zip(tried["k"], pairs, strict=True))
-    return p >= SURE, {"n": pairs[0].n, "dtype": plain["dtype"].iloc[0], "counts": counts, "p": f"{p:.2g}"}
+    return p >= stats.SIGNIFICANT, {"n": pairs[0].n, "dtype": plain["dtype"].iloc[0], "counts": counts, "p": f"{p:.2g}"}
 
 
 DECIDED_BY = {"arc_easy_smol": score_is_above_chance, "verify_bfloat16": verify_loses_as_often_as_it_wins,

@@ -13,13 +13,12 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.claim import Decision, claim
+from fastdllm.settings import SUBSETS
 
-SUBSETS = ("first", "middle", "last")
 REUSING = tuple(f"k{k}_{layers}" for k in (2, 3) for layers in SUBSETS)
 APART = 0.01            # the share of problems that rounding may change
 CLOSE = 10.0            # points
 CEILING = 1.25          # times the tokens/s of k=1
-SIGNIFICANT = 0.05      # of McNemar's p, after Holm
 # What each claim reads, by the configuration's name: of every experiment that it is called with.
 WITH_BASE = ("k1_first", *REUSING)
 FIRST, MIDDLE = ("k2_first", "k3_first"), ("k2_middle", "k3_middle")
@@ -116,7 +115,7 @@ def first_was_spared_on_its_own_commit(own: Cells, bypass: Cells) -> Decision:
                              for k, name in zip((2, 3), FIRST, strict=True)})}
     if any(pair.gained <= pair.lost for pair in pairs.values()):
         return False, values
-    if (adjusted < SIGNIFICANT).all():
+    if (adjusted < stats.SIGNIFICANT).all():
         return True, values
     return None, {"why": "more right, but not beyond chance at both k, of {n}: {right}".format(**values)}
 

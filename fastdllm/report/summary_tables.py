@@ -84,7 +84,7 @@ def comparison(low: float, high: float, score: float | None, model: str, whole: 
     return inside if whole else f"{inside}; {n} of {full:.0f} problems only, a different sample"
 
 
-def counting(n: int, what: str) -> str:
+def number_of(n: int, what: str) -> str:
     """`1 configuration`, `9 configurations`."""
     return f"{n} {what}{'' if n == 1 else 's'}"
 
@@ -94,7 +94,7 @@ def coverage(results: Results | None = None) -> pd.DataFrame:
     log, rows = prior_results.results(), []
     for task, size in prior_results.tasks().iterrows():
         part = log[log["task"] == task]
-        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {counting(len(group), 'configuration')}"
+        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {number_of(len(group), 'configuration')}"
                 for (batch, limit), group in part.groupby(["batch", "limit"], sort=False)]
         row = {"benchmark": task,
                "problems": f"{size['n_full']:.0f}" if size["n_full"] == size["n_full"] else "generated",

@@ -172,7 +172,7 @@ def bug_5_is_the_collapse(table: pd.DataFrame) -> Decision:
        unknown="On the real model `8e18baac` and Run 1's changed tree did not both run.")
 def bugs_1_and_3_change_rounding_only(shipped: ShippedRecords) -> Decision:
     """The records of `first` at k = 1, 2, 3 on both codes: answer, tokens and forwards of each problem."""
-    return differing(shipped, JANUARY, "6f96d95-dirty")
+    return agree_but_for_rounding(shipped, JANUARY, "6f96d95-dirty")
 
 
 @claim(holds="Bug 4 by itself changes no more than rounding on the real model: {differ} of {n} decodes differ.",
@@ -180,10 +180,10 @@ def bugs_1_and_3_change_rounding_only(shipped: ShippedRecords) -> Decision:
        unknown="Bug 4 by itself: not run on the real model.")
 def bug_4_changes_rounding_only(shipped: ShippedRecords) -> Decision:
     """January's code with and without stored rows of finished samples, as `bugs_1_and_3_change_rounding_only`."""
-    return differing(shipped, JANUARY, BUG_4)
+    return agree_but_for_rounding(shipped, JANUARY, BUG_4)
 
 
-def differing(shipped: ShippedRecords, a: str, b: str) -> Decision:
+def agree_but_for_rounding(shipped: ShippedRecords, a: str, b: str) -> Decision:
     """Whether two codes agree but for rounding in the decodes of `first` that both ran on the real model."""
     codes = [real_model.results(shipped).frame.query("revision == @name and layers == 'first'").set_index("k")["path"]
              for name in (a, b)]

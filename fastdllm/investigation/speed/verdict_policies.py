@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from fastdllm import stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, verdict
 from fastdllm.display.tables import p_text
 from fastdllm.investigation.speed import pareto
 from fastdllm.investigation.speed.verify_measurements import half_precision, verify_meets_the_criterion
-
-SURE = 0.05         # of a p after Holm
 
 
 def named(part: pd.DataFrame, most: int = 6) -> str:
@@ -50,7 +49,7 @@ def replay_beats_every_threshold(compared: pd.DataFrame) -> Decision:
     """compared: `pareto.against_thresholds`; beaten: more right answers, p after Holm below 0.05."""
     if compared.empty:
         return None, {}
-    beaten = (compared["points"] > 0) & (compared["p_holm"] < SURE)
+    beaten = (compared["points"] > 0) & (compared["p_holm"] < stats.SIGNIFICANT)
     row = compared.loc[compared["points"].idxmin()]
     return beaten.all(), {"m": len(compared), "beaten": int(beaten.sum()), "t": row["threshold"], "n": row["n"],
                           "speedup": row["predicted speed-up"], "points": row["points"], "p": p_text(row["p_holm"])}
@@ -63,7 +62,7 @@ def the_threshold_tells_policies_apart(rows: pd.DataFrame) -> Decision:
     """rows: `pareto.table`: the paired gain of lossy policies over the best plain threshold at least as fast."""
     some = lossy(rows)
     some = some[some["gain"].notna()]
-    sure = some[some["gain_holm"] < SURE]
+    sure = some[some["gain_holm"] < stats.SIGNIFICANT]
     better, worse = sure[sure["gain"] > 0], sure[sure["gain"] < 0]
     return (None if some.empty else len(sure) > 0), {"better": named(better, 2), "worse": named(worse, 2),
                                                      "m": len(some)}
