@@ -71,7 +71,8 @@ def our_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: in
 
 def reuse_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: int, k: int) -> dict[str, Any]:
     """Policy `output` on the middle layers, `batch` rows at a time in one thread: seconds of the processor, so that a
-    busy machine slows no side more than the other, network calls, and layer calls (layers that ran, for each row)."""
+    busy machine slows no side more than the other, network calls, layer calls (layers that ran, for each row), and the
+    tokens that went through them: a call of a full forward has the block's, one of a small forward a quarter."""
     reuse = fastdllm.Reuse(k=k, layers="middle")
     engine, _ = build(lm, ids, Decoding(threshold=threshold, max_new_tokens=most), reuse, "fixed",
                       fastdllm.Execution(batch_size=batch, executor="fast"), None)
@@ -80,19 +81,25 @@ def reuse_run(lm: LM, ids: list[list[int]], threshold: float, most: int, batch: 
         for _ in engine.steps(iter(enumerate(ids))):
             pass
         seconds = time.process_time() - began
+    layers, block, small = lm.config.num_hidden_layers, engine.rules.block, engine.rules.small
+    width = {"prefill": 0, "full": block, "small": small, "commit": block}
+    tokens = sum(row.length // block * block + sum(width[kind] * row.nfe[kind] for kind in width)
+                 for row in engine.finished)
+    reused = sum(row.decisions["reuse"] for row in engine.finished)      # of small forwards, which alone reuse here
     return {"cpu_seconds": seconds, "network_calls": engine.executor.graphs.synchronisations,
-            "layer_calls": sum(lm.config.num_hidden_layers * sum(row.nfe.values()) - row.decisions["reuse"]
-                               for row in engine.finished)}
+            "layer_calls": layers * sum(sum(row.nfe.values()) for row in engine.finished) - reused,
+            "layer_tokens": layers * tokens - small * reused}
 
 
 def reuse_ratios(lm: LM, ids: list[list[int]], threshold: float, most: int, repeats: int) -> dict[str, Any]:
-    """k=1 over k=2 and k=3: medians of seconds, each repeat against the k=1 beside it, and the layer calls' ratio.
+    """k=1 over k=2 and k=3: medians of seconds, each repeat against the k=1 beside it, and the ratios of layer calls
+    and of their tokens.
 
-    Where the ratio of seconds is the smaller one, something besides the layers costs what they save.
+    Where the ratio of seconds is smaller than that of tokens, something besides the layers costs what they save.
     """
     runs = [{k: reuse_run(lm, ids, threshold, most, 32, k) for k in (1, 2, 3)} for _ in range(repeats)]
     return {f"k={k}": {"network_calls": runs[0][k]["network_calls"],
-                       "layer_calls": runs[0][1]["layer_calls"] / runs[0][k]["layer_calls"],
+                       **{name: runs[0][1][name] / runs[0][k][name] for name in ("layer_calls", "layer_tokens")},
                        "cpu_seconds": median(run[1]["cpu_seconds"] / run[k]["cpu_seconds"] for run in runs)}
             for k in (1, 2, 3)}
 
@@ -166,7 +173,8 @@ def main() -> None:
               "anatomy": {str(n): anatomy(lm, few[:4], *settings, n) for n in (1, 4)}}
     for name, ratio in report["reuse"].items():
         print(f"{name}, batch 32, one thread: {ratio['network_calls']} network calls; faster than k=1 by "
-              f"{ratio['cpu_seconds']:.2f} in seconds of the processor, {ratio['layer_calls']:.2f} in layer calls")
+              f"{ratio['cpu_seconds']:.3f} in seconds of the processor, {ratio['layer_calls']:.3f} in layer calls, "
+              f"{ratio['layer_tokens']:.3f} in their tokens")
     for batch, spent in report["anatomy"].items():
         print(f"batch {batch}: ms by kind {spent['ms_by_kind']}, loop itself {spent['loop_share']:.1%}; " + ", ".join(
             f"{name.removeprefix('aten::')} {share:.0%}" for name, share in spent["operations"].items()))

@@ -46,6 +46,10 @@ class Turn(Protocol):
         """One step of every row, or of half of them, or several (`verify`)."""
         ...
 
+    def rest(self) -> Iterator[Step]:
+        """Steps that were done and not told of yet, once no row is left."""
+        ...
+
 
 HALVES_FROM = 64        # rows of a batch: two launches of half of them cost no more than one of all
 
@@ -62,15 +66,33 @@ class Plain:
     """One step of every row. Work that can run together (equal `Executor.key`: the same kind of forward, and layers
     that run alike) is one batch.
 
-    Of large batches on a GPU a tick takes in what one half came to while the device runs the other.
+    While a GPU runs a batch its caller is told of the steps before, and has time for texts and files (a row that is
+    alone is watched by someone: it is told of at once). Of large batches a tick also takes in what one half came to
+    while the device runs the other.
     """
 
     def __init__(self, executor: Executor, policy: OutputPolicy | None, halves_from: int = HALVES_FROM):
         self.executor, self.policy, self.halves_from = executor, policy, halves_from
         self.flights: deque[Flight] = deque()
+        self.untold: list[Step] = []
 
     def tick(self, rows: list[Row]) -> Iterator[Step]:
         """Schedule work, run it, and let the rows take in what was predicted."""
+        self._begin(rows)
+        yield from self.rest()
+        steps = self._land(self.flights.popleft(), rows)
+        if self.executor.overlaps and len(rows) > 1:
+            self.untold += steps
+        else:
+            yield from steps
+
+    def rest(self) -> Iterator[Step]:
+        """Steps that were done and not told of yet."""
+        untold, self.untold = self.untold, []
+        return iter(untold)
+
+    def _begin(self, rows: list[Row]) -> None:
+        """Launch what no flight carries yet, all of it or by halves."""
         halves = self.executor.overlaps and len(rows) >= self.halves_from
         if halves or not self.flights:
             away = {id(item.row) for flight in self.flights for item in flight.work}
@@ -78,7 +100,6 @@ class Plain:
             for part in (here[::2], here[1::2]) if halves and not self.flights else (here,):
                 if part:
                     self.flights.append(self._launch([self._work(row, row.next()) for row in part]))
-        yield from self._land(self.flights.popleft(), rows)
 
     def _work(self, row: Row, forward: Forward) -> Work:
         """What a row needs now, and what the policy makes of it."""
@@ -150,12 +171,14 @@ class Engine:
     def steps(self, prompts: Iterator[tuple[int, list[int]]]) -> Iterator[Step]:
         """Denoise all prompts (index, token ids); yields every forward of every row.
 
+        On a GPU, rows of a batch may be a step further than what was yielded of them, and have finished already.
         Raises DecodingError (model/errors.py) where a row can't go on.
         """
         while True:
             self._admit(prompts)
             rows = [row for row in self.slots if row is not None]
             if not rows:
+                yield from self.turn.rest()
                 return
             turn = self.turn.tick(rows)
             yield from in_one_thread(turn) if self.small else turn

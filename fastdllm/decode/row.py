@@ -143,10 +143,13 @@ class Row:
             self.tokens.append(prediction.tokens[0])
         self._open_block()
 
+    def _text(self) -> list[int]:
+        """The prompt, clean tokens, and the open block as it stands."""
+        return self.tokens[:self.start] + self.block if self.block else self.tokens
+
     def _final(self) -> list[int]:
         """Generated tokens whose predecessors are all unmasked."""
-        text = self.tokens[:self.start] + self.block if self.block else self.tokens
-        text = text[self.length:]
+        text = self._text()[self.length:]
         return text[:text.index(self.rules.mask_id)] if self.rules.mask_id in text else text
 
     def _stop_exactly(self) -> None:
@@ -155,8 +158,7 @@ class Row:
         if clean == self.looked_to:      # what was unmasked lies behind a mask: nothing new is final
             return
         seen, self.looked_to = max(0, self.looked_to - self.length), clean
-        text = self.tokens[:self.start] + block if block else self.tokens
-        final, stop_ids = text[self.length:clean][:self.rules.max_new_tokens], self.rules.stop_ids
+        final, stop_ids = self._text()[self.length:clean][:self.rules.max_new_tokens], self.rules.stop_ids
         stop = next((i for i in range(seen, len(final)) if final[i] in stop_ids), None)
         if stop is not None:
             final, self.finish = final[:stop + 1], "stop"

@@ -51,6 +51,10 @@ class Verify:
         for each, drafts, pack, read in zip(kept, trees, packs, self.executor.run(packs), strict=True):
             yield from self._accept(each, drafts, pack, read)
 
+    def rest(self) -> Iterator[Step]:
+        """All is told of where it is done."""
+        return iter(())
+
     def _kept(self, row: Row) -> Verified:
         each = self.live.get(row.slot)
         if each is None or each.row is not row:
