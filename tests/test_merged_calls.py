@@ -1,17 +1,20 @@
 """Forwards of rows that do different things at a time run in one network call, and no row can tell."""
 
+import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from benchmarks import bench_ticks
 from fastdllm import Decoding, Execution, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
 from fastdllm.decode.loop import Plain
 from fastdllm.decode.policies import OutputPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.store import serves
-from fastdllm.model.graphs import rounded
+from fastdllm.model.graphs import SLOW, rounded
 
 DECODING = Decoding(threshold=0.6, max_new_tokens=40, stop_ids=(510,), mask_id=511)
 LENGTHS = (5, 64, 40, 33, 12, 70)
@@ -174,7 +177,15 @@ def test_sizes_that_are_captured():
     """Few enough to capture, and little idle work."""
     sizes = [rounded(rows) for rows in range(1, 513)]
     assert all(0 <= size - rows <= min(7, rows / 16) for rows, size in enumerate(sizes, 1))
-    assert len(set(sizes)) == 112
+    assert len(set(sizes)) <= 160 and not SLOW & set(sizes)
+
+
+def test_slow_sizes_are_those_that_were_measured():
+    [file] = Path(bench_ticks.__file__).parent.glob("results/h100_ticks_*.json")
+    measured = {int(rows): took for rows, took in json.loads(file.read_text())["milliseconds"].items()}
+    assert list(measured) == bench_ticks.sizes()
+    assert set(bench_ticks.slow(measured)) == SLOW
+    assert bench_ticks.slow({60: 2.0, 61: 1.0, 80: 1.5, 90: 1.0}) == [60]      # 90 is out of the reach of 80
 
 
 def test_the_reference_agrees(shallow):

@@ -61,10 +61,23 @@ class Shape:
             yield begin, layers - 1
 
 
+# Rows of a packed tick that take longer than a few more do: there the products' library cuts them badly. Found for the
+# 7B's shape on an H100 with `benchmarks/bench_ticks.py`.
+SLOW = frozenset({50, 52, 53, 55, 56, 60, 72, 104, 112, 152})
+
+
+def step_of(rows: int) -> int:
+    """In what steps the sizes grow that graphs are captured for, at so many rows: about a thirty-second of them."""
+    return min(8, 1 << max(0, (rows - 1).bit_length() - 6))
+
+
 def rounded(rows: int) -> int:
     """The size of a packed tick that graphs are captured for: a sixteenth more than it holds at most, and 7 rows."""
-    step = min(8, 1 << max(0, (rows - 1).bit_length() - 5))
-    return -(-rows // step) * step
+    step = step_of(rows)
+    size = -(-rows // step) * step
+    while size in SLOW:
+        size += step
+    return size
 
 
 def buckets(most: int) -> list[int]:
@@ -105,6 +118,7 @@ class Captured:
             self.busy = False
             return self.results[:, :self.readers or len(rows)].tolist()
         return result
+
 
 class Graphs:
     """Runs forwards by shape; captures a shape when it is first seen.
