@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from fastdllm.display.tables import marked
+from fastdllm.display.tables import interval_text, marked
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
@@ -251,7 +251,8 @@ def _configuration(draft: SiteDraft, experiment: Experiment, state: Configuratio
 def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[str, str]]:
     if row is None:
         return [("state", state.state)]
-    return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
+    return [("state", state.state),
+            (row["metric"], interval_text(row["accuracy"], row["low"], row["high"], scale=100, unit="%")),
             ("n", figure(row["n"])), ("forwards", figure(row["nfe"])),
             (f"tokens/s (batch {figure(row['batch_size'])}, one run)", figure(row["tokens_per_second"])),
             ("node", row["node"]),
