@@ -314,6 +314,14 @@ def test_a_heading_takes_as_few_lines_as_let_the_table_fit() -> None:
     assert "<span>full_</span> <span>block_</span> <span>every_1</span></th>" in switches
 
 
+def test_a_table_may_stand_behind_a_line_that_names_it() -> None:
+    table = Html(pd.DataFrame({"a": [1]}), "caption", fold="1 row of <x>")
+    page = table._repr_html_().partition("</style>")[2]
+    assert page.startswith("<details><summary>1 row of &lt;x&gt;</summary><div")
+    assert page.endswith("caption</p></details>")
+    assert "row of" not in table.markdown()
+
+
 @pytest.mark.parametrize(("cells", "side"), [
     (["small", "full"], "l"), (["12", "3"], ""), (["26d6179", "8e18baac"], "l"), (["1x8x128"], "l"), (["1.03x"], ""),
     (["3 of 4", "not run"], ""), (["baseline", "5.5 (2.0 to 8.9)"], "i"), (["< 0.0001", "0.4"], ""),

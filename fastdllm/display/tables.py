@@ -166,10 +166,11 @@ class Html:
 
     Any frame can be read as it is: numbers are rounded, `HEADINGS` names columns, text between backticks is code (but
     not in what models were asked and said), and of a table without rows its caption says so.
+    fold: the line that a page shows until it is asked for the table.
     """
 
-    def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
-        self.table, self.caption = table, caption
+    def __init__(self, table: pd.DataFrame, caption: str = "", fold: str = "") -> None:
+        self.table, self.caption, self.fold = table, caption, fold
 
     def _repr_html_(self) -> str:
         shown = _as_shown(self.table.head(MOST))
@@ -191,8 +192,9 @@ class Html:
         caption = f'<p class="fdc">{marked(self._said())}</p>' if self._said() else ""
         if self.table.empty:
             return STYLE + caption
-        return (f'{STYLE}<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
-                f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
+        whole = (f'<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
+                 f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
+        return STYLE + (f"<details><summary>{marked(self.fold)}</summary>{whole}</details>" if self.fold else whole)
 
     def _said(self) -> str:
         if self.table.empty:
