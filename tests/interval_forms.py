@@ -11,6 +11,14 @@ _WRITTEN = re.compile(r"#[%x]? [\[(]#%?, #%?[\])]|±\s?#|#%?\s?–\s?#")
 _PLACE = re.compile(r"\{[^{}:]*:[^{}]*\}")        # of a number: it says how many digits
 
 
+_FILLED = re.compile(r"[\[(](\$?\{\{?[^{}]*\}\}?%?), (\$?\{\{?[^{}]*\}\}?%?)[\])]")
+
+
+def in_page(template: str) -> list[str]:
+    """Places of a page's template, or of its script, that would make an interval of another form."""
+    return [match.group() for match in _FILLED.finditer(template) if "format" in match[1] or "toFixed" in match[1]]
+
+
 def in_text(text: str) -> list[str]:
     """Intervals of another form in a text."""
     return _SHOWN.findall(text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from interval_forms import in_source, in_text
+from interval_forms import in_page, in_source, in_text
 
 from fastdllm import stats
 from fastdllm.display.tables import interval_text
@@ -36,6 +36,17 @@ def test_another_form_is_seen(text: str) -> None:
                                   "f'{low:.1f}–{high:.1f} %'"])
 def test_source_of_another_form_is_seen(code: str) -> None:
     assert in_source(code)
+
+
+def test_a_template_of_another_form_is_seen() -> None:
+    assert in_page('{{ x }} % [{{ "%.1f" | format(low) }}, {{ "%.1f" | format(high) }}]')
+    assert in_page("`${x} (${low.toFixed(1)}, ${high.toFixed(1)})`") and not in_page("({{ name }}, {{ other }})")
+
+
+def test_no_template_writes_another_form() -> None:
+    files = [path for suffix in ("j2", "js") for path in sorted((ROOT / "fastdllm").rglob(f"*.{suffix}"))]
+    found = {path.name: forms for path in files if (forms := in_page(path.read_text(encoding="utf-8")))}
+    assert len(files) > 5 and found == {}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -32,6 +32,7 @@ from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
 from fastdllm.share.inventory import Experiment
 from fastdllm.share.redact import Redactor, read_notebook, redactor
+from fastdllm.stats import span
 from fastdllm.version import __version__
 
 DPI = 96        # of the headline figures
@@ -131,7 +132,7 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
         cells=cells, notebooks=[page for section in sections for page in section["notebooks"]], columns=COLUMNS,
         states=sorted({cell["state"] for cell in cells}), redacted=redact, version=__version__,
         complete=sum(cell["state"] == "complete" for cell in applicable), applicable=len(applicable),
-        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", span=span)
     draft.add(Path("index.html"), index)
     for asset, content in draft.writer.assets().items():
         draft.add(Path("assets") / asset, content)
