@@ -282,6 +282,11 @@ def smallest_loss(p: float, n: int, power_wanted: float = 0.8, alpha: float = 0.
     return float(optimize.brentq(lambda d: power(p, p - d, n, alpha) - power_wanted, 1e-6, worst))
 
 
+def span(low: float, high: float, form: str = "z.1f") -> str:
+    """An interval in tables and sentences, `76.1 to 86.7`: the one way in which pages write it."""
+    return f"{low:{form}} to {high:{form}}"
+
+
 def say_difference(difference: float, low: float, high: float, n: int, unit: str = "points") -> str:
     """One honest sentence about a difference with its interval, all three in `unit`."""
     if math.isnan(low) or math.isnan(high):
@@ -289,9 +294,9 @@ def say_difference(difference: float, low: float, high: float, n: int, unit: str
     if low <= 0 <= high:
         open_ends = (f"up to {high:.1f} {unit} either way are not excluded" if f"{-low:.1f}" == f"{high:.1f}" else
                      f"{-low:.1f} {unit} down or {high:.1f} up are not excluded")
-        return (f"no difference found at n = {n}: {difference:+.1f} {unit} (95 % interval {low:+.1f} to {high:+.1f}); "
+        return (f"no difference found at n = {n}: {difference:+.1f} {unit} (95 % interval {span(low, high, '+.1f')}); "
                 f"{open_ends}")
-    return f"{difference:+.1f} {unit} (95 % interval {low:+.1f} to {high:+.1f}, n = {n})"
+    return f"{difference:+.1f} {unit} (95 % interval {span(low, high, '+.1f')}, n = {n})"
 
 
 def _same_length(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

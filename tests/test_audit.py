@@ -214,6 +214,26 @@ def test_equal_totals_that_another_cause_explains_are_not_called_impossible(chan
     assert two.level == "doubtful" and "only two" in two.sure
 
 
+@pytest.mark.parametrize(("rows", "said"), [
+    ([f"r/t/k{k}_{layers}" for k in (1, 2) for layers in ("first", "last")], "r/t: k1, k2 x first, last"),
+    (["r/t/k1_first", "r/t/k2_first", "r/t/k2_last"], "r/t: k1 first and k2 first, last"),
+    (["a/k1_t0.7", "b/k2_first"], "a: k1 t0.7; b: k2 first"), (["r/k1_first", "r/other_one"], "r: k1_first, other_one"),
+    (["Fast_dLLM_v2_7B last"], "Fast_dLLM_v2_7B last")])
+def test_rows_of_a_page_say_what_they_have_in_common_once(rows: list[str], said: str) -> None:
+    assert rules.crossed(rows) == said
+
+
+def test_a_page_folds_all_but_what_cannot_be() -> None:
+    findings = rules.audit(sources.published())
+    pages = {level: rules.shown(findings, level, fold=level != "impossible")._repr_html_() for level in LEVELS}
+    assert [level for level, page in pages.items() if "<details>" in page] == ["doubtful", "note"]
+    doubtful = [finding.rule for finding in findings if finding.level == "doubtful"]
+    summary = pages["doubtful"].partition("<summary>")[2].partition("</summary>")[0]
+    assert summary.startswith(f"{len(doubtful)} findings: ")
+    assert f"<code>runaway</code> {doubtful.count('runaway')}, " in summary
+    assert "<details>" not in rules.shown([], "note", fold=True)._repr_html_()
+
+
 def test_baselines_are_impossible_only_where_everything_is_known_and_agrees() -> None:
     rows = [configuration(accuracy=0.6, n=10, **SAME), configuration(1, "last", accuracy=0.7, n=10, **SAME)]
     (finding,) = fired("must_agree", rows)

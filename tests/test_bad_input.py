@@ -232,8 +232,10 @@ LONG = "...: too long for a file's name; allowed: "
 
 @pytest.mark.parametrize(("words", "says"), [
     (("run", "--limit", "1", "--model"), LONG), (("grid", "status"), LONG), (("report",), LONG),
-    (("chat", "--model"), " is no directory; allowed: ")])
-def test_a_name_that_no_disk_takes_is_shortened(programs, tmp_path, words, says):
+    (("chat", "--model"), " is no directory; allowed: "), (("bench", "--model"), "model='xxx"),
+    (("fetch",), "name='xxx"), (("bench",), LONG), (("grid", "run", "demo", "--data"), "allowed: --set data=..."),
+    (("grid", "run", "demo", "--k"), "allowed: --set axes.k=[...]"), (("run", "--data"), "allowed: --set data=...")])
+def test_a_value_of_any_length_is_shortened(programs, tmp_path, words, says):
     done = programs.fastdllm(*words, "x" * 5000, cwd=tmp_path)
     [line] = done.stderr.splitlines()
     assert done.returncode == 1 and line.startswith("fastdllm: ") and says in line and len(line) < 300

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from bs4 import BeautifulSoup
 from lab_support import checkpoint, command, invoke, params, write_record
 from report_support import fill, healthy, rows, ship
 
@@ -20,6 +21,7 @@ from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.records import steps
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cell_report, shipped
+from fastdllm.report.comparison import page as comparison_page
 from fastdllm.report.comparison import replay, sides
 from fastdllm.report.comparison.pairs import Comparison
 from fastdllm.share import bundle
@@ -86,6 +88,24 @@ def test_tables_and_page_are_written(project, tmp_path):
     assert len(problems) == N and problems["right_A"].sum() == 57 and problems["right_B"].sum() == 45
     page = (tmp_path / "c.html").read_text()
     assert "-20.0 points" in page and "http" not in page and page.count("<details>") == numbers["lost"].iloc[1]
+
+
+def test_a_page_of_many_problems_shows_the_first_and_folds_the_rest(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison_page, "OPEN", 5)
+    command("compare", "study/k1_middle", "study/k3_middle", "--html", tmp_path / "c.html", "--show", 0)
+    soup = BeautifulSoup((tmp_path / "c.html").read_text(), "html.parser")
+    lost = next(node for node in soup.select("h3") if node.text.startswith("Lost: "))
+    count = int(lost.text.split()[1])
+    [rest] = soup.select("details.rest")
+    assert lost.text.endswith("(right in A, wrong in B)") and rest.summary.text == f"{count - 5} more"
+    assert len(rest.select("details")) == count - 5 and len(soup.select("body > details:not(.rest)")) == 5
+
+
+def test_what_no_record_states_is_no_column(tmp_path):
+    text = command("compare", "feb15_run1/k1_first", "feb15_run1/k2_middle", "--html", tmp_path / "c.html")
+    assert "| accuracy %, stated | n | tokens/s | executor |" in text
+    page = (tmp_path / "c.html").read_text()
+    assert "2026-02-15, commit 6f96d959" in page
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import page_support
 import pytest
+from interval_forms import in_text
 from report_support import every_claim
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
@@ -46,6 +47,9 @@ def test_smoke(entry, tmp_path, executed):
     pages = ["".join(out.get("data", {}).get("text/html", "")) for cell in code for out in cell["outputs"]]
     raw = [page[:80] for page in pages if "dataframe" in page or 'id="T_' in page]
     assert [fault for table in page_support.tables(cells) for fault in page_support.bare(table)] == []
+    shown = [re.sub("<[^>]+>", "", text) for cell in code for out in cell["outputs"]
+             for text in (out.get("text", ""), *map("".join, out.get("data", {}).values())) if isinstance(text, str)]
+    assert [form for text in [*shown, *lines] for form in in_text(text)] == [], "an interval of another form"
     assert not raw, f"a frame as pandas shows it, with its raw headings and p 0.00; allowed: tables.Html: {raw}"
 
 

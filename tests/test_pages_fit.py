@@ -16,7 +16,7 @@ from fastdllm.report.cell_report import WORDS
 from fastdllm.share.notebook_pages import Writer
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium here: bash .ci/install-system.sh")
-INTERVAL, LOST = "100.0 [94.3, 100.0]", "-32.8 [-45.5, -19.7]"
+INTERVAL, LOST = "100.0 (94.3 to 100.0)", "-32.8 (-45.5 to -19.7)"
 TABLES = {
     "policies": {"config": "k4_middle_refresh_least_similar_t0.9", "accuracy %": "98.0", "points lost": LOST,
                  "NFE": 22571, "forwards run": 22571, "replayed": 2218, "layer calls reused": 42372,
@@ -25,7 +25,7 @@ TABLES = {
               "over its smallest batch": "1.85", "forwards run": "1380",
               "seconds per answer (95th percentile)": "12.27 (10.51)", "peak memory, MB": "638",
               "accuracy %": INTERVAL},
-    "front": {"threshold": "0.9", "k": 2, "right of 1319": 105, "points lost": "0.5 [-0.1, 1.1]",
+    "front": {"threshold": "0.9", "k": 2, "right of 1319": 105, "points lost": "0.5 (-0.1 to 1.1)",
               "of k=1's right answers": "37%", "full forwards": "35 223", "small forwards": "101 546",
               "commit forwards": "3 783", "tokens / forward": "0.85", "layer calls reused": "559 764",
               "predicted speed-up": "1.15x"},

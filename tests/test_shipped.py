@@ -169,8 +169,8 @@ def test_below_a_grid_stand_the_shipped_records_of_its_model_and_settings(real_o
              ("26d6179", 3, "middle"): [0, 0, 0, 0, 0]}
     text = shipped_beside.markdown(real_one, shipped_of(cells))
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| gsm8k")]
-    assert [line[:4] for line in lines] == [["gsm8k_words", "k1", "60.0 [23.1, 88.2]", "3 of 5"],
-                                            ["gsm8k_words", "k2 middle", "40.0 [11.8, 76.9]", "2 of 5"]]
+    assert [line[:4] for line in lines] == [["gsm8k_words", "k1", "60.0 (23.1 to 88.2)", "3 of 5"],
+                                            ["gsm8k_words", "k2 middle", "40.0 (11.8 to 76.9)", "2 of 5"]]
     assert {line[-1] for line in lines} == {"a card, 2026-11-25, commit 0123456"}
     assert "not shipped" not in text
     without = shipped_beside.markdown(real_one, shipped_of({key: cells[key] for key in list(cells)[:1]}))

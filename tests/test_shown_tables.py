@@ -58,9 +58,9 @@ def test_the_front_leaves_no_cell_blank_and_shows_no_negative_nothing() -> None:
     rows = pd.DataFrame([row | {"k": 1}, row | {"k": 2, "speedup": 1.3, "gain": -0.01, "gain_low": -1.0,
                                                 "gain_high": -0.02, "gain_p": 0.0, "gain_holm": 0.5, "control": 0.52}])
     shown = pareto.as_text(rows)
-    assert shown["criterion"].tolist() == ["no reuse", "open"] and set(shown["points lost"]) == {"1.2 [0.0, 2.0]"}
+    assert shown["criterion"].tolist() == ["no reuse", "open"] and set(shown["points lost"]) == {"1.2 (0.0 to 2.0)"}
     against = pareto.against_control(rows)
-    assert against["points won over it"].tolist() == ["0.0 [-1.0, 0.0]"]
+    assert against["points won over it"].tolist() == ["0.0 (-1.0 to 0.0)"]
     assert against["McNemar p"].tolist() == ["< 0.0001"]
     assert not (shown == "").any(axis=None) and not (against == "").any(axis=None)
 

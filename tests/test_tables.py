@@ -314,10 +314,19 @@ def test_a_heading_takes_as_few_lines_as_let_the_table_fit() -> None:
     assert "<span>full_</span> <span>block_</span> <span>every_1</span></th>" in switches
 
 
+def test_a_table_may_stand_behind_a_line_that_names_it() -> None:
+    table = Html(pd.DataFrame({"a": [1]}), "caption", fold="1 row of <x>")
+    page = table._repr_html_().partition("</style>")[2]
+    assert page.startswith("<details><summary>1 row of &lt;x&gt;</summary><div")
+    assert page.endswith("caption</p></details>")
+    assert "row of" not in table.markdown()
+
+
 @pytest.mark.parametrize(("cells", "side"), [
     (["small", "full"], "l"), (["12", "3"], ""), (["26d6179", "8e18baac"], "l"), (["1x8x128"], "l"), (["1.03x"], ""),
-    (["3 of 4", "not run"], ""), (["baseline", "5.5 [2.0, 8.9]"], "i"), (["< 0.0001", "0.4"], ""), (["yes", "no"], "l"),
-    (["2-5,9-12"], "l"), (["0 to 3"], ""), (["2026-02-16 00:20:40"], "l"), (["", ""], "l"), (["-3.1", ""], "")])
+    (["3 of 4", "not run"], ""), (["baseline", "5.5 (2.0 to 8.9)"], "i"), (["< 0.0001", "0.4"], ""),
+    (["yes", "no"], "l"), (["2-5,9-12"], "l"), (["0 to 3"], ""),
+    (["2026-02-16 00:20:40"], "l"), (["", ""], "l"), (["-3.1", ""], "")])
 def test_words_begin_at_the_left_and_numbers_end_at_the_right(cells: list[str], side: str) -> None:
     html = Html(pd.DataFrame({"config": ["k1"] * len(cells), "x": cells}))._repr_html_()
     assert html.count(f'<td class="{side}">') == len(cells) * (2 if side == "l" else 1)
@@ -335,10 +344,10 @@ def test_the_numbers_of_a_column_have_as_many_decimals(values: list[float], said
 
 
 def test_long_names_and_commands_break_where_a_reader_expects() -> None:
-    html = Html(pd.DataFrame({"why": ["grid run x --set dtype=float32 with run_skipped"], "points": ["1.0 [0.5, 2.0]"]})
-                )._repr_html_()
+    html = Html(pd.DataFrame({"why": ["grid run x --set dtype=float32 with run_skipped"],
+                              "points": ["1.0 (0.5 to 2.0)"]}))._repr_html_()
     assert '<span class="o">--set</span>' in html and "run_<wbr>skipped" in html
-    assert '1.0 <span class="o">[0.5, 2.0]</span>' in html
+    assert '1.0 <span class="o">(0.5 to 2.0)</span>' in html
 
 
 def test_what_never_happened_has_no_column() -> None:
@@ -347,7 +356,8 @@ def test_what_never_happened_has_no_column() -> None:
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ([0.9531, 0.1], ["95.3", "10.0"]), ([0.0, np.nan], ["0.0", ""]), (["94.5 [90.4, 96.9]"], ["94.5 [90.4, 96.9]"])])
+    ([0.9531, 0.1], ["95.3", "10.0"]), ([0.0, np.nan], ["0.0", ""]),
+    (["94.5 (90.4 to 96.9)"], ["94.5 (90.4 to 96.9)"])])
 def test_a_share_of_right_answers_is_shown_in_percent_and_says_so(values: list, said: list[str]) -> None:
     text = Html(pd.DataFrame({"config": ["x"] * len(values), "accuracy": values})).markdown()
     assert ("accuracy %" in text) == (not isinstance(values[0], str))
@@ -388,7 +398,7 @@ def test_a_p_value_is_never_said_to_be_nothing(p: float, said: str) -> None:
     share = pairs_as_text(pd.DataFrame([row | {"p": p, "p_holm": p, "relative": value}
                                         for value in (-0.34, float("nan"))]))
     assert share.table["of the baseline's right answers, %"].tolist() == ["-34.0", "–"]
-    assert shown.table["McNemar p"].tolist() == [said] and shown.table["points"].tolist() == ["-45.3 [-57.6, -30.3]"]
+    assert shown.table["McNemar p"].tolist() == [said] and shown.table["points"].tolist() == ["-45.3 (-57.6 to -30.3)"]
 
 
 def test_a_sweep_without_reuse_on_a_cpu_shows_no_clock_either(tmp_path: Path) -> None:

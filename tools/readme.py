@@ -14,7 +14,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from fastdllm import prior_results
+from fastdllm import prior_results, stats
 from fastdllm.display.tables import Html
 from fastdllm.investigation.collapse import phase6, real_model, verdict_real_model
 from fastdllm.lab import atomic
@@ -77,7 +77,7 @@ def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:
 
 def line(row: dict[Any, Any], base: float) -> str:
     """Configurations of one computation as a line of the table; `base`: the forwards of k=1."""
-    interval = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+    interval = f"{row['accuracy']:.1%} ({stats.span(row['low'], row['high'], '.1%')})"
     forwards = f"{row['nfe']:.0f}" + ("" if row["k"] == 1 else f" ({row['nfe'] / base - 1:+.0%})")
     speed = "1" if row["k"] == 1 else f"{row['speedup']:.2f}x"
     return f"| {row['name']} | {interval} | {forwards} | {row['tokens_per_forward']:.2f} | {speed} |"

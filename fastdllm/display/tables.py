@@ -19,6 +19,7 @@ import pandas as pd
 
 from fastdllm.characters import visible
 from fastdllm.display.columns import decimals, heading_lines, is_text
+from fastdllm.stats import span
 
 # Colours are those of the page around, so that a table can be read on a light ground and on a dark one.
 STYLE = """<style>
@@ -46,7 +47,7 @@ QUOTED = {"answer", "output", "question", "prompt", "text", "target"}      # as 
 HEADINGS = {"p_holm": "p after Holm", "nfe": "NFE", "small_block": "small block", "input_shape": "input shape",
             "tokens_per_s": "tokens/s", "served_forward": "served from forward", "slice_start": "slice starts at",
             "dirty": "uncommitted changes", "tokens_per_forward": "tokens / forward", "speedup": "speed-up"}
-INTERVAL = re.compile(r" (\[[^\]]+\])$")
+INTERVAL = re.compile(r" (\([^()]+ to [^()]+\))$")
 P_VALUES = {"p", "p_holm"}
 PERCENT = {"accuracy"}      # shares of one that are shown in percent
 AS_ONE = ("points", "low", "high", "relative", "p", "p_holm")      # of a comparison: not shown as they are
@@ -57,14 +58,16 @@ def number(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def interval_text(value: Any, low: Any, high: Any, digits: int = 1, scale: float = 1.0) -> str:
-    """`82.0 [76.1, 86.7]`; without brackets where there is no interval, a dash where there is no value."""
+def interval_text(value: Any, low: Any, high: Any, digits: int = 1, scale: float = 1.0, unit: str = "") -> str:
+    """`82.0 (76.1 to 86.7)`, the unit behind the value; without brackets where there is no interval, a dash where
+    there is no value.
+    """
     if value is None or math.isnan(value):
         return "–"
-    shown = number(scale * value, digits)
+    shown = number(scale * value, digits) + unit
     if math.isnan(low) or math.isnan(high):
         return shown
-    return f"{shown} [{number(scale * low, digits)}, {number(scale * high, digits)}]"
+    return f"{shown} ({span(scale * low, scale * high, f'z.{digits}f')})"
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,10 +166,11 @@ class Html:
 
     Any frame can be read as it is: numbers are rounded, `HEADINGS` names columns, text between backticks is code (but
     not in what models were asked and said), and of a table without rows its caption says so.
+    fold: the line that a page shows until it is asked for the table.
     """
 
-    def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
-        self.table, self.caption = table, caption
+    def __init__(self, table: pd.DataFrame, caption: str = "", fold: str = "") -> None:
+        self.table, self.caption, self.fold = table, caption, fold
 
     def _repr_html_(self) -> str:
         shown = _as_shown(self.table.head(MOST))
@@ -188,8 +192,9 @@ class Html:
         caption = f'<p class="fdc">{marked(self._said())}</p>' if self._said() else ""
         if self.table.empty:
             return STYLE + caption
-        return (f'{STYLE}<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
-                f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
+        whole = (f'<div class="fds" tabindex="0"><table class="fd"><thead><tr>{head}</tr></thead>'
+                 f"<tbody>{''.join(body)}</tbody></table></div>{caption}")
+        return STYLE + (f"<details><summary>{marked(self.fold)}</summary>{whole}</details>" if self.fold else whole)
 
     def _said(self) -> str:
         if self.table.empty:

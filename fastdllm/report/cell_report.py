@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fastdllm import stats
 from fastdllm.characters import visible
 from fastdllm.display import claim as claims
 from fastdllm.display.claim import Decision, claim
@@ -36,7 +37,7 @@ def scores(record: Record) -> Html:
     """One row per extraction rule that applies: correct of n, share, 95 % Wilson interval; the headline rule first."""
     rules = applying(record)
     rows = [{"rule": rule + (" (headline)" if rule == record.metric else ""), "correct": f"{a.correct} of {a.n}",
-             "accuracy": f"{a.value:.1%}", "95 % interval": f"{a.low:.1%} to {a.high:.1%}"}
+             "accuracy": f"{a.value:.1%}", "95 % interval": stats.span(a.low, a.high, ".1%")}
             for rule in rules for a in (record.accuracy[rule],)]
     unread = [rule for rule in record.accuracy if rule not in rules]
     return Html(pd.DataFrame(rows), f"No answer has the form that {', '.join(unread)} reads." if unread else "")
@@ -231,7 +232,7 @@ def verdict(record: Record) -> str:
     """The answer (Markdown): accuracy with its interval, cost, whether reuse acted, and what would change it."""
     row, a = records.row(record), record.headline
     score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
-             f"{a.low:.1%} to {a.high:.1%}) at {row['tokens_per_forward']:.2f} tokens a forward and "
+             f"{stats.span(a.low, a.high, '.1%')}) at {row['tokens_per_forward']:.2f} tokens a forward and "
              f"{record.tokens_per_second:.0f} tokens/s (batch {record.parameters.batch_size}, one run on "
              f"{record.environment.device_name}, without loading and warm-up).")
     return claims.verdict([score, reuse_acted(record), answers_ended(record)],

@@ -129,7 +129,7 @@ def nodes_figure(rows: pd.DataFrame) -> Figure:
                        color=palette[i % 6], label=node, linestyle="", markersize=7, alpha=0.85)
         panel.set_title(f"{batch} {task}" + (f" limit {limit:.0f}" if limit else ""), fontsize=9)
         panel.set_xticks(sorted(part["k"].unique()), [f"k={k:.0f}" for k in sorted(part["k"].unique())])
-        panel.set_ylim(0)
+        panel.set_ylim(0, 1.1 * part["tokens_per_s"].max())      # no marker at the edge
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8)
         panel.set_ylabel("tokens/s")      # of its own scale
     return figure
@@ -150,7 +150,7 @@ def nodes_caption(rows: pd.DataFrame) -> str:
     one = rows[(rows["k"] == 1) & rows["tokens_per_s"].notna()].groupby(["batch", "task", "limit"])["tokens_per_s"]
     spread = float((one.max() / one.min()).max()) if len(one) else 1.0
     return ("Within a column only machine and layers differ; k=1 rows of one table, one computation, differ by "
-            f"up to {spread:.1f} times.")
+            f"up to {spread:.1f} times in tokens/s.")
 
 
 def _nothing(why: str) -> Figure:

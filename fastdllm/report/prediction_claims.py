@@ -173,7 +173,7 @@ def two_is_at_most_a_quarter_faster(speed: Cells) -> Decision:
     for layers in SUBSETS:
         one, other = base.align(speed[f"k2_{layers}"].problems, join="inner", axis=0)
         found[layers] = stats.ratio_bootstrap(one["tokens"], one["seconds"], other["tokens"], other["seconds"])
-    values = {"n": len(base), "ratios": ", ".join(f"{layers} {ratio:.2f} ({low:.2f} to {high:.2f})"
+    values = {"n": len(base), "ratios": ", ".join(f"{layers} {ratio:.2f} ({stats.span(low, high, '.2f')})"
                                                   for layers, (ratio, low, high) in found.items())}
     if any(low > CEILING for _, low, _ in found.values()):
         return False, values

@@ -236,8 +236,8 @@ def summary_text(report: Report) -> str:
     names = [f"{row['task']} {row['config']}" for row in rows]
     width = max(map(len, names))
     counted = only_predicted(report.table)
-    lines = [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} [{100 * row['low']:.1f}, "
-             f"{100 * row['high']:.1f}]  "
+    lines = [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} "
+             f"({stats.span(100 * row['low'], 100 * row['high'])})  "
              + (f"{row['nfe']:6.0f} forwards" if counted else f"{row['tokens_per_second']:7.1f} tokens/s")
              + (f"  {row['lost']:.1f} points lost, {'predicted ' * counted}{row['speedup']:.2f}x"
                 if row["lost"] == row["lost"] and row["k"] > 1 else "")
@@ -277,9 +277,9 @@ def _list(rows: pd.DataFrame, text) -> str:
 
 
 def _speedup(row) -> str:
-    ratio = interval_text(row.speedup, row.speed_low, row.speed_high, 2) + "x"
+    ratio = interval_text(row.speedup, row.speed_low, row.speed_high, 2, unit="x")
     return f"{ratio} predicted" if row.speed_from == PREDICTED else ratio
 
 
 def _accuracy(row) -> str:
-    return f"{100 * row.accuracy:.2f}% (n={row.n}, {100 * row.low:.1f} to {100 * row.high:.1f})"
+    return f"{100 * row.accuracy:.2f}% (n={row.n}, {stats.span(100 * row.low, 100 * row.high)})"

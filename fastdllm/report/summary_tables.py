@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from fastdllm import prior_results, stats
+from fastdllm.display.tables import interval_text
 from fastdllm.report.results import Results
 
 
@@ -135,4 +136,4 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percent(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return interval_text(value, low, high, scale=100)

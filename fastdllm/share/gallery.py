@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from fastdllm.display.tables import marked
+from fastdllm.display.tables import interval_text, marked
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
@@ -32,6 +32,7 @@ from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
 from fastdllm.share.inventory import Experiment
 from fastdllm.share.redact import Redactor, read_notebook, redactor
+from fastdllm.stats import span
 from fastdllm.version import __version__
 
 DPI = 96        # of the headline figures
@@ -131,7 +132,7 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
         cells=cells, notebooks=[page for section in sections for page in section["notebooks"]], columns=COLUMNS,
         states=sorted({cell["state"] for cell in cells}), redacted=redact, version=__version__,
         complete=sum(cell["state"] == "complete" for cell in applicable), applicable=len(applicable),
-        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", span=span)
     draft.add(Path("index.html"), index)
     for asset, content in draft.writer.assets().items():
         draft.add(Path("assets") / asset, content)
@@ -251,7 +252,8 @@ def _configuration(draft: SiteDraft, experiment: Experiment, state: Configuratio
 def _facts(state: ConfigurationState, row: dict[str, Any] | None) -> list[tuple[str, str]]:
     if row is None:
         return [("state", state.state)]
-    return [("state", state.state), (row["metric"], f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"),
+    return [("state", state.state),
+            (row["metric"], interval_text(row["accuracy"], row["low"], row["high"], scale=100, unit="%")),
             ("n", figure(row["n"])), ("forwards", figure(row["nfe"])),
             (f"tokens/s (batch {figure(row['batch_size'])}, one run)", figure(row["tokens_per_second"])),
             ("node", row["node"]),

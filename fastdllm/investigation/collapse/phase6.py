@@ -137,7 +137,7 @@ def name(revision: str, policy: str) -> str:
 
 def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in percent with its interval, one row a revision, one column a configuration of the log's grid."""
-    return _by_configuration(frame, [f"{row.accuracy:.0%} ({row.low:.0%} to {row.high:.0%})"
+    return _by_configuration(frame, [f"{row.accuracy:.0%} ({stats.span(row.low, row.high, '.0%')})"
                                      for row in frame.itertuples()])
 
 

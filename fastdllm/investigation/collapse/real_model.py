@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from fastdllm import prior_results, stats
 from fastdllm.display.figures import COLORS, GREY, MARKERS, styled
-from fastdllm.display.tables import whole
+from fastdllm.display.tables import interval_text, whole
 from fastdllm.investigation.collapse import phase6
 from fastdllm.investigation.collapse.phase6 import Phase6Results
 from fastdllm.lab.config.computation import generative
@@ -119,7 +119,7 @@ def run_1_text(cells: pd.DataFrame, size: int = 10) -> pd.DataFrame:
         if row["path"]:
             low, high = central(int(row["correct"]), int(row["n"]), size)
             shown |= {right: whole(row["correct"]),
-                      "accuracy %": f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
+                      "accuracy %": accuracy_text(row),
                       "of k=1's right answers": f"{row['kept']:.0%}" if row["kept"] == row["kept"] else "k=1 not run",
                       "at the length cap": whole(row["capped"]), f"right of {size} drawn": f"{low} to {high}"}
         else:
@@ -200,7 +200,7 @@ def accuracy_text(cell: dict[str, Any]) -> str:
     """Percent with the 95 % interval, or that the cell was not run."""
     if not cell["path"]:
         return "not run"
-    return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.1f} to {100 * cell['high']:.1f})"
+    return interval_text(cell["accuracy"], cell["low"], cell["high"], scale=100)
 
 
 def overview(shipped: ShippedRecords) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs.plan import computations
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.model.config import ModelConfig
+from fastdllm.model.files import brief
 from fastdllm.report import cost_model
 from fastdllm.settings import Reuse
 
@@ -67,7 +68,7 @@ def shape_of(model: str, revision: str | None = None) -> ModelConfig:
     """A checkpoint's geometry. Raises ValueError if it is neither here nor a published one."""
     shape = geometry.of(model, revision) or PUBLISHED.get(model)
     if shape is None:
-        raise ValueError(f"model={model!r}: its config.json is not on this machine; allowed: a checkpoint that is, or "
+        raise ValueError(f"model={brief(model)}: its config.json is not on this machine; allowed: one that is, or "
                          f"{', '.join(PUBLISHED)}")
     return shape
 

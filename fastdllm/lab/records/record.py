@@ -20,6 +20,7 @@ from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.records.journal import Journal
 from fastdllm.lab.records.provenance import Checkpoint, Code, Dataset, Environment
 from fastdllm.settings import Reuse, Settings
+from fastdllm.stats import span
 from fastdllm.tasks import Task
 
 SCHEMA = 1
@@ -141,7 +142,7 @@ class Record(Settings):
     def score(self) -> str:
         """The headline accuracy in words, with its 95 % interval and the rule that it is by."""
         score = self.headline
-        return (f"accuracy {100 * score.value:.1f} % of {score.n} [{100 * score.low:.1f}, {100 * score.high:.1f}], "
+        return (f"accuracy {100 * score.value:.1f} % of {score.n} ({span(100 * score.low, 100 * score.high)}), "
                 f"rule {self.metric}")
 
 

@@ -66,7 +66,7 @@ def published_score(evidence: Evidence) -> Iterator[Finding]:
         full = prior_results.problems(str(task), 0)
         part = f", on {n} of {full} problems" if full and n < full else ""
         yield Finding("published_score", "doubtful", names(base),
-                      f"{name}: k=1 at {row['accuracy']:.2%} (n = {n}, interval {low:.1%} to {high:.1%}{part}) "
+                      f"{name}: k=1 at {row['accuracy']:.2%} (n = {n}, interval {stats.span(low, high, '.1%')}{part}) "
                       f"leaves out the published {scores[task]:.1%}",
                       "95 %, if the problems were drawn at random" if part else "95 %; the cause is not in the table")
 

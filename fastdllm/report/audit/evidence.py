@@ -35,6 +35,7 @@ STATEMENTS = ("kind", "subject", "parameter", "value", "source")
 # Settings that shape an answer: rows are one computation only if all of them are known and agree.
 SETTINGS = ("model", "data", "prompt", "shots", "engine", "revision", "dtype", "device", "batch_size", "threshold",
             "max_new_tokens", "block_size", "small_block", "block_cache", "temperature", "stop_strings", "stop_ids")
+MOST_NAMED = 4      # of what is not stated: where nearly nothing is, a list of it all says no more
 # What else has to agree, by the column that holds it.
 CIRCUMSTANCES = {"code": "code", "torch": "torch", "hardware": "hardware"}
 
@@ -130,7 +131,9 @@ def differing(rows: pd.DataFrame) -> list[str]:
 def not_one_computation(rows: pd.DataFrame) -> str:
     """Why rows that are alike may still be different computations; "" if all that shaped them is known and agrees."""
     reasons = [f"they differ in {', '.join(different)}"] if (different := differing(rows)) else []
-    reasons += [f"not stated: {', '.join(missing)}"] if (missing := unknown(rows)) else []
+    missing = unknown(rows)
+    few = missing if len(missing) <= MOST_NAMED + 1 else [*missing[:MOST_NAMED], f"{len(missing) - MOST_NAMED} more"]
+    reasons += [f"not stated: {', '.join(few)}"] if few else []
     return "; ".join(reasons)
 
 

@@ -15,12 +15,15 @@ a second explanation), `note` (expected, or harmless, but worth knowing).
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 
 import pandas as pd
 
+from fastdllm.display.tables import Html
 from fastdllm.report.audit import agreement, claims, files, scores, speed
-from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding, Rule
+from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding, Level, Rule
 
 FINDINGS = "one row a finding: the rule that fired, and the configurations or statements that it is about"
 
@@ -51,13 +54,55 @@ def frame(findings: Iterable[Finding]) -> pd.DataFrame:
                         columns=["level", "rule", "statement", "how sure", "rows"])
 
 
+def shown(findings: Iterable[Finding], level: Level, fold: bool = False) -> Html:
+    """The findings of a level as a page shows them; folded, their number and their rules stand above the fold."""
+    own = [finding for finding in findings if finding.level == level]
+    table = frame(own).drop(columns="level").assign(rows=[crossed(finding.rows) for finding in own])
+    fired = ", ".join(f"`{rule}` {count}" for rule, count in table["rule"].value_counts(sort=False).items())
+    count = f"{len(table)} finding{'' if len(table) == 1 else 's'}"
+    return Html(table, FINDINGS, f"{count}: {fired}" if fold and fired else "")
+
+
+def asked(findings: Iterable[Finding]) -> Html:
+    """Every rule, what it says, and how often it fired; behind a fold."""
+    fired = Counter(finding.rule for finding in findings)
+    table = pd.DataFrame([{"rule": name, "note": (rule.__doc__ or "").splitlines()[0], "findings": fired[name]}
+                          for name, rule in rules().items()])
+    return Html(table, "every rule that was asked, and how often it fired",
+                f"{len(table)} rules, of which {len(fired)} fired")
+
+
 def compact(rows: Iterable[str]) -> str:
     """`run/task: k1_first, k2_first; ...`: row names with their folder said once."""
+    return "; ".join((f"{folder}: " if folder else "") + ", ".join(names) for folder, names in by_folder(rows).items())
+
+
+def crossed(rows: Iterable[str]) -> str:
+    """As `compact`, for people: `run/task: k1 first and k2, k3 x first, last; ...`."""
+    return "; ".join((f"{folder}: " if folder else "") + (" and ".join(by_k(names)) or ", ".join(names))
+                     for folder, names in by_folder(rows).items())
+
+
+def by_folder(rows: Iterable[str]) -> dict[str, list[str]]:
+    """The names of rows, by the folder that stands before them."""
     folders: dict[str, list[str]] = {}
     for row in rows:
         folder, _, name = row.rpartition("/")
         folders.setdefault(folder, []).append(name)
-    return "; ".join((f"{folder}: " if folder else "") + ", ".join(names) for folder, names in folders.items())
+    return folders
+
+
+def by_k(names: list[str]) -> list[str]:
+    """`k1, k2 x first, last` of names like k1_first, those with the same layers together; nothing where one is not."""
+    parts = [re.fullmatch(r"(k\d+)_(.+)", name) for name in names]
+    layers: dict[str, list[str]] = {}
+    for part in filter(None, parts):
+        layers.setdefault(part[1], []).append(part[2])
+    alike: dict[str, list[str]] = {}
+    for k, subsets in layers.items():
+        alike.setdefault(", ".join(subsets), []).append(k)
+    return [", ".join(ks) + (" x " if len(ks) > 1 else " ") + subsets for subsets, ks in alike.items()] \
+        if all(parts) else []
 
 
 def failing(findings: Iterable[Finding]) -> set[str]:

@@ -66,7 +66,7 @@ def too_few(evidence: Evidence) -> Iterator[Finding]:
         low, high = stats.wilson(round(p * n), n)
         what = f"losses below {visible:.0%}" if visible == visible else "any loss at all"
         yield Finding("too_few", "doubtful", names(rows),
-                      f"{name}: n = {n}; k=1 at {p:.1%} has the interval {low:.1%} to {high:.1%}; {what} "
+                      f"{name}: n = {n}; k=1 at {p:.1%} has the interval {stats.span(low, high, '.1%')}; {what} "
                       f"are missed more often than once in five; 5 points need n = {stats.n_needed(p, p - CRITERION)}",
                       "computed: power 80 %, two-sided 5 %, independent samples")
 

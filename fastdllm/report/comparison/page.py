@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,6 +11,7 @@ from fastdllm.characters import visible
 from fastdllm.display.notebook_html import SIGNS
 from fastdllm.display.tables import begin_alike, cell
 from fastdllm.lab import atomic
+from fastdllm.lab.records.importer import UNKNOWN
 from fastdllm.lab.records.record import Record
 from fastdllm.report.comparison import text
 from fastdllm.report.comparison.pairs import Comparison, Pair
@@ -17,6 +19,9 @@ from fastdllm.report.comparison.sides import Side
 from fastdllm.tasks import Problem
 
 MOST = 200          # problems that a page shows of each kind: who wants more reads them as data
+OPEN = 20           # of these, before a fold
+SCORES = ("accuracy with its 95 % interval; forwards: of the network, over all n problems; layer calls reused: what a "
+          "layer returned without running")
 
 
 def write(comparison: Comparison, path: Path) -> Path:
@@ -32,9 +37,10 @@ def write(comparison: Comparison, path: Path) -> Path:
     named = {letter: {"name": name_of(side), "ran": ran(side.record)} for letter, side in comparison.letters.items()}
     settings, scores = comparison.settings(), text.table(comparison)
     body = environment.get_template("page.html.j2").render(
-        title=title(comparison), sides=named, parts=parts, most=MOST,
-        tables=[(heading, kind, list(table.columns), [list(map(cell, row)) for row in table.to_numpy().tolist()])
-                for heading, kind, table in (("What differs", "", settings), ("Scores and costs", "numbers", scores))],
+        title=title(comparison), sides=named, parts=parts, most=MOST, open=OPEN,
+        tables=[(heading, kind, list(table.columns), [list(map(cell, row)) for row in table.to_numpy().tolist()], below)
+                for heading, kind, table, below in (("What differs", "", settings, ""),
+                                                    ("Scores and costs", "numbers", scores, SCORES))],
         signs=SIGNS.read_text(encoding="utf-8"))
     atomic.write(path, body)
     return path
@@ -56,7 +62,9 @@ def name_of(side: Side) -> str:
 
 def ran(record: Record) -> str:
     """When, where and by what code a record was made, as far as it says."""
-    return ", ".join(filter(None, (record.date.partition("T")[0], record.environment.device_name,
+    day = re.sub(r"^(\d{4})(\d\d)(\d\d)_\d+$", r"\1-\2-\3", record.date.partition("T")[0])      # the log's stamp
+    device = record.environment.device_name
+    return ", ".join(filter(None, (day, "" if device == UNKNOWN else device,
                                    f"commit {record.code.commit[:9]}" if record.code.commit else "")))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display.tables import Html, interval_text, whole
+from fastdllm.display.tables import Html, interval_text, p_text, whole
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cost_model
 from fastdllm.report.comparison.pairs import Comparison, Pair, on_cpu
@@ -62,15 +62,17 @@ def table(comparison: Comparison) -> pd.DataFrame:
                 row["predicted_speed"], float("nan"), float("nan"), 2),
             "executor": row["executor"] or "not stated"})
     shared = all(on_cpu(side.record) for side in comparison.sides)
-    return pd.DataFrame(rows).drop(columns="tokens/s" if shared else "predicted tokens/s against A")
+    shown = pd.DataFrame(rows).drop(columns="tokens/s" if shared else "predicted tokens/s against A")
+    return shown.loc[:, shown.ne("–").any()]        # what no record states is no column
 
 
 def lines(pair: Pair, letter: str) -> Iterator[str]:
     """What one record is against the first: the difference, what would settle it, cost, where they part, cautions."""
     yield verdict(pair, letter)
     if pair.paired is not None:
+        p = p_text(pair.paired.p)
         yield (f"won {pair.paired.gained} (wrong in A, right in {letter}), lost {pair.paired.lost}; exact McNemar "
-               f"p = {pair.paired.p:.2g}")
+               f"p {p if p.startswith('<') else f'= {p}'}")
     yield needed(pair)
     yield cost(pair, letter)
     if pair.first_steps is not None:
