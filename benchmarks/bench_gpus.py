@@ -111,6 +111,8 @@ def main() -> None:
     report: dict[str, Any] = {"date": date.today().isoformat(), "device": name, "torch": torch.__version__,
                               "small": options.small, "batch": options.batch, "goal": GOAL, "runs": []}
     outputs: list[list[str]] = []
+    few = argparse.Namespace(**vars(options) | {"problems": options.batch})
+    run(write_grid(work / "first", model, few, None if all_gpus else 1), all_gpus[:1])      # compiles the kernels
     for count in options.gpus:
         path = write_grid(work / f"on{count}", model, options, None if all_gpus else count)
         one = run(path, all_gpus[:count])

@@ -287,6 +287,13 @@ def span(low: float, high: float, form: str = "z.1f") -> str:
     return f"{low:{form}} to {high:{form}}"
 
 
+def least_to_most(counts: ArrayLike) -> str:
+    """Counts as the least and the most of them, or the one that all are; "" for none."""
+    values = np.asarray(counts, int)
+    return "" if not len(values) else str(values[0]) if values.min() == values.max() else span(
+        values.min(), values.max(), "d")
+
+
 def say_difference(difference: float, low: float, high: float, n: int, unit: str = "points") -> str:
     """One honest sentence about a difference with its interval, all three in `unit`."""
     if math.isnan(low) or math.isnan(high):

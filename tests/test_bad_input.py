@@ -234,7 +234,8 @@ LONG = "...: too long for a file's name; allowed: "
     (("run", "--limit", "1", "--model"), LONG), (("grid", "status"), LONG), (("report",), LONG),
     (("chat", "--model"), " is no directory; allowed: "), (("bench", "--model"), "model='xxx"),
     (("fetch",), "name='xxx"), (("bench",), LONG), (("grid", "run", "demo", "--data"), "allowed: --set data=..."),
-    (("grid", "run", "demo", "--k"), "allowed: --set axes.k=[...]"), (("run", "--data"), "allowed: --set data=...")])
+    (("grid", "run", "demo", "--k"), "allowed: --set axes.k=[...]"), (("run", "--data"), "allowed: --set data=..."),
+    (("bench", "--device"), "device='xxx"), (("bench", "--dtype"), "dtype='xxx")])
 def test_a_value_of_any_length_is_shortened(programs, tmp_path, words, says):
     done = programs.fastdllm(*words, "x" * 5000, cwd=tmp_path)
     [line] = done.stderr.splitlines()

@@ -342,6 +342,10 @@ CASES: dict[Claim, tuple[tuple, tuple, tuple]] = {
         (shipped_of({("26d6179", 2, "first"): [1, 0], ("26d6179", 2, "last"): [0, 1]}),),
         (shipped_of({("26d6179", 2, "first"): [1, 0], ("26d6179", 2, "last"): [1, 0]}),),
         (shipped_of({("26d6179", 2, "first"): [1, 0]}),)),
+    hypotheses.every_subset_collapses: (
+        (shipped_of({("26d6179", 2, "first"): [1] * 30 + [0] * 10, ("6c8822f", 2, "first"): [1] * 5 + [0] * 35}),),
+        (shipped_of({("26d6179", 2, "first"): [1] * 5 + [0] * 35, ("6c8822f", 2, "first"): [1] * 30 + [0] * 10}),),
+        (shipped_of({("26d6179", 2, "first"): [1, 0], ("6c8822f", 2, "last"): [1, 0]}),)),
     hypotheses.verify_loses_as_often_as_it_wins: (
         (shipped_of({("fixed", 1, ""): [1, 1, 0, 0] * 10, ("fixed", 2, ""): [1, 0, 1, 0] * 10}, policy="verify"),),
         (shipped_of({("fixed", 1, ""): [1, 1, 0, 0] * 10, ("fixed", 2, ""): [1, 0, 0, 0] * 10}, policy="verify"),),

@@ -198,14 +198,58 @@ def test_what_verify_keeps_in_bfloat16_and_gains_in_batches_is_recorded():
     assert re.findall(r"\d+", base) == [f"{rows[batch]['tokens_per_second_k1']:.0f}" for batch in (1, 2, 3, 4)]
 
 
+def measured(name):
+    """A benchmark's stored result."""
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+
+
+def shares(name):
+    """Shares of the bound, in per cent, of the packed engine at batch 1, 32 and 128."""
+    packed = {run["batch"]: run for run in measured(name)["runs"] if run["engine"] == "packed"}
+    return tuple(f"{100 * packed[batch]['share']:.1f}" for batch in (1, 32, 128))
+
+
 def test_packed_ticks_are_their_record():
-    runs = json.loads((ROOT / "benchmarks" / "results" / "h100_batches_2026-11-26.json").read_text())["runs"]
-    packed = {run["batch"]: run for run in runs if run["engine"] == "packed"}
-    for batch, run in packed.items():
-        speed, share, goal, met = numbers(rf"\| {batch} \(\d+ prompts\) \| (\d+) tokens/s, (\S+) % of the bound \(goal "
-                                          r"(\d+) %: (met|not met)\)", page("docs/speed.md"))
+    text = page("docs/speed.md")
+    runs = {(run["engine"], run["batch"]): run for run in measured("h100_batches_2026-11-27.json")["runs"]}
+    for batch in (1, 32, 128):
+        speed, share, goal, met, unpacked, plain = numbers(
+            rf"\| {batch} \(\d+ prompts\) \| (\d+) tokens/s, (\S+) % of the bound \(goal (\d+) %: (met|not met)\) "
+            r"\| (\d+) \| (\d*)", text)
+        run, apart = runs["packed", batch], runs["unpacked", batch]
         assert (int(speed), float(share)) == (round(run["tokens_per_second"]), round(100 * run["share"], 1))
         assert int(goal) == round(100 * run["target"]) and (met == "met") == run["met"]
+        assert int(unpacked) == round(apart["tokens_per_second"])
+        loop = runs.get(("plain loop", batch))
+        assert plain == (str(round(loop["tokens_per_second"])) if loop else "")
+    assert numbers(r"on another host made (\S+), (\S+) and (\S+) %", text) == shares(
+        "h100_batches_2026-11-27_other_card.json")
+    assert numbers(r"on a third, (\S+), (\S+) and (\S+) %", text) == shares("h100_batches_2026-11-26.json")
+
+
+def test_two_gpus_are_their_record():
+    text, one, two = page("docs/speed.md"), *measured("h100_gpus_2026-11-27.json")["runs"]
+    stated = numbers(r"for (\S+) s, two for (\S+) s each: (\S+) times \(goal (\S+): (met|not met)\)", text)
+    times = max(one["decode_seconds"]) / max(two["decode_seconds"])
+    goal = measured("h100_gpus_2026-11-27.json")["goal"]
+    assert stated == (f"{one['decode_seconds'][0]:.1f}", f"{max(two['decode_seconds']):.1f}", f"{times:.2f}", f"{goal}",
+                      "met" if times >= goal else "not met")
+    added = numbers(r"added up it is (\S+) times\. With start-up [^:]* it is (\d+) s and (\d+) s: (\S+) times\.", text)
+    assert added == (f"{sum(two['decode_seconds']) / max(two['decode_seconds']):.2f}", f"{one['seconds']:.0f}",
+                     f"{two['seconds']:.0f}", f"{one['seconds'] / two['seconds']:.2f}")
+    assert numbers(r"In bfloat16 (\d+) of (\d+) outputs", text) == (str(two["same_outputs"]), str(two["problems"]))
+
+
+def test_float16_comes_as_near_to_the_bound_as_bfloat16():
+    text = page("docs/speed.md")
+    full, small = (re.findall(r"\d+", stated) for stated in numbers(
+        r"full forwards of 1 and 32 rows (.*?) small ones (.*?) \(`fastdllm bench", text))
+    report = (ROOT / "benchmarks" / "results" / "h100_bench_2026-11-27.txt").read_text()
+    share = {name: {(kind, int(rows)): part for kind, rows, part in
+                    re.findall(r"(?m)^(\w+) +(\d+) .* (\d+)%$", report.split(f"== {name}\n")[1].split("==")[0])}
+             for name in ("float16", "bfloat16")}
+    assert full == [share[name]["full", rows] for name in ("float16", "bfloat16") for rows in (1, 32)]
+    assert small == [share[name]["small", rows] for name in ("float16", "bfloat16") for rows in (1, 32)]
 
 
 def test_papermill_s_own_inspection_leaves_out_what_the_page_says():

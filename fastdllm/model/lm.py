@@ -11,7 +11,7 @@ import torch
 
 from fastdllm.model.checkpoint import blueprint, load_network
 from fastdllm.model.config import ModelConfig
-from fastdllm.model.files import find, fingerprint
+from fastdllm.model.files import brief, find, fingerprint
 from fastdllm.model.network import Network
 from fastdllm.model.tokenizer import load_tokenizer, mask_id, render, stop_ids
 
@@ -125,13 +125,13 @@ def choose_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={device!r}; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+        raise ValueError(f"device={brief(device)}; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
     if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={device!r}; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise ValueError(f"device={brief(device)}; allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}: this machine has no usable GPU; allowed: 'auto' or 'cpu'")
+        raise ValueError(f"device={brief(device)}: this machine has no usable GPU; allowed: 'auto' or 'cpu'")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={device!r}; allowed: cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+        raise ValueError(f"device={brief(device)}; allowed: cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return chosen
 
 
@@ -142,5 +142,5 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}; allowed: 'auto', {', '.join(map(repr, DTYPES))}")
+        raise ValueError(f"dtype={brief(dtype)}; allowed: 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[dtype]

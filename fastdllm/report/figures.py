@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fastdllm import stats
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY, styled
 from fastdllm.display.tables import only_predicted, together
@@ -48,7 +49,7 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
              if counted else f"{value:.1f}" + (f" ({ratio:.2f}x)" if k > 1 and ratio == ratio and sure else "")
              for value, ratio, k, sure in zip(cost, lines["speedup"], lines["k"], repeated, strict=True)]
     house.bars(right, cost.tolist(), [""] * len(lines) if many else texts, [color for color, _ in looks])
-    left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {_span(lines['n'])})")
+    left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {stats.least_to_most(lines['n'])})")
     clock = "tokens/s (and against k=1)" if repeated.any() else "tokens/s (one run each)"
     right.set_xlabel("forwards (predicted: speed-up in tokens/s)" if counted else clock)
     if title:
@@ -74,11 +75,6 @@ def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _subset(layers: str) -> str:
     return layers if layers in COLORS else ""
-
-
-def _span(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
-    return str(low) if low == high else f"{low} to {high}"
 
 
 @styled

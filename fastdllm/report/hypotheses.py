@@ -59,8 +59,37 @@ def verify_loses_as_often_as_it_wins(records: ShippedRecords) -> Decision:
     return p >= stats.SIGNIFICANT, {"n": pairs[0].n, "dtype": plain["dtype"].iloc[0], "counts": counts, "p": f"{p:.2g}"}
 
 
+@claim(holds="The hypothesis held: under `6c8822f` every subset scores less than under `26d6179`, in all {m} cells of "
+             "benchmark, threshold, k and subset ({n} problems, {dtype}; exact McNemar tests, Holm-corrected, largest "
+             "p {p}).",
+       fails="The hypothesis failed in {apart} of {m} cells of benchmark, threshold, k and subset: under `6c8822f` not "
+             "fewer are right than under `26d6179` in {where} ({right} against {there} of {n} problems, {dtype}; a "
+             "cell collapses by an exact McNemar test, Holm-corrected).",
+       unknown="The hypothesis is not tested: no cell ran under both `6c8822f` and `26d6179`.")
+def every_subset_collapses(records: ShippedRecords) -> Decision:
+    """Whether bypass costs each cell more right answers than refresh does, on the same problems."""
+    cell = ["task", "threshold", "k", "layers"]
+    rows = records.frame[records.frame["k"] > 1]
+    here, there = (rows[rows["revision"] == name].set_index(cell) for name in ("6c8822f", "26d6179"))
+    both = [at for at in here.index if at in there.index]
+    if not both:
+        return None, {}
+    pairs = [stats.compare_paired(records.right(there.at[at, "path"]), records.right(here.at[at, "path"]))
+             for at in both]
+    p = stats.holm([pair.p for pair in pairs])
+    spared = [index for index, pair in enumerate(pairs) if p[index] >= stats.SIGNIFICANT or pair.gained >= pair.lost]
+    right, other = ([int(records.right(side.at[both[index], "path"]).sum()) for index in spared]
+                    for side in (here, there))
+    where = list(dict.fromkeys(f"{task} at threshold {threshold:g}, k={k}" for task, threshold, k, _ in
+                               (both[index] for index in spared)))
+    return not spared, {
+        "m": len(both), "apart": len(spared), "n": pairs[0].n, "dtype": rows["dtype"].iloc[0], "p": f"{max(p):.2g}",
+        "where": "; ".join(where), "right": stats.least_to_most(right), "there": stats.least_to_most(other)}
+
+
 DECIDED_BY = {"arc_easy_smol": score_is_above_chance, "verify_bfloat16": verify_loses_as_often_as_it_wins,
-              "gsm8k_smol_float16": subsets_differ, "multiarith_smol_float16": subsets_differ}
+              "gsm8k_smol_float16": subsets_differ, "multiarith_smol": every_subset_collapses,
+              "multiarith_smol_float16": subsets_differ}
 
 
 def judged(experiment: str, records: ShippedRecords) -> Judged | None:
