@@ -177,7 +177,7 @@ def test_sizes_that_are_captured():
     """Few enough to capture, and little idle work."""
     sizes = [rounded(rows) for rows in range(1, 513)]
     assert all(0 <= size - rows <= min(7, rows / 16) for rows, size in enumerate(sizes, 1))
-    assert len(set(sizes)) <= 160 and not SLOW & set(sizes)
+    assert len(set(sizes)) == 150 and not SLOW & set(sizes)
 
 
 def test_slow_sizes_are_those_that_were_measured():

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
@@ -28,12 +29,18 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = re.compile(r"`((?:fastdllm|params|benchmarks|tests|tools|notebooks|docs|lab|cli|model|decode)/[\w./-]+)`")
 TO_BE_MADE = ("params/my_7b.yml", "notebooks/NN_name.ipynb")       # by the reader
-H200 = ROOT / "benchmarks" / "results" / "h200_2026-11-21.json"
+RESULTS = ROOT / "benchmarks" / "results"
+H200 = RESULTS / "h200_2026-11-21.json"
 
 
 def page(name: str) -> str:
     """A page's text in one line: sentences run over lines."""
     return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def measured(name: str) -> dict[str, Any]:
+    """A benchmark's stored result."""
+    return json.loads((RESULTS / name).read_text())
 
 
 def published(name: str) -> str:
@@ -114,7 +121,7 @@ def test_the_chance_that_run_2_repeats_run_1_is_the_audit_s():
 
 
 def test_training_took_as_long_as_its_record_says():
-    run = json.loads((ROOT / "benchmarks" / "results" / "train_2026-11-21.json").read_text())
+    run = measured("train_2026-11-21.json")
     minutes, right, n, threshold = numbers(
         r"(\S+) minutes on an H200 .*?then (\d+) of (\d+) held-out .*?threshold (\S+),", page("README.md"))
     assert float(minutes) == round(run["seconds"] / 60, 1)
@@ -161,7 +168,7 @@ def test_the_table_of_the_h200_is_its_record():
         assert stated[2:4] == tuple(f"{row['tokens_per_second'] / base['tokens_per_second']:.2f}" for row in rows)
         predicted = [(row["tokens"] / row["predicted"]) / (base["tokens"] / base["predicted"]) for row in rows]
         assert stated[4:] == tuple(f"{value:.2f}" for value in predicted)
-    [plain] = [each for each in json.loads(H200.read_text())["dtypes"] if each["dtype"] == "torch.bfloat16"]
+    [plain] = [each for each in measured(H200.name)["dtypes"] if each["dtype"] == "torch.bfloat16"]
     times = [value for run in plain["runs"] if run.get("network") == "PlainNetwork"
              for kind, value in run["ms_by_kind"].items() if kind != "prefill"]
     assert numbers(r"That loop took (\S+) to (\S+) ms a", text) == (f"{min(times):.1f}", f"{max(times):.1f}")
@@ -198,11 +205,6 @@ def test_what_verify_keeps_in_bfloat16_and_gains_in_batches_is_recorded():
     assert re.findall(r"\d+", base) == [f"{rows[batch]['tokens_per_second_k1']:.0f}" for batch in (1, 2, 3, 4)]
 
 
-def measured(name):
-    """A benchmark's stored result."""
-    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
-
-
 def shares(name):
     """Shares of the bound, in per cent, of the packed engine at batch 1, 32 and 128."""
     packed = {run["batch"]: run for run in measured(name)["runs"] if run["engine"] == "packed"}
@@ -228,10 +230,10 @@ def test_packed_ticks_are_their_record():
 
 
 def test_two_gpus_are_their_record():
-    text, one, two = page("docs/speed.md"), *measured("h100_gpus_2026-11-27.json")["runs"]
+    text, report = page("docs/speed.md"), measured("h100_gpus_2026-11-27.json")
+    (one, two), goal = report["runs"], report["goal"]
     stated = numbers(r"for (\S+) s, two for (\S+) s each: (\S+) times \(goal (\S+): (met|not met)\)", text)
     times = max(one["decode_seconds"]) / max(two["decode_seconds"])
-    goal = measured("h100_gpus_2026-11-27.json")["goal"]
     assert stated == (f"{one['decode_seconds'][0]:.1f}", f"{max(two['decode_seconds']):.1f}", f"{times:.2f}", f"{goal}",
                       "met" if times >= goal else "not met")
     added = numbers(r"added up it is (\S+) times\. With start-up [^:]* it is (\d+) s and (\d+) s: (\S+) times\.", text)
@@ -244,7 +246,7 @@ def test_float16_comes_as_near_to_the_bound_as_bfloat16():
     text = page("docs/speed.md")
     full, small = (re.findall(r"\d+", stated) for stated in numbers(
         r"full forwards of 1 and 32 rows (.*?) small ones (.*?) \(`fastdllm bench", text))
-    report = (ROOT / "benchmarks" / "results" / "h100_bench_2026-11-27.txt").read_text()
+    report = (RESULTS / "h100_bench_2026-11-27.txt").read_text()
     share = {name: {(kind, int(rows)): part for kind, rows, part in
                     re.findall(r"(?m)^(\w+) +(\d+) .* (\d+)%$", report.split(f"== {name}\n")[1].split("==")[0])}
              for name in ("float16", "bfloat16")}
