@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -92,14 +94,23 @@ def chromium(profile: Path) -> Iterator[WebDriver]:
 
 
 def wait(driver: WebDriver, css: str, seconds: float = 180, text: str | None = None) -> WebElement:
-    """The first element that matches (and contains the text); raises TimeoutError naming it."""
+    """The first element that matches (and contains the text); raises TimeoutError naming it and what there is."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for element in driver.find_elements(By.CSS_SELECTOR, css):
             if text is None or text in element.text:
                 return element
         time.sleep(0.2)
-    raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s")
+    raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s at {seen(driver, css)}")
+
+
+def seen(driver: WebDriver, css: str) -> str:
+    """What a page shows, for an error's message: address, the elements' texts, its own, the console's last words."""
+    there = [element.text for element in driver.find_elements(By.CSS_SELECTOR, css)]
+    said = [entry["message"] for entry in driver.get_log("browser")][-5:]
+    page = driver.find_element(By.TAG_NAME, "body").text
+    return (f"{driver.current_url.partition('?')[0]}; there: {there}; the page: {page[:1500]!r}; "
+            f"the console: {said}")
 
 
 def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float = 180) -> None:
@@ -111,17 +122,37 @@ def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float =
         time.sleep(0.2)
 
 
-def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
-    """Open a notebook in JupyterLab, run all its cells, wait until the kernel is idle again."""
+def start_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
+    """Open a notebook in JupyterLab and run all its cells, as a reader does: pressed again where nothing begins."""
     driver.get(f"{base}/lab/tree/{notebook}?token={token}&reset")
     wait(driver, ".jp-Notebook .jp-Cell")
     wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
-    js(driver, "document.querySelector('.jp-Notebook').focus()")
-    for label in ("Run", "Run All Cells"):
-        if label == "Run":
-            wait(driver, ".lm-MenuBar-item", text="Run").click()
-        else:
-            wait(driver, ".lm-Menu-item", text=label).click()
+    until = time.monotonic() + seconds
+    while True:
+        js(driver, "document.querySelector('.jp-Notebook').focus()")
+        menu(driver, "Run", "Run All Cells")
+        if begins(driver, 20):
+            return
+        if time.monotonic() > until:
+            raise TimeoutError(f"{notebook}: no cell begins; {seen(driver, '.jp-Notebook-ExecutionIndicator')}")
+        print(f"{notebook}: nothing began; {seen(driver, '.jp-Notebook-ExecutionIndicator')}")
+        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)     # the menu, if it is still open
+
+
+def begins(driver: WebDriver, seconds: float) -> bool:
+    """Whether a cell of the notebook runs or has run by then: its prompt is not empty."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if re.search(r"\[(\*|\d+)\]", str(js(driver, """return [...document.querySelectorAll('.jp-InputPrompt')]
+                .map((prompt) => prompt.textContent).join(' ')"""))):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
+    """Open a notebook in JupyterLab, run all its cells, wait until the kernel is idle again."""
+    start_all(driver, base, token, notebook, seconds)
     time.sleep(0.5)
     wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
 

@@ -51,14 +51,17 @@ return now.top >= pane.top - 1 && now.bottom <= pane.bottom + 1;
 """
 
 
+BUSY = "import time\ntime.sleep(12)"
+BUSY_NOW = ".jp-Notebook-ExecutionIndicator[data-status=busy]"
 PANEL = "from fastdllm.ui.panel import panel\npanel('tiny', max_new_tokens=64)"
 
 
-def one_cell(source):
-    """A notebook of one cell, as text."""
-    cell = {"cell_type": "code", "id": "only", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+def of_cells(*sources):
+    """A notebook of these cells, as text."""
+    cells = [{"cell_type": "code", "id": f"cell-{number}", "metadata": {}, "execution_count": None, "outputs": [],
+              "source": source} for number, source in enumerate(sources)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,8 @@ def folder(tmp_path_factory):
             values["problem"] = 1       # its answer ends within these few tokens
         nbformat.write(parameterize_notebook(load_notebook_node(str(notebooks.find(name))), values),
                        home / f"{name}.ipynb")
-    for name, source in (("long", LONG), ("panel", PANEL)):
-        (home / f"{name}.ipynb").write_text(one_cell(source))
+    for name, sources in (("long", [LONG]), ("panel", [PANEL]), ("busy", [PANEL, BUSY])):
+        (home / f"{name}.ipynb").write_text(of_cells(*sources))
     for name in ("tests", "params", "notebooks"):
         (home / name).symlink_to(ROOT / name) if name == "tests" else (home / name).mkdir()
     return home
@@ -239,14 +242,38 @@ def test_panel_takes_what_is_typed(driver, lab, shots):
     browser.wait(driver, ".fd-run").click()
     browser.wait(driver, ".fd-status", 180, "tokens in")
     browser.becomes(driver, chosen, "arithmetic")
-    driver.find_element(By.CSS_SELECTOR, ".fd-in-prompt textarea").send_keys(" And then?")
+    driver.find_element(By.CSS_SELECTOR, ".fd-in-prompt textarea").send_keys(" And then?", Keys.TAB)
     browser.wait(driver, ".fd-in-problem input[disabled]")
     browser.becomes(driver, f"{chosen}.split(/\\s+/).join(' ')", "own prompt")
 
 
-def test_long_trace(driver, lab, shots, capsys):
-    """5 000 steps: any forward can be reached, the block that is denoised stays in sight; times are printed."""
+def test_what_is_typed_arrives_before_the_button(driver, lab, shots):
+    """While the kernel is busy, a page holds back all but the first change of a field: that one has to be the whole."""
+    browser.start_all(driver, *lab, "busy.ipynb")
+    typed = {"layers input": "0-3", "prompt textarea": "Zoe has 75 stamps.", "new-tokens input": "12"}
+    for field, text in typed.items():
+        box = browser.wait(driver, f".fd-in-{field}")
+        box.send_keys(Keys.CONTROL, "a")
+        for key in text:
+            box.send_keys(key)
+    slider = driver.find_element(By.CSS_SELECTOR, ".fd-in-k [role=slider], .fd-in-k .noUi-handle")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    browser.wait(driver, ".fd-run").click()
+    assert driver.find_elements(By.CSS_SELECTOR, BUSY_NOW), "the kernel has taken nothing yet"
+    browser.wait(driver, ".fd-status", 60, "ended by length")
+    shown = browser.wait(driver, ".fd-player").text
+    assert "k3 0-3 output" in shown and typed["prompt textarea"] in shown
+    driver.save_screenshot(str(shots / "panel_busy.png"))
+
+
+@pytest.fixture(scope="module")
+def long_trace(driver, lab):
+    """The notebook with the long trace, opened and run; each test on it works alone, too."""
     browser.run_all(driver, *lab, "long.ipynb")
+
+
+def test_long_trace(driver, long_trace, shots, capsys):
+    """5 000 steps: any forward can be reached, the block that is denoised stays in sight; times are printed."""
     stage = browser.wait(driver, ".fd-player")
     assert where(driver)[1] >= 5000
     built = float(stage.get_attribute("data-build-ms"))
@@ -267,10 +294,8 @@ def test_long_trace(driver, lab, shots, capsys):
     assert "appears" in browser.wait(driver, ".fd-details").text
 
 
-def test_dark_theme_is_legible(driver, lab, shots):
+def test_dark_theme_is_legible(driver, long_trace, shots):
     """Text of the player against its background: contrast of at least 4.5 in the dark theme."""
-    command = "return window.jupyterapp ? 1 : 0"
-    browser.js(driver, command)
     browser.menu(driver, "Settings", "Theme", "JupyterLab Dark")
     time.sleep(1.5)
     stage = browser.wait(driver, ".fd-player")
@@ -578,7 +603,7 @@ def test_static_page_shows_the_figures(driver, shots, tmp_path, forked_kernels):
 
 
 def test_panel_leaves_a_sentence_in_a_static_page(driver, shots, tmp_path, forked_kernels):
-    (tmp_path / "in.ipynb").write_text(one_cell(PANEL))
+    (tmp_path / "in.ipynb").write_text(of_cells(PANEL))
     papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", cwd=ROOT, progress_bar=False)
     driver.get(page_of(tmp_path / "out.ipynb"))
     assert browser.wait(driver, "p[id^=fd-]", 10).text == "The panel needs JupyterLab with a kernel."

@@ -29,6 +29,9 @@ MODELS_OWN = "model's own"
 OWN_POLICY = "a file of your own"
 LABELS = {"prompts[0]": "prompt", "max_new_tokens": "new tokens", "small_block": "small block", "block_size": "block"}
 MOST = 100_000       # new tokens
+# A change is told when it is whole, not key by key: from a field whose first change a busy kernel has not taken yet,
+# ipywidgets holds back the later ones, and a button pressed meanwhile would find half a value.
+WHEN_WHOLE = {"continuous_update": False}
 
 
 class Controls:
@@ -37,18 +40,19 @@ class Controls:
     def __init__(self, max_new_tokens: int = 128, k: int = 2, layers: str = "middle", policy: str = "output",
                  revision: str = "fixed", threshold: float = 0.9):
         shared = column_layout()
-        self.threshold = w.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **shared)
+        self.threshold = w.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **WHEN_WHOLE,
+                                       **shared)
         self.max_new_tokens = number("new tokens", max_new_tokens, **shared)
         self.small_block = w.Dropdown(options=[4, 8, 16, 32], value=8, description="small block", **shared)
         self.block = w.Dropdown(options=[MODELS_OWN, 8, 16, 32, 64], value=MODELS_OWN, description="block", **shared)
-        self.k = w.IntSlider(k, min=1, max=6, description="k", **shared)
+        self.k = w.IntSlider(k, min=1, max=6, description="k", **WHEN_WHOLE, **shared)
         self.layers = w.Combobox(value=layers, options=list(SUBSETS), description="layers", ensure_option=False,
-                                 placeholder="first, middle, last, 8-19", **shared)
+                                 placeholder="first, middle, last, 8-19", **WHEN_WHOLE, **shared)
         own = policy not in POLICIES
         self.policy = w.Dropdown(options=[*POLICIES, OWN_POLICY], value=OWN_POLICY if own else policy,
                                  description="policy", **shared)
         self.policy_file = w.Text(value=policy if own else "", description="its file", placeholder="my_policy.py",
-                                  disabled=not own, **shared)
+                                  disabled=not own, **WHEN_WHOLE, **shared)
         self.policy.observe(lambda _: setattr(self.policy_file, "disabled", self.policy.value != OWN_POLICY), "value")
         self.revision = w.Dropdown(options=list(dict.fromkeys([*REVISIONS, revision])), value=revision,
                                    description="revision", **shared)
@@ -100,7 +104,7 @@ def tick(label: str) -> w.Checkbox:
 
 def number(label: str, value: float, **shared: Any) -> w.FloatText:
     """A field for a whole number, checked by `whole`: ipywidgets' own would turn 3.7 into 37 as it is typed."""
-    return w.FloatText(value, step=1, description=label, **shared)
+    return w.FloatText(value, step=1, description=label, **WHEN_WHOLE, **shared)
 
 
 def whole(field: w.FloatText, low: int, high: int) -> int:

@@ -47,11 +47,11 @@ class Panel(Live):
         shared = controls.column_layout()
         self.model = w.Combobox(value=model if isinstance(model, str) else model.name, ensure_option=False,
                                 options=["tiny", "Efficient-Large-Model/Fast_dLLM_v2_7B"], description="model",
-                                **shared)
+                                **controls.WHEN_WHOLE, **shared)
         self.task = w.Dropdown(options=[OWN, *tasks.names()], value=OWN if prompt else "arithmetic",
                                description="task", **shared)
         self.index = controls.number("problem", 0, **shared)
-        self.prompt = w.Textarea(value=prompt, description="prompt", style=controls.WIDE,
+        self.prompt = w.Textarea(value=prompt, description="prompt", style=controls.WIDE, **controls.WHEN_WHOLE,
                                  layout=w.Layout(width="auto", height="70px"))
         self.distance = controls.tick("distance to fresh")
         self.live = controls.tick("show while running")
@@ -60,7 +60,7 @@ class Panel(Live):
         self.halt = button("cancel", self.cancel, "warning")
         self.halt.disabled = True
         self.keep = button("keep to compare", self.keep_run)
-        self.name = w.Text("my_run", description="save as", **shared)
+        self.name = w.Text("my_run", description="save as", **controls.WHEN_WHOLE, **shared)
         for field in (self.task, self.index, self.prompt, self.name):
             field.add_class(f"fd-in-{str(field.description).replace(' ', '-')}")
         self.job = BackgroundJob(self.status, self._busy)
