@@ -20,16 +20,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
-from statsmodels.stats.proportion import (
-    confint_proportions_2indep,
-    power_proportions_2indep,
-    proportion_confint,
-    samplesize_proportions_2indep_onetail,
-)
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 Interval = tuple[float, float]
 LEVEL = 0.95
@@ -189,47 +183,6 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return multipletests(p, method="holm")[1] if len(p) else p
 
 
-def power(p_a: float, p_b: float, n: int, alpha: float = 0.05) -> float:
-    """Power of the two-sided test of two independent proportions, n problems each (pooled normal approximation)."""
-    return float(power_proportions_2indep(p_a - p_b, p_b, n, alpha=alpha).power)
-
-
-@lru_cache
-def _fisher_critical(n: int, alpha: float) -> list[tuple[int, int]]:
-    """For each number m = 0..2n of right answers in both groups: the counts (low, high) of the first group strictly
-    between which Fisher's exact test does not reject. Two-sided by likelihood, as in scipy.stats.fisher_exact.
-    """
-    bounds, log_factorial = [], special.gammaln(np.arange(1, 2 * n + 2))
-    choose = log_factorial[n] - log_factorial[:n + 1] - log_factorial[n::-1]     # log of n over x
-    for m in range(2 * n + 1):
-        x = np.arange(max(0, m - n), min(n, m) + 1)
-        logs = choose[x] + choose[m - x]                # hypergeometric, up to a factor
-        chance = np.exp(logs - logs.max())
-        chance /= chance.sum()
-        order = np.argsort(chance, kind="stable")
-        upto = np.searchsorted(chance[order], chance * (1 + 1e-7), side="right")
-        kept = x[np.cumsum(chance[order])[upto - 1] > alpha]      # p = sum of all tables that are no likelier
-        bounds.append((int(kept.min()) - 1, int(kept.max()) + 1))
-    return bounds
-
-
-@lru_cache
-def power_exact(p_a: float, p_b: float, n: int, alpha: float = 0.05) -> float:
-    """Exact power of Fisher's two-sided test of two independent proportions, n problems each.
-
-    The chance that the test rejects, summed over all pairs of counts. At n = 10 the normal approximation of `power`
-    is several points off, in either direction.
-    """
-    if n < 1 or not (0 <= p_a <= 1 and 0 <= p_b <= 1):
-        raise ValueError(f"p_a={p_a}, p_b={p_b}, n={n}; allowed: fractions from 0 to 1 and n from 1 up")
-    a, b = (stats.binom.pmf(np.arange(n + 1), n, p) for p in (p_a, p_b))
-    accepted = 0.0
-    for m, (low, high) in enumerate(_fisher_critical(n, alpha)):
-        x = np.arange(low + 1, high)
-        accepted += float(a[x] @ b[m - x])
-    return max(0.0, 1.0 - accepted)
-
-
 def nested_f(table: pd.DataFrame, reduced: str, full: str) -> tuple[float, float] | None:
     """F test of two nested least-squares models (statsmodels formulas): p, and the share of the variance that the
     reduced one leaves and the full one explains. None where the full one adds nothing or leaves no degree of freedom.
@@ -248,40 +201,6 @@ def nested_f(table: pd.DataFrame, reduced: str, full: str) -> tuple[float, float
     return float(anova_lm(small, large)["Pr(>F)"].iloc[1]), float(1 - large.ssr / small.ssr)
 
 
-@lru_cache      # the tables of a large grid ask the same again and again
-def n_needed(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Problems per configuration to tell two independent proportions apart with this power."""
-    if p_a == p_b:
-        raise ValueError(f"p_a=p_b={p_a}; allowed: two different proportions")
-    return math.ceil(samplesize_proportions_2indep_onetail(p_a - p_b, p_b, power, alpha=alpha))
-
-
-def n_needed_paired(lost: int, gained: int, n: int, power: float = 0.8, alpha: float = 0.05) -> int | None:
-    """Problems that show a paired difference like this one, (gained - lost) / n, with this power.
-
-    The t test of the single differences, whose spread is that of lost and gained (near Connor 1987, Biometrics
-    43:207-211, for McNemar's test). None where nothing points either way: as many lost as gained.
-    """
-    if lost < 0 or gained < 0 or lost + gained > n or n < 1:
-        raise ValueError(f"lost={lost}, gained={gained}, n={n}; allowed: counts from 0 up, together at most n")
-    if lost == gained:
-        return None
-    share, mean = (lost + gained) / n, abs(gained - lost) / n
-    spread = math.sqrt(max(share - mean**2, 0.0))
-    effect = min(mean / spread, 2.0) if spread else 2.0       # beyond 2 the fewest decide, see below
-    fewest = 1 + math.log2(1 / alpha)                         # problems that turn, all one way: exact McNemar p < alpha
-    return max(math.ceil(fewest / share), math.ceil(TTestPower().solve_power(effect, power=power, alpha=alpha)))
-
-
-@lru_cache
-def smallest_loss(p: float, n: int, power_wanted: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest loss from p that n problems per configuration show with this power; nan where none can."""
-    worst = p - 1e-6
-    if worst <= 0 or power(p, p - worst, n, alpha) < power_wanted:
-        return math.nan
-    return float(optimize.brentq(lambda d: power(p, p - d, n, alpha) - power_wanted, 1e-6, worst))
-
-
 def span(low: float, high: float, form: str = "z.1f") -> str:
     """An interval in tables and sentences, `76.1 to 86.7`: the one way in which pages write it."""
     return f"{low:{form}} to {high:{form}}"
@@ -290,8 +209,10 @@ def span(low: float, high: float, form: str = "z.1f") -> str:
 def least_to_most(counts: ArrayLike) -> str:
     """Counts as the least and the most of them, or the one that all are; "" for none."""
     values = np.asarray(counts, int)
-    return "" if not len(values) else str(values[0]) if values.min() == values.max() else span(
-        values.min(), values.max(), "d")
+    if not len(values):
+        return ""
+    low, high = values.min(), values.max()
+    return str(low) if low == high else span(low, high, "d")
 
 
 def say_difference(difference: float, low: float, high: float, n: int, unit: str = "points") -> str:

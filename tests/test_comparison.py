@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from lab_support import checkpoint, command, invoke, params, write_record
 from report_support import fill, healthy, rows, ship
 
-from fastdllm import stats
+from fastdllm import power, stats
 from fastdllm.display.tables import Html
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
@@ -286,19 +286,19 @@ def test_a_page_says_what_its_sides_share_once_and_when_they_ran(project, tmp_pa
 @pytest.mark.parametrize(("lost", "gained", "n"), [(10, 2, 100), (30, 10, 200), (3, 0, 50), (1, 0, 8)])
 def test_the_number_of_problems_that_is_named_shows_the_difference(lost, gained, n):
     """Drawn again and again at that size, the test finds it in about 80 % of the draws."""
-    needed = stats.n_needed_paired(lost, gained, n)
+    needed = power.n_needed_paired(lost, gained, n)
     assert needed is not None
     rng = np.random.default_rng(0)
     draws = rng.multinomial(needed, [lost / n, gained / n, 1 - (lost + gained) / n], size=400)
-    power = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
-    assert 0.55 < power < 0.95      # exact McNemar is cautious where few problems turn
-    assert stats.n_needed_paired(5, 5, 100) is None
+    found = np.mean([stats.mcnemar(int(a), int(b)) < 0.05 for a, b, _ in draws])
+    assert 0.55 < found < 0.95      # exact McNemar is cautious where few problems turn
+    assert power.n_needed_paired(5, 5, 100) is None
 
 
 def test_few_needed_where_all_turn_and_never_fewer_than_a_test_can_be_made_of():
-    assert stats.n_needed_paired(10, 0, 10) == 6
+    assert power.n_needed_paired(10, 0, 10) == 6
     with pytest.raises(ValueError, match="allowed: counts"):
-        stats.n_needed_paired(6, 6, 10)
+        power.n_needed_paired(6, 6, 10)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ or not measured by it."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from lab_support import ROOT, command, invoke, write_record
@@ -79,8 +78,8 @@ def test_records_of_other_settings_are_refused_by_name(tmp_path):
 def test_a_problem_differs_in_what_both_sides_kept():
     a = pd.DataFrame({"right": [1, 0], "tokens": [9, 9], "output": ["x", None]}, index=["p", "q"])
     b = pd.DataFrame({"right": [1, 0], "tokens": [9, 9], "output": ["y", "z"]}, index=["p", "q"])
-    assert np.array_equal(claims.differing(claims.Run(a), claims.Run(b), ["right", "tokens", "output"]), [True, False])
-    assert not claims.differing(claims.Run(a), claims.Run(b), ["right", "tokens"]).any()
+    assert claims.problems_apart(claims.Run(a), claims.Run(b), ["right", "tokens", "output"]).tolist() == [True, False]
+    assert not claims.problems_apart(claims.Run(a), claims.Run(b), ["right", "tokens"]).any()
 
 
 @pytest.mark.parametrize("prediction", predictions.PREDICTIONS, ids=lambda each: each.experiment.name)

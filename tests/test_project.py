@@ -21,7 +21,7 @@ from tools import architecture
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = ("tools", "__main__", "cli", "investigation", "share", "report", "ui", "display", "lab", "train", "tasks",
-         "decode", "model", "settings", "prior_results", "stats", "errors", "characters", "version")
+         "decode", "model", "settings", "prior_results", "stats", "power", "errors", "characters", "version")
 REMOTE = "fastdllm/lab/instrument/generation_file.py"      # the one place that may run code of a checkpoint
 SOURCES = sorted([*(ROOT / "fastdllm").rglob("*.py"), *(ROOT / "tools").glob("*.py")])
 # Rooms below the face: fastdllm/__init__.py is made of them.

@@ -36,6 +36,14 @@ def test_what_is_written_is_read(configuration, current):
     assert list(samples["tokens"]) == [10, 11, 12, 13]
 
 
+@pytest.mark.parametrize(("date", "day"), [
+    ("2026-11-20T10:00:00+00:00", "2026-11-20"), ("20260118_104512", "2026-01-18"), ("2026-11-20", "2026-11-20"),
+    ("unknown", "unknown"), ("", "")])
+def test_the_day_of_a_record_however_its_source_writes_the_date(configuration, current, date, day):
+    record = lab_support.synthetic(configuration, current)
+    assert record.model_copy(update={"date": date}).day == day
+
+
 def test_a_record_edited_by_hand_is_refused(configuration, current):
     lab_support.synthetic(configuration, current)
     path = configuration.directory / records.SUMMARY

@@ -20,8 +20,8 @@ PICTURE = "docs/images/architecture.svg"
 # neighbours, except from left to right.
 ROWS = (("cli",), ("investigation", "share"), ("report", "ui"), ("display",),
         ("lab.evaluation",), ("lab.jobs", "lab.instrument"), ("lab.records", "lab.config", "lab.atomic"),
-        ("train", "tasks"), ("decode",), ("model",), ("settings", "prior_results", "stats", "errors", "characters",
-                                                     "version"))
+        ("train", "tasks"), ("decode",), ("model",), ("settings", "prior_results", "stats", "power", "errors",
+                                                     "characters", "version"))
 SAYS = {
     "cli": "commands", "investigation": "who broke it, what it costs", "share": "gallery, publish, redact",
     "report": "reads records, runs nothing", "ui": "debugger and chat", "display": "palette, tables, notebook pages",
@@ -29,8 +29,8 @@ SAYS = {
     "lab.instrument": "decoders from outside", "lab.records": "what ran, crash-safe", "lab.config": "what is to run",
     "lab.atomic": "whole files", "train": "checkpoints of our own", "tasks": "prompts and scores",
     "decode": "the loop, policies, revisions", "model": "network, cache, checkpoint", "settings": "Decoding, Reuse",
-    "prior_results": "the log's figures", "stats": "intervals, tests", "errors": "validation",
-    "characters": "what can be seen", "version": "one line"}
+    "prior_results": "the log's figures", "stats": "intervals, tests", "power": "what n can show",
+    "errors": "validation", "characters": "what can be seen", "version": "one line"}
 WIDTH, HEIGHT, ROW, MARGIN = 176, 44, 84, 16     # pixels
 LINE = "#7a8794"
 

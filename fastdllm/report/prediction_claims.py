@@ -45,7 +45,7 @@ class Run:
 Cells = Mapping[str, Run]       # by the configuration's name, like k2_middle
 
 
-def differing(a: Run, b: Run, columns: Sequence[str]) -> np.ndarray:
+def problems_apart(a: Run, b: Run, columns: Sequence[str]) -> np.ndarray:
     """Which problems of both [n] differ in these columns; a text that is not kept on both sides counts as alike."""
     one, other = a.problems.align(b.problems, join="inner", axis=0)
     apart = np.zeros(len(one), bool)
@@ -80,7 +80,7 @@ def subsets_agree(refresh: Cells) -> Decision:
     n = min(len(refresh[name].problems) for name in REUSING)
     for k in (2, 3):
         first, *others = (refresh[f"k{k}_{layers}"] for layers in SUBSETS)
-        counts[k] = int(np.any([differing(first, other, columns) for other in others], axis=0).sum())
+        counts[k] = int(np.any([problems_apart(first, other, columns) for other in others], axis=0).sum())
     return max(counts.values()) <= APART * n, {"counts": by_k({k: str(count) for k, count in counts.items()}), "n": n}
 
 
@@ -153,7 +153,7 @@ def replay_is_output(replay: Cells, refresh: Cells) -> Decision:
         return None, {"why": why}
     pairs = {k: (refresh[name], replay[name]) for k, name in zip((2, 3), MIDDLE, strict=True)}
     n = min(len(run.problems) for pair in pairs.values() for run in pair)
-    counts = {k: int(differing(*pair, ("right", "tokens", "output")).sum()) for k, pair in pairs.items()}
+    counts = {k: int(problems_apart(*pair, ("right", "tokens", "output")).sum()) for k, pair in pairs.items()}
     ran = {k: [int(run.problems["forwards"].sum()) for run in pair] for k, pair in pairs.items()}
     values = {"n": n, "counts": by_k({k: str(count) for k, count in counts.items()}),
               "forwards": by_k({k: f"{after} against {before}" for k, (before, after) in ran.items()})}

@@ -55,7 +55,7 @@ class Report:
     def heading(self) -> str:
         """Markdown: the experiment, its hypothesis, when and where it ran and on what code, and the answer."""
         records = self.results.records
-        days = sorted({record.date[:10] for record in records})
+        days = sorted({record.day for record in records})
         where = sorted({f"{record.environment.device_name} ({record.parameters.device}, {record.parameters.dtype})"
                         for record in records})
         code = sorted({f"fastdllm {record.code.version}, "
@@ -129,7 +129,7 @@ def caption(table: pd.DataFrame) -> str:
 def entry(report: Report) -> str:
     """Log entries in the form of the template, one per task."""
     results, parts = report.results, []
-    date = max(record.date for record in results.records)[:10]
+    date = max(record.day for record in results.records)
     folders = [state.configuration.directory.parent.name for state, _ in results.recorded]
     for folder, rows in report.table.groupby(folders, sort=False):
         used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from fastdllm import power
 from fastdllm.decode.step import Step
 from fastdllm.display.claim import RunLabel
-from fastdllm.investigation.collapse.verdict_revisions import power
 
 
 def block(steps: Sequence[Step]) -> str:
@@ -81,7 +81,7 @@ def cache(differences: pd.DataFrame) -> str:
 
 def powers(pairs: Sequence[tuple[float, float, str]], n: int) -> str:
     """Of `power_figure` at the log's n."""
-    shares = "; ".join(f"{label}: {power(good, bad, n):.0%}" for good, bad, label in pairs)
+    shares = "; ".join(f"{label}: {power.independent(good, bad, n):.0%}" for good, bad, label in pairs)
     return f"Power of Fisher's exact test (two-sided, 5 %) to see each fall; at n = {n}: {shares}. Dashed is 80 %."
 
 

@@ -16,10 +16,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fastdllm import power
 from fastdllm.decode.step import Step
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, DECISIONS, GREY, MARKERS, styled
-from fastdllm.investigation.collapse.verdict_revisions import power
 from fastdllm.model.lm import LM
 
 CELLS = [(1, "")] + [(k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]
@@ -234,7 +234,7 @@ def power_figure(pairs: Sequence[tuple[float, float, str]], ns: Sequence[int], m
     """Power of Fisher's test against n for pairs of accuracies (good, bad, label); dotted lines at `marks`."""
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
     for (good, bad, label), color in zip(pairs, list(COLORS.values()) * 3, strict=False):
-        axes.plot(ns, [100 * power(good, bad, n) for n in ns], color=color, label=label)
+        axes.plot(ns, [100 * power.independent(good, bad, n) for n in ns], color=color, label=label)
     for mark in marks:
         axes.axvline(mark, color=GREY, linestyle=":")
         axes.text(mark, 103, f"n = {mark} ", fontsize=8, ha="right")

@@ -52,7 +52,7 @@ def loading_is_left_out(gaps: pd.DataFrame) -> Decision:
     return (None if lost.empty else lost.min() > 5), {"low": lost.min(), "high": lost.max()}
 
 
-def differing(totals: pd.DataFrame, dtypes: list[str]) -> tuple[int, int]:
+def outputs_apart(totals: pd.DataFrame, dtypes: list[str]) -> tuple[int, int]:
     """Outputs that differ from those of `first`, and outputs compared, in some dtypes."""
     rows = totals[totals["dtype"].isin(dtypes)]
     return int(rows[APART].sum().sum()), int(2 * rows["n"].sum())
@@ -90,8 +90,8 @@ def half_precision_is_enough(totals: pd.DataFrame, modules: pd.DataFrame) -> Dec
     totals: `open_questions.totals_by_subset`, here and on a GPU; modules: `prior_results.half_precision_modules`.
     """
     modules, autocast = each_once(modules)
-    (ours, of_ours), (theirs, of_theirs) = (differing(table, HALF) for table in (totals, modules))
-    single, of_single = np.add(differing(totals, ["float32"]), differing(modules, ["float32"]))
+    (ours, of_ours), (theirs, of_theirs) = (outputs_apart(table, HALF) for table in (totals, modules))
+    single, of_single = np.add(outputs_apart(totals, ["float32"]), outputs_apart(modules, ["float32"]))
     return (ours + theirs > 0 and single == 0 if of_ours + of_theirs else None), {
         "ours": counted(ours, of_ours), "theirs": counted(theirs, of_theirs), "single": counted(single, of_single),
         "autocast": autocast}

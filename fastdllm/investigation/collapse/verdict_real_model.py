@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fastdllm import prior_results, stats, tasks
+from fastdllm import power, prior_results, stats, tasks
 from fastdllm.display.claim import Decision, Judged, claim
 from fastdllm.investigation.collapse import phase6, real_model
 from fastdllm.investigation.collapse.phase6 import Phase6Results
 from fastdllm.investigation.collapse.real_model import BYPASS, MOVED, OF_THE_LOG
-from fastdllm.investigation.collapse.verdict_revisions import percent, power
+from fastdllm.investigation.collapse.verdict_revisions import percent
 from fastdllm.report.shipped import ShippedRecords
 
 CRITERION = 5.0      # points: what the proposal lets reuse lose
@@ -74,7 +74,7 @@ def a_few_problems_show_it(cells: pd.DataFrame, have: Phase6Results, size: int =
         return None, {}
     bad = others.loc[others["accuracy"].idxmin()]
     good = own[own["k"] == bad["k"]].iloc[0]
-    strength = power(float(good["accuracy"]), float(bad["accuracy"]), size)
+    strength = power.independent(float(good["accuracy"]), float(bad["accuracy"]), size)
     return strength >= 0.8, {"size": size, "power": percent(strength), "other": bad["layers"], "k": bad["k"],
                              "chance": stats.not_ahead(have.correct[good["path"]], have.correct[bad["path"]], size)}
 

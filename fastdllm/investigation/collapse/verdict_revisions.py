@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fastdllm import stats
+from fastdllm import power, stats
 from fastdllm.display.claim import Decision, Judged, RunLabel, claim, told, verdict
 from fastdllm.investigation.collapse.phase6 import NAMES, Phase6Results, across_subsets, against, losses, worse
 from fastdllm.investigation.collapse.verdict_suspects import list_differences
 
 JANUARY, RUN_1, RUN_2 = "8e18baac", "6c8822f", "26d6179"
 ENOUGH = 0.8      # power that counts as "can show"
-EXACT = 200       # problems up to which power is exact; the normal approximation is good beyond
 
 
 @claim(holds="**{who} is worse than January's in {hit} of {m} comparisons** (most: k{k} {layers}, {points:+.1f} "
@@ -57,11 +56,6 @@ def subsets_are_one_computation(name: str, subsets: pd.DataFrame) -> Decision:
         f"tokens or forwards of some answer differ, but all have the same right answers (n = {n})")}
 
 
-def power(good: float, bad: float, n: int) -> float:
-    """Power to tell two accuracies apart, n problems each: Fisher's exact test, its normal approximation for many."""
-    return stats.power_exact(good, bad, n) if n <= EXACT else stats.power(good, bad, n)
-
-
 def percent(share: float) -> str:
     """A small chance for people: never 0%."""
     return "under 0.1%" if share < 0.001 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
@@ -76,13 +70,14 @@ def shows(good: float, bad: float, n: int) -> Decision:
     values = {"good": good, "bad": bad, "n": n}
     if round(good, 3) == round(bad, 3):
         return None, values
-    strength = power(good, bad, n)
+    strength = power.independent(good, bad, n)
     return strength >= ENOUGH, values | {"power": percent(strength), "needed": needed(good, bad)}
 
 
 def needed(good: float, bad: float) -> int:
-    """Problems from which on the power is 80 %, by the same rule as `power`."""
-    return next((n for n in range(2, EXACT + 1) if power(good, bad, n) >= ENOUGH), 0) or stats.n_needed(good, bad)
+    """Problems from which on the power is 80 %, by the same rule as `power.independent`."""
+    return next((n for n in range(2, power.EXACT + 1) if power.independent(good, bad, n) >= ENOUGH),
+                0) or power.n_needed(good, bad)
 
 
 @claim(holds="Spot check: all {n} decodes gave the record's tokens.",

@@ -20,8 +20,8 @@ from fastdllm.lab.records.identity import CurrentFingerprints, code_hash
 from fastdllm.lab.records.source_hash import tree_hash
 from fastdllm.settings import Settings
 
-ROOMS = ("settings.py", "stats.py", "prior_results.py", "model", "decode", "tasks", "lab", "display", "report",
-         "investigation", "ui")
+ROOMS = ("settings.py", "stats.py", "power.py", "prior_results.py", "model", "decode", "tasks", "lab", "display",
+         "report", "investigation", "ui")
 RECORD = "notebook.json"
 LAYERS = ("layers", "subsets", "scattered")      # parameters of notebooks that say which layers
 

@@ -7,6 +7,7 @@ directory.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -107,6 +108,11 @@ class Record(Settings):
         if not isinstance(values, dict):
             return values
         return {**{name: 0 for name in values.get("unknown", ()) if name in STATED_NUMBERS}, **values}
+
+    @property
+    def day(self) -> str:
+        """The date without the time: 2026-01-18, also of a log's stamp like 20260118_104512."""
+        return re.sub(r"^(\d{4})(\d\d)(\d\d)_\d+$", r"\1-\2-\3", self.date).partition("T")[0]
 
     def content(self) -> dict[str, Any]:
         """What the checksum covers, as plain JSON values; unknown fields and parameters are left out."""

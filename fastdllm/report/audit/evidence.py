@@ -122,7 +122,7 @@ def unknown(rows: pd.DataFrame) -> list[str]:
                       ["whether the working tree had changes"] if unsaid else [])
 
 
-def differing(rows: pd.DataFrame) -> list[str]:
+def circumstances_apart(rows: pd.DataFrame) -> list[str]:
     """The circumstances in which these rows differ, with their values."""
     return [f"{name} ({', '.join(map(str, rows[column].dropna().unique()))})"
             for name, column in CIRCUMSTANCES.items() if rows[column].nunique() > 1]
@@ -130,7 +130,7 @@ def differing(rows: pd.DataFrame) -> list[str]:
 
 def not_one_computation(rows: pd.DataFrame) -> str:
     """Why rows that are alike may still be different computations; "" if all that shaped them is known and agrees."""
-    reasons = [f"they differ in {', '.join(different)}"] if (different := differing(rows)) else []
+    reasons = [f"they differ in {', '.join(different)}"] if (different := circumstances_apart(rows)) else []
     missing = unknown(rows)
     few = missing if len(missing) <= MOST_NAMED + 1 else [*missing[:MOST_NAMED], f"{len(missing) - MOST_NAMED} more"]
     reasons += [f"not stated: {', '.join(few)}"] if few else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fastdllm import stats
+from fastdllm import power, stats
 from fastdllm.lab.records.harness_results import RIGHT_OR_WRONG
 from fastdllm.report.audit.evidence import Evidence, Finding, Rule, decimals, names, same_number
 
@@ -60,14 +60,14 @@ def too_few(evidence: Evidence) -> Iterator[Finding]:
         p, n = float(base["accuracy"].mean()), int(base["n"].iloc[0])
         if p <= CRITERION:
             continue
-        visible = stats.smallest_loss(min(p, 1 - 1e-9), n)
+        visible = power.smallest_loss(min(p, 1 - 1e-9), n)
         if visible <= CRITERION:
             continue
         low, high = stats.wilson(round(p * n), n)
         what = f"losses below {visible:.0%}" if visible == visible else "any loss at all"
         yield Finding("too_few", "doubtful", names(rows),
                       f"{name}: n = {n}; k=1 at {p:.1%} has the interval {stats.span(low, high, '.1%')}; {what} "
-                      f"are missed more often than once in five; 5 points need n = {stats.n_needed(p, p - CRITERION)}",
+                      f"are missed more often than once in five; 5 points need n = {power.n_needed(p, p - CRITERION)}",
                       "computed: power 80 %, two-sided 5 %, independent samples")
 
 

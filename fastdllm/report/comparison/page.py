@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -62,9 +61,8 @@ def name_of(side: Side) -> str:
 
 def ran(record: Record) -> str:
     """When, where and by what code a record was made, as far as it says."""
-    day = re.sub(r"^(\d{4})(\d\d)(\d\d)_\d+$", r"\1-\2-\3", record.date.partition("T")[0])      # the log's stamp
     device = record.environment.device_name
-    return ", ".join(filter(None, (day, "" if device == UNKNOWN else device,
+    return ", ".join(filter(None, (record.day, "" if device == UNKNOWN else device,
                                    f"commit {record.code.commit[:9]}" if record.code.commit else "")))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from fastdllm import stats
+from fastdllm import power, stats
 from fastdllm.lab import records
 from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.steps import STEPS
@@ -92,9 +92,9 @@ class Pair:
     def needed(self) -> int | None:
         """Problems that would show a difference as large as this one with 80 % power; None where there is none."""
         if self.paired is not None:
-            return stats.n_needed_paired(self.paired.lost, self.paired.gained, self.paired.n)
+            return power.n_needed_paired(self.paired.lost, self.paired.gained, self.paired.n)
         a, b = (side.record.accuracy[rule] for side, rule in zip((self.a, self.b), self.rules, strict=True))
-        return stats.n_needed(a.value, b.value) if a.value != b.value and a.n and b.n else None
+        return power.n_needed(a.value, b.value) if a.value != b.value and a.n and b.n else None
 
     def turned(self, how: str) -> pd.DataFrame:
         """The problems that b `won` (wrong in a, right in b) or `lost`."""
@@ -274,4 +274,4 @@ def facts(record: Record) -> dict[str, Any]:
             "problems": record.dataset.fingerprint[:12],
             "code": code.hash[:12], "policy file": (code.policy or "none")[:12], "commit": (code.commit or "none")[:12],
             "executor": record.executor or UNKNOWN, "torch": where.torch, "device name": where.device_name,
-            "node": where.node, "date": record.date.partition("T")[0]}
+            "node": where.node, "date": record.day}
