@@ -28,6 +28,8 @@ from fastdllm.lab.records import journal
 
 pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(900)]
 HERE = Path(__file__).parent / "slurm"
+LIMITED = 60          # problems of the configuration that outlives its time limit
+TOLD = "told"         # file that the shards wait for
 PATIENCE = 400.0      # seconds that a loaded machine may take for the whole story
 
 
@@ -46,7 +48,7 @@ class Story:
     files: dict[str, Path]
     run: Path
     foreign: int
-    said: str       # by `grid submit --limit 38`
+    said: str       # by `grid submit --limit 60`
 
     def look(self, name: str) -> dict[str, ConfigurationState]:
         grid = grid_file.load(self.files[name])
@@ -83,36 +85,44 @@ def story(tmp_path_factory, executable, warm_kernels):
     model = lab_support.checkpoint(directory / "model")
     computing = lab_support.computing_notebook(directory / "configuration.ipynb")
     common = {"time": "10", "cpus": 1, "throttle": 2, "signal_seconds": 30}
-    slow = {"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / "slow.py")}], "batch_size": 1}
+    slow, first, waits = ({"axes": {}, "configs": [{"k": 2, "layers": "middle", "policy": str(HERE / policy)}],
+                           "batch_size": 1} for policy in ("slow.py", "slow_at_first.py", "waits.py"))
     array = {"axes": {"k": [1, 2], "layers": ["middle", "last"]}, "limit": 1}
     settings = {
-        # 38 problems sleep for over 100 seconds however fast they are decoded; the signal comes after 90 at most
-        "limited": slow | {"limit": 38, "slurm": common | {"time": "3", "signal_seconds": 90, "partition": "second"}},
+        # The signal comes 90 to 150 seconds after the start, which takes 20 to 60; so many problems sleep for longer.
+        "limited": first | {"limit": LIMITED, "slurm": common | {"time": "4", "signal_seconds": 90,
+                                                                 "partition": "second"}},
         "node": slow | {"limit": 6, "slurm": common}, "cancelled": slow | {"limit": 30, "slurm": common},
         "broken": {"axes": {}, "limit": 2, "configs": [{"k": 1}, {"k": 2, "layers": "middle",
                                                                   "policy": str(HERE / "fails.py")}],
                    "slurm": common},
         "array": array | {"slurm": common},
-        # 24 problems that sleep in three shards: one is killed, one is put back into the queue
-        "shards": slow | {"limit": 24, "shards": 3, "slurm": common | {"throttle": 3}},
+        # 24 problems in three shards that go on when they are told: one is killed, one is put back into the queue
+        "shards": waits | {"limit": 24, "shards": 3, "slurm": common | {"throttle": 3}},
         "unfit": {"axes": {}, "configs": [{"k": 1}], "device": "cuda", "dtype": "float32", "slurm": common}}
     with pytest.MonkeyPatch.context() as patch, cluster.slurm() as run:
-        for name, value in {**SECRETS, "OMP_NUM_THREADS": "1"}.items():
+        for name, value in {**SECRETS, "OMP_NUM_THREADS": "1", "FASTDLLM_TEST_TOLD": str(directory / TOLD)}.items():
             patch.setenv(name, value)       # sbatch hands the environment on
         files = {name: lab_support.params(directory / f"{name}.yml", model, notebook=str(computing), **values)
                  for name, values in settings.items()}
         foreign = slurm.submit(HERE / "foreign.sh", f"--output={directory}/foreign.log")
-        said = fastdllm("grid", "submit", str(files["limited"]), "--limit", "38")
+        said = fastdllm("grid", "submit", str(files["limited"]), "--limit", str(LIMITED))
         patch.setattr(sys, "executable", executable)
         patch.setenv(warm_python.EXECUTABLE, executable)
-        for name in ("node", "cancelled", "unfit"):
+        for name in ("cancelled", "unfit"):
             fastdllm("grid", "submit", str(files[name]))
         yield Story(directory, files, run, foreign, said)
 
 
+def submit(story, name, *options):
+    """Submit a grid, unless a test before did."""
+    if not submission.submissions(story.directory / "executed" / name):
+        fastdllm("grid", "submit", str(story.files[name]), *options)
+
+
 def test_submit_says_how_to_follow_what_was_submitted(story):
-    [command] = re.findall(r"follow it with: fastdllm (grid status .* --limit 38)\n", story.said)
-    assert "Experiment Status: limited / arithmetic_limit_38" in fastdllm(*shlex.split(command), ok=False)
+    [command] = re.findall(rf"follow it with: fastdllm (grid status .* --limit {LIMITED})\n", story.said)
+    assert f"Experiment Status: limited / arithmetic_limit_{LIMITED}" in fastdllm(*shlex.split(command), ok=False)
 
 
 def test_cancel_takes_this_grids_jobs_and_no_others(story):
@@ -128,6 +138,7 @@ def test_cancel_takes_this_grids_jobs_and_no_others(story):
 
 
 def test_a_node_that_goes_down_gives_its_cell_to_another(story):
+    submit(story, "node")
     story.until_begun("node")
     job = submission.cell_jobs(story.directory / "executed" / "node")["arithmetic_limit_6/k2_middle_slow"]
     cluster.kill_node(story.run, job.node)
@@ -137,12 +148,6 @@ def test_a_node_that_goes_down_gives_its_cell_to_another(story):
     assert state.record.sessions == 2
     assert state.record.environment.node != job.node
     assert len(records.samples(state.configuration.directory)["id"].unique()) == 6
-
-
-def submit(story, name, *options):
-    """Submit a grid, unless a test before did."""
-    if not submission.submissions(story.directory / "executed" / name):
-        fastdllm("grid", "submit", str(story.files[name]), *options)
 
 
 def test_a_grid_through_an_array(story):
@@ -169,34 +174,41 @@ def shard_state(story, index):
     return slurm.jobs([note.job]).get((note.job, index)), journal.progress(path)[0]
 
 
+def put_back(job):
+    """Whether a job was started anew, or waits to be, and what it had started is gone."""
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    return "Restarts=1" in shown and "COMPLETING" not in shown
+
+
 def test_a_configuration_in_shards_outlives_a_kill_and_a_requeue(story):
     """One array task a shard; the one that is cancelled is submitted alone, the one put back resumes by itself."""
     directory = story.directory / "executed" / "shards"
     submit(story, "shards")
     note = submission.submissions(directory)[-1]
-    assert note.tasks == (("arithmetic_limit_24/k2_middle_slow",),) * 3
+    assert note.tasks == (("arithmetic_limit_24/k2_middle_waits",),) * 3
     cluster.wait(lambda: all(list(directory.glob(f"*/*/partial-*.{part}of3.jsonl")) and shard_state(story, part - 1)[1]
                              for part in (1, 2)), PATIENCE, 0.2)
-    detail = story.look("shards")["k2_middle_slow"].detail
+    detail = story.look("shards")["k2_middle_waits"].detail
     assert re.search(r"\d+ of 24, 0 of 3 shards done", detail), detail
     subprocess.run(["scancel", f"{note.job}_0"], check=True)
     subprocess.run(["scontrol", "requeue", f"{note.job}_1"], check=True)
-    state = story.until_over("shards")["k2_middle_slow"]
+    cluster.wait(lambda: shard_state(story, 0)[0].over and put_back(f"{note.job}_1"), PATIENCE)
+    (story.directory / TOLD).touch()
+    state = story.until_over("shards")["k2_middle_waits"]
     assert state.state == "partial", f"{state}"
     assert re.search(r"2 of 3 shards done; job .* ended: CANCELLED", state.detail), state.detail
     text = fastdllm("grid", "submit", str(story.files["shards"]), "--dry-run")
     assert text.count("--shard ") == 1 and "--shard 1of3" in text, "only the lost shard"
     fastdllm("grid", "submit", str(story.files["shards"]))
-    state = story.until_over("shards")["k2_middle_slow"]
-    assert state.state == "complete", f"{state}\n{story.log('shards', 'k2_middle_slow')}"
+    state = story.until_over("shards")["k2_middle_waits"]
+    assert state.state == "complete", f"{state}\n{story.log('shards', 'k2_middle_waits')}"
     assert state.record is not None
     assert state.record.shards == 3
     samples = records.samples(state.configuration.directory)
     assert list(samples["index"]) == list(range(24))
     resumed = samples.loc[samples["session"] == 2, "index"] % 3
     assert {0, 1} == set(resumed), "the killed and the requeued shard went on, the third ran through"
-    shown = subprocess.run(["scontrol", "show", "job", f"{note.job}_1"], capture_output=True, text=True).stdout
-    assert "Restarts=1" in shown
+    assert put_back(f"{note.job}_1")
     assert (state.configuration.directory / "configuration.ipynb").exists()
 
 
@@ -271,12 +283,12 @@ def test_an_unfit_node_is_found_out_before_anything_is_loaded(story):
 
 
 def test_a_cell_outlives_its_time_limit(story):
-    state = story.until_over("limited")["k2_middle_slow"]
-    assert state.state == "complete", f"{state}\n{story.log('limited', 'k2_middle_slow')}"
+    state = story.until_over("limited")["k2_middle_slow_at_first"]
+    assert state.state == "complete", f"{state}\n{story.log('limited', 'k2_middle_slow_at_first')}"
     assert state.record is not None
     assert state.record.sessions >= 2
-    assert len(records.samples(state.configuration.directory)["id"].unique()) == 38
-    text = story.log("limited", "k2_middle_slow")
+    assert len(records.samples(state.configuration.directory)["id"].unique()) == LIMITED
+    text = story.log("limited", "k2_middle_slow_at_first")
     assert "the time limit is near" in text
     assert "start number 2" in text
     assert "resuming at problem" in (state.configuration.directory / records.LOG).read_text()

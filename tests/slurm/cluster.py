@@ -33,11 +33,11 @@ def slurm() -> Iterator[Path]:
     run = Path(tempfile.mkdtemp(prefix="slurm-"))      # short: munge's socket name has a limit
     before = os.environ.get("SLURM_CONF")
     try:
-        subprocess.run([HERE / "up.sh", run, str(port)], check=True, timeout=60)
+        subprocess.run([HERE / "up.sh", run, str(port)], check=True, timeout=300)
         os.environ["SLURM_CONF"] = str(run / "slurm.conf")
         yield run
     finally:
-        done = subprocess.run([HERE / "down.sh", run], timeout=60, check=False)
+        done = subprocess.run([HERE / "down.sh", run], timeout=300, check=False)
         if before is None:
             os.environ.pop("SLURM_CONF", None)
         else:

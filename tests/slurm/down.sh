@@ -3,11 +3,11 @@
 run=$1
 export SLURM_CONF="$run/slurm.conf"
 scancel --user="$(id -un)" 2>/dev/null
-for _ in $(seq 60); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 0.1; done
+for _ in $(seq 300); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 0.1; done
 for daemon in slurmd.n1 slurmd.n2 slurmctld munged; do
     pid=$(cat "$run/$daemon.pid" 2>/dev/null) || continue
     kill "$pid" 2>/dev/null
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    for _ in $(seq 600); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
     if kill -0 "$pid" 2>/dev/null; then echo "$daemon ($pid) is still alive" >&2; failed=1; fi
 done
 exit "${failed:-0}"

@@ -10,10 +10,10 @@ sed -e "s|@RUN@|$run|g; s|@HOST@|$(hostname -s)|g" \
 head -c 128 /dev/urandom >"$run/munge.key"; chmod 400 "$run/munge.key"
 munged --force --key-file="$run/munge.key" --socket="$run/munge.sock" --pid-file="$run/munged.pid" \
     --log-file="$run/munged.log" --seed-file="$run/munged.seed" 2>>"$run/start.log"
-for _ in $(seq 50); do munge -S "$run/munge.sock" -n >/dev/null 2>&1 && break; sleep 0.1; done
+for _ in $(seq 600); do munge -S "$run/munge.sock" -n >/dev/null 2>&1 && break; sleep 0.1; done
 slurmctld -i 2>>"$run/start.log"
 for node in n1 n2; do slurmd -N "$node" 2>>"$run/start.log"; done
-for _ in $(seq 100); do
+for _ in $(seq 600); do
     [ "$(sinfo -h -N -p main -o %t 2>/dev/null | grep -c '^idle$')" = 2 ] && exit 0
     sleep 0.1
 done
