@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import secrets
 import shutil
@@ -12,11 +13,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -30,19 +33,41 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
          "--window-size=1300,1500")
 
 
+PATIENCE = 180.0      # seconds that a loaded machine may take for what is a moment's work elsewhere
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that can be bound, below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randrange(10000, 16000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
-def answers(url: str) -> bool:
-    """Whether a page is served there (with status 200)."""
+def status(url: str) -> int:
+    """The HTTP status of a page; 0 if nothing answers."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return reply.status == 200
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
     except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return False
+        return 0
+
+
+def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Wait until `what()` is true and return it; it may find that an element was drawn anew meanwhile."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if seen := what():
+                return seen
+        except StaleElementReferenceException:
+            seen = None
+        if time.monotonic() > end:
+            raise TimeoutError(f"{seen!r} after {seconds} s")
+        time.sleep(0.2)
 
 
 @contextmanager
@@ -52,15 +77,15 @@ def server(command: list[str], ready: str, folder: Path, log: Path, **environmen
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
                                    env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
     try:
-        until = time.monotonic() + 180
-        while not answers(ready):
-            if process.poll() is not None or time.monotonic() > until:
+        end = time.monotonic() + PATIENCE
+        while status(ready) != 200:
+            if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the server did not come up:\n{log.read_text()[-2000:]}")
             time.sleep(0.3)
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 @contextmanager
@@ -93,15 +118,14 @@ def chromium(profile: Path) -> Iterator[WebDriver]:
         driver.quit()
 
 
-def wait(driver: WebDriver, css: str, seconds: float = 180, text: str | None = None) -> WebElement:
+def wait(driver: WebDriver, css: str, seconds: float = PATIENCE, text: str | None = None) -> WebElement:
     """The first element that matches (and contains the text); raises TimeoutError naming it and what there is."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for element in driver.find_elements(By.CSS_SELECTOR, css):
-            if text is None or text in element.text:
-                return element
-        time.sleep(0.2)
-    raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s at {seen(driver, css)}")
+    try:
+        return until(lambda: next((element for element in driver.find_elements(By.CSS_SELECTOR, css)
+                                   if text is None or text in element.text), None), seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"no {css} {'' if text is None else repr(text)} after {seconds} s at "
+                           f"{seen(driver, css)}") from error
 
 
 def seen(driver: WebDriver, css: str) -> str:
@@ -113,27 +137,32 @@ def seen(driver: WebDriver, css: str) -> str:
             f"the console: {said}")
 
 
-def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float = 180) -> None:
+def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float = PATIENCE) -> None:
     """Wait until a JavaScript expression has a value: what a kernel sends arrives field by field."""
-    until = time.monotonic() + seconds
-    while (value := js(driver, f"return {expression}")) != wanted:
-        if time.monotonic() > until:
-            raise TimeoutError(f"{expression} is {value!r}, not {wanted!r}, after {seconds} s")
-        time.sleep(0.2)
+    value: object = None
+
+    def there() -> bool:
+        nonlocal value
+        value = js(driver, f"return {expression}")
+        return value == wanted
+    try:
+        until(there, seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"{expression} is {value!r}, not {wanted!r}, after {seconds} s") from error
 
 
-def start_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
+def start_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = PATIENCE) -> None:
     """Open a notebook in JupyterLab and run all its cells, as a reader does: pressed again where nothing begins."""
     driver.get(f"{base}/lab/tree/{notebook}?token={token}&reset")
     wait(driver, ".jp-Notebook .jp-Cell")
     wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
-    until = time.monotonic() + seconds
+    end = time.monotonic() + seconds
     while True:
         js(driver, "document.querySelector('.jp-Notebook').focus()")
         menu(driver, "Run", "Run All Cells")
         if begins(driver, 20):
             return
-        if time.monotonic() > until:
+        if time.monotonic() > end:
             raise TimeoutError(f"{notebook}: no cell begins; {seen(driver, '.jp-Notebook-ExecutionIndicator')}")
         print(f"{notebook}: nothing began; {seen(driver, '.jp-Notebook-ExecutionIndicator')}")
         driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)     # the menu, if it is still open
@@ -141,19 +170,22 @@ def start_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: 
 
 def begins(driver: WebDriver, seconds: float) -> bool:
     """Whether a cell of the notebook runs or has run by then: its prompt is not empty."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if re.search(r"\[(\*|\d+)\]", str(js(driver, """return [...document.querySelectorAll('.jp-InputPrompt')]
-                .map((prompt) => prompt.textContent).join(' ')"""))):
-            return True
-        time.sleep(0.2)
-    return False
+    try:
+        return until(lambda: bool(re.search(r"\[(\*|\d+)\]", prompts(driver))), seconds)
+    except TimeoutError:
+        return False
 
 
-def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = 120) -> None:
+def prompts(driver: WebDriver) -> str:
+    """What stands before the notebook's cells: `[*]:` where one waits or runs, `[2]:` where it has run."""
+    return str(js(driver, """return [...document.querySelectorAll('.jp-InputPrompt')]
+        .map((prompt) => prompt.textContent).join(' ')"""))
+
+
+def run_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = PATIENCE) -> None:
     """Open a notebook in JupyterLab, run all its cells, wait until the kernel is idle again."""
     start_all(driver, base, token, notebook, seconds)
-    time.sleep(0.5)
+    until(lambda: "*" not in prompts(driver), seconds)
     wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
 
 
@@ -183,11 +215,17 @@ def menu(driver: WebDriver, *labels: str) -> None:
     """Choose from JupyterLab's menus."""
     wait(driver, ".lm-MenuBar-item", text=labels[0]).click()
     for label in labels[1:]:
-        items = [item for item in driver.find_elements(By.CSS_SELECTOR, ".lm-Menu-item") if item.text.startswith(label)]
-        if not items:
-            items = [wait(driver, ".lm-Menu-item", text=label)]
-        items[0].click()
+        until(lambda label=label: next((item for item in driver.find_elements(By.CSS_SELECTOR, ".lm-Menu-item")
+                                        if item.text.startswith(label)), None)).click()
         time.sleep(0.4)
+
+
+def theme(driver: WebDriver, name: str) -> None:
+    """JupyterLab's theme, `light` or `dark`, once its style sheets are there."""
+    light = str(name == "light").lower()
+    if js(driver, "return document.body.dataset.jpThemeLight") != light:
+        menu(driver, "Settings", "Theme", f"JupyterLab {name.title()}")
+        becomes(driver, "document.body.dataset.jpThemeLight", light)
 
 
 def contrast(ink: str, paper: str) -> float:

@@ -51,7 +51,7 @@ return now.top >= pane.top - 1 && now.bottom <= pane.bottom + 1;
 """
 
 
-BUSY = "import time\ntime.sleep(12)"
+BUSY = "import time\nfrom pathlib import Path\nwhile not Path('go').exists():\n    time.sleep(.1)"
 BUSY_NOW = ".jp-Notebook-ExecutionIndicator[data-status=busy]"
 PANEL = "from fastdllm.ui.panel import panel\npanel('tiny', max_new_tokens=64)"
 
@@ -113,8 +113,8 @@ def where(driver):
 
 
 def test_lab_wants_its_token(lab):
-    assert not browser.answers(f"{lab[0]}/api/contents")
-    assert browser.answers(f"{lab[0]}/api/contents?token={lab[1]}")
+    assert browser.until(lambda: browser.status(f"{lab[0]}/api/contents")) == 403
+    assert browser.status(f"{lab[0]}/api/contents?token={lab[1]}") == 200
 
 
 def test_debugger_notebook(driver, debugger, shots):
@@ -173,7 +173,7 @@ def test_panel_runs_and_cancels(driver, debugger, shots):
     box = browser.wait(driver, ".fd-in-new-tokens input")
     browser.into_view(driver, box)
     browser.wait(driver, ".fd-run").click()
-    browser.wait(driver, ".fd-status", 60, "ended by")      # before that, another run is refused
+    browser.wait(driver, ".fd-status", text="ended by")      # before that, another run is refused
     slider = driver.find_element(By.CSS_SELECTOR, ".fd-in-k [role=slider], .fd-in-k .noUi-handle")
     slider.send_keys(Keys.ARROW_RIGHT)
     assert browser.wait(driver, ".fd-in-k .widget-readout", text="3").text == "3", "the slider moves"
@@ -187,36 +187,35 @@ def test_panel_runs_and_cancels(driver, debugger, shots):
     prompt.send_keys("How many?")       # the checkpoint finds no end to it
     browser.wait(driver, ".fd-run").click()
     browser.wait(driver, ".fd-cancel:not([disabled])").click()
-    text = browser.wait(driver, ".fd-status", 60, "after").text
+    text = browser.wait(driver, ".fd-status", text="after").text
     assert "cancelled" in text
     browser.into_view(driver, driver.find_elements(By.CSS_SELECTOR, ".fd-player")[-1])
     driver.save_screenshot(str(shots / "panel.png"))
 
 
-def panel_cut(driver):
-    """Parts of the panel that reach beyond it, and how much of its width the controls use."""
-    return browser.js(driver, """const panel = document.querySelector('.fd-run').closest('.jp-OutputArea-output');
+def panel_fits(driver):
+    """Whether no part of the panel reaches beyond it, and the controls use its width."""
+    cut, used = browser.js(driver, """const panel = document.querySelector('.fd-run').closest('.jp-OutputArea-output');
        const room = panel.getBoundingClientRect();
        const parts = [...panel.querySelectorAll('.widget-inline-hbox, .widget-button, .fd-player')].filter((e) =>
          e.offsetWidth).map((e) => [e.className, e.getBoundingClientRect().right]);
        return [parts.filter(([, right]) => right > room.right + 1),
                (Math.max(...parts.map(([, right]) => right)) - room.left) / room.width]""")
+    return cut == [] and used > 0.9
 
 
 def test_panel_fits_the_window(driver, lab, shots):
     browser.run_all(driver, *lab, "panel.ipynb")
     try:
         status = browser.wait(driver, ".fd-status")
-        assert "Press run." in driver.find_element(By.CSS_SELECTOR, ".jp-Notebook").text
+        browser.wait(driver, ".jp-Notebook", text="Press run.")
         assert not driver.find_elements(By.CSS_SELECTOR, ".fd-player"), "no live controls of an empty player"
         assert not any(node.is_displayed() for node in driver.find_elements(By.CSS_SELECTOR, "p[id^=fd-]"))
         browser.wait(driver, ".fd-run").click()
-        browser.wait(driver, ".fd-status", 60, "tokens in")
+        browser.wait(driver, ".fd-status", text="ended by")
         for width in (600, 900, 1300):
             driver.set_window_size(width, 1500)
-            time.sleep(1)
-            cut, used = panel_cut(driver)
-            assert cut == [] and used > 0.9, width
+            browser.until(lambda: panel_fits(driver))
             browser.into_view(driver, status)
             driver.save_screenshot(str(shots / f"panel_{width}.png"))
     finally:
@@ -227,27 +226,29 @@ def test_panel_takes_what_is_typed(driver, lab, shots):
     """Whole numbers are refused, not changed; an edited text is an own prompt."""
     browser.run_all(driver, *lab, "panel.ipynb")
     for field, typed, said in (("new-tokens", "3.7", "new tokens: 3.7; allowed"),
-                               ("new-tokens", "-5", "new tokens: -5; allowed"), ("new-tokens", "8", "8 tokens in"),
+                               ("new-tokens", "-5", "new tokens: -5; allowed"), ("new-tokens", "8", "ended by"),
                                ("problem", "3.7", "problem: 3.7; allowed")):
         box = browser.wait(driver, f".fd-in-{field} input")
         box.send_keys(Keys.CONTROL, "a")
         box.send_keys(typed, Keys.ENTER)
         browser.wait(driver, ".fd-run").click()
-        browser.wait(driver, ".fd-status", 180, said)
-        assert box.get_attribute("value") == typed
+        status = browser.wait(driver, ".fd-status", text=said).text
+        assert box.get_attribute("value") == typed and (said != "ended by" or status.startswith("8 tokens in"))
+        browser.wait(driver, ".fd-in-problem input:not([disabled])")     # what a run frees last
     driver.save_screenshot(str(shots / "panel_refuses.png"))
     chosen = "document.querySelector('.fd-in-task select').selectedOptions[0].label"
     box.send_keys(Keys.CONTROL, "a")
     box.send_keys("3", Keys.ENTER)
     browser.wait(driver, ".fd-run").click()
-    browser.wait(driver, ".fd-status", 180, "tokens in")
+    browser.wait(driver, ".fd-status", text="ended by")
+    browser.wait(driver, ".fd-in-problem input:not([disabled])")
     browser.becomes(driver, chosen, "arithmetic")
     driver.find_element(By.CSS_SELECTOR, ".fd-in-prompt textarea").send_keys(" And then?", Keys.TAB)
     browser.wait(driver, ".fd-in-problem input[disabled]")
     browser.becomes(driver, f"{chosen}.split(/\\s+/).join(' ')", "own prompt")
 
 
-def test_what_is_typed_arrives_before_the_button(driver, lab, shots):
+def test_what_is_typed_arrives_before_the_button(driver, lab, folder, shots):
     """While the kernel is busy, a page holds back all but the first change of a field: that one has to be the whole."""
     browser.start_all(driver, *lab, "busy.ipynb")
     typed = {"layers input": "0-3", "prompt textarea": "Zoe has 75 stamps.", "new-tokens input": "12"}
@@ -259,8 +260,9 @@ def test_what_is_typed_arrives_before_the_button(driver, lab, shots):
     slider = driver.find_element(By.CSS_SELECTOR, ".fd-in-k [role=slider], .fd-in-k .noUi-handle")
     slider.send_keys(Keys.ARROW_RIGHT)
     browser.wait(driver, ".fd-run").click()
-    assert driver.find_elements(By.CSS_SELECTOR, BUSY_NOW), "the kernel has taken nothing yet"
-    browser.wait(driver, ".fd-status", 60, "ended by length")
+    browser.wait(driver, BUSY_NOW)
+    (folder / "go").touch()     # until now the kernel has taken nothing
+    browser.wait(driver, ".fd-status", text="ended by length")
     shown = browser.wait(driver, ".fd-player").text
     assert "k3 0-3 output" in shown and typed["prompt textarea"] in shown
     driver.save_screenshot(str(shots / "panel_busy.png"))
@@ -296,8 +298,7 @@ def test_long_trace(driver, long_trace, shots, capsys):
 
 def test_dark_theme_is_legible(driver, long_trace, shots):
     """Text of the player against its background: contrast of at least 4.5 in the dark theme."""
-    browser.menu(driver, "Settings", "Theme", "JupyterLab Dark")
-    time.sleep(1.5)
+    browser.theme(driver, "dark")
     stage = browser.wait(driver, ".fd-player")
     colours = browser.js(driver, "const s = getComputedStyle(arguments[0]); return [s.color, s.backgroundColor]", stage)
     assert browser.contrast(*colours) > 4.5, colours
@@ -313,21 +314,21 @@ def app(tmp_path_factory):
                                    stdout=output, stderr=subprocess.STDOUT,
                                    env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
                                         "JUPYTER_PATH": ""})      # ordinary kernels, children of the app
-    until = time.monotonic() + 60
+    until = time.monotonic() + browser.PATIENCE
     while "Ctrl-C" not in log.read_text():
         assert process.poll() is None and time.monotonic() < until, log.read_text()
         time.sleep(0.3)
     address = next(line for line in log.read_text().splitlines() if "token=" in line)
-    assert browser.answers(address.split("/?")[0] + "/login"), "an address that is printed answers"
+    assert browser.status(address.split("/?")[0] + "/login") == 200, "an address that is printed answers"
     yield address, process
     process.send_signal(2)
-    assert process.wait(30) == 0
+    assert process.wait(browser.PATIENCE) == 0
 
 
 def app_page(driver, app):
     """The app's page anew, with the first answer on it."""
     driver.get(app[0])
-    assert "####" in browser.wait(driver, ".fd-log", 90, "Model:").text
+    assert "####" in browser.wait(driver, ".fd-log", text="Model:").text
     return browser.wait(driver, ".fd-message input")
 
 
@@ -338,14 +339,22 @@ def app_shown(driver, app):
 
 
 def app_answered(driver, text):
-    browser.wait(driver, ".fd-log", 60, text)
-    browser.wait(driver, ".fd-message button:not([disabled])", 60)
+    browser.wait(driver, ".fd-log", text=text)
+    browser.wait(driver, ".fd-message button:not([disabled])")
+
+
+def command_of(process):
+    """The words of a process's command, each ended by a zero byte; empty for one that has ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def app_kernels(app):
     """How many kernels the app's process has started that still run."""
     children = Path(f"/proc/{app[1].pid}/task/{app[1].pid}/children").read_text().split()
-    return sum(b"ipykernel" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    return sum(b"ipykernel" in command_of(Path("/proc", child)) for child in children)
 
 
 def test_app_chats_behind_its_token(driver, app, shots):
@@ -355,13 +364,13 @@ def test_app_chats_behind_its_token(driver, app, shots):
     assert "/login" in driver.current_url, "no page without the token"
     token = address.partition("token=")[2]
     field = app_page(driver, app)
-    shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert any(b"fastdllm\0app" in line for line in shown) and any(b"ipykernel" in line for line in shown)
+    shown = [command_of(process) for process in Path("/proc").glob("[0-9]*")]
+    assert any(b"fastdllm\0app" in line for line in shown) and app_kernels(app)
     assert not any(token.encode() in line for line in shown), "what every user of the machine can read"
     field.send_keys("Zoe has 75 stamps. She finds 150 more. How many stamps does Zoe have?", Keys.ENTER)
     app_answered(driver, "Zoe has 75 stamps")
     assert field.get_attribute("value") == "", "what was taken leaves the field"
-    text = browser.wait(driver, ".fd-log", 30, "####").text
+    text = browser.wait(driver, ".fd-log", text="####").text
     assert "225" in text.partition("not seen by the model")[2] and "Tom has 3 apples" in text
     assert "tokens per forward" in browser.wait(driver, ".fd-status").text
     assert where(driver)[1] > 3
@@ -382,12 +391,9 @@ def test_app_needs_no_other_host(driver, app):
 def test_app_ends_the_kernel_of_a_page_that_closes(driver, app):
     for _ in range(2):
         app_page(driver, app)
-    assert 1 <= app_kernels(app) <= 2, "the page's own, and at most the one before it, which is ending"
+    browser.until(lambda: 1 <= app_kernels(app) <= 2)      # the page's own, and at most the one before it, which ends
     driver.get("about:blank")
-    until = time.monotonic() + 30
-    while app_kernels(app) and time.monotonic() < until:
-        time.sleep(0.3)
-    assert app_kernels(app) == 0
+    browser.until(lambda: not app_kernels(app))
 
 
 def test_app_log_follows_and_lets_read_back(driver, app, shots):
@@ -397,7 +403,7 @@ def test_app_log_follows_and_lets_read_back(driver, app, shots):
         return all[all.length - 1].getBoundingClientRect().bottom - box.bottom"""
     for count in range(5):
         field.send_keys(f"Zoe has 75 stamps. She finds {count + 150} more. How many stamps does Zoe have?", Keys.ENTER)
-        browser.wait(driver, ".fd-log", 60, f"She finds {count + 150} more")
+        browser.wait(driver, ".fd-log", text=f"She finds {count + 150} more")
         assert browser.js(driver, bottom, log) < 8, "the newest line is in view while it is written"
         app_answered(driver, f"She finds {count + 150} more")
         assert browser.js(driver, bottom, log) < 8
@@ -413,9 +419,9 @@ def test_app_log_follows_and_lets_read_back(driver, app, shots):
     field.send_keys("Zoe has 3 stamps. She finds 4 more. How many stamps does Zoe have?", Keys.ENTER)
     app_answered(driver, "She finds 4 more")
     assert abs(browser.js(driver, first, log) - stood) < 3, "who reads back is not moved by a new answer"
-    browser.wait(driver, ".fd-clear").click()
-    browser.wait(driver, ".fd-log", 10, "Nothing said yet")
-    assert not driver.find_elements(By.CSS_SELECTOR, ".fd-player .fd-pane"), "nothing is left of the answer"
+    browser.wait(driver, ".fd-clear:not([disabled])").click()
+    browser.wait(driver, ".fd-log", text="Nothing said yet")
+    browser.until(lambda: not driver.find_elements(By.CSS_SELECTOR, ".fd-player .fd-pane"))    # nothing is left
 
 
 def test_app_keeps_what_it_refuses(driver, app, shots):
@@ -426,7 +432,7 @@ def test_app_keeps_what_it_refuses(driver, app, shots):
     layers.send_keys(Keys.CONTROL, "a")
     layers.send_keys("outer", Keys.TAB)
     field.send_keys("Zoe has 75 stamps.", Keys.ENTER)
-    browser.wait(driver, ".fd-status", 60, "outer")
+    browser.wait(driver, ".fd-status", text="outer")
     assert field.get_attribute("value") == "Zoe has 75 stamps." and browser.wait(driver, ".fd-log").text == before
     driver.save_screenshot(str(shots / "app_refused.png"))
     layers.send_keys(Keys.CONTROL, "a")
@@ -439,18 +445,18 @@ def test_app_keeps_what_it_refuses(driver, app, shots):
     tokens.send_keys("1500", Keys.ENTER)
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys("How many?", Keys.ENTER)        # the checkpoint finds no end to it
-    send = browser.wait(driver, ".fd-message button[disabled]", 60)
-    browser.wait(driver, ".fd-log", 60, "How many?")        # taken: the field is empty
+    send = browser.wait(driver, ".fd-message button[disabled]")
+    browser.wait(driver, ".fd-log", text="How many?")        # taken: the field is empty
     field.send_keys("and then", Keys.ENTER)
-    browser.wait(driver, ".fd-message [role=status]", 60, "stop it first")
+    browser.wait(driver, ".fd-message [role=status]", text="stop it first")
     assert field.get_attribute("value") == "and then"
-    clear = browser.wait(driver, ".fd-clear")
-    assert not clear.is_enabled()
+    clear = browser.wait(driver, ".fd-clear[disabled]")
     assert all(float(node.value_of_css_property("opacity")) < .7 for node in (send, clear)), "and looks like it"
     driver.save_screenshot(str(shots / "app_busy.png"))
     browser.wait(driver, ".fd-stop").click()
-    browser.wait(driver, ".fd-message button:not([disabled])", 60)
-    assert browser.wait(driver, ".fd-message [role=status]", 2).text == "" and clear.is_enabled()
+    browser.wait(driver, ".fd-message button:not([disabled])")
+    browser.wait(driver, ".fd-clear:not([disabled])")
+    assert browser.wait(driver, ".fd-message [role=status]").text == ""
 
 
 def chat_cut(driver):
@@ -467,7 +473,7 @@ def chat_cut(driver):
 
 def test_chat_fits_the_window(driver, lab, shots):
     browser.run_all(driver, *lab, "18_chat.ipynb")
-    browser.wait(driver, ".fd-log", 60, "Model:")
+    browser.wait(driver, ".fd-log", text="Model:")
     browser.wait(driver, ".fd-settings .jupyter-widget-Collapse-header, .fd-settings .lm-Collapse-header").click()
     for theme in ("light", "dark"):
         assert_chat_fits(driver, theme, shots)
@@ -476,10 +482,8 @@ def test_chat_fits_the_window(driver, lab, shots):
 def assert_chat_fits(driver, theme, shots):
     """In windows of three widths, legible and whole."""
     size = driver.get_window_size()
-    if browser.js(driver, "return document.body.dataset.jpThemeLight") != ("true" if theme == "light" else "false"):
-        browser.menu(driver, "Settings", "Theme", f"JupyterLab {theme.title()}")
-        time.sleep(1.5)
-    log = browser.wait(driver, ".fd-log", 60, "Model:")
+    browser.theme(driver, theme)
+    log = browser.wait(driver, ".fd-log", text="Model:")
     browser.into_view(driver, log)
     side = driver.find_elements(By.CSS_SELECTOR, ".jp-SideBar.jp-mod-left .lm-TabBar-tab.lm-mod-current")
     for tab in side:        # the file list would leave a narrow window no room for the notebook
@@ -489,14 +493,13 @@ def assert_chat_fits(driver, theme, shots):
         probe.style.color = paper; document.body.append(probe);
         const seen = [getComputedStyle(arguments[0].querySelector('p')).color, getComputedStyle(probe).color];
         probe.remove(); return seen""", log)) > 4.5
-    assert light_arrow(driver) == (theme == "dark")
+    browser.until(lambda: light_arrow(driver) == (theme == "dark"))
     try:
         for width in (480, 900, 1300):
             driver.set_window_size(width, 1500)
-            time.sleep(1)
+            browser.until(lambda: chat_cut(driver) == [])
             browser.into_view(driver, driver.find_element(By.CSS_SELECTOR, ".fd-message"))
             driver.save_screenshot(str(shots / f"chat_{theme}_{width}.png"))
-            assert chat_cut(driver) == [], width
     finally:
         driver.set_window_size(size["width"], size["height"])
 
@@ -516,9 +519,8 @@ def test_app_fits_the_window(driver, app, shots):
     try:
         for width in (480, 900, 1300):
             driver.set_window_size(width, 1800)
-            time.sleep(1)
+            browser.until(lambda: chat_cut(driver) == [])
             driver.save_screenshot(str(shots / f"app_{width}.png"))
-            assert chat_cut(driver) == [], width
     finally:
         driver.set_window_size(size["width"], size["height"])
 
@@ -537,25 +539,28 @@ def test_app_follows_the_system_s_theme(driver, app, shots):
         for system, dark in (("dark", True), ("light", False), ("dark", True)):
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
                 {"name": "prefers-color-scheme", "value": system}]})
-            browser.becomes(driver, "document.body.dataset.jpThemeLight", str(not dark).lower(), 10)
+            browser.becomes(driver, "document.body.dataset.jpThemeLight", str(not dark).lower())
             (paper, ground), *inks = browser.js(driver, ink_and_paper)
             assert browser.contrast(paper, "rgb(0, 0, 0)" if dark else "rgb(255, 255, 255)") < 1.5
             assert browser.contrast(ground, paper) < 1.2, "one ground, to the edge of the window"
             assert [pair for pair in inks if browser.contrast(*pair) < 4.5] == []
             assert light_arrow(driver) == dark, "a light arrow on a dark field alone"
-            time.sleep(0.5)     # a frame, in which the map is drawn anew
-            drawn = browser.js(driver, """const map = document.querySelector('.fd-map');
-                const seen = map.getContext('2d').getImageData(0, 0, map.width, map.height).data, rest = [0, 0];
-                for (let at = 0; at < seen.length; at += 4) {
-                    const [red, green, blue, solid] = seen.slice(at, at + 4);
-                    if (solid > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) < 30)
-                        rest[red > 128 ? 1 : 0] += 1;
-                }
-                return rest""")
-            assert (drawn[1] > drawn[0]) == dark, "the map's letters and numbers are light on a dark ground alone"
+            browser.until(lambda dark=dark: light_ink(driver) == dark)      # on a dark ground alone
             driver.save_screenshot(str(shots / f"app_{system}.png"))
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def light_ink(driver):
+    """Whether more of the map's letters and numbers are light than dark; it is drawn anew a frame after a change."""
+    return browser.js(driver, """const map = document.querySelector('.fd-map');
+        const seen = map.getContext('2d').getImageData(0, 0, map.width, map.height).data, rest = [0, 0];
+        for (let at = 0; at < seen.length; at += 4) {
+            const [red, green, blue, solid] = seen.slice(at, at + 4);
+            if (solid > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) < 30)
+                rest[red > 128 ? 1 : 0] += 1;
+        }
+        return rest[1] > rest[0]""")
 
 
 @pytest.mark.parametrize("system", ["light", "dark"])
@@ -606,5 +611,5 @@ def test_panel_leaves_a_sentence_in_a_static_page(driver, shots, tmp_path, forke
     (tmp_path / "in.ipynb").write_text(of_cells(PANEL))
     papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", cwd=ROOT, progress_bar=False)
     driver.get(page_of(tmp_path / "out.ipynb"))
-    assert browser.wait(driver, "p[id^=fd-]", 10).text == "The panel needs JupyterLab with a kernel."
+    assert browser.wait(driver, "p[id^=fd-]").text == "The panel needs JupyterLab with a kernel."
     driver.save_screenshot(str(shots / "panel_static.png"))

@@ -5,34 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import status, until
 from slurm import cluster
 
-pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing()), pytest.mark.timeout(600)]
 SCRIPT = Path(__file__).parent.parent / "params" / "slurm" / "jupyterlab.sbatch"
-
-
-def status(url):
-    try:
-        with urllib.request.urlopen(url, timeout=3) as reply:
-            return reply.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return 0
-
-
-def until(check, seconds):
-    end = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < end, "took too long"
-        time.sleep(0.5)
-    return value
 
 
 def test_jupyterlab_job(tmp_path):
@@ -45,14 +25,14 @@ def test_jupyterlab_job(tmp_path):
         assert done.returncode == 0, done.stderr
         job = done.stdout.strip()
         note = tmp_path / f"jupyterlab-{job}.txt"
-        text = until(lambda: note.exists() and note.read_text(), 60)
+        text = until(lambda: note.exists() and note.read_text())
         assert note.stat().st_mode & 0o077 == 0, "the token is the owner's alone"
         port = re.search(r"-L (\d+):localhost:\1 ", text)[1]
         token = re.search(r"token=(\S+)", text)[1]
-        until(lambda: status(f"http://localhost:{port}/api/status?token={token}") == 200, 120)
-        assert status(f"http://localhost:{port}/api/status") == 403
+        until(lambda: status(f"http://localhost:{port}/api/status?token={token}") == 200)
+        until(lambda: status(f"http://localhost:{port}/api/status") == 403)
         log = (tmp_path / f"jupyterlab-{job}.log").read_text()
         assert note.name in log and token not in log
         subprocess.run(["scancel", job], check=True)
-        until(lambda: not note.exists(), 60)
-        until(lambda: status(f"http://localhost:{port}/api/status") == 0, 30)
+        until(lambda: not note.exists())
+        until(lambda: status(f"http://localhost:{port}/api/status") == 0)
