@@ -195,13 +195,14 @@ def test_the_runner_killed_in_mid_run(tmp_path, model, monkeypatch, executable):
     command = [sys.executable, "-m", "fastdllm", "grid", "run", str(tmp_path / "g.yml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    own, deadline = identity(CurrentFingerprints().payload(configuration.parameters)), time.monotonic() + 150
+    own, deadline = identity(CurrentFingerprints().payload(configuration.parameters)), time.monotonic() + 300
     while journal.progress(journal.path_of(configuration.directory, own))[0] < 2:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     first.kill()
     first.wait()
+    deadline = time.monotonic() + 300
     while status.state_of(configuration, CurrentFingerprints()).state == "running":       # the worker notices, and goes
         assert time.monotonic() < deadline
         time.sleep(0.1)

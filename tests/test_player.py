@@ -333,7 +333,7 @@ def test_panel_asks_for_benchmarks_in_the_background(project, monkeypatch):
     made.task.value = "gsm8k"
     assert made.prompt.value == ""
     assert made.halt.disabled is False and made.task.disabled
-    made.wait(60)
+    made.wait(300)
     assert "Error" in said_by(made) and "gsm8k" in said_by(made) and "machine with network" in said_by(made)
     assert made.task.value == "gsm8k" and made.prompt.value == "" and not made.task.disabled
     made.start()
