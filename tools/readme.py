@@ -1,6 +1,7 @@
 """The README's tables and pictures, from what is published: python -m tools.readme
 
-The first table is the real model's, out of the shipped records; then comes that of `make demo`. The picture of the
+The first table is the real model's, out of the shipped records; then comes that of `make demo`, and further down the
+real model's under each code of the log. The picture of the
 verdict is the first figure of the executed notebook, with the sentence under it. Numbers in the README come from
 records and from nowhere else; a test compares them with executed/published/.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import nbformat
@@ -28,34 +30,53 @@ from fastdllm.report.results import Results
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
 REAL = ("<!-- real: begin -->", "<!-- real: end -->")
 SHOWN = ("<!-- verdict: begin -->", "<!-- verdict: end -->")
+OTHER_CODES = ("<!-- codes: begin -->", "<!-- codes: end -->")
 CODES = ("26d6179", "6c8822f", "8e18baac")
+LATEST = CODES[0]
+JANUARY, RUN_2 = "jan_full", "feb16_run2"        # tables of the log
+GRID = [(1, ""), *((k, layers) for k in (2, 3) for layers in ("first", "middle", "last"))]
 EVERYWHERE = CODES[:2]       # the codes of the table of all benchmarks: reuse as it works, and as it collapses
 PICTURE, VERDICT = "docs/images/demo.png", "docs/images/verdict.png"
 NOTEBOOK = "executed/published/notebooks/20_verdict/20_verdict.ipynb"
 
 
-def real_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
-    """The real model's grid beside January's and Run 2's published ones, between its markers.
+def real_block(records: shipped.ShippedRecords) -> str:
+    """The real model's grid beside January's table of the 7B, as published, between its markers."""
+    have = real_model.results(records)
+    head = "| configuration | small real model | 7B, as published |\n|" + " --- |" * 3
+    where = ("*Right answers in % (95 % interval) on GSM8K's test problems. Small real model: SmolLM2-135M made a "
+             "block-diffusion model (`smol`), in words, output reuse in the code that works, threshold "
+             f"{real_model.THRESHOLD:g}, {real_model.DTYPE}; {shipped.label(at(have, LATEST).frame)} "
+             "([a line a problem](executed/published)). 7B: a table of the research log, n = "
+             f"{published(JANUARY)['n'].iloc[0]}; it states no intervals. Another model, another level, the same "
+             "question.*")
+    lines = [f"| {name(k, layers)} | {cell(have, LATEST, k, layers)} | {' / '.join(log_of(JANUARY, k, layers))} |"
+             for k, layers in GRID]
+    return "\n".join([REAL[0], head, *lines, "", where, *kept(have), REAL[1]])
+
+
+def codes_block(records: shipped.ShippedRecords, absent: pd.DataFrame) -> str:
+    """The same grid under each code of the log, and all other benchmarks, between its markers.
 
     absent: `shipped.missing`. Cells that did not run say so, and their command stands below.
     """
     have, cells = real_model.results(records), real_model.run_1(records)
     head = ("| configuration | " + " | ".join(f"`{code}`" for code in CODES)
-            + " | January, 7B, n = 1319 | Run 2, 7B, n = 10 |\n|" + " --- |" * (len(CODES) + 3))
+            + " | Run 2, 7B, n = 10 |\n|" + " --- |" * (len(CODES) + 2))
     said = [one.text for one in verdict_real_model.mystery(records, cells) if one.state is not None]
-    where = ("*Right answers in % (95 % interval) on GSM8K: SmolLM2-135M made a block-diffusion model (`smol`), all "
-             f"problems, in words, threshold {real_model.THRESHOLD:g}, {real_model.DTYPE}; "
-             f"{shipped.label(have.frame)} ([a line a problem](executed/published)). The 7B's columns are the log's "
-             "(`ce2817c0`, `f7f4c2c0`): another model, another level, the same question.*")
-    lines = [real_line(have, k, layers) for k, layers in [(1, "")] + [
-        (k, layers) for k in (2, 3) for layers in ("first", "middle", "last")]]
+    where = ("*`smol` as in [the first table](#what-reuse-costs), under three commits of the log: right answers in % "
+             f"(95 % interval); {shipped.label(have.frame)}. Run 2 is the log's (`f7f4c2c0`), on the 7B.*")
+    lines = [f"| {name(k, layers)} | " + " | ".join([*(cell(have, code, k, layers) for code in CODES),
+                                                     " / ".join(log_of(RUN_2, k, layers))]) + " |"
+             for k, layers in GRID]
     every = real_model.overview(records.where(model="smol", policy="output"))
     every = every.loc[every["code"].isin(EVERYWHERE), :]
-    return "\n".join([REAL[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
+    return "\n".join([OTHER_CODES[0], head, *lines, "", where, "", *(f"- {text}" for text in said), "",
                       f"Every benchmark of `smol` that ships under {' and '.join(f'`{code}`' for code in EVERYWHERE)}, "
                       "output reuse: right answers in % of n, over the subsets that ran (other codes: "
                       "[executed/published](executed/published)):",
-                      "", Html(every).markdown(), "", *failed_hypotheses(records), shipped.not_run(absent), REAL[1]])
+                      "", Html(every).markdown(), "", *failed_hypotheses(records), shipped.not_run(absent),
+                      OTHER_CODES[1]])
 
 
 def failed_hypotheses(records: shipped.ShippedRecords) -> list[str]:
@@ -65,14 +86,42 @@ def failed_hypotheses(records: shipped.ShippedRecords) -> list[str]:
             for line in (f"`{name}`: \"{' '.join(grid_file.load(name).hypothesis.split())}\" {one}", "")]
 
 
-def real_line(have: phase6.Phase6Results, k: int, layers: str) -> str:
-    """One configuration on the real model under each code, and in the log; k=1 is one run under three names."""
-    cells = [real_model.accuracy_text(real_model.measured(have, {"revision": code, "k": k, "layers": layers}))
-             for code in CODES]
-    log = prior_results.results().query("task == 'gsm8k' and k == @k and (k == 1 or layers == @layers)")
-    published = [" / ".join(dict.fromkeys(f"{100 * value:.1f}" for value in log[log["batch"] == batch]["accuracy"]))
-                 for batch in ("jan_full", "feb16_run2")]
-    return f"| k{k} {layers}".rstrip() + " | " + " | ".join([*cells, *published]) + " |"
+def name(k: int, layers: str) -> str:
+    """A configuration of the grid; k=1 is one run under three names."""
+    return f"k{k} {layers}".rstrip()
+
+
+def cell(have: phase6.Phase6Results, code: str, k: int, layers: str) -> str:
+    """Right answers of the real model in a configuration, or that it did not run."""
+    return real_model.accuracy_text(real_model.measured(have, {"revision": code, "k": k, "layers": layers}))
+
+
+def log_of(batch: str, k: int, layers: str) -> list[str]:
+    """Right answers in %, as a table of the log has them; several where it has several of k=1."""
+    rows = published(batch).query("k == @k and (k == 1 or layers == @layers)")
+    return list(dict.fromkeys(f"{100 * value:.1f}" for value in rows["accuracy"]))
+
+
+def published(batch: str) -> pd.DataFrame:
+    """A table of the log on GSM8K."""
+    return prior_results.results().query("task == 'gsm8k' and batch == @batch")
+
+
+def at(have: phase6.Phase6Results, code: str) -> phase6.Phase6Results:
+    """The results of one code."""
+    return replace(have, frame=have.frame[have.frame["revision"] == code])
+
+
+def kept(have: phase6.Phase6Results) -> list[str]:
+    """What reuse leaves of k=1's right answers, as a sentence; nothing where too little ran."""
+    base = real_model.measured(have, {"revision": LATEST, "k": 1, "layers": ""})
+    reusing = have.reusing(LATEST)
+    if not base["path"] or reusing.empty:
+        return []
+    shares = [f"{stats.least_to_most(round(100 * rows['correct'] / base['correct']))} % as many at k={k}"
+              for k, rows in reusing.groupby("k")]
+    return ["", f"k=1 has {base['correct']:.0f} right answers of {base['n']:.0f}; reuse has {' and '.join(shares)}, "
+                f"over {', '.join(f'`{layers}`' for layers in reusing['layers'].unique())}."]
 
 
 def line(row: dict[Any, Any], base: float) -> str:
@@ -156,7 +205,8 @@ def refresh() -> None:
     text = readme.read_text(encoding="utf-8")
     records = shipped.read()
     made = between(text, (BEGIN, END), block(table, device))
-    made = between(made, REAL, real_block(records, shipped.missing(records)))
+    made = between(made, REAL, real_block(records))
+    made = between(made, OTHER_CODES, codes_block(records, shipped.missing(records)))
     made = between(made, SHOWN, verdict_block())
     drawn = figures.grid_figure(alike(table), "Skipping 12 of 28 layers on the embedded checkpoint")
     drawn.savefig(root() / PICTURE, dpi=110)
