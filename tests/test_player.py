@@ -289,6 +289,16 @@ def test_panel_runs_cancels_compares_and_saves(project):
     assert "layers=" in made.status.node.value and "Error" in made.status.node.value
 
 
+def test_what_is_set_after_the_start_is_for_the_next_run(project):
+    made = Panel("tiny", k=2, layers="middle", max_new_tokens=8)       # the checkpoint is loaded by the run
+    asked = made.prompt.value
+    made.start()
+    made.controls.k.value, made.controls.layers.value, made.prompt.value = 3, "outer", "another"
+    made.wait(300)
+    assert made.player.runs[0]["title"] == "k2 middle output, fixed"
+    assert made.run.prompt == recording.record(made.models["tiny"], asked, decoding=Decoding(max_new_tokens=8)).prompt
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_panel_saves_what_it_ran(project, programs, warm_workers, own):
     """An edited prompt is an own one; `fastdllm run` of the saved file gives the same tokens as the panel."""

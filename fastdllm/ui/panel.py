@@ -13,7 +13,6 @@ import ipywidgets as w
 import yaml
 
 from fastdllm import tasks
-from fastdllm.decode.generate import Prompt
 from fastdllm.lab import atomic
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.paths import root
@@ -21,10 +20,11 @@ from fastdllm.lab.records.record import forwards
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM, choose_dtype, load
 from fastdllm.ui import controls
+from fastdllm.ui.asked import Asked
 from fastdllm.ui.controls import BackgroundJob, Controls, Live, Status, button, labelled, whole
 from fastdllm.ui.player import Player
 from fastdllm.ui.problem import DisplayedProblem, fetch, pick
-from fastdllm.ui.recording import Recording, judged, of_recorder
+from fastdllm.ui.recording import Recording, of_recorder
 
 OWN = "own prompt"
 LAST = 999           # the last problem that may be asked for
@@ -116,10 +116,17 @@ class Panel(Live):
         """Run in the background; settings that can't be are named at once."""
         try:
             self.parameters()
+            asked = self._asked()
         except ValueError as error:
             self.status.message(labelled(error), error=True)
             return
-        self.job.start(self._work)
+        self.job.start(lambda: self._work(asked))
+
+    def _asked(self) -> Asked:
+        name, task = str(self.model.value), str(self.task.value)
+        posed = (task, whole(self.index, 0, LAST)) if task in tasks.EMBEDDED and self.problem.id else None
+        return Asked(name, self.prompt.value, self.controls.decoding(), self.controls.reuse(),
+                     str(self.controls.revision.value), self.distance.value, posed)
 
     def cancel(self) -> None:
         """Stop between two forwards; what was denoised stays on the stage."""
@@ -129,13 +136,13 @@ class Panel(Live):
         """Until the run is done (for scripts)."""
         self.job.wait(seconds)
 
-    def _work(self) -> None:
-        name = self.model.value
+    def _work(self, asked: Asked) -> None:
+        name = asked.model
         if name not in self.models:
             self.status.message(f"loading {name} ...")
             self.models = {name: load(name)}             # one at a time: a 7B fills a card
-        recorder = Recorder(self.models[name], [self._prompt(self.models[name])], self.controls.decoding(),
-                            self.controls.reuse(), str(self.controls.revision.value), distance=self.distance.value)
+        recorder = Recorder(self.models[name], [asked.prompt_for(self.models[name])], asked.decoding,
+                            asked.reuse, asked.revision, distance=asked.distance)
         self.progress.value, self.progress.max = 0, recorder.decoding.max_new_tokens
         began = shown = time.perf_counter()
         count, new = 0, True
@@ -150,26 +157,9 @@ class Panel(Live):
                     self._show(of_recorder(recorder), new)
                     new = False
                 shown = time.perf_counter()
-        self.run = self._judged(of_recorder(recorder))
+        self.run = asked.judged(of_recorder(recorder))
         self._show(self.run, new)
         self._conclude(recorder, count, time.perf_counter() - began)
-
-    def _prompt(self, lm: LM) -> Prompt:
-        """The text; for a checkpoint without a tokenizer, token ids."""
-        if lm.tokenizer is not None:
-            return self.prompt.value
-        words = self.prompt.value.replace(",", " ").split()
-        if not all(word.isdigit() for word in words):
-            raise ValueError(f"prompt: {lm.name} has no tokenizer; allowed: token ids, like 5 6 7")
-        return [int(word) for word in words]
-
-    def _judged(self, run: Recording) -> Recording:
-        """With the known answer, where the prompt is an embedded task's problem."""
-        name = str(self.task.value)
-        if name not in tasks.EMBEDDED or not self.problem.id:
-            return run
-        task, index = tasks.get(name), whole(self.index, 0, LAST)
-        return judged(run, task, task.problems(limit=index + 1)[index])
 
     def _show(self, run: Recording, new: bool = False) -> None:
         """A new run opens at its end; as it grows, a reader who went elsewhere stays there."""
