@@ -62,8 +62,9 @@ def table(results: Results) -> pd.DataFrame:
     smallest = frame.groupby("way")["run"].transform("first")
     level = stats.simultaneous(max(1, int((smallest != frame["run"]).sum())))
     frame[["ratio", "ratio_low", "ratio_high"]] = [
-        stats.repeats_ratio(clocks[base], clocks[own], level) if min(len(clocks[base]), len(clocks[own])) >= REPEATS
-        else (math.nan,) * 3 for base, own in zip(smallest, frame["run"], strict=True)]
+        (math.nan,) * 3 if min(len(clocks[base]), len(clocks[own])) < REPEATS else
+        stats.repeats_ratio(clocks[base], clocks[own], level) if base != own else (1.0, math.nan, math.nan)
+        for base, own in zip(smallest, frame["run"], strict=True)]
     return frame
 
 
