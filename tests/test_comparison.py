@@ -103,7 +103,7 @@ def test_a_page_of_many_problems_shows_the_first_and_folds_the_rest(project, tmp
 
 def test_what_no_record_states_is_no_column(tmp_path):
     text = command("compare", "feb15_run1/k1_first", "feb15_run1/k2_middle", "--html", tmp_path / "c.html")
-    assert "| accuracy %, stated | n | tokens/s | executor |" in text
+    assert "| accuracy %, stated | n | tokens/s (one run each) | executor |" in text
     page = (tmp_path / "c.html").read_text()
     assert "2026-02-15, commit 6f96d959" in page
 
@@ -229,9 +229,8 @@ def test_speeds_that_measure_different_things_or_unknown_ones_are_not_compared_w
     for config, name in zip(("k1_middle", "k2_middle"), names, strict=True):
         as_on_a_card(home / config, **{what: name})
     one = pair("study/k1_middle", "study/k2_middle")
-    assert one.speed != one.speed and any(caution in said for said in one.cautions())
     text = command("compare", "study/k1_middle", "study/k2_middle", "--show", 0)
-    assert caution in text and "(one run each" not in text
+    assert f"tokens/s are not compared: one run each; {caution}" in text and "(one run each" not in text
     assert f"predicted tokens/s {one.predicted_speed:.2f} times A's" in text
 
 
@@ -239,6 +238,17 @@ def test_a_published_record_that_names_no_executor_gets_no_ratio_of_tokens_per_s
     names = [f"gsm8k_smol/gsm8k_words/{name}_26d6179_t1.0" for name in ("k1_first", "k2_first")]
     text = command("compare", *names, "--show", 0)
     assert "the executors are not stated on either side" in text and "(one run each" not in text
+    assert " times A's" in text and "predicted tokens/s" in text
+
+
+def test_two_runs_of_other_nodes_and_commits_get_no_ratio_of_clocks_and_one_line_why():
+    names = [f"gsm8k_smol/gsm8k_words/{name}_26d6179_t0.9" for name in ("k2_middle", "k2_last")]
+    text = command("compare", *names, "--show", 0)
+    [why] = [line for line in text.splitlines() if "tokens/s are not compared" in line]
+    assert re.search(r"one run each; different nodes \(\S+ and \S+\); different commits \(\w+ and \w+\)$", why)
+    assert re.findall(r"([\w/]+) (\d\.\d\d) times A's", text.split("cost of B")[1]) == [
+        ("forwards", "1.00"), ("tokens", "1.00"), ("tokens/s", "1.00")]
+    assert "predicted tokens/s 1.00" in text and "| tokens/s" not in text
 
 
 def as_on_a_card(directory, executor="fast", device_name="A card"):
@@ -251,14 +261,16 @@ def as_on_a_card(directory, executor="fast", device_name="A card"):
 def test_no_ratio_of_clocks_on_a_cpu_is_shown_but_what_the_forwards_predict(project):
     home = project / "study" / f"arithmetic_limit_{N}"
     one = pair("study/k1_middle", "study/k3_middle")
-    assert one.speed != one.speed and any("on a CPU" in caution for caution in one.cautions())
+    assert any("on a CPU" in caution for caution in one.cautions())
     text = command("compare", "study/k1_middle", "study/k3_middle", "--show", 0)
     assert f"predicted tokens/s {one.predicted_speed:.2f} times A's" in text and "| tokens/s |" not in text
     assert pair("study/k1_middle", "study/k1_middle").predicted_speed == 1
     for config in ("k1_middle", "k3_middle"):
         as_on_a_card(home / config)
     on_card = command("compare", "study/k1_middle", "study/k3_middle", "--show", 0)
-    assert "predicted" not in on_card and "| tokens/s |" in on_card and "(one run each: no interval)" in on_card
+    assert "CPU" not in on_card.split("B against A")[1] and "| tokens/s" not in on_card
+    assert "tokens/s are not compared: one run each\n" in on_card
+    assert f"predicted tokens/s {one.predicted_speed:.2f} times A's" in on_card
 
 
 def test_a_value_that_a_run_never_reads_is_no_difference(project):

@@ -75,22 +75,37 @@ def test_the_policies_that_may_ask_for_the_fast_executor_are_those_it_runs(lm, p
     assert row.executor == "fast"
 
 
+OTHERS = ("k2_last_r0", "k2_last_r1", "k2_last_r2")
+
+
 @pytest.mark.parametrize(("executor", "device", "said"), [
     ("eager", "a card", "executor eager, baseline's fast"), ("fast", "cpu", "device cpu, baseline's a card"),
     ("", "a card", "executor not recorded, baseline's fast"),
     ("eager", "cpu", "executor eager, baseline's fast; device cpu, baseline's a card")])
 def test_a_speed_of_another_executor_or_device_is_not_compared(tmp_path, executor, device, said):
-    grid = Grid(experiment="x", output=str(tmp_path), limit=30, axes={"k": [1, 2], "layers": ["middle", "last"]})
+    grid = Grid(experiment="x", output=str(tmp_path), limit=30,
+                axes={"k": [1, 2], "layers": ["middle", "last"], "repeat": [0, 1, 2]})
     fill(grid)
     for configuration in grid.configurations():
-        ran = (executor, device) if configuration.name == "k2_last" else ("fast", "a card")
+        ran = (executor, device) if configuration.name in OTHERS else ("fast", "a card")
         record = records.read(configuration.directory)
         records.write(configuration.directory, timed_on_a_gpu(
             record, executor=ran[0], environment=record.environment.model_copy(update={"device_name": ran[1]})))
     table = tables.grid_table(Results.of(grid)).set_index("config")
-    assert math.isnan(table.loc["k2_last", "speedup"]) and not math.isnan(table.loc["k2_middle", "speedup"])
-    assert table.loc["k2_last", "speed_from"] == f"not compared: {said}"
-    assert not math.isnan(table.loc["k2_last", "lost"])
+    assert table.loc[list(OTHERS), "speedup"].isna().all() and not math.isnan(table.loc["k2_middle_r0", "speedup"])
+    assert set(table.loc[list(OTHERS), "speed_from"]) == {f"not compared: {said}"}
+    assert table.loc[list(OTHERS), "lost"].notna().all()
+
+
+def test_repeats_by_another_executor_are_no_repeats_of_a_clock(tmp_path):
+    grid = Grid(experiment="x", output=str(tmp_path), limit=30,
+                axes={"k": [1, 2], "layers": ["middle"], "repeat": [0, 1, 2]})
+    fill(grid)
+    for configuration in grid.configurations():
+        executor = "eager" if configuration.name == "k2_middle_r2" else "fast"
+        records.write(configuration.directory, timed_on_a_gpu(records.read(configuration.directory), executor=executor))
+    table = tables.grid_table(Results.of(grid)).set_index("config").filter(like="k2", axis=0)
+    assert table["runs"].tolist() == [2, 2, 1] and set(table["speed_from"]) == {"predicted"}
 
 
 @pytest.fixture

@@ -133,8 +133,9 @@ DRAWN: dict[Callable[..., Figure], Callable[[Results, Results], list[Figure]]] =
     sweeps.threshold_figure: lambda grid, front: [sweeps.threshold_figure(thresholds(front))],
     batching.figure: lambda grid, front: [batching.figure(pd.concat([pd.DataFrame({
         "way": way, "batch_size": [1, 4, 16, 32], "tokens_per_second": [314.0, 442, 604, 563], "speedup": speedup,
+        "runs": runs, "forwards_run": [2100, 2100, 2100, 2000],
         "latency": [0.2, 0.5, 1.3, 2.7], "latency_95": [0.2, 0.7, 1.8, 3.8], "memory": [4.9e8, 5e8, 5.6e8, 6.3e8],
-        "memory_of": "process", "n": 96}) for way, speedup in WAYS[:ways]])) for ways in (1, 4)],
+        "memory_of": "process", "n": 96}) for way, speedup in WAYS[:ways]])) for ways in (1, 4) for runs in (1, 3)],
     throughput.ceilings: lambda grid, front: [throughput.ceilings(throughput.mixes(1, 0.9))],
     throughput.january_figure: lambda grid, front: [throughput.january_figure(throughput.january())],
     gpu_measurements.roofline: lambda grid, front: [gpu_measurements.roofline(*measured())],
@@ -261,6 +262,30 @@ def test_the_measure_sees_piles_and_clipped_labels(labels: list[tuple[float, flo
         figure.text(x, y, label)
     seen = faults(figure)
     assert bool(seen) == bool(fault) and fault in " ".join(seen)
+
+
+def test_a_batch_sweep_shows_tokens_per_second_only_where_each_ran_three_times(
+        figures_of: Callable[[Callable[..., Figure]], list[Figure]]) -> None:
+    once, repeated = figures_of(batching.figure)[2:]
+    titles = [[axes.get_title("left") for axes in figure.axes[:2]] for figure in (once, repeated)]
+    assert titles == [["forwards run, of all answers", "predicted tokens/s over those of k=1 at this batch size"],
+                      ["tokens/s, mean of the runs", "tokens/s over those of k=1 at this batch size"]]
+    names = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in (once, repeated)]
+    assert ("if rows cost nothing" not in names[0]) and "if rows cost nothing" in names[1]
+    assert all(len(each) == len(figure.axes[0].lines) for each, figure in zip(names, (once, repeated), strict=True))
+
+
+def test_points_of_january_stand_by_their_node() -> None:
+    axes = throughput.january_figure(throughput.january()).axes[0]
+    off = [abs(x - round(x)) for line in axes.lines for x in line.get_xdata()]
+    assert len(off) == 9 and max(off) < 0.1
+
+
+def test_boxes_of_distances_have_the_colours_of_the_suite(
+        figures_of: Callable[[Callable[..., Figure]], list[Figure]]) -> None:
+    [figure] = figures_of(phase6_figures.distance_figure)
+    right = figure.axes[1]
+    assert right.patches and {house.BLUE} == {line.get_color() for line in right.lines}
 
 
 def test_a_figure_function_leaves_no_open_figure() -> None:

@@ -464,7 +464,7 @@ def test_the_baseline_by_command_counts_tokens_as_the_revision_does(project):
                                                                              revision.finish)
 
 
-def test_tokens_per_second_of_a_file_compare_with_a_revisions_on_the_eager_executor_and_with_no_other(project):
+def test_a_file_names_its_executor_as_a_revision_does_and_a_comparison_says_which_differ(project):
     """The file's record names its executor; so does the run of a revision that asks for one."""
     from fastdllm.report.comparison import sides
     from fastdllm.report.comparison.pairs import Pair
@@ -482,10 +482,8 @@ def test_tokens_per_second_of_a_file_compare_with_a_revisions_on_the_eager_execu
     file, eager, fast = (replace(side, record=side.record.model_copy(update={
         "parameters": side.record.parameters.model_copy(update={"device": "cuda"})})) for side in (file, eager, fast))
     together, apart = Pair(eager, file), Pair(fast, file)
-    assert together.speed == pytest.approx(file.record.tokens_per_second / eager.record.tokens_per_second)
-    assert list(together.why_no_speed()) == []
-    assert apart.speed != apart.speed
-    assert ["different executors (fast and eager)" in why for why in apart.why_no_speed()] == [True]
+    assert list(together.why_no_speed()) == ["one run each"]
+    assert list(apart.why_no_speed()) == ["one run each", "different executors (fast and eager)"]
     shown = command("compare", eager.name, file.name)
     assert "different executors" not in shown
 

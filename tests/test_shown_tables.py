@@ -11,7 +11,8 @@ from report_support import phase6_results
 
 from fastdllm.display import tables
 from fastdllm.investigation.collapse import captions, inspection, open_questions, phase6, verdict_bisection
-from fastdllm.investigation.speed import baseline, batching, pareto
+from fastdllm.investigation.speed import baseline, batching, pareto, sweeps
+from fastdllm.investigation.speed import captions as speed_captions
 from fastdllm.lab.instrument.probe import OBSERVABLES
 from fastdllm.report import summary_tables
 from fastdllm.report.audit import rules
@@ -65,15 +66,27 @@ def test_the_front_leaves_no_cell_blank_and_shows_no_negative_nothing() -> None:
     assert not (shown == "").any(axis=None) and not (against == "").any(axis=None)
 
 
-@pytest.mark.parametrize("equal", [8, 7])
-def test_same_answers_are_a_column_only_where_some_differ(equal: int) -> None:
+@pytest.mark.parametrize(("equal", "runs"), [(8, 1), (7, 3)])
+def test_same_answers_and_the_clock_are_columns_only_where_they_tell_something(equal: int, runs: int) -> None:
     frame = pd.DataFrame([{"way": "k=1", "batch_size": 1, "n": 8, "tokens_per_second": 9.0, "speedup": 1.0,
                            "ratio": 1.0, "forwards_run": 4, "latency": 0.5, "latency_95": 0.75, "memory": 1e6,
-                           "accuracy": 1.0, "low": 0.5, "high": 1.0, "equal": equal, "device_name": "CPU"}])
+                           "accuracy": 1.0, "low": 0.5, "high": 1.0, "equal": equal, "device_name": "CPU",
+                           "ratio_low": 1.0, "ratio_high": 1.0, "speed_low": 1.0, "speed_high": 1.0, "runs": runs}])
     shown, said = batching.as_text(frame), batching.caption(frame, "strict")
+    assert ("tokens/s" in shown) == ("over its smallest batch" in shown) == ("at least 3 runs" in said) == (runs == 3)
+    assert ("predicted over k=1 at this batch size" in shown) == ("Predicted: tokens/s" in said) == (runs < 3)
     assert ("same answers" in shown) == ("at every batch size" not in said) == (equal < 8)
     assert shown["seconds per answer (95th percentile)"].item() == "0.50 (0.75)"
     assert "n = 8 problems, rule strict" in said
+
+
+def test_a_table_of_thresholds_shows_forwards_and_a_prediction_and_no_clock() -> None:
+    row = {"threshold": 0.5, "n": 8, "accuracy": 1.0, "low": 0.6, "high": 1.0, "tokens_per_forward": 2.0, "nfe": 40,
+           "predicted_speedup": 2.1, "on_front": True, "tokens_per_second": 99.0, "device_name": "a CPU"}
+    table = pd.DataFrame([row, row | {"threshold": 1.0, "predicted_speedup": 1.0, "nfe": 80}])
+    shown = sweeps.threshold_as_text(table)
+    assert shown["predicted speed-up"].tolist() == ["2.10x", "1.00x"] and shown["forwards"].tolist() == [40, 80]
+    assert "tokens/s" not in shown and "ran once on a CPU" in speed_captions.threshold_table(table)
 
 
 @pytest.mark.parametrize("devices", [["H100"], ["H100", "H200"]])

@@ -13,6 +13,7 @@ from report_support import fill, timed_on_a_gpu
 
 from fastdllm.display.tables import (
     MOST,
+    PREDICTED,
     Html,
     as_text,
     number,
@@ -25,7 +26,7 @@ from fastdllm.display.tables import (
 from fastdllm.investigation.collapse.inspection import merged_prompts
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
-from fastdllm.report import cost_model, figures, plain_control, summary_tables, tables
+from fastdllm.report import cost_model, figures, plain_control, results_page, summary_tables, tables
 from fastdllm.report.results import Results
 
 AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
@@ -72,16 +73,25 @@ def on_a_gpu(results: Results) -> Results:
                                   if state.record is not None])
 
 
-def test_a_clock_that_was_read_once_has_no_interval(results: Results) -> None:
-    row = tables.grid_table(on_a_gpu(results)).set_index("config").loc["k2_middle"]
+def uncounted(results: Results) -> Results:
+    """The same records without their forwards: nothing that a cost model could predict from."""
+    return Results(results.grid, [replace(state, record=state.record.model_copy(update={"nfe": {}}))
+                                  for state in results.states if state.record is not None])
+
+
+def test_a_clock_that_was_read_once_gives_no_speed_up(results: Results) -> None:
+    """On a GPU as little as on a CPU: the cost model's stands there, or none."""
+    row, cpu = (tables.grid_table(each).set_index("config").loc["k2_middle"] for each in (on_a_gpu(results), results))
+    assert row["speed_from"] == PREDICTED and row["runs"] == 1
+    assert row["speedup"] == pytest.approx(cpu["speedup"]) != pytest.approx(1.25), "1.25 is the clock's"
+    row = tables.grid_table(uncounted(on_a_gpu(results))).set_index("config").loc["k2_middle"]
     assert row["speed_from"] == "one run"
-    assert row["speedup"] == pytest.approx(1.25)
-    assert np.isnan([row["speed_low"], row["speed_high"], row["sure_speed_low"]]).all()
+    assert np.isnan([row["speedup"], row["speed_low"], row["speed_high"], row["sure_speed_low"]]).all()
 
 
 @pytest.mark.parametrize("unknown", ["executor", "device_name"])
 def test_clocks_of_what_is_not_recorded_give_no_speed_up(results: Results, unknown: str) -> None:
-    timed = on_a_gpu(results)
+    timed = uncounted(on_a_gpu(results))
     blank = {"executor": lambda record: record.model_copy(update={"executor": ""}),
              "device_name": lambda record: record.model_copy(update={
                  "environment": record.environment.model_copy(update={"device_name": ""})})}[unknown]
@@ -97,7 +107,7 @@ def test_the_fastest_without_a_speed_up_is_named_by_what_is_known(thresholds: Re
     said = summary_tables.best(rows)["fastest"].item()
     assert said.endswith("tokens/s predicted)"), "no clock of a CPU"
     clock = summary_tables.best(rows.assign(predicted_seconds=np.nan))["fastest"].item()
-    assert clock.endswith("tokens/s by the clock)")
+    assert clock == "can't be told: one run each"
 
 
 def test_the_table_of_a_grid_on_a_cpu_is_printed(results: Results, tmp_path: Path) -> None:
@@ -117,7 +127,10 @@ def test_three_repeats_give_an_interval_and_fewer_give_none(tmp_path: Path, repe
                 axes={"k": [1, 2], "layers": ["first"], "repeat": list(range(repeats))})
     fill(grid, lambda c: (0.9, (0.02, 0.021, 0.0195)[c.parameters.repeat] / c.parameters.reuse.k, 60))
     table = tables.grid_table(on_a_gpu(Results.of(grid)))
-    assert set(table[table["k"] == 2]["speed_low"].notna()) == {repeats == 3}
+    assert set(table[table["k"] == 2]["speed_from"]) == {"3 repeats" if repeats == 3 else PREDICTED}
+    assert set(table["runs"]) == {repeats}
+    shown = figures.grid_figure(table).axes[1].get_xlabel()
+    assert shown.startswith("tokens/s" if repeats == 3 else "forwards (predicted")
 
 
 def test_repeats_are_interleaved_between_what_is_compared() -> None:
@@ -188,7 +201,7 @@ def test_text_forms(results: Results) -> None:
             "NFE small", "NFE commit", "tokens / forward", "recompute", "reuse", "fallback"} <= set(shown)
     assert list(shown)[:6] == ["config", "accuracy %", "n", "points lost", "of k=1's, %", "predicted speed-up"]
     assert not {"tokens/s", "seconds"} & set(shown), "a shared CPU's clock stands in no table"
-    assert {"speed-up", "tokens/s", "seconds"} <= set(as_text(tables.grid_table(on_a_gpu(results))))
+    assert not {"tokens/s", "seconds"} & set(as_text(tables.grid_table(on_a_gpu(results)))), "nor one run's of a GPU"
     assert shown["points lost"].iloc[0] == "baseline"
     html = Html(shown, "a < b")._repr_html_()
     assert html.count("<tr") == 10
@@ -245,15 +258,36 @@ def test_missing_samples_leave_intervals_that_say_so(tmp_path: Path) -> None:
 
 
 def test_a_speed_up_that_was_not_measured_at_equal_batching_says_so(tmp_path: Path) -> None:
-    grid = Grid(experiment="x", output=str(tmp_path), limit=50, axes={"k": [1, 2, 3], "layers": ["first"]})
+    grid = Grid(experiment="x", output=str(tmp_path), limit=50,
+                axes={"k": [1, 2, 3], "layers": ["first"], "repeat": [0, 1, 2]})
     fill(grid, collapse)
-    for configuration in grid.configurations():      # on a CPU there is no clock's speed-up to speak of
+    for configuration in grid.configurations():      # of one run there is no clock's speed-up to speak of
         records.write(configuration.directory, timed_on_a_gpu(
-            records.read(configuration.directory), shards=4 if configuration.name == "k2_first" else 1))
+            records.read(configuration.directory), shards=4 if configuration.parameters.reuse.k == 2 else 1))
     table = tables.grid_table(Results.of(grid))
-    shown = as_text(table).set_index("config")["speed-up"]
-    assert "(not at equal batching: in 4 shards, k=1 in 1)" in shown["k2_first"]
-    assert "batching" not in shown["k1_first"] + shown["k3_first"]
+    shown = as_text(table)["speed-up"]
+    assert shown[table["k"] == 2].str.contains("(not at equal batching: in 4 shards, k=1 in 1)", regex=False).all()
+    assert not shown[table["k"] != 2].str.contains("batching").any()
+
+
+def test_a_table_says_which_speed_up_is_predicted_where_others_are_timed(results: Results) -> None:
+    table = tables.grid_table(results)
+    timed = table.assign(speed_from=["3 repeats" if config == "k2_first" else source for config, source in zip(
+        table["config"], table["speed_from"], strict=True)])
+    shown = as_text(timed).set_index("config")["speed-up"]
+    assert "predicted" not in shown["k2_first"] and shown["k2_last"].endswith(" predicted")
+    assert figures.grid_figure(timed).axes[1].get_xlabel() == "tokens per forward", "no clock beside a prediction"
+
+
+def test_a_table_of_several_executors_names_them_and_one_of_one_does_not(results: Results) -> None:
+    table = tables.grid_table(results)
+    assert tables.executors(table) == ""
+    assert "executor" not in results_page.caption(table)
+    table.loc[table["k"] == 3, "executor"] = "eager"
+    table.loc[table["config"] == "k2_last", "executor"] = ""
+    said = results_page.caption(table)
+    assert "9 configurations ran on different executors: fast (5), not recorded (1), eager (3)" in said
+    assert "clocks are not compared" in said
 
 
 def test_changed_samples_are_refused(tmp_path: Path) -> None:
@@ -271,12 +305,13 @@ def test_figures_draw_every_computation(results: Results) -> None:
     assert len(right.patches) == 3
     assert [tick.get_text() for tick in left.get_yticklabels()] == [
         "k1 first, middle, last", "k2 first, middle, last", "k3 first, middle, last"]
-    timed = figures.grid_figure(tables.grid_table(on_a_gpu(results))).axes[1]
-    assert len(timed.patches) == 7 and timed.get_xlabel().startswith("tokens/s")      # k=1 is one run, timed once
+    once = figures.grid_figure(tables.grid_table(uncounted(on_a_gpu(results)))).axes[1]
+    assert len(once.patches) == 7 and once.get_xlabel() == "tokens per forward"      # k=1 is one run
+    assert {text.get_text().strip() for text in once.texts} == {"not counted"}
 
 
 def test_every_line_of_a_figure_has_a_name_and_a_long_one_says_how_many_it_stands_for(results: Results) -> None:
-    table = tables.grid_table(on_a_gpu(results))
+    table = tables.grid_table(uncounted(results))
     many = pd.concat([table.assign(config=table["config"] + f"_revision_{i}", run=table["run"] + str(i))
                       for i in range(9)])
     left, right = figures.grid_figure(many).axes
@@ -290,7 +325,8 @@ def test_every_line_of_a_figure_has_a_name_and_a_long_one_says_how_many_it_stand
 
 def test_a_clock_that_was_read_once_gives_no_ratio_in_a_figure(results: Results) -> None:
     once = figures.grid_figure(tables.grid_table(on_a_gpu(results))).axes[1]
-    assert not [text for text in once.texts if "x)" in text.get_text()] and "one run each" in once.get_xlabel()
+    assert "tokens/s" not in once.get_xlabel().replace("predicted: speed-up in tokens/s", "")
+    assert all("predicted" in text.get_text() for text in once.texts if "x" in text.get_text())
 
 
 @pytest.mark.parametrize(("frame", "said"), [
@@ -430,8 +466,8 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def by_the_clock(results: Results) -> pd.DataFrame:
-    """The grid's table without the cost model's seconds: what is known of a GPU."""
-    return tables.grid_table(results).assign(predicted_seconds=float("nan"))
+    """The grid's table without the cost model's seconds, as if each had been timed three times."""
+    return tables.grid_table(results).assign(predicted_seconds=float("nan"), runs=3)
 
 
 def test_each_reuse_is_held_against_the_best_plain_threshold_that_is_as_fast(thresholds: Results) -> None:
@@ -459,6 +495,11 @@ def test_a_clock_of_another_executor_or_device_is_no_control(thresholds: Results
     assert set(plain_control.as_text(table).query("speed == '–'")["config"]) == set(rows.loc[rows["k"] > 1, "config"])
     predicted = rows.assign(predicted_seconds=rows["seconds"])        # forwards compare whatever executor ran them
     assert plain_control.against_plain(thresholds, predicted)["control"].ne("").sum() == 2
+
+
+def test_a_clock_that_was_read_once_is_no_control(thresholds: Results) -> None:
+    table = plain_control.against_plain(thresholds, by_the_clock(thresholds).assign(runs=1))
+    assert table["control"].eq("").all() and table["relative_speed"].isna().all()
 
 
 @pytest.mark.parametrize("predicts_reuse", [True, False])

@@ -39,6 +39,8 @@ STYLE = """<style>
 .fd td.i{white-space:normal}.fd.fd th+th.l,.fd.fd td+:is(.l,.w){padding-left:6px}}
 </style>"""
 PREDICTED = "predicted"      # in speed_from: the speed-up is the cost model's, not a clock's
+ONE_RUN = "one run"          # in speed_from: there is no speed-up, for a clock that was read once gives none
+REPEATS = 3     # runs of each side from which a clock's interval is made: two say nothing of their spread
 MOST = 100      # rows that a page shows: who wants more reads them as data
 LONG = 24       # characters of a cell from which it may take several lines, so that no table is cut off
 WIDE = {"statement", "how sure", "rows", "why", "answer", "what is missing", "claim", "note"}
@@ -77,7 +79,8 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """
     if table.empty:
         return table
-    speed = "predicted speed-up" if only_predicted(table) else "speed-up"
+    mixed = not only_predicted(table)
+    speed = "speed-up" if mixed else "predicted speed-up"
     rows = []
     for row in table.to_dict("records"):
         shown: dict[str, Any] = {"task": row["task"], "config": row["config"]}
@@ -93,6 +96,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
             if row["k"] > 1 and row.get("lost_relative", math.nan) == row.get("lost_relative", math.nan) else "",
             speed: "baseline" if row.get("speed_from") == "baseline" else interval_text(
                 row["speedup"], row["speed_low"], row["speed_high"], 2)
+            + (f" {PREDICTED}" if mixed and row.get("speed_from") == PREDICTED else "")
             + (f" ({row['batching']})" if row.get("batching") and row.get("speed_from") != PREDICTED else ""),
             "tokens/s": f"{row['tokens_per_second']:.1f}",
             "tokens": whole(row["tokens"]),
@@ -117,11 +121,13 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def only_predicted(table: pd.DataFrame) -> bool:
-    """Whether no clock measures speed in this table: every speed-up is the cost model's, or all ran on a CPU at k=1."""
+    """Whether no clock measures speed in this table: every speed-up is the cost model's, or none was asked for and
+    nothing was timed REPEATS times, but forwards are counted.
+    """
     if "speed_from" not in table:
         return False
     sources = set(table["speed_from"]) - {"baseline", "not measured"}
-    return sources == {PREDICTED} or (not sources and set(table["device"]) == {"cpu"} and table["nfe"].gt(0).all())
+    return sources == {PREDICTED} or (not sources and table["runs"].max() < REPEATS and table["nfe"].gt(0).all())
 
 
 def together(names: Sequence[str]) -> str:

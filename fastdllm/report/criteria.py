@@ -134,7 +134,9 @@ def goal_is_reached(reused: pd.DataFrame, kinds: list[str], criteria: Criteria, 
 
 
 def _runs_at(row: pd.Series) -> str:
-    """The speed-up in words: the clock's, or what the cost model makes of the forwards."""
+    """The speed-up in words: the clock's, or what the cost model makes of the forwards, or that there is none."""
+    if row["speedup"] != row["speedup"]:
+        return "has no speed-up that can be told"
     ratio = interval_text(row["speedup"], row["speed_low"], row["speed_high"], 2)
     if row.get("speed_from") == PREDICTED:
         return f"is predicted to run at {ratio} times the tokens/s of k=1 (its forwards at {cost_model.SHAPE})"

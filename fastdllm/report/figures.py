@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from fastdllm import stats
 from fastdllm.display import figures as house
 from fastdllm.display.figures import BLUE, COLORS, GREEN, GREY, MARKERS, ORANGE, PINK, RED, SKY, styled
-from fastdllm.display.tables import only_predicted, together
+from fastdllm.display.tables import PREDICTED, only_predicted, together
 
 LABELLED = 160  # more rows than this, at the largest height of a figure, would lie upon one another: no names
 LONGEST = 50    # characters of a line's name where it stands for several
@@ -26,7 +26,8 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy with its interval, and the cost beside it, one line per computation, k=1 in grey.
 
     The cost is forwards, with the speed-up that the cost model gives them, where the clock is no measure
-    (`only_predicted`), else tokens/s. `table` as `tables.grid_table` or `summary_tables.published_table` makes it.
+    (`only_predicted`); else tokens/s where every speed-up comes from repeats, and tokens per forward where it doesn't.
+    `table` as `tables.grid_table` or `summary_tables.published_table` makes it.
     """
     counted = only_predicted(table)
     lines = merged(table, "computation" if counted else "run")
@@ -43,18 +44,30 @@ def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
     base = lines.loc[lines["k"] == 1, "accuracy"]      # several of them: there is no one baseline
     if len(base) == 1 and not several:
         left.axvline(100 * base.iloc[0], color=GREY, linewidth=0.9, linestyle="--")
-    cost = lines["forwards_run"] if counted else lines["tokens_per_second"]
-    repeated = lines["speed_low"].notna()       # the clock's own spread is in the interval; of one run it is not known
-    texts = [f"{value:,.0f}".replace(",", " ") + (f", predicted {ratio:.2f}x" if k > 1 and ratio == ratio else "")
-             if counted else f"{value:.1f}" + (f" ({ratio:.2f}x)" if k > 1 and ratio == ratio and sure else "")
-             for value, ratio, k, sure in zip(cost, lines["speedup"], lines["k"], repeated, strict=True)]
+    cost, texts, said = _cost(lines, counted)
     house.bars(right, cost.tolist(), [""] * len(lines) if many else texts, [color for color, _ in looks])
     left.set_xlabel(f"accuracy % (95 % Wilson interval, n = {stats.least_to_most(lines['n'])})")
-    clock = "tokens/s (and against k=1)" if repeated.any() else "tokens/s (one run each)"
-    right.set_xlabel("forwards (predicted: speed-up in tokens/s)" if counted else clock)
+    right.set_xlabel(said)
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     return figure
+
+
+def _cost(lines: pd.DataFrame, counted: bool) -> tuple[pd.Series, list[str], str]:
+    """The cost of each line, its text, and what the axis is called."""
+    ratios = [f"{ratio:.2f}x" if k > 1 and ratio == ratio else "" for ratio, k in zip(lines["speedup"], lines["k"],
+                                                                                     strict=True)]
+    if counted:
+        texts = [f"{value:,.0f}".replace(",", " ") + (f", predicted {ratio}" if ratio else "")
+                 for value, ratio in zip(lines["forwards_run"], ratios, strict=True)]
+        return lines["forwards_run"], texts, "forwards (predicted: speed-up in tokens/s)"
+    reuse = lines[lines["k"] > 1]
+    if len(reuse) and (reuse["speed_low"].notna() & (reuse["speed_from"] != PREDICTED)).all():
+        texts = [f"{value:.1f}" + (f" ({ratio})" if ratio else "")
+                 for value, ratio in zip(lines["tokens_per_second"], ratios, strict=True)]
+        return lines["tokens_per_second"], texts, "tokens/s (and against k=1, from repeats)"
+    rates = lines["tokens_per_forward"] if "tokens_per_forward" in lines else pd.Series(float("nan"), lines.index)
+    return rates.fillna(0.0), [f"{rate:.2f}" if rate == rate else "not counted" for rate in rates], "tokens per forward"
 
 
 def merged(table: pd.DataFrame, column: str) -> pd.DataFrame:

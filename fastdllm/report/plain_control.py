@@ -2,7 +2,7 @@
 
 Lowering the threshold costs accuracy and buys speed with no reuse at all, so it is what a reuse has to beat. "At least
 as fast" is by the cost model's seconds where the table has them (`predicted_seconds`), else by the clock's, and there
-only between runs of one executor on one device.
+only between runs of one executor on one device that were repeated: a clock that was read once is no measure.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display.tables import interval_text, whole
+from fastdllm.display.tables import REPEATS, interval_text, whole
+from fastdllm.report import tables
 from fastdllm.report.results import Outcomes, Results, without_reuse
 
 SLACK = 1.02        # so much slower still counts as equally fast
@@ -62,12 +63,13 @@ def time_of(row: dict[str, Any]) -> float:
 
 
 def comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the times of two rows measure the same: two predicted ones do, and two clocks on one device with one
-    executor.
+    """Whether the times of two rows measure the same: two predicted ones do, and two repeated clocks on one device
+    with one executor.
     """
     if row_is_predicted(one) or row_is_predicted(other):
         return row_is_predicted(one) and row_is_predicted(other)
-    return all(one[name] == other[name] for name in ("executor", "device_name"))
+    repeated = min(one["runs"], other["runs"]) >= REPEATS
+    return repeated and all(one[name] == other[name] for name in ("executor", "device_name"))
 
 
 def row_is_predicted(row: dict[str, Any]) -> bool:
@@ -108,12 +110,14 @@ def as_text(rows: pd.DataFrame) -> pd.DataFrame:
 def caption(rows: pd.DataFrame) -> str:
     """What the columns of `as_text` are, and by which clock."""
     predicted = [row_is_predicted(row) for row in rows.to_dict("records")]
-    clock = " or ".join(name for name, used in (("the cost model's prediction from the forwards", any(predicted)),
-                                                ("tokens/s by the clock, one run each", not all(predicted))) if used)
+    clock = " or ".join(name for name, used in (
+        ("the cost model's prediction from the forwards", any(predicted)),
+        (f"tokens/s by the clock, where each ran {REPEATS} times or more", not all(predicted))) if used)
     rule = ", ".join(sorted(set(rows["metric"])))
     return (f"accuracy by the rule {rule} with 95 % Wilson interval; speed: {clock}, over that of the plain row of the "
             "highest threshold; best plain as fast: the most accurate configuration without reuse that is at least as "
-            "fast; points won over it: with the 95 % interval, on the same problems")
+            "fast; points won over it: with the 95 % interval, on the same problems"
+            + (f". {ran_on}" if (ran_on := tables.executors(rows)) else ""))
 
 
 def sentences(rows: pd.DataFrame) -> list[str]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display import claim as claims
-from fastdllm.display.tables import PREDICTED, Html, as_text, interval_text, only_predicted, together
+from fastdllm.display.tables import ONE_RUN, PREDICTED, REPEATS, Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
 from fastdllm.report import cost_model, criteria, plain_control, shipped_beside, summary_tables, tables
@@ -43,9 +44,8 @@ class Report:
     @cached_property
     def answer(self) -> str:
         """The verdict's plain answer, and what its speeds are worth where a clock was read once, or side by side."""
-        measured = set(self.table["speed_from"])
-        once = (" Each configuration was timed once, so its speed has no interval; an axis `repeat: [0, 1, 2]` gives "
-                "one.") if "one run" in measured else ""
+        once = (" Where a configuration was timed once, its clock gives no speed-up; an axis `repeat: [0, 1, 2]` gives "
+                "one.") if ONE_RUN in set(self.table["speed_from"]) else ""
         clocked = self.table["speedup"].notna() & ~self.table["speed_from"].isin({"baseline", PREDICTED})
         beside = " Cells ran side by side: speeds hold for this run, those of another can differ by a fifth." if (
             clocked.any() and any(finding.rule == "side_by_side" for finding in self.findings)) else ""
@@ -112,18 +112,21 @@ def caption(table: pd.DataFrame) -> str:
     if only_predicted(table):
         drafted = ("; policy verify: by its passes and what a pass costs by the tokens that it carries"
                    if table["forwards_run"].lt(table["nfe"]).any() else "")
+        why = "a CPU that others share is no clock" if "cpu" in set(table["device"]) else (
+            f"fewer than {REPEATS} runs of each give no speed-up by the clock")
         speed = (f"predicted speed-up: tokens/s against k=1 that the cost model gives the counted forwards at "
-                 f"{cost_model.SHAPE}, because a CPU that others share is no clock (its interval is that of the "
-                 f"problems); the clock's seconds and tokens/s are in {TABLE}{drafted}")
+                 f"{cost_model.SHAPE}, because {why} (its interval is that of the problems); the clock's "
+                 f"seconds and tokens/s are in {TABLE}{drafted}")
     else:
         batches = ", ".join(f"{size:.0f}" for size in sorted(set(table["batch_size"].dropna())))
-        speed = (f"tokens/s at batch {batches}; speed-up: tokens/s against k=1, with a 95 % interval from "
-                 "repeats and without one where a configuration ran fewer than three times; seconds without loading "
-                 "and warm-up")
+        modelled = (f"; predicted: what the cost model gives the counted forwards at {cost_model.SHAPE}"
+                    if PREDICTED in set(table["speed_from"]) else "")
+        speed = (f"tokens/s at batch {batches}, of one run each; speed-up: tokens/s against k=1 from at least "
+                 f"{REPEATS} runs of each, with a 95 % interval{modelled}; seconds without loading and warm-up")
     return (f"accuracy by the rule {_values(table['metric'])} with 95 % Wilson interval; points lost (also in percent "
             "of k=1's right answers) against k=1 with 95 % interval, paired over the same problems; the "
             f"verdict's intervals are wider, they hold for all configurations together; {speed}; NFE: forwards; as "
-            f"data in {TABLE}")
+            f"data in {TABLE}" + (f". {ran_on}" if (ran_on := tables.executors(table)) else ""))
 
 
 def entry(report: Report) -> str:
@@ -138,13 +141,14 @@ def entry(report: Report) -> str:
                   f"policy={_values(rows['policy'])}, revision={_values(rows['revision'])}, model={used.model}, "
                   f"dtype={_values(rows['dtype'])}, limit={used.limit or 'none'}")
         notes = [report.verdict.outcome + ": " + report.verdict.why]
+        notes += filter(None, [tables.executors(report.table)])
         notes += [f"{f.level}: {f.statement}" for f in report.findings if f.level != "note"]
         parts.append("\n".join([
             f"#### {date} - {results.grid.experiment}", f"- **Task**: {folder}", "- **Configuration**:",
             f"  - Layer Reuse: k={_values(rows['k'])}", f"  - Layer Subset: {_values(rows['layers'])}",
             f"  - Other params: {others}", "- **Results**:",
             f"  - Accuracy: {_list(rows, _accuracy)}",
-            f"  - Throughput: {_list(rows, lambda r: f'{r.tokens_per_second:.1f} tokens/s')}",
+            f"  - Throughput: {_list(rows, lambda r: _rate(r._asdict()))}",
             f"  - Speedup: {_list(rows[rows['k'] > 1], _speedup)}"
             if len(one) else "  - Speedup: not measured (no k=1 configuration)",
             "- **Notes**: " + "; ".join(notes), f"- **Logs**: `{short(results.grid.directory / str(folder))}`"]))
@@ -235,16 +239,16 @@ def summary_text(report: Report) -> str:
     rows = report.table.to_dict("records")
     names = [f"{row['task']} {row['config']}" for row in rows]
     width = max(map(len, names))
-    counted = only_predicted(report.table)
     lines = [f"{name:{width}}  {100 * row['accuracy']:5.1f} % of {row['n']} "
              f"({stats.span(100 * row['low'], 100 * row['high'])})  "
-             + (f"{row['nfe']:6.0f} forwards" if counted else f"{row['tokens_per_second']:7.1f} tokens/s")
-             + (f"  {row['lost']:.1f} points lost, {'predicted ' * counted}{row['speedup']:.2f}x"
-                if row["lost"] == row["lost"] and row["k"] > 1 else "")
+             + (f"{row['nfe']:6.0f} forwards" if row["runs"] < REPEATS and row["nfe"] else _rate(row))
+             + (f"  {row['lost']:.1f} points lost, {_ratio(row)}" if row["lost"] == row["lost"] and row["k"] > 1
+                else "")
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
     folder = report.results.grid.report_directory
-    return "\n".join([*lines, report.answer, f"{states.count('complete')} of {len(states)} configurations complete",
+    return "\n".join([*lines, report.answer, *filter(None, [tables.executors(report.table)]),
+                      f"{states.count('complete')} of {len(states)} configurations complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
 
@@ -279,6 +283,20 @@ def _list(rows: pd.DataFrame, text) -> str:
 def _speedup(row) -> str:
     ratio = interval_text(row.speedup, row.speed_low, row.speed_high, 2, unit="x")
     return f"{ratio} predicted" if row.speed_from == PREDICTED else ratio
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    """A speed-up in a line, or why there is none."""
+    if row["speedup"] != row["speedup"]:
+        return f"no speed-up ({row['speed_from']})"
+    return f"{'predicted ' * (row['speed_from'] == PREDICTED)}{row['speedup']:.2f}x"
+
+
+def _rate(row: dict[str, Any]) -> str:
+    """Tokens/s where the clock was read often enough, else tokens per forward, else the one run's clock as such."""
+    if row["runs"] < REPEATS and row["nfe"]:
+        return f"{row['tokens_per_forward']:.2f} tokens/forward"
+    return f"{row['tokens_per_second']:.1f} tokens/s" + ("" if row["runs"] >= REPEATS else " (one run)")
 
 
 def _accuracy(row) -> str:

@@ -14,8 +14,10 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from fastdllm import prior_results, stats
-from fastdllm.display.tables import interval_text
+from fastdllm.display.tables import PREDICTED, interval_text
 from fastdllm.report.results import Results
+
+UNTOLD = "can't be told: one run each"
 
 
 def published_table(batch: str, task: str, limit: int = 0, level: float = stats.LEVEL) -> pd.DataFrame:
@@ -117,21 +119,22 @@ def coverage(results: Results | None = None) -> pd.DataFrame:
 def best(table: pd.DataFrame) -> pd.DataFrame:
     """Per benchmark: the best accuracy, the fastest, and the fastest reuse whose loss is surely below 5 points.
 
-    Faster is by speed-up where all have one; else by the cost model's tokens/s, or where it can't say by the clock's.
+    Faster is by speed-up where all have one; else by the cost model's tokens/s; where it can't say, nobody can: a clock
+    that was read once is none.
     """
     rows = []
     for task, part in table[table["state"].isin(["complete", "published"])].groupby("task", sort=False):
         part = part.assign(predicted=part["tokens"] / part["predicted_seconds"])
-        by = next((by for by in ("speedup", "predicted") if part[by].notna().all()), "tokens_per_second")
-        most, fastest = part.loc[part["accuracy"].idxmax()], part.loc[part[by].idxmax()]
+        by = next((by for by in ("speedup", "predicted") if part[by].notna().all()), None)
+        most, fastest = part.loc[part["accuracy"].idxmax()], part.loc[part[by].idxmax()] if by else None
         safe = part[(part["lost_high"] < 5) & (part["k"] > 1)]
-        quick = safe.loc[safe[by].idxmax()] if len(safe) else None
+        quick = safe.loc[safe[by].idxmax(), "config"] if by and len(safe) else "none" if safe.empty else UNTOLD
         rows.append({"benchmark": task, "n": int(most["n"]),
                      "best accuracy": f"{most['config']} ({100 * most['accuracy']:.1f} %)",
-                     "fastest": f"{fastest['config']} (" + (
-                         f"{fastest['speedup']:.2f}x)" if by == "speedup" else
-                         f"{fastest[by]:.0f} tokens/s {'predicted' if by == 'predicted' else 'by the clock'})"),
-                     "fastest reuse, surely under 5 points lost": quick["config"] if quick is not None else "none"})
+                     "fastest": UNTOLD if fastest is None else f"{fastest['config']} (" + (
+                         f"{fastest['predicted']:.0f} tokens/s predicted)" if by == "predicted" else
+                         f"{'predicted ' * (fastest['speed_from'] == PREDICTED)}{fastest['speedup']:.2f}x)"),
+                     "fastest reuse, surely under 5 points lost": quick})
     return pd.DataFrame(rows)
 
 

@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 
 from fastdllm import stats
-from fastdllm.display.tables import PREDICTED
+from fastdllm.display.tables import ONE_RUN, PREDICTED, REPEATS
 from fastdllm.report.results import Outcomes, Results, predicted_seconds
 
 KINDS = ("prefill", "full", "small", "commit", "replay")
 COMPARED = ("lost", "lost_low", "lost_high", "p", "speedup", "speed_low", "speed_high")
 DRAWS = 2000
-REPEATS = 3     # runs of each side from which a clock's interval is made: two say nothing of their spread
 HERE = ("folder", "key", "run")         # columns of the table that only this machine or this process can use
 
 
@@ -29,10 +28,11 @@ def grid_table(results: Results) -> pd.DataFrame:
     """One row per configuration, numbers only: accuracy, points lost and speed-up against k=1 with intervals, costs.
 
     Both comparisons are paired over the same problems where the samples are kept. What the speed-up is stands in
-    speed_from: the clock's from REPEATS or more runs of each side, with their interval; else, on a CPU, which others
-    share, the cost model's prediction from the forwards (`predicted`; its interval is that of the problems); else one
-    run's clock, without an interval. Clocks of two executors or devices are not compared. predicted_seconds is the cost
-    model's time of the whole run.
+    speed_from: the clock's from REPEATS or more runs of each side, with their interval; else the cost model's
+    prediction from the forwards (`predicted`; its interval is that of the problems), for a clock that was read once
+    tells nothing; else there is none (`one run`). Clocks of two executors or devices are not compared. runs: how often
+    the row's computation was timed, by its executor on its device. predicted_seconds is the cost model's time of the
+    whole run.
     A run in shards has smaller batches at its ends: where the two sides were not split alike, `batching` says so.
     The columns sure_* hold the same intervals at `stats.simultaneous(m)` for the m reuse configurations (each is timed
     by itself). lost_relative is the loss as a share of the baseline's accuracy; p_holm counts each test once
@@ -53,10 +53,11 @@ def grid_table(results: Results) -> pd.DataFrame:
         if row["key"] in base and base[row["key"]]["run"] != row["run"]
     }
     bounds = _bootstrap({i: pair for i, pair in pairs.items() if pair.paired}, levels)
-    speeds: dict[str, dict[str, float]] = {}
+    speeds: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
-        speeds.setdefault(row["run"], {})[row["identity"]] = row["tokens_per_second"]
+        speeds.setdefault(clock(row), {})[row["identity"]] = row["tokens_per_second"]
     for i, row in enumerate(rows):
+        row["runs"] = len(speeds[clock(row)])
         row["batching"] = unequal_batching(row, base.get(row["key"]))
         row |= dict.fromkeys((*COMPARED, *(f"sure_{name}" for name in COMPARED if "_" in name)), math.nan)
         if i in pairs:
@@ -78,6 +79,11 @@ def grid_table(results: Results) -> pd.DataFrame:
     return table
 
 
+def clock(row: dict[str, Any]) -> tuple[str, ...]:
+    """Equal for rows whose clocks measured the same: repeats of one computation by one executor on one device."""
+    return row["run"], row["executor"], row["device_name"]
+
+
 def predicted(results: Results) -> list[float]:
     """Seconds that the cost model gives each record's forwards at the 7B's shape; NaN where they are not counted."""
     return list(map(predicted_seconds, results.records))
@@ -94,6 +100,16 @@ def not_compared(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         return {}
     return {**dict.fromkeys(("speedup", "speed_low", "speed_high", "sure_speed_low", "sure_speed_high"), math.nan),
             "speed_from": f"not compared: {'; '.join(differences)}"}
+
+
+def executors(table: pd.DataFrame) -> str:
+    """A sentence that names the executors where the rows ran on several, and what that means for speeds; else ""."""
+    ran = table["executor"].replace("", "not recorded")
+    if ran.nunique() < 2:
+        return ""
+    named = ", ".join(f"{name} ({count})" for name, count in ran.value_counts(sort=False).items())
+    return (f"These {len(table)} configurations ran on different executors: {named}. Their clocks are not compared; "
+            "forwards, and speeds predicted from them, are")
 
 
 def computations(results: Results, rows: list[dict[str, Any]]) -> list[str]:
@@ -128,12 +144,12 @@ class ComparedPair:
 
     @property
     def predicted(self) -> bool:
-        """Whether the cost model stands in for the clock: on a CPU, where other programs run beside."""
+        """Whether the cost model can stand in for a clock that was read too seldom: it knows both sides' forwards."""
         known = self.row["predicted_seconds"] + self.base["predicted_seconds"]
-        return self.row["device"] == "cpu" == self.base["device"] and known == known
+        return known == known
 
     def values(self, bounds: np.ndarray | None, levels: tuple[float, float],
-               speeds: dict[str, dict[str, float]]) -> dict[str, Any]:
+               speeds: dict[tuple[str, ...], dict[str, float]]) -> dict[str, Any]:
         """Points lost (positive: worse than k=1) and throughput over the baseline's, with both kinds of interval.
 
         bounds [2, levels, 2] from the bootstrap: (loss, speed ratio), (low, high).
@@ -144,7 +160,7 @@ class ComparedPair:
             mine, theirs = self.mine.correct, self.theirs.correct
             lost, gained = ((theirs == 1) & (mine == 0)).sum(), ((theirs == 0) & (mine == 1)).sum()
             values["p"] = stats.mcnemar(int(lost), int(gained))
-        runs = [list(speeds[side["run"]].values()) for side in (base, row)]
+        runs = [list(speeds[clock(side)].values()) for side in (base, row)]
         repeats = min(map(len, runs))
         for at, (level, sure) in enumerate(zip(levels, ("", "sure_"), strict=True)):
             if bounds is not None:
@@ -157,20 +173,19 @@ class ComparedPair:
                 values["speedup"], slow, fast = stats.repeats_ratio(*runs, level)
                 values["speed_from"] = f"{repeats} repeats"
             elif self.predicted:
-                values |= {"speedup": _ratio(row, base, "predicted_seconds"), "speed_from": PREDICTED}
+                values |= {"speedup": predicted_ratio(row, base), "speed_from": PREDICTED}
                 slow, fast = values["speedup"] * slow, values["speedup"] * fast
             else:
-                values |= {"speedup": _ratio(row, base, "seconds"), "speed_from": "one run"}
+                values |= {"speedup": math.nan, "speed_from": ONE_RUN}
                 slow = fast = math.nan
             values |= {f"{sure}lost_low": low, f"{sure}lost_high": high, f"{sure}speed_low": slow,
                        f"{sure}speed_high": fast}
         return values
 
 
-def _ratio(row: dict[str, Any], base: dict[str, Any], seconds: str) -> float:
-    """Throughput of a row over its baseline's; NaN where either is not known."""
-    mine, theirs = (side["tokens_per_second"] if seconds == "seconds" else side["tokens"] / side[seconds]
-                    for side in (row, base))
+def predicted_ratio(row: dict[str, Any], base: dict[str, Any]) -> float:
+    """The cost model's throughput of a row over its baseline's; NaN where either is not known."""
+    mine, theirs = (side["tokens"] / side["predicted_seconds"] for side in (row, base))
     return mine / theirs if theirs else math.nan
 
 

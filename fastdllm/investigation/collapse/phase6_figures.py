@@ -202,7 +202,10 @@ def distance_figure(trace: pd.DataFrame) -> Figure:
     first = served[served.layer == served.layer.min()]      # the others see only what it serves
     groups = [(int(c), g.distance.dropna()) for c, g in first.groupby("changed")]
     if groups:
-        right.boxplot([g for _, g in groups], positions=[c for c, _ in groups], showfliers=False, widths=0.6)
+        right.boxplot([g for _, g in groups], positions=[c for c, _ in groups], showfliers=False, widths=0.6,
+                      patch_artist=True, boxprops={"facecolor": "#D5E8F5", "edgecolor": BLUE},
+                      medianprops={"color": BLUE, "linewidth": 1.6},
+                      **{f"{part}props": {"color": BLUE} for part in ("whisker", "cap")})
     right.set_xlabel("positions changed since it was computed")
     right.set_title("first reused layer" + ("" if groups else ": nothing was reused"))
     left.set_title("by layer")

@@ -33,16 +33,27 @@ def thresholds(table: pd.DataFrame) -> str:
             f"has both more. Of {RunLabel.of(table)}.")
 
 
+def threshold_table(table: pd.DataFrame) -> str:
+    """Of `sweeps.threshold_as_text`."""
+    return ("Points lost: against the highest threshold, with a 95 % interval, paired over the same problems. "
+            "Predicted speed-up: tokens/s over those of the highest threshold that the cost model gives the counted "
+            f"forwards at {cost_model.SHAPE}. Each threshold ran once on {table['device_name'].iloc[0]}: no clock's "
+            "figure stands here.")
+
+
 def batches(table: pd.DataFrame) -> str:
     """Of `batching.figure`."""
     plain, drafting = table[table["way"] == batching.PLAIN], table[table["policy"] == "verify"]
     first, last = plain.iloc[0], plain.iloc[-1]
     saving = drafting.loc[drafting["forwards_run"] < drafting["nfe"], "batch_size"]
     drafts = f" Drafts of `verify` save forwards up to batch {saving.max()}." if len(saving) else ""
-    return (f"k=1 from batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
-            f"{last['tokens_per_second']:.0f} tokens/s, {first['latency']:.2f} and {last['latency']:.2f} s an answer. "
-            "The dashed line is what rows would give if they cost nothing. Each point is one run by the clock."
-            f"{drafts} Of {RunLabel.of(table)}.")
+    if batching.repeated(table):
+        speed = (f"k=1 from batch {first['batch_size']} to {last['batch_size']}: {first['tokens_per_second']:.0f} and "
+                 f"{last['tokens_per_second']:.0f} tokens/s, means of {table['runs'].min()} runs or more.")
+    else:
+        speed = (f"Speed-ups are those that the cost model gives the forwards at {cost_model.SHAPE}: each "
+                 "configuration ran once, so its clock can't tell. Seconds and memory are of that one run.")
+    return f"{speed}{drafts} Of {RunLabel.of(table)}."
 
 
 def roofline(forwards: pd.DataFrame) -> str:

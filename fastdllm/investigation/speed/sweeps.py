@@ -22,6 +22,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.evaluation.missing import run_missing
 from fastdllm.report.results import Results
+from fastdllm.report.tables import predicted
 
 
 def complete(params: str, apart: bool = False, axes: Mapping[str, list | None] = MappingProxyType({}),
@@ -55,10 +56,13 @@ def front(costs: np.ndarray, gains: np.ndarray) -> np.ndarray:
 
 def threshold_table(results: Results) -> pd.DataFrame:
     """One row per threshold, ascending: accuracy, points lost against the highest threshold (paired), tokens per
-    forward and per second, and whether the point is on the front of accuracy and tokens per forward.
+    forward, the cost model's tokens/s over those of the highest threshold (`predicted_speedup`), and whether the point
+    is on the front of accuracy and tokens per forward.
     """
     one_task(results)
-    table = results.frame.sort_values("threshold").reset_index(drop=True)
+    table = results.frame.assign(predicted_seconds=predicted(results)).sort_values("threshold").reset_index(drop=True)
+    speed = table["tokens"] / table["predicted_seconds"]
+    table["predicted_speedup"] = speed / speed.iloc[-1]
     reference = results.outcomes[table["folder"].iloc[-1]]
     for i, folder in enumerate(table["folder"]):
         mine = results.outcomes[folder]
@@ -92,5 +96,5 @@ def threshold_as_text(table: pd.DataFrame) -> pd.DataFrame:
         "threshold": [f"{value:g}" for value in table["threshold"]], "n": table["n"],
         "accuracy %": [interval_text(r.accuracy, r.low, r.high, scale=100) for r in table.itertuples()],
         "points lost": lost, "tokens / forward": table["tokens_per_forward"].map("{:.2f}".format),
-        "NFE": table["nfe"], "tokens/s": table["tokens_per_second"].map("{:.0f}".format),
+        "forwards": table["nfe"], "predicted speed-up": table["predicted_speedup"].map("{:.2f}x".format),
         "on the front": table["on_front"].map({True: "yes", False: "no"})})

@@ -101,8 +101,8 @@ def january_figure(table: pd.DataFrame) -> Figure:
     nodes = sorted(table["node"].unique())
     beside = {"first": -0.05, "middle": 0.0, "last": 0.05}      # equal speeds stay visible beside each other
     for row in table.itertuples():
-        at = nodes.index(row.node) + {1: -0.22, 2: 0.0, 3: 0.22}[row.k] + beside[row.layers]
-        axis.plot(at, row.tokens_per_s, BY_K[row.k], color=COLORS[row.layers], markersize=7)
+        axis.plot(nodes.index(row.node) + beside[row.layers], row.tokens_per_s, BY_K[row.k], color=COLORS[row.layers],
+                  markersize=7)
     axis.set_xticks(range(len(nodes)), nodes)
     axis.set(ylabel="tokens/s (GSM8K, n = 1319, one run each)", ylim=(0, 1.15 * table["tokens_per_s"].max()),
              xlim=(-0.5, len(nodes) - 0.5))

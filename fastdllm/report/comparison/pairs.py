@@ -16,6 +16,7 @@ import pandas as pd
 
 from fastdllm import power, stats
 from fastdllm.lab import records
+from fastdllm.lab.records import importer
 from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.steps import STEPS
 from fastdllm.report.cell_report import idle
@@ -140,28 +141,23 @@ class Pair:
             hashes = self.shared[["prompt_hash_a", "prompt_hash_b"]].dropna()
             if other := int((hashes["prompt_hash_a"] != hashes["prompt_hash_b"]).sum()):
                 yield f"the prompts of {other} problems are worded differently"
-        yield from self.why_no_speed()
+        yield f"tokens/s are not compared: {'; '.join(self.why_no_speed())}"
 
     def why_no_speed(self) -> Iterator[str]:
-        """What makes seconds of the two no measure of each other."""
+        """What makes the clocks of the two no measure of each other; a record is one run, so there is always one."""
         a, b = self.a.record, self.b.record
+        yield "one run each"
         if on_cpu(a) or on_cpu(b):
-            yield ("tokens/s were taken on a CPU, which other programs share: no clock can tell which is faster, "
-                   "compare forwards")
+            yield "on a CPU, which other programs share"
         for what, one, other in (("executors", a.executor or UNKNOWN, b.executor or UNKNOWN),
-                                 ("devices", a.environment.device_name or UNKNOWN,
-                                  b.environment.device_name or UNKNOWN),
+                                 ("devices", *(_known(side.environment.device_name) for side in (a, b))),
+                                 ("nodes", *(_known(side.environment.node) for side in (a, b))),
+                                 ("commits", *(_known(side.code.commit)[:10] for side in (a, b))),
                                  ("batch sizes", stated(a, "batch_size"), stated(b, "batch_size"))):
-            if one == other == UNKNOWN:
-                yield f"the {what} are not stated on either side: tokens/s do not compare"
+            if one == other == UNKNOWN and what not in ("nodes", "commits"):
+                yield f"the {what} are not stated on either side"
             elif one != other:
-                yield f"different {what} ({one} and {other}): tokens/s do not compare"
-
-    @property
-    def speed(self) -> float:
-        """b's tokens/s over a's; nan where they do not compare or are not stated. One run each: no interval."""
-        one, other = (records.row(side.record)["tokens_per_second"] for side in (self.a, self.b))
-        return other / one if one and not list(self.why_no_speed()) else math.nan
+                yield f"different {what} ({one} and {other})"
 
     @property
     def predicted_speed(self) -> float:
@@ -173,6 +169,11 @@ class Pair:
 def on_cpu(record: Record) -> bool:
     """Whether a run's clock is that of a CPU, which other programs share."""
     return stated(record, "device") == "cpu"
+
+
+def _known(text: str | None) -> str:
+    """Where or by what something ran, in one wording where a record does not state it."""
+    return text if text and text != importer.UNKNOWN else UNKNOWN
 
 
 def stated(record: Record, name: str) -> Any:
@@ -217,8 +218,7 @@ class Comparison:
     def numbers(self) -> pd.DataFrame:
         """One row a record, numbers only: score, cost, and against the first one the difference and what it rests on.
 
-        difference, low, high: points. speed: tokens/s over the first one's by the clock (nan where that does not
-        compare), predicted_speed: by the cost model.
+        difference, low, high: points. predicted_speed: tokens/s over the first one's, by the cost model.
         """
         p = stats.holm([pair.paired.p for pair in self.pairs if pair.paired is not None])
         corrected = iter(p)
@@ -238,9 +238,9 @@ class Comparison:
                    "executor": side.record.executor, "device": side.record.environment.device_name}
             if pair is not None:
                 difference, low, high = pair.difference
-                row |= {"difference": difference, "difference_low": low, "difference_high": high, "speed": pair.speed,
-                        "predicted_speed": pair.predicted_speed,
-                        "problems_needed": pair.needed, "settled": pair.settled}
+                row |= {"difference": difference, "difference_low": low, "difference_high": high,
+                        "predicted_speed": pair.predicted_speed, "problems_needed": pair.needed,
+                        "settled": pair.settled}
                 if pair.paired is not None:
                     row |= {"shared": pair.paired.n, "won": pair.paired.gained, "lost": pair.paired.lost,
                             "p": pair.paired.p, "p_holm": float(next(corrected))}

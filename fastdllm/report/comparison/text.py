@@ -15,12 +15,13 @@ from fastdllm import stats
 from fastdllm.display.tables import Html, interval_text, p_text, whole
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cost_model
-from fastdllm.report.comparison.pairs import Comparison, Pair, on_cpu
+from fastdllm.report.comparison.pairs import Comparison, Pair
 from fastdllm.report.comparison.sides import Side
 from fastdllm.tasks import Problem
 
 WIDTH = 58          # columns of each text, side by side
 LINES = 14          # of a text, at most
+CLOCK = "tokens/s (one run each)"
 
 
 def of(comparison: Comparison, show: int = 3) -> str:
@@ -45,7 +46,7 @@ def heading(title: str, body: str) -> str:
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
-    """The numbers as text. Of runs on a CPU, where no clock can tell, the speed is the cost model's."""
+    """The numbers as text. A clock that was read once can't tell: the speed is the cost model's where it has one."""
     rows, numbers = [], comparison.numbers()
     rules = numbers["rule"].unique()
     accuracy = f"accuracy %, {rules[0]}" if len(rules) == 1 else "accuracy %"
@@ -57,12 +58,13 @@ def table(comparison: Comparison) -> pd.DataFrame:
             "forwards / problem": interval_text(row["forwards_per_problem"], float("nan"), float("nan")),
             "tokens / forward": interval_text(row["tokens_per_forward"], float("nan"), float("nan"), 2),
             "layer calls reused": whole(row["reused_layer_calls"]),
-            "tokens/s": interval_text(row["tokens_per_second"], float("nan"), float("nan")),
+            CLOCK: interval_text(row["tokens_per_second"], float("nan"), float("nan")),
             "predicted tokens/s against A": "–" if row.get("predicted_speed") is None else interval_text(
                 row["predicted_speed"], float("nan"), float("nan"), 2),
             "executor": row["executor"] or "not stated"})
-    shared = all(on_cpu(side.record) for side in comparison.sides)
-    shown = pd.DataFrame(rows).drop(columns="tokens/s" if shared else "predicted tokens/s against A")
+    shown = pd.DataFrame(rows)
+    if numbers["predicted_speed"].notna().any():
+        shown = shown.drop(columns=CLOCK)
     return shown.loc[:, shown.ne("–").any()]        # what no record states is no column
 
 
@@ -105,20 +107,16 @@ def needed(pair: Pair) -> str:
 
 
 def cost(pair: Pair, letter: str) -> str:
-    """What the same problems cost: forwards and tokens; tokens/s where the two clocks measure the same, else the cost
-    model's.
-    """
+    """What the same problems cost: forwards, tokens, and the tokens/s that the cost model gives them."""
     parts = []
     if pair.shared is not None:
         for name, title in (("forwards", "forwards"), ("tokens", "tokens")):
             kept = pair.shared[[f"{name}_a", f"{name}_b"]].dropna()
             if len(kept) and kept[f"{name}_a"].sum():
                 parts.append(f"{title} {kept[f'{name}_b'].sum() / kept[f'{name}_a'].sum():.2f} times A's")
-    if pair.speed != pair.speed and pair.predicted_speed == pair.predicted_speed:
+    if pair.predicted_speed == pair.predicted_speed:
         parts.append(f"predicted tokens/s {pair.predicted_speed:.2f} times A's (the cost model's for these forwards: "
                      f"{cost_model.SHAPE})")
-    if pair.speed == pair.speed:
-        parts.append(f"tokens/s {pair.speed:.2f} times A's (one run each: no interval)")
     return f"cost of {letter}: " + ("; ".join(parts) or "not stated on both sides")
 
 
