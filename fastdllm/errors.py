@@ -53,7 +53,8 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[
         elif isinstance(inner, ValueError):
             yield key, str(inner)
         elif problem["type"] == "extra_forbidden":
-            yield key, f"{name}={problem['input']!r}; unknown key; allowed: {', '.join(fields)}"
+            near = did_you_mean(name, fields)
+            yield key, f"{name}={problem['input']!r}; unknown key; {near}allowed: {', '.join(fields)}"
         elif problem["type"] == "missing":
             yield key, "missing"
         else:
@@ -82,5 +83,10 @@ def with_location(where: str, text: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`did you mean demo? `, to stand before what is allowed; "" where no known name is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}? " if near else ""
+    near = nearest(name, known)
+    return f"did you mean {near}? " if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like this one; None where none is near."""
+    return next(iter(get_close_matches(name, list(known), n=1)), None)

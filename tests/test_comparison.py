@@ -217,6 +217,16 @@ def test_what_cannot_be_compared_is_said(project, names, answer):
     assert status and answer in text
 
 
+def test_a_record_with_a_slip_is_looked_for_in_the_experiment_that_was_typed(project):
+    ship(study(project), project / shipped.PUBLISHED, experiment="study")
+    shutil.rmtree(project / "study")
+    assert "did you mean study/k2_middle?" in invoke("explore", "study/k2_midle")[1]
+    assert "did you mean study/k1_middle?" in invoke("explore", "study/k1_first")[1], "as jan_limit/k1_first is called"
+    assert "did you mean jan_limit/k1_first?" in invoke("explore", "jan_limt/k1_first")[1]
+    text = invoke("compare", "demo/k1_frst", "demo/k2_middle")[1]
+    assert "nothing of demo has run here (fastdllm grid run demo would)" in text and "did you mean" not in text
+
+
 @pytest.mark.parametrize(("what", "names", "caution"), [
     ("executor", ("fast", "eager"), "different executors (fast and eager)"),
     ("executor", ("", "eager"), "different executors (not stated and eager)"),
@@ -405,6 +415,35 @@ def test_the_command_that_a_report_prints_under_an_answer_leads_to_its_player(pl
 def test_what_cannot_be_played_is_said(played, arguments, answer):
     status, text = invoke("explore", *arguments)
     assert status and answer in text
+
+
+def test_a_record_without_its_data_says_which_they_are_and_takes_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTDLLM_HOME", str(tmp_path))
+    file, moved, other = (tmp_path / f"{name}.jsonl" for name in ("here", "moved", "other"))
+    file.write_text("".join(f'{{"question": "What is {n} plus 1?", "target": "{n + 1}"}}\n' for n in range(4)))
+    grid = Grid(experiment="local", output=str(tmp_path / "executed"), data=str(file),
+                decoding={"max_new_tokens": 8}, axes={"k": [1, 2], "layers": ["middle"]})
+    fill(grid, lambda c: (1.0 if c.parameters.reuse.k == 1 else 0.5, 0.02, 60))
+    assert "--data" not in command("compare", "local/k1_middle", "local/k2_middle")
+    other.write_text(file.read_text().replace("plus 1", "plus 2"))
+    file.rename(moved)
+    about = f"4 problems of arithmetic, fingerprint {sides.find('local/k1_middle').record.dataset.fingerprint[:12]}"
+    refused = command("explore", "local/k1_middle", "--problem", 3, code=1)
+    assert about in refused and "docs/tasks.md" in refused and "allowed: --data PATH" in refused
+    refused = command("explore", "local/k1_middle", "--problem", 3, "--data", other, code=1)
+    assert f"--data {other}: 4 problems, fingerprint " in refused
+    assert "allowed: those of local/arithmetic/k1_middle: 4, fingerprint " in refused
+    text = command("compare", "local/k1_middle", "local/k2_middle")
+    [printed] = re.findall(r"fastdllm (explore .*) --data PATH$", text, re.MULTILINE)
+    assert text.count(f"for --data: the data of the run are not on this machine ({file}: {about}") == 1
+    assert "decoded again" in command(*shlex.split(printed), "--data", moved)
+
+
+def test_a_page_is_named_by_the_records_last_three_parts_wherever_it_lies(played):
+    record = played / "executed" / "run" / "arithmetic_limit_2" / "k2_middle"
+    page = played / "executed" / "explore" / "run-arithmetic_limit_2-k2_middle_test-0-00000.html"
+    assert f"open {page}" in command("explore", record, "--problem", 0)
+    assert "run/arithmetic_limit_2/k2_middle" in page.read_text() and str(played) not in page.read_text()
 
 
 def test_what_fastdllm_run_leaves_is_compared_like_a_grids(played):

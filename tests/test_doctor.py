@@ -171,6 +171,7 @@ def test_dry_runs_say_what_would_be_refused(tmp_path, command):
     code, text = invoke(*command, path, "--dry-run")
     assert code == 0 and "would be refused: data: " in text
     assert ("would be refused: device" in text) == (command[1] == "run")
+    assert all(line.startswith("would be refused: ") for line in text.splitlines()), "and what is refused would not run"
     assert not (tmp_path / "executed").exists()
     code, text = invoke(*command, path)
     assert code == 1 and "no.jsonl does not exist" in text

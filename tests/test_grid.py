@@ -85,7 +85,7 @@ def test_repeats_are_runs_of_their_own(tmp_path):
 @pytest.mark.parametrize(("text", "words"), [
     ("experiment: e\nzork: 3\n", ["g.yml, line 2", "zork", "3", "unknown key", "allowed: model, ", "experiment"]),
     ("experiment: e\naxes:\n  k: [1, 0]\n", ["line 3", "axes.k.1=0; allowed: 1 or more"]),
-    ("experiment: e\naxes: {kk: [1]}\n", ["line 2", "kk; allowed: task, k", "threshold"]),
+    ("experiment: e\naxes: {kk: [1]}\n", ["line 2", "kk; did you mean k? allowed: task, k", "threshold"]),
     ("experiment: e\naxes: {k: [1, 1]}\n", ["line 2", "different values"]),
     ("experiment: e\ndecoding:\n  threshold: 4\n", ["line 3, decoding.threshold=4; allowed: at most 1", "0 to 1"]),
     ("experiment: e\ndecoding: {thresh: 1}\n", ["line 2", "decoding.thresh", "allowed: threshold"]),

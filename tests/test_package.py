@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import typer
 from lab_support import ROOT, command, invoke
+from typer.main import get_command
 
 from fastdllm.cli import app
 from fastdllm.lab.config import paths
+from fastdllm.model.files import embedded
+from fastdllm.settings import POLICIES
 
 PROJECT = {"FASTDLLM_HOME", "PYTHONPATH"}       # what would lead an installed package back to a checkout
 
@@ -95,11 +98,39 @@ def test_a_project_of_ones_own_finds_what_the_package_brings_too(tmp_path, monke
     (("grid", "status", "dmeo"), "demo"), (("grid", "status", "demo", "--config", "k2_midle"), "k2_middle"),
     (("grid", "status", "demo", "--task", "arithmetik"), "arithmetic"), (("run", "00_toor"), "00_tour"),
     (("run", "dmeo"), "demo"), (("run", "--task", "gsm9k", "--dry-run"), "gsm8k"),
-    (("run", "00_tour.ipnb"), "00_tour"), (("fetch", "smoll"), "smol"), (("gird",), "grid")])
+    (("run", "00_tour.ipnb"), "00_tour"), (("fetch", "smoll"), "smol"), (("gird",), "grid"),
+    (("run", "--set", "threshld=0.8"), "threshold"), (("run", "--set", "batchsize=8"), "batch_size"),
+    (("run", "--revision", "26d617"), "26d6179"), (("grid", "status", "demo", "--set", "revision=26d617"), "26d6179"),
+    (("grid", "run", "demo", "--set", "thresold=0.8"), "threshold"),
+    (("grid", "run", "demo", "--set", "axes.thresold=[0.8]"), "threshold"),
+    (("grid", "run", "demo", "--set", "decoding.thresold=0.8"), "threshold"),
+    (("grid", "run", "demo", "--set", "batchsize=8"), "batch_size"),
+    (("grid", "run", "demo", "--set", "slurm.acount=me"), "account"),
+    (("chat", "--model", "smoll"), "smol"), (("chat", "--revision", "26d617"), "26d6179"),
+    (("bench", "--model", "smoll"), "smol"), (("doctor", "--offline", "--model", "smoll"), "smol"),
+    (("app", "--model", "tinny", "--dry-run"), "tiny")])
 def test_a_name_with_a_slip_is_answered_with_the_one_that_was_meant(arguments, near):
     status, text = invoke(*arguments)
     assert status != 0
     assert near in text.lower().split("did you mean")[1].split("?")[0], text
+
+
+def test_a_task_with_a_slip_is_named_by_the_option_that_was_typed():
+    text = command("grid", "report", "demo", "--task", "aritmetic", code=1)
+    assert "--task 'aritmetic'; did you mean arithmetic?" in text and "--set" not in text
+
+
+def test_a_dry_run_that_would_be_refused_says_so_alone():
+    text = command("run", "--model", "smoll", "--dry-run")
+    assert text.startswith("would be refused: checkpoint: ") and "did you mean smol?" in text
+    assert "would run" not in text
+
+
+@pytest.mark.parametrize("name", ["run", "chat", "doctor", "bench", "app"])
+def test_help_names_every_policy_and_every_embedded_checkpoint(name):
+    options = {option.name: option.help for option in get_command(app).commands[name].params}
+    assert all(model in options["model"] for model in embedded())
+    assert all(policy in options["policy"] for policy in POLICIES if "policy" in options)
 
 
 def test_run_finds_by_name_what_grid_finds(tmp_path, monkeypatch):

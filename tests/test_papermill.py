@@ -1,14 +1,17 @@
 """papermill with care: parameters are checked first, output is whole or absent, the failing cell is named."""
 
 import json
+import logging
 
 import nbformat
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 from nbformat.v4 import new_code_cell, new_notebook
 
+from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.paths import root
 from fastdllm.lab.jobs import marks, notebook_run, notebooks, worker
+from fastdllm.settings import POLICIES
 
 
 def notebook(path, *sources, parameters="x: int = 1  # a number\ny: float = 0.5\nz: str = 'a'\non: bool = True\n"):
@@ -78,6 +81,21 @@ def test_every_shipped_notebook_declares_its_parameters():
         assert not any(cell.get("outputs") for cell in content["cells"]), f"{path.name} carries outputs"
 
 
+def test_the_comments_of_parameters_name_what_is_allowed():
+    allowed = {"model": str(Parameters.model_fields["model"].description),
+               "policy": f"{', '.join(POLICIES)}, or a .py file"}
+    seen = set()
+    for path in sorted((root() / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        [own] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        for line in "".join(own["source"]).splitlines():
+            name, comment = line.partition(":")[0], line.partition("  # ")[2]
+            if name in allowed:
+                seen.add(name)
+                assert comment == allowed[name], f"{path.name}: {line}"
+    assert seen == set(allowed)
+
+
 def test_cell_notebook_takes_the_parameters_of_a_run():
     from fastdllm.lab.config import grid_file
     from fastdllm.lab.config.grid import Configuration
@@ -86,6 +104,16 @@ def test_cell_notebook_takes_the_parameters_of_a_run():
         assert set(configuration.flat()) == set(notebooks.declared(notebooks.find(grid.notebook)))
         notebooks.check(notebooks.find(grid.notebook), configuration.flat())
         assert Configuration.of(configuration.flat()) == configuration
+
+
+def test_papermill_warns_of_no_parameter_that_it_cannot_read(tmp_path, caplog):
+    """Its pattern leaves out `x`; ours has read it, and the notebook takes it."""
+    path = notebook(tmp_path / "n.ipynb", ("run", "print(x + y)"), parameters="x: int | None = None\ny: int = 1\n")
+    caplog.set_level(logging.INFO, "papermill")
+    worker.execute(path, tmp_path / "out" / "n.ipynb", {"x": 2, "y": 3})
+    assert notebooks.printed(tmp_path / "out" / "n.ipynb", "run") == "5"
+    said = [line.getMessage() for line in caplog.records if line.name == "papermill"]
+    assert said and not any("parameter" in line for line in said)
 
 
 def test_output_is_whole_or_absent_and_the_failing_cell_is_named(tmp_path):

@@ -11,7 +11,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.jobs import marks, notebooks, runner, status
 from fastdllm.lab.jobs import plan as plans
 from fastdllm.lab.jobs.slurm import SlurmJob
-from fastdllm.lab.records import locks
+from fastdllm.lab.records import journal, locks
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
@@ -21,6 +21,25 @@ MODEL = lab_support.GOLDEN       # synthetic records need no tokenizer
 @pytest.fixture
 def grid(tmp_path):
     return grid_file.load(lab_support.params(tmp_path / "g.yml", MODEL))
+
+
+def test_a_run_that_was_stopped_behind_its_last_problem_says_what_is_left(grid):
+    """A journal that is full, then the record that it becomes, whose notebook has not ended."""
+    current, configuration = CurrentFingerprints(), grid.configurations()[2]
+    own = identity(current.payload(configuration.parameters))
+    run = journal.begin(configuration.directory, own, current.resolve(configuration.parameters), 4)
+    open_mark = configuration.directory / marks.OPEN
+    open_mark.write_text("{}")
+    assert looks(grid, current)["k2_first"].detail == "0 of 4"
+    for index in range(4):
+        run.add({"index": index, "session": 1, "elapsed": 1.0})
+    assert looks(grid, current)["k2_first"].detail == "4 of 4; the record is still to be written"
+    lab_support.synthetic(configuration, current)
+    stopped = looks(grid, current)["k2_first"]
+    assert (stopped.state, stopped.detail) == (
+        "partial", "all 4 problems are in the record; its notebook is still to be finished")
+    open_mark.unlink()
+    assert looks(grid, current)["k2_first"].state == "complete"
 
 
 def planned(plan):

@@ -1,5 +1,5 @@
-"""The commands. One module each; they import at their top nothing but typer and the standard library,
-so that `--help` is quick, and everything else inside the command.
+"""The commands. One module each; they import at their top nothing but typer, the standard library and
+what `import fastdllm` loads anyway, so that `--help` is quick, and everything else inside the command.
 
 - one run: run, run_configuration, run_notebook, run_generation_file
 - many runs: grid, suite

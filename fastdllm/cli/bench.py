@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from fastdllm.cli import options
+
 EXAMPLES = ("Examples: [bold]fastdllm bench[/bold] (the 7B's shape on a GPU, the embedded checkpoint's on a CPU) · "
             "[bold]fastdllm bench gsm8k_7b[/bold] (and so many minutes a configuration of this grid) · "
             "[bold]fastdllm bench demo --device cpu[/bold]")
 
 
 def bench(params: Annotated[str | None, typer.Argument(help="A grid: its times and memory on this device.")] = None,
-          model: Annotated[str | None, typer.Option(help="Of this shape: tiny, a directory, or a hub id.")] = None,
+          model: Annotated[str | None, typer.Option(help=f"Of this shape: {options.MODEL}")] = None,
           device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
           dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
           seconds: Annotated[float, typer.Option(min=0, help="What would end later is left out.")] = 150.0) -> None:
@@ -21,13 +23,14 @@ def bench(params: Annotated[str | None, typer.Argument(help="A grid: its times a
     what a grid would take. Random weights: nothing is fetched.
     """
     from fastdllm.investigation.speed import bench as speed
-    from fastdllm.lab.config import grid_file
+    from fastdllm.lab.config import geometry, grid_file
     from fastdllm.model.lm import choose_device, choose_dtype
     grid = grid_file.load(params) if params else None
     card = choose_device(device or (grid.device if grid else "auto"))
     number = choose_dtype(dtype or (grid.dtype if grid else "auto"), card)
     default = "Efficient-Large-Model/Fast_dLLM_v2_7B" if card.type == "cuda" else "tiny"
     name = model or (grid.model if grid else default)
+    geometry.check_model(name)
     shape = speed.shape_of(name, grid.model_revision if grid and model is None else None)
     shown, measured, began = 0, None, time.monotonic()
     for measured in speed.measure(shape, card, number, seconds=seconds):

@@ -25,29 +25,29 @@ HELP = ("[...]: speed, and NFE, the forwards of the network: prefill (prompt), f
 QUIET = 0.5     # seconds without text after which the forwards are counted on the screen
 
 
-def chat(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.")] = "tiny",
+def chat(model: Annotated[str, typer.Option(help=options.MODEL)] = "tiny",
          threshold: Annotated[float, typer.Option(help="Confidence above which a token is unmasked.")] = 0.9,
          max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
          small_block: Annotated[int, typer.Option(help="Positions of a block that are unmasked at a time.")] = 8,
          temperature: Annotated[float, typer.Option(help="0: argmax.")] = 0.0,
          k: Annotated[int, typer.Option(help="Reuse on steps with step % k != 0; 1: no reuse.")] = 1,
          layers: Annotated[str, typer.Option(help="first, middle, last, 8-19, or 1,2,5.")] = "middle",
-         policy: Annotated[str, typer.Option(help="output, residual, token, adaptive, replay, or a .py.")] = "output",
+         policy: Annotated[str, typer.Option(help=options.POLICY)] = "output",
          revision: Annotated[str, typer.Option(help="Of the historical code: fixed, 26d6179 ...")] = "fixed",
          forget: Annotated[bool | None, options.flag("--forget/--remember", help="Each question stands alone (default "
                                                      "for tiny, which was trained on single questions).")] = None,
          device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
          dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto") -> None:
     """Chat: answers appear block by block; clear, exit, and Ctrl-C to stop an answer."""
-    from fastdllm.decode.revisions import get
     from fastdllm.lab.config import geometry
-    from fastdllm.lab.config.parameters import Parameters
+    from fastdllm.lab.config.parameters import Parameters, check_revision
     from fastdllm.lab.config.paths import policy_path
     wanted = geometry.fits(Parameters.of(
         model=model, threshold=threshold, max_new_tokens=max_new_tokens, small_block=small_block, k=k,
         layers=layers if k > 1 else None, temperature=temperature, policy=policy_path(policy), revision=revision,
         device=device, dtype=dtype))
-    get(revision)
+    check_revision(revision)
+    geometry.check_model(model)
     from fastdllm import load
     from fastdllm.ui.conversation import EMBEDDED, Conversation, ability
     lm = load(model, device=device, dtype=dtype)

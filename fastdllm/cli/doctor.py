@@ -16,7 +16,7 @@ EXAMPLES = ("Examples: [bold]fastdllm doctor[/bold] · [bold]fastdllm doctor lay
 def doctor(
     params: Annotated[str | None, typer.Argument(help="A grid: all that it needs is checked.")] = None,
     task: Annotated[str | None, typer.Option(help="Can this task's problems be had?")] = None,
-    model: Annotated[str | None, typer.Option(help="tiny, a directory, or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help=options.MODEL)] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     offline: Annotated[

@@ -108,11 +108,12 @@ def planned(params: str | None, names: list[str] | None, task: str | None, limit
 
 
 def preview(plan: RunPlan, text: str, costs: frozenset[Cost]) -> None:
-    """What `--dry-run` prints: the text, and on stderr what would be refused before anything starts."""
-    typer.echo(text)
-    for check in plan.checks(costs):
-        if check.ok is False:
-            typer.echo(f"would be refused: {check.name}: {check.text}", err=True)
+    """What `--dry-run` prints: the text, or on stderr what would be refused before anything starts."""
+    refused = [check for check in plan.checks(costs) if check.ok is False]
+    for check in refused:
+        typer.echo(f"would be refused: {check.name}: {check.text}", err=True)
+    if not refused:
+        typer.echo(text)
 
 
 @app.command(cls=options.GridCommand)

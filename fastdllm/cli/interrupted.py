@@ -15,6 +15,7 @@ class Interrupted(Exception):
     "Aborted.")"""
 
 
+ENDING = 5.0        # seconds within which a kernel notices that its worker is gone
 REPORT = "all records are as they were; the same command makes the report anew"
 
 
@@ -31,5 +32,5 @@ def saying(kept: Callable[[], str] | str) -> Iterator[None]:
 def counting(configurations: list[Configuration]) -> Iterator[None]:
     """`saying`, with the samples of these configurations."""
     from fastdllm.lab.jobs import status
-    with saying(lambda: status.kept(configurations)):
+    with saying(lambda: status.kept(configurations, ENDING)):
         yield

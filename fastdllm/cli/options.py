@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fastdllm.model.files import embedded
+from fastdllm.settings import POLICIES
+
 if TYPE_CHECKING:
     import pandas as pd
 
 LONGEST = 60        # characters of a value that an error repeats
+MODEL = f"{', '.join(embedded())}, a directory, or a hub id."
+POLICY = f"{', '.join(POLICIES)}, or a .py."
 
 
 def flag(*names: str, **settings: Any) -> Any:

@@ -13,7 +13,7 @@ EXAMPLES = ("Examples: [bold]fastdllm app[/bold] · [bold]fastdllm app --port 90
             "from another machine: [bold]ssh -L 8866:127.0.0.1:8866 HOST[/bold], then open the printed address")
 
 
-def app(model: Annotated[str, typer.Option(help="tiny, a directory, or a hub id.")] = "tiny",
+def app(model: Annotated[str, typer.Option(help=options.MODEL)] = "tiny",
         port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 8866,
         notebook: Annotated[str, typer.Option(help="The notebook that is served.")] = "18_chat.ipynb",
         dry_run: Annotated[bool, options.flag("--dry-run", help="Print what would be served.")] = False) -> None:

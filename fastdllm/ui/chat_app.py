@@ -36,6 +36,7 @@ def check(model: str, fetch: bool) -> None:
     hub = model.count("/") == 1 and not (path.is_absolute() or path.is_dir() or model.startswith("."))
     if hub and not fetch and geometry.of(model) is None:
         return
+    geometry.check_model(model)
     directory = files.find(model)
     files.weight_files(directory)
     if geometry.of(str(directory)) is None or not any((directory / name).is_file() for name in TOKENIZER):

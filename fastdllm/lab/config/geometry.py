@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdllm.errors import did_you_mean
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.paths import expand
 from fastdllm.model import files
@@ -24,6 +25,13 @@ def of(model: str, revision: str | None = None) -> ModelConfig | None:
         return ModelConfig.from_file(cached) if isinstance(cached, str) else None
     config = directory / "config.json"
     return ModelConfig.from_file(config) if config.is_file() else None
+
+
+def check_model(model: str) -> None:
+    """Raises ValueError for a bare name that is nearly an embedded checkpoint's, and no directory."""
+    near = "" if "/" in model else did_you_mean(model, files.embedded())
+    if near and files.local(expand(model)) is None:
+        raise ValueError(f"model={model!r}; {near}allowed: {Parameters.model_fields['model'].description}")
 
 
 def check(shape: ModelConfig | None, name: str, value: Any, block_size: int | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from fastdllm.errors import message
+from fastdllm.errors import did_you_mean, message
 from fastdllm.lab import atomic
 from fastdllm.lab.config.computation import not_applicable, repeated
 from fastdllm.lab.config.parameters import (
@@ -233,4 +233,4 @@ def configuration_name(values: dict[str, Any], varying: set[str], policies: dict
 
 def _known(axis: str) -> None:
     if axis not in AXES:
-        raise ValueError(f"{axis}; allowed: {', '.join(AXES)}")
+        raise ValueError(f"{axis}; {did_you_mean(axis, AXES)}allowed: {', '.join(AXES)}")

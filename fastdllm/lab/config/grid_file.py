@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm import tasks
-from fastdllm.errors import SettingsError, did_you_mean, with_location
+from fastdllm.errors import SettingsError, did_you_mean, nearest, with_location
 from fastdllm.lab.atomic import sha256
 from fastdllm.lab.config import geometry, yaml_file
 from fastdllm.lab.config.grid import AXES, Configuration, Grid
-from fastdllm.lab.config.parameters import OF_TASK, SECTION, SECTIONS, Parameters, Slurm, check
+from fastdllm.lab.config.parameters import OF_TASK, SECTION, SECTIONS, Parameters, Slurm, check, check_revision
 from fastdllm.lab.config.paths import expand, listed, look_up, policy_path, root
 
 DEFAULT = "layer_reuse"
@@ -73,6 +73,10 @@ def load_part(name: str | Path | None = None, task: str | None = None, limit: in
     changes = [*overrides, *([] if limit is None else [f"limit={limit}"])]
     grid = load(name, changes, environment)
     if task is not None and task not in {configuration.task for configuration in grid.configurations()}:
+        try:
+            tasks.check_name(task)
+        except ValueError as error:
+            raise ValueError(f"--task {str(error).removeprefix('task=')}") from error
         grid = load(name, [*changes, f"axes.task=[{task}]" if "task" in grid.axes else f"task={task}"])
     if part:
         grid = grid.model_copy(update={"part": part})
@@ -95,9 +99,11 @@ def select(configurations: list[Configuration], task: str | None = None,
 
 def _nearer(values: dict[str, Any]) -> str:
     """Where a key that stands at the top belongs, if it has a place at all."""
-    lost = [name for name in values if name in SECTION and name not in Grid.model_fields]
-    return "".join(f"\n{name}: allowed as {SECTION[name]}.{name} for all configurations"
-                   + (f", axes.{name} (a list) to cross it" if name in AXES else "") for name in lost)
+    meant = {name: name if name in SECTION else nearest(name, [*Grid.model_fields, *SECTION])
+             for name in values if name not in Grid.model_fields}
+    return "".join(f"\n{did_you_mean(name, SECTION) if name != own else ''}{own}: allowed as {SECTION[own]}.{own} for "
+                   "all configurations" + (f", axes.{own} (a list) to cross it" if own in AXES else "")
+                   for name, own in meant.items() if own in SECTION)
 
 
 def _with_profile(file: yaml_file.YamlFile, slurm: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +137,9 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
     for section in SECTIONS:
         for name, value in grid.__dict__[section].items():
             if SECTION.get(name) != section:
-                allowed = ", ".join(key for key, where in SECTION.items() if where == section)
-                raise ValueError(f"{file.where((section, name))}: {value!r}; unknown key; allowed: {allowed}")
+                allowed = [key for key, where in SECTION.items() if where == section]
+                raise ValueError(f"{file.where((section, name))}: {value!r}; unknown key; {did_you_mean(name, allowed)}"
+                                 f"allowed: {', '.join(allowed)}")
             values.append(((section, name), name, value))
     for axis, each in grid.axes.items():
         values += [(("axes", axis, i), axis, value) for i, value in enumerate(each)]
@@ -148,8 +155,7 @@ def _check_values(file: yaml_file.YamlFile, grid: Grid) -> None:
             if name == "task":
                 tasks.check_name(str(value))
             if name == "revision" and value != "fixed":
-                from fastdllm.decode.revisions import get
-                get(str(value))
+                check_revision(str(value))
         except ValueError as error:
             raise ValueError(with_location(file.where(key), str(error))) from error
 

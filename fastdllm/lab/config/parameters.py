@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fastdllm.errors import SettingsError, message
+from fastdllm.errors import SettingsError, did_you_mean, message
 from fastdllm.lab.config.yaml_file import set_path
+from fastdllm.model.files import embedded
 from fastdllm.settings import Decoding, Execution, ExecutorName, Reuse, Settings
 from fastdllm.tasks.base import TaskOptions
 
@@ -38,7 +39,8 @@ def _of_tasks(name: str) -> str | None:
 class RunFields(Settings):
     """What a run needs besides its sections `decoding` and `reuse`: common to one run and to a grid of them."""
 
-    model: str = Field(default="tiny", min_length=1, description="tiny, a checkpoint directory, or a hub id")
+    model: str = Field(default="tiny", min_length=1,
+                       description=f"{', '.join(embedded())}, a checkpoint directory, or a hub id")
     model_revision: str | None = None
     engine: Literal["diffusion", "autoregressive"] = "diffusion"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
@@ -183,3 +185,12 @@ def check(name: str, value: Any) -> None:
         for key, text in error.problems:
             if key:
                 raise ValueError(text) from error
+
+
+def check_revision(revision: str) -> None:
+    """Raises ValueError for a revision of the historical code that there is none of: `revision=name; allowed: ...`."""
+    from fastdllm.decode.revisions import REVISIONS, get
+    name = revision.partition("+")[0]
+    if name not in REVISIONS:
+        raise ValueError(f"revision={name!r}; {did_you_mean(name, REVISIONS)}allowed: {', '.join(REVISIONS)}")
+    get(revision)

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from fastdllm import tasks
-from fastdllm.errors import message, with_location
+from fastdllm.errors import did_you_mean, message, with_location
 from fastdllm.lab.config import geometry
 from fastdllm.lab.config.grid import AXES, Grid
-from fastdllm.lab.config.parameters import OF_TASK, SECTION, Parameters, RecordOptions, check, path_of
+from fastdllm.lab.config.parameters import OF_TASK, SECTION, Parameters, RecordOptions, check, check_revision, path_of
 from fastdllm.lab.config.paths import policy_path, short_name
 
 
@@ -20,7 +20,8 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
     """
     names = list(Parameters().flat())
     if unknown := sorted(set(flat) - set(names)):
-        raise ValueError(f"{', '.join(unknown)}: unknown; allowed: {', '.join(sorted(names))}")
+        raise ValueError(f"{', '.join(unknown)}: unknown; {did_you_mean(unknown[0], names)}allowed: "
+                         f"{', '.join(sorted(names))}")
     for name, value in flat.items():
         try:
             if value is not None or name not in OF_TASK:
@@ -31,8 +32,7 @@ def grid_of(flat: dict[str, Any], experiment: str, trace: int = 0) -> Grid:
         flat = {**flat, "policy": policy_path(flat["policy"])}
     parameters = geometry.fits(Parameters.of(**flat))
     tasks.check_name(parameters.task)
-    from fastdllm.decode.revisions import get
-    get(parameters.revision)
+    check_revision(parameters.revision)
     values = parameters.model_dump(exclude_unset=True)
     config, suffix = _named(parameters)
     for name in config:

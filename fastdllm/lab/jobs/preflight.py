@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastdllm.lab.config import geometry
 from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs import checks, notebooks
 from fastdllm.lab.jobs.checks import Check, Cost
@@ -95,6 +96,7 @@ def checkpoint(model: str, revision: str | None, online: bool = True) -> Check:
     """The checkpoint is on this machine and all of it but the weights loads (or, online, it is on the hub)."""
     from fastdllm.model.lm import check
     try:
+        geometry.check_model(model)
         if not _on_hub(model):
             path = checkpoints.find(model, revision)
         else:

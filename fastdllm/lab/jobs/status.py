@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,9 +108,7 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
             standing = journal.standing(directory, identity(now))
         except (ValueError, OSError) as error:
             return ConfigurationState(configuration, "failed", str(error), record)
-        return ConfigurationState(
-            configuration, "partial", f"{standing}" if standing.n else "interrupted before the first problem", record
-        )
+        return ConfigurationState(configuration, "partial", _unfinished(standing, record, identity(now)), record)
     if record is None:
         return ConfigurationState(configuration, "stale", f"unfinished run of {_of_partial(partials[0], now)}")
     then = payload_of(record)
@@ -120,6 +119,15 @@ def _recorded(configuration: Configuration, current: CurrentFingerprints) -> Con
     if record.identity != identity(now):
         return ConfigurationState(configuration, "stale", f"changed: {', '.join(changes(then, now))}", record)
     return ConfigurationState(configuration, "complete", "", record)
+
+
+def _unfinished(standing: journal.Standing, record: Record | None, now: str) -> str:
+    """How far an interrupted run is: in its problems, or in what comes after the last one."""
+    if standing.n:
+        return f"{standing}" + ("; the record is still to be written" if standing.done == standing.n else "")
+    if record is not None and record.identity == now:
+        return f"all {record.n} problems are in the record; its notebook is still to be finished"
+    return "interrupted before the first problem"
 
 
 def _of_partial(path: Path, now: dict[str, Any]) -> str:
@@ -186,8 +194,15 @@ def text(states: list[ConfigurationState], others: list[ConfigurationState] | No
     return "\n".join([*lines, rule, f"Completed: {done} / {len(applicable)}", rule])
 
 
-def kept(configurations: list[Configuration]) -> str:
-    """What an interrupted run leaves: `43 of 150 samples kept; the same command goes on`."""
+def kept(configurations: list[Configuration], wait: float = 0.0) -> str:
+    """What an interrupted run leaves: `43 of 150 samples kept; the same command goes on`.
+
+    A kernel lives a moment longer than its worker: after `wait` seconds in which one is still at work (or another
+    program is), it is `at least 43 of 150`.
+    """
+    until = time.monotonic() + wait
+    while (busy := any(locks.at_work(each.directory) for each in configurations)) and time.monotonic() < until:
+        time.sleep(locks.POLL)
     done, sizes = 0, [0]
     for configuration in configurations:
         by_run = (list(map(journal.progress, own)) for own in journal.runs(configuration.directory))
@@ -198,7 +213,9 @@ def kept(configurations: list[Configuration]) -> str:
         done, sizes = done + finished, [*sizes, size]
     # A run that has not begun has as many problems as the others of its grid, as far as is known without its data.
     total = sum(size or max(sizes) for size in sizes[1:])
-    return f"{done} of {total} samples kept; the same command goes on" if total else "the same command begins again"
+    if not total:
+        return "the same command begins again"
+    return f"{'at least ' if busy else ''}{done} of {total} samples kept; the same command goes on"
 
 
 def _of_record(directory: Path) -> list[tuple[int, int]]:

@@ -118,6 +118,7 @@ def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: i
     import papermill
     import zmq
     from traitlets.config import Config
+    logging.getLogger("papermill").addFilter(told)
     # ipc kernels of two processes mix up their sockets; tcp is encrypted where the kernel can be
     kernel = {"transport": "tcp", "transport_encryption": "auto" if zmq.has("curve") else "disabled"}
     try:
@@ -128,6 +129,12 @@ def _run(notebook: Path, part: Path, values: dict[str, Any], cwd: Path, tries: i
         if "before replying" not in str(error) or tries == 1:
             raise NotebookFailed(str(error).strip(), "(the kernel)", type(error).__name__) from error
         _run(notebook, part, values, cwd, tries - 1)
+
+
+def told(line: logging.LogRecord) -> bool:
+    """Whether a line of papermill's is worth a log: it warns of each parameter whose declaration it can't read, all of
+    which `check` has read (docs/architecture.md)."""
+    return not line.getMessage().startswith("Passed unknown parameter")
 
 
 def _last_line(error: Any) -> str:

@@ -14,7 +14,6 @@ from fastdllm.lab.records.importer import UNKNOWN
 from fastdllm.lab.records.record import Record
 from fastdllm.report.comparison import text
 from fastdllm.report.comparison.pairs import Comparison, Pair
-from fastdllm.report.comparison.sides import Side
 from fastdllm.tasks import Problem
 
 MOST = 200          # problems that a page shows of each kind: who wants more reads them as data
@@ -33,7 +32,7 @@ def write(comparison: Comparison, path: Path) -> Path:
              for letter, pair in zip(letters, comparison.pairs, strict=True)]
     environment = Environment(loader=PackageLoader("fastdllm.report.comparison", "."), autoescape=True,
                               undefined=StrictUndefined)
-    named = {letter: {"name": name_of(side), "ran": ran(side.record)} for letter, side in comparison.letters.items()}
+    named = {letter: {"name": side.shown, "ran": ran(side.record)} for letter, side in comparison.letters.items()}
     settings, scores = comparison.settings(), text.table(comparison)
     body = environment.get_template("page.html.j2").render(
         title=title(comparison), sides=named, parts=parts, most=MOST, open=OPEN,
@@ -47,16 +46,10 @@ def write(comparison: Comparison, path: Path) -> Path:
 
 def title(comparison: Comparison) -> str:
     """The names of the sides, what they have in common said once: `demo/arithmetic: k1_first, k2_middle`."""
-    parts = [name_of(side).split("/") for side in comparison.sides]
+    parts = [side.shown.split("/") for side in comparison.sides]
     alike = begin_alike([part[:-1] for part in parts])
     shared = "/".join(parts[0][:alike])
     return (f"{shared}: " if shared else "") + ", ".join("/".join(part[alike if shared else 0:]) for part in parts)
-
-
-def name_of(side: Side) -> str:
-    """A side's name; of an absolute path its last three parts, for pages are shared and machines are not."""
-    path = Path(side.name)
-    return "/".join(path.parts[-3:]) if path.is_absolute() else side.name
 
 
 def ran(record: Record) -> str:

@@ -35,17 +35,25 @@ class Replay:
         return "right" if correct.get(self.side.record.metric) else "wrong"
 
 
-def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None) -> Replay:
-    """The recording of a problem, named by its id or its number from 0.
+def replay(side: Side, problem: str, log: Callable[[str], None] = lambda _: None, data: Path | None = None) -> Replay:
+    """The recording of a problem, named by its id or its number from 0. `data` stands for the record's own file.
 
     Kept steps are played as they are; otherwise the problem is decoded again, here and now. Raises ValueError for a
-    record that can't be decoded again (imported, another engine, code that is not ours), and for an unknown problem.
+    record that can't be decoded again (imported, another engine, code that is not ours), for an unknown problem, and
+    for data that are missing or not those of the run.
     """
     record, current = side.record, CurrentFingerprints()
     if record.status == "imported":
         raise ValueError(f"{side.name}: imported, its settings are not all known; allowed: a record of this suite")
     parameters = with_kept_policy(record.parameters, side.home)
-    problems, _ = current.problems(parameters)
+    if data is not None:
+        parameters = parameters.model_copy(update={"data": str(data)})
+    elif side.absent_data:
+        raise ValueError(f"{side.name}: {side.absent_data}; allowed: --data PATH")
+    problems, dataset = current.problems(parameters)
+    if data is not None and dataset.fingerprint != record.dataset.fingerprint:
+        raise ValueError(f"--data {data}: {dataset.n} problems, fingerprint {dataset.fingerprint[:12]}; allowed: those "
+                         f"of {side.name}: {record.dataset.n}, fingerprint {record.dataset.fingerprint[:12]}")
     number = number_of(problem, [each.id for each in problems])
     if side.home is not None and (side.home / STEPS).is_file() and number in (rows := recording.Rows(side.home)):
         kept = named(rows[number], side, problems[number])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pandas as pd
 from fastdllm import prior_results
 from fastdllm.errors import did_you_mean
 from fastdllm.lab import atomic, records
-from fastdllm.lab.config.paths import executed, expand
+from fastdllm.lab.config.paths import executed, expand, listed
 from fastdllm.lab.records import harness_results, importer, old_summary
 from fastdllm.lab.records.record import Record
 from fastdllm.lab.records.stated_result import StatedResult, read_json
@@ -41,6 +42,22 @@ class Side:
     record: Record
     problems: pd.DataFrame | None = None
     home: Path | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its name on a page; of an absolute path the last three parts, for pages are shared and machines are not."""
+        path = Path(self.name)
+        return "/".join(path.parts[-3:]) if path.is_absolute() else self.name
+
+    @property
+    def absent_data(self) -> str:
+        """Which data its problems came from, where the file is not on this machine; "" where it is, or none is needed.
+        """
+        data, path = self.record.dataset, self.record.parameters.data
+        if self.record.status == "imported" or path is None or Path(path).expanduser().exists():
+            return ""
+        return (f"the data of the run are not on this machine ({data.name}: {data.n} problems of {self.record.task}, "
+                f"fingerprint {data.fingerprint[:12]}; where to get them: docs/tasks.md)")
 
 
 def find(name: str) -> Side:
@@ -96,10 +113,19 @@ def _look_up(name: str) -> tuple[Path | dict[str, Any], str]:
         raise ValueError(f"{name}: {len(fitting)} records; allowed: one of {', '.join(sorted(fitting))}")
     if not fitting:
         few = ", ".join(sorted({key.split("/")[0] for key in known})) or "none: nothing has run"
-        raise ValueError(f"{name}: no such record; {did_you_mean(name, [*known, *map(_short, known)])}allowed: a "
-                         f"record's directory, results of lm-evaluation-harness, or experiment/task/configuration of "
-                         f"the experiments {few}")
+        raise ValueError(f"{name}: no such record; {_meant(name, known)}allowed: a record's directory, results of "
+                         f"lm-evaluation-harness, or experiment/task/configuration of the experiments {few}")
     return known[fitting[0]], fitting[0]
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """What was probably meant: a record of the experiment that was typed, where it has any, and else another's."""
+    experiment, keys = name.strip("/").split("/")[0], list(known)
+    forms = [*keys, *map(_short, keys)]
+    own = [form for form in forms if form.startswith(f"{experiment}/")]
+    if not own and experiment in (file.stem for file in listed("params", "*.yml")):
+        return f"nothing of {experiment} has run here (fastdllm grid run {experiment} would); "
+    return did_you_mean(name, own) or did_you_mean(name, forms)
 
 
 def _short(key: str) -> str:

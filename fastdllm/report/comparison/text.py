@@ -86,6 +86,9 @@ def lines(pair: Pair, letter: str) -> Iterator[str]:
         yield f"note: {caution}"
     if pair.shared is not None and (turned := [*pair.turned("lost").index, *pair.turned("won").index]):
         yield f"to see a problem decoded side by side: {explore(pair, turned[0])}"
+        absent = {side.record.dataset.fingerprint: side.absent_data for side in (pair.b, pair.a) if side.absent_data}
+        for data in absent.values():
+            yield f"for --data: {data}"
 
 
 def verdict(pair: Pair, letter: str) -> str:
@@ -122,7 +125,8 @@ def cost(pair: Pair, letter: str) -> str:
 
 def explore(pair: Pair, problem: str) -> str:
     """The command that decodes one problem again on both sides and plays them beside each other."""
-    return f"fastdllm explore {pair.a.name} {pair.b.name} --problem {problem}"
+    data = " --data PATH" if pair.a.absent_data or pair.b.absent_data else ""
+    return f"fastdllm explore {pair.a.name} {pair.b.name} --problem {problem}{data}"
 
 
 def problem_texts(comparison: Comparison) -> dict[str, Problem]:
