@@ -206,6 +206,17 @@ def span(low: float, high: float, form: str = "z.1f") -> str:
     return f"{low:{form}} to {high:{form}}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign, `+1.5`; what is rounded to zero has none."""
+    text = f"{value:+z.1f}"
+    return "0.0" if text == "+0.0" else text
+
+
+def number_of(n: int, noun: str) -> str:
+    """`1 problem`, `2 problems`: a count and what is counted, in the singular (its plural takes an s)."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def least_to_most(counts: ArrayLike) -> str:
     """Counts as the least and the most of them, or the one that all are; "" for none."""
     values = np.asarray(counts, int)
@@ -218,13 +229,13 @@ def least_to_most(counts: ArrayLike) -> str:
 def say_difference(difference: float, low: float, high: float, n: int, unit: str = "points") -> str:
     """One honest sentence about a difference with its interval, all three in `unit`."""
     if math.isnan(low) or math.isnan(high):
-        return f"difference {difference:+.1f} {unit} at n = {n}; its interval is not measured"
+        return f"difference {signed(difference)} {unit} at n = {n}; its interval is not measured"
+    interval = f"{signed(low)} to {signed(high)}"
     if low <= 0 <= high:
-        open_ends = (f"up to {high:.1f} {unit} either way are not excluded" if f"{-low:.1f}" == f"{high:.1f}" else
-                     f"{-low:.1f} {unit} down or {high:.1f} up are not excluded")
-        return (f"no difference found at n = {n}: {difference:+.1f} {unit} (95 % interval {span(low, high, '+.1f')}); "
-                f"{open_ends}")
-    return f"{difference:+.1f} {unit} (95 % interval {span(low, high, '+.1f')}, n = {n})"
+        open_ends = (f"up to {high:z.1f} {unit} either way are not excluded" if f"{-low:z.1f}" == f"{high:z.1f}" else
+                     f"{-low:z.1f} {unit} down or {high:z.1f} up are not excluded")
+        return f"no difference found at n = {n}: {signed(difference)} {unit} (95 % interval {interval}); {open_ends}"
+    return f"{signed(difference)} {unit} (95 % interval {interval}, n = {n})"
 
 
 def _same_length(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

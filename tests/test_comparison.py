@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from lab_support import checkpoint, command, invoke, params, write_record
 from report_support import fill, healthy, rows, ship
 
 from fastdllm import power, stats
+from fastdllm.cli import compare
 from fastdllm.display.tables import Html
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import Grid
@@ -23,6 +25,7 @@ from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.report import cell_report, shipped
 from fastdllm.report.comparison import page as comparison_page
 from fastdllm.report.comparison import replay, sides
+from fastdllm.report.comparison import text as comparison_text
 from fastdllm.report.comparison.pairs import Comparison
 from fastdllm.share import bundle
 
@@ -139,6 +142,21 @@ def test_published_texts_stand_beside_each_other(compact):
         (compact / "compact" / home / shipped.TEXTS).write_bytes(texts)
     whole, short = (pair(f"{name}/k1_middle", f"{name}/k3_middle") for name in ("study", "compact"))
     assert list(short.b.problems["output"]) == list(whole.b.problems["output"])
+
+
+def test_an_empty_table_of_problems_says_why(compact, tmp_path):
+    for names, said in ((("bare", "bare"), "nothing of A, B: no single answers"),
+                        (("study", "bare"), "nothing of B: no single answers"), (("study", "study"), "")):
+        text = command("compare", f"{names[0]}/k1_middle", f"{names[1]}/k3_middle", "--problems", tmp_path / "p.csv")
+        assert (said in text) and ("nothing of" in text) == bool(said)
+
+
+def test_the_first_example_of_the_help_has_texts_in_a_fresh_clone():
+    """Of the records that ship, read from the repository's own files."""
+    example = re.search(r"fastdllm compare (\S+) (\S+)\[/bold\]", compare.EXAMPLES)
+    home = Path(__file__).parent.parent / "executed" / shipped.PUBLISHED
+    shown = comparison_text.of(Comparison(tuple(sides.find(str(home / name)) for name in example.groups())))
+    assert "Lost: 3 of" in shown and "Won: 3 of" in shown and "(no text is kept)" not in shown
 
 
 def test_compact_answers_that_are_not_the_records_are_refused(compact):

@@ -62,7 +62,7 @@ def test_one_success_confirms_and_an_incomplete_grid_is_never_rejected() -> None
     assert criteria.judge_table(mixed, Criteria()).outcome == "confirmed"
     verdict = criteria.judge_table(table(**SLOW), Criteria(), missing=["t/k3_last"])
     assert verdict.outcome == "undecided"
-    assert "1 configurations are not complete" in verdict.why
+    assert verdict.why == "negligible: 2 of 2; not complete: 1"
     assert criteria.judge_table(pd.DataFrame(), Criteria()).outcome == "undecided"
 
 

@@ -14,8 +14,9 @@ from bs4 import BeautifulSoup
 from report_support import fill
 
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
+from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import grid_report, plain_control, results_page, tables
+from fastdllm.report import cell_report, criteria, grid_report, plain_control, results_page, tables, wrong_answers
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
@@ -147,10 +148,47 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     cells = json.loads((grid.directory / "90_report.ipynb").read_text())["cells"]
     assert [fault for shown in page_support.tables(cells) for fault in page_support.bare(shown)] == []
     verdict = "".join(cells[-1]["outputs"][0]["data"]["text/markdown"])
-    assert verdict.startswith("**Undecided.** Not settled")
+    assert verdict.startswith("**Undecided.** Open: 5 of 5; not complete: 1")
+    answer = results_page.Report.of(Results.of(grid)).answer
+    assert shown.count(answer) == 1 and (grid.directory / "results.md").read_text().count(answer) == 1
+    assert "fastdllm explore x/arithmetic_limit_40/k2_middle --problem" in shown
     assert words_before_fold(verdict) <= MOST_WORDS
     assert {path.name for path in grid.directory.iterdir() if path.is_file()} == {
         "grid.json", "results.md", "results.csv", "log_entry.md", "90_report.ipynb", "90_report.html"}
+
+
+def test_wrong_answers_lead_to_their_player(grid: Grid) -> None:
+    """Those of configurations whose answers are kept; the command is the one that their own page prints."""
+    for name in ("k3_first", "k3_middle"):
+        (grid.directory / "arithmetic_limit_40" / name / records.SAMPLES).unlink()
+    table = wrong_answers.table(Results.of(grid)).set_index("config")
+    assert list(table.index) == ["k1_first", "k1_middle", "k1_last", "k2_first", "k2_middle", "k2_last"]
+    home = grid.directory / "arithmetic_limit_40" / "k2_last"
+    samples = records.samples(home)
+    wrong = [row["id"] for row in samples.to_dict("records") if not row["correct"]["strict"]]
+    row = table.loc["k2_last"]
+    assert row["wrong"] == f"{len(wrong)} of 40" and row["problems"].split(", ") == wrong[:3]
+    command = row["step by step"].strip("`")
+    assert command.endswith(f"k2_last --problem {wrong[0]}")
+    assert command in cell_report.samples_html(records.read(home), samples)
+    assert command in results_page.page(results_page.Report.of(Results.of(grid)))
+
+
+def test_where_no_wrong_answer_is_known_none_is_shown(tmp_path: Path) -> None:
+    right = Grid(experiment="x", output=str(tmp_path), limit=4, axes={"k": [1, 2], "layers": ["first"]})
+    fill(right, lambda configuration: (1.0, 0.02, 60))
+    assert wrong_answers.shown(Results.of(right)) is None
+    assert "fastdllm explore" not in results_page.page(results_page.Report.of(Results.of(right)))
+
+
+def test_the_verdict_of_a_grid_of_many_good_configurations_stays_short(grid: Grid) -> None:
+    report = results_page.Report.of(Results.of(grid))
+    good = pd.concat([report.table.assign(
+        config=report.table["config"] + f"_b{i}", k=2, state="complete", speedup=1.5, speed_low=1.4, speed_high=1.6,
+        lost=1.0, lost_low=0.5, lost_high=1.5) for i in range(9)])
+    text = results_page.verdict_text(replace(report, verdict=criteria.judge_table(good, grid.criteria)))
+    assert text.startswith("**Confirmed.** ") and f"{len(good) - criteria.NAMED} more." in text
+    assert words_before_fold(text) <= MOST_WORDS
 
 
 def test_a_grid_without_records_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from lab_support import DATE
+from lab_support import DATE, command
 from report_support import fill, ship, shipped_of
 
 from fastdllm.lab import atomic, records
@@ -17,7 +18,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.jobs.status import states
 from fastdllm.lab.records.provenance import Code
-from fastdllm.report import results_page, shipped, shipped_beside
+from fastdllm.report import grid_report, results_page, shipped, shipped_beside, tables
 from fastdllm.report.results import Results
 
 ROOT = Path(__file__).parent.parent
@@ -197,3 +198,61 @@ def test_the_page_of_a_report_has_what_ships_of_its_model(real_one):
     for task in ("gsm8k_words", "gsm8k_equations"):
         assert f"| {task} | k1 | " in page and f"| {task} | k2 middle | " in page
     assert " of 1319 | strict | NVIDIA H100" in page
+
+
+@pytest.fixture
+def cloned(tmp_path, monkeypatch):
+    """A grid whose records ship and that never ran here, as in a fresh clone."""
+    monkeypatch.setenv("FASTDLLM_HOME", str(tmp_path))
+    made = Grid(experiment="made", limit=12, axes=AXES)
+    fill(made)
+    ship(made, tmp_path / "executed" / "published")
+    ran = Results.of(made)
+    frame = tables.grid_table(ran)
+    shutil.rmtree(made.directory)
+    return made, frame
+
+
+def test_a_grid_that_never_ran_here_shows_what_ships_and_says_so(cloned, tmp_path):
+    grid, ran = cloned
+    results = Results.own_or_shipped(grid)
+    record = results.records[0]
+    assert "No run of made here yet" in results.shipped and shipped.code(record) in results.shipped
+    assert "executed/published/made" in results.shipped and "`fastdllm grid run made`" in results.shipped
+    columns = ["config", "accuracy", "n", "lost", "lost_low", "lost_high", "p", "nfe", "k"]
+    pd.testing.assert_frame_equal(tables.grid_table(results)[columns], ran[columns])
+    params = tmp_path / "made.yml"
+    params.write_text(grid.model_dump_json(exclude_defaults=True))
+    assert command("grid", "table", params).startswith(f"{results.shipped}\n\n| config |")
+    report = results_page.Report.of(results)
+    for text in (report.heading, results_page.page(report), results_page.summary_text(report)):
+        assert text.count(results.shipped) == 1
+    assert "executed/published/made/arithmetic_limit_12`" in results_page.entry(report)
+    assert "made/arithmetic_limit_12/k2_first --problem" in results_page.page(report)
+    said = command("grid", "report", params)
+    assert results.shipped in said and (grid.directory / "90_report.html").exists()
+    assert command("grid", "status", params, code=1).count("pending") == len(grid.configurations())
+
+
+def test_one_own_record_is_enough_to_show_no_shipped_ones(cloned):
+    grid, _ = cloned
+    fill(grid, only=lambda configuration: configuration.name == "k1_first")
+    results = Results.own_or_shipped(grid)
+    assert results.shipped == "" and [record.config for record in results.records] == ["k1_first"]
+
+
+@pytest.mark.parametrize("changes", [{"limit": 11}, {"batch_size": 3}, {"decoding": {"threshold": 0.5}}])
+def test_shipped_records_of_other_settings_are_not_those_of_a_grid(cloned, changes):
+    other = cloned[0].model_copy(update=changes)
+    assert not Results.own_or_shipped(other).recorded
+    with pytest.raises(ValueError, match="no configuration has a record, and none with these settings ships"):
+        grid_report.write(other)
+
+
+def test_points_lost_are_paired_only_where_single_answers_are_kept(cloned):
+    grid, _ = cloned
+    assert "paired over the same problems" in results_page.caption(tables.grid_table(Results.own_or_shipped(grid)))
+    for path in shipped.home(grid).rglob(shipped.PROBLEMS):
+        path.unlink()
+    table = tables.grid_table(Results.own_or_shipped(grid))
+    assert table["lost_low"].notna().any() and "paired over" not in results_page.caption(table)

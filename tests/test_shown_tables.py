@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from report_support import phase6_results
 
+from fastdllm import stats
 from fastdllm.display import tables
 from fastdllm.investigation.collapse import captions, inspection, open_questions, phase6, verdict_bisection
 from fastdllm.investigation.speed import baseline, batching, pareto, sweeps
@@ -102,7 +103,7 @@ def test_the_caption_of_autoregressive_decoding_tells_of_the_columns_there_are(d
 
 
 def test_one_is_counted_in_the_singular() -> None:
-    assert [summary_tables.number_of(n, "configuration") for n in (0, 1, 9)] == [
+    assert [stats.number_of(n, "configuration") for n in (0, 1, 9)] == [
         "0 configurations", "1 configuration", "9 configurations"]
     assert "1 configurations" not in tables.Html(summary_tables.coverage()).markdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,12 @@ def test_no_difference_found_is_never_no_difference() -> None:
     assert "up to 5.0 points either way are not excluded" in stats.say_difference(0.0, -5.0, 5.0, 100)
     assert stats.say_difference(-8.0, -11.0, -5.0, 100).startswith("-8.0 points (95 %")
     assert "not measured" in stats.say_difference(-8.0, math.nan, math.nan, 100)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0, -0.01, 0.04])
+def test_a_difference_of_zero_has_no_sign(zero: float) -> None:
+    said = [stats.say_difference(zero, *ends, 2) for ends in ((-5.0, 6.0), (zero, zero), (math.nan, math.nan))]
+    assert not re.search(r"[+-]0\.0", " ".join(said)) and all("0.0 points" in text for text in said)
 
 
 def test_lists_of_unequal_length_are_refused() -> None:

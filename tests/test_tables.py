@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -408,7 +409,8 @@ def test_a_table_without_rows_says_so() -> None:
 
 @pytest.mark.parametrize(("names", "said"), [
     (["k2_first", "k2_last"], "k2 first, last"), (["k1_b1"], "k1_b1"), (["a", "b"], "a, b"),
-    (["k2_first_t0.9", "k2_last_t0.9"], "k2 first_t0.9, last_t0.9")])
+    (["k2_first_t0.9", "k2_last_t0.9"], "k2 first_t0.9, last_t0.9"),
+    (["k2_middle", "k2_middle_policy-empty"], "k2 middle, middle_policy-empty"), (["k2", "k2_last"], "k2, k2_last")])
 def test_names_that_begin_alike_are_said_once(names: list[str], said: str) -> None:
     assert together(names) == said
 
@@ -500,6 +502,42 @@ def test_a_clock_of_another_executor_or_device_is_no_control(thresholds: Results
 def test_a_clock_that_was_read_once_is_no_control(thresholds: Results) -> None:
     table = plain_control.against_plain(thresholds, by_the_clock(thresholds).assign(runs=1))
     assert table["control"].eq("").all() and table["relative_speed"].isna().all()
+    assert set(table.loc[table["k"] > 1, "no_control"]) == {"its clock was read fewer than 3 times"}
+    rows = by_the_clock(thresholds)
+    rows.loc[rows["k"] == 1, "runs"] = 1
+    table = plain_control.against_plain(thresholds, rows)
+    assert set(table.loc[table["k"] > 1, "no_control"]) == {"no plain run that was timed 3 times"}
+
+
+@pytest.mark.parametrize(("column", "own", "others", "said"), [
+    ("batch_size", 1, 32, "no plain run at batch 1"),
+    ("executor", "eager", "fast", "no plain run on the executor eager"),
+    ("device_name", "a card", "another", "no plain run on a card"),
+    ("tokens", float("nan"), 60, "its own time is not known")])
+def test_where_no_plain_run_has_such_a_clock_this_is_said_and_not_that_none_is_as_fast(
+        thresholds: Results, column: str, own: Any, others: Any, said: str) -> None:
+    """The cost model's batch is 1 for both: there batch size, executor and device are no matter."""
+    rows = by_the_clock(thresholds)
+    rows[column] = [own if k > 1 else others for k in rows["k"]]
+    table = plain_control.against_plain(thresholds, rows)
+    reuse = table[table["k"] > 1]
+    assert reuse["control"].eq("").all() and reuse["no_control"].eq(said).all()
+    assert set(plain_control.as_text(table)["best plain as fast"]) == {"", said}
+    lines = plain_control.sentences(table)
+    assert len(lines) == len(reuse) and all(line.endswith(f"nothing to hold it against: {said}") for line in lines)
+    predicted = plain_control.against_plain(thresholds, rows.assign(predicted_seconds=rows["seconds"], tokens=60))
+    assert predicted["control"].ne("").sum() == 2 and predicted["relative_speed"].notna().all()
+
+
+def test_verify_at_batch_1_is_held_against_plain_rows_of_a_larger_batch(tmp_path: Path) -> None:
+    """As in params/policy_front.yml, whose `verify` runs one prompt at a time."""
+    grid = Grid(experiment="x", output=str(tmp_path), limit=20, batch_size=8, configs=[
+        {"k": 1, "threshold": 0.9}, {"k": 1, "threshold": 0.5}, {"k": 2, "policy": "verify", "batch_size": 1}])
+    fill(grid)
+    results = Results.of(grid)
+    table = plain_control.against_plain(results, tables.grid_table(results)).set_index("k")
+    assert table.loc[2, "batch_size"] == 1 and table.loc[1, "batch_size"].eq(8).all()
+    assert table["relative_speed"].notna().all() and table.loc[2, "no_control"] in ("", plain_control.NONE_AS_FAST)
 
 
 @pytest.mark.parametrize("predicts_reuse", [True, False])

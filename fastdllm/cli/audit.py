@@ -20,10 +20,11 @@ def audit(directory: Annotated[str, typer.Argument(help="A folder of results, or
           csv: Annotated[Path | None, typer.Option(help="Also write the findings to this file.")] = None) -> None:
     """Check results by rule: findings with rows, rule and how sure. Status 1: something can't be."""
     from fastdllm.report.audit import rules, sources
+    from fastdllm.stats import number_of
     is_name = directory == "published" and not Path(directory).exists()
     evidence = sources.published() if is_name else sources.read(directory)
     findings = rules.audit(evidence, only=rule or None)
-    line = f"{len(evidence.rows)} configurations; {rules.summary(findings)}"
+    line = f"{number_of(len(evidence.rows), 'configuration')}; {rules.summary(findings)}"
     if len(findings) > MANY:
         typer.echo(line)
     for finding in findings:

@@ -9,9 +9,11 @@ import typer
 
 from fastdllm.cli.options import save_table
 
-EXAMPLES = ("Examples: [bold]fastdllm compare demo/k1_first demo/k2_middle[/bold] · [bold]fastdllm compare "
-            "single/k1_t0.7 single/k3_16-27_residual --html compared.html[/bold] · [bold]fastdllm compare "
-            "results/my_model/results_2026-11-25.json demo/k1_first[/bold] · "
+EXAMPLES = ("Examples: [bold]fastdllm compare gsm8k_smol_run1/gsm8k_words/k1_first_6f96d95-dirty_t0.9 "
+            "gsm8k_smol_run1/gsm8k_words/k2_first_6f96d95-dirty_t0.9[/bold] (shipped with their texts) · "
+            "[bold]fastdllm compare demo/k1_first demo/k2_middle[/bold] (with texts once the grid ran here) · "
+            "[bold]fastdllm compare single/k1_t0.7 single/k3_16-27_residual --html compared.html[/bold] · "
+            "[bold]fastdllm compare results/my_model/results_2026-11-25.json demo/k1_first[/bold] · "
             "[bold]fastdllm compare feb15_run1/k1_first feb15_run1/k2_middle[/bold] (figures of the log)")
 
 
@@ -32,5 +34,7 @@ def compare(names: Annotated[list[str], typer.Argument(metavar="A B [C ...]", he
     for path, table in ((csv, comparison.numbers), (problems, comparison.problems)):
         if path is not None:
             save_table(table(), path)
+    if problems is not None and (lost := comparison.without_answers):
+        typer.echo(f"{problems}: nothing of {', '.join(lost)}: no single answers are kept there")
     if html is not None:
         typer.echo(f"open {page.write(comparison, html)}")

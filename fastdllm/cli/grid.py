@@ -168,6 +168,7 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
            shards: Annotated[int | None, SHARDS] = None, changes: Annotated[list[str] | None, SET] = None) -> None:
     """Submit what is missing to Slurm, as one array; what is queued or running already is left alone."""
     from fastdllm.lab.jobs import preflight, runner, submission
+    from fastdllm.stats import number_of
     plan, _ = planned(params, names, task, limit, config, changes, force, force_config, shards)
     for state in plan.busy:
         typer.echo(f"left alone: {state.configuration.path} ({state.state}: {state.detail})")
@@ -183,7 +184,7 @@ def submit(params: Annotated[str | None, PARAMS] = None, names: Annotated[list[s
         typer.echo("nothing to submit: everything is complete or under way")
         return
     note = submission.submit(submission.plan_grid(plan, report=report))
-    typer.echo(f"submitted job {note.job}: {len(note.tasks)} array tasks; {follow}")
+    typer.echo(f"submitted job {note.job}: {number_of(len(note.tasks), 'array task')}; {follow}")
 
 
 @app.command(cls=options.GridCommand)
@@ -240,7 +241,8 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
           parquet: Annotated[Path | None, typer.Option(help="The same as Parquet.")] = None) -> None:
     """Print the table of a grid: accuracy, points lost and speed-up with their 95 % intervals.
 
-    A grid of thresholds and reuse: each reuse against the best plain threshold that is at least as fast. Below it the
+    Of a grid that never ran here, the records that ship with the project, where there are any. A grid of thresholds and
+    reuse: each reuse against the best plain threshold that is at least as fast. Below it the
     shipped records of the same model and settings on GSM8K, where there are any.
     """
     from fastdllm.display.tables import Html, as_text
@@ -248,10 +250,10 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
     from fastdllm.report.results import Results
     from fastdllm.report.results_page import COUNTS, caption
     grid, configurations = read(params, task, limit, config, changes)
-    results = Results.of(grid, configurations)
+    results = Results.own_or_shipped(grid, configurations).required()
     rows = tables.grid_table(results)
-    if rows.empty:
-        raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
+    if results.shipped:
+        typer.echo(f"{results.shipped}\n")
     if plain_control.applies(rows):
         rows = plain_control.against_plain(results, rows)
         typer.echo(Html(plain_control.as_text(rows), plain_control.caption(rows)).markdown())

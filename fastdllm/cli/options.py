@@ -31,7 +31,8 @@ def save_table(table: pd.DataFrame, path: Path, parquet: bool = False) -> None:
         table.to_parquet(path)
     else:
         table.to_csv(path, index=False)
-    typer.echo(f"wrote {path}: {len(table)} rows, {len(table.columns)} columns")
+    from fastdllm.stats import number_of
+    typer.echo(f"wrote {path}: {number_of(len(table), 'row')}, {number_of(len(table.columns), 'column')}")
 
 
 class Command(TyperCommand):

@@ -52,8 +52,9 @@ def gallery(names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIME
             ) -> None:
     """Render executed/ into one static site that opens from the file system, without a network."""
     from fastdllm.share import gallery as report
+    from fastdllm.stats import number_of
     site = report.build(names or None, output, redact=not names_too, log=typer.echo)
-    typer.echo(f"open {site.index} ({site.size / 1e6:.1f} MB, {site.pages} pages)")
+    typer.echo(f"open {site.index} ({site.size / 1e6:.1f} MB, {number_of(site.pages, 'page')})")
     for line in site.notes:
         typer.echo(f"note: {line}")
     if zipped:

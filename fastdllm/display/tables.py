@@ -131,11 +131,11 @@ def only_predicted(table: pd.DataFrame) -> bool:
 
 
 def together(names: Sequence[str]) -> str:
-    """Names that begin alike, said once: k2_first, k2_middle -> k2 first, middle."""
+    """Names that begin alike, said once: k2_first, k2_middle -> k2 first, middle. Each keeps a part of its own."""
     if len(names) == 1:
         return names[0]
     parts = [name.split("_") for name in names]
-    alike = begin_alike(parts)
+    alike = begin_alike([part[:-1] for part in parts])
     return " ".join(["_".join(parts[0][:alike])] * bool(alike) + [", ".join("_".join(p[alike:]) for p in parts)])
 
 

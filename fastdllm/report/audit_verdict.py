@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastdllm.display.claim import Decision, claim, verdict
 from fastdllm.report.audit import rules
 from fastdllm.report.audit.evidence import Evidence, Finding
+from fastdllm.stats import number_of
 
 
-@claim(holds="**{n} findings say that something can't be**, on {rows} of {of} configurations and statements "
+@claim(holds="**{findings}: something can't be**, on {rows} of {of} configurations and statements "
              "({named}). Without their samples these rows stand for nothing.",
        fails="**No finding says that something can't be**, over {of} configurations and statements.",
        unknown="**There is nothing to audit.**")
@@ -16,7 +17,7 @@ def something_cannot_be(evidence: Evidence, findings: list[Finding]) -> Decision
     worst = [finding for finding in findings if finding.level == "impossible"]
     of = len(evidence.rows) + len(evidence.statements)
     return (len(worst) > 0 if of else None), {
-        "n": len(worst), "rows": len(rules.failing(findings)), "of": of,
+        "findings": number_of(len(worst), "finding"), "rows": len(rules.failing(findings)), "of": of,
         "named": ", ".join(f"`{rule}`" for rule in dict.fromkeys(finding.rule for finding in worst))}
 
 

@@ -22,6 +22,7 @@ from fastdllm.lab.config.computation import asks_for_similarity
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
 from fastdllm.report.verify_costs import relative_time
+from fastdllm.report.wrong_answers import explore
 from fastdllm.ui import strip
 from fastdllm.ui.recording import Recording
 
@@ -81,7 +82,8 @@ def identity(record: Record) -> Html:
     return _pairs("this run", {
         "identity": record.identity[:16],
         "checkpoint": f"{record.checkpoint.name} {record.checkpoint.fingerprint[:16]}",
-        "data": f"{Path(record.dataset.name).name} {record.dataset.fingerprint[:16]}, {record.dataset.n} problems",
+        "data": f"{Path(record.dataset.name).name} {record.dataset.fingerprint[:16]}, "
+                f"{stats.number_of(record.dataset.n, 'problem')}",
         "code": f"{code.version} {code.hash[:16]}" + (f", commit {code.commit[:12]}" if code.commit else "")
                 + (" with changes" if code.dirty else ""),
         "policy file": (code.policy or "")[:16], "date": record.date, "author": record.author,
@@ -180,12 +182,6 @@ def trace_figure(run: Recording) -> Figure:
     return drawn
 
 
-def explore(record: Record, problem: str) -> str:
-    """The command that shows how a problem of this record was decoded."""
-    folder = record.task + (f"_limit_{record.limit}" if record.limit else "")
-    return f"fastdllm explore {record.experiment}/{folder}/{record.config} --problem {problem}"
-
-
 def samples_html(record: Record, samples: pd.DataFrame, count: int = 3) -> str:
     """Some wrong and some right answers, as HTML: prompt, target, output, what each rule extracted."""
     problems, _ = CurrentFingerprints().problems(record.parameters)
@@ -231,9 +227,9 @@ def answers_ended(record: Record) -> Decision:
 def verdict(record: Record) -> str:
     """The answer (Markdown): accuracy with its interval, cost, whether reuse acted, and what would change it."""
     row, a = records.row(record), record.headline
-    score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {a.n} problems (95 % Wilson interval "
-             f"{stats.span(a.low, a.high, '.1%')}) at {row['tokens_per_forward']:.2f} tokens a forward and "
-             f"{record.tokens_per_second:.0f} tokens/s (batch {record.parameters.batch_size}, one run on "
+    score = (f"**{record.config}** on {record.task}: **{a.value:.1%}** of {stats.number_of(a.n, 'problem')} (95 % "
+             f"Wilson interval {stats.span(a.low, a.high, '.1%')}) at {row['tokens_per_forward']:.2f} tokens a forward "
+             f"and {record.tokens_per_second:.0f} tokens/s (batch {record.parameters.batch_size}, one run on "
              f"{record.environment.device_name}, without loading and warm-up).")
     return claims.verdict([score, reuse_acted(record), answers_ended(record)],
                           [f"Rule *{record.metric}*. More problems narrow the interval; a comparison with another "

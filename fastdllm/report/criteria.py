@@ -28,6 +28,8 @@ from fastdllm.lab.config.parameters import Criteria
 from fastdllm.report import cost_model, tables
 from fastdllm.report.results import Results
 
+NAMED = 5       # configurations that meet the goal, at most, in the reason for it
+
 Outcome = Literal["confirmed", "rejected", "neither confirmed nor rejected", "undecided"]
 
 
@@ -71,15 +73,16 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
     rows = pd.DataFrame([{"task": row["task"], "config": row["config"], **_one(row, criteria)}
                          for row in reused.to_dict("records")], columns=["task", "config", "is", "why"])
     m = len(rows)
-    sure = f"{100 * stats.simultaneous(m):.1f} % intervals for {m} configurations"
+    sure = f"{100 * stats.simultaneous(m):.1f} % intervals for {stats.number_of(m, 'configuration')}"
     confirm = (f"some configuration with k > 1: speed-up > {criteria.speedup}x and "
                f"loss < {criteria.points_lost} points, {sure}")
     reject = (f"every configuration with k > 1: speed-up < {criteria.negligible_speedup}x (negligible) or "
               f"loss > {criteria.catastrophic_loss} points (catastrophic), {sure}")
     answer = str(goal_is_reached(reused, rows["is"].tolist(), criteria, bool(missing)))
     if (rows["is"] == "meets").any():
-        named = ", ".join(f"{r['config']} ({r['why']})" for r in rows[rows["is"] == "meets"].to_dict("records"))
-        return CriterionVerdict("confirmed", confirm, named, rows, answer)
+        good = [f"{row['config']} ({row['why']})" for row in rows[rows["is"] == "meets"].to_dict("records")]
+        more = [f"{len(good) - NAMED} more"] if len(good) > NAMED else []
+        return CriterionVerdict("confirmed", confirm, ", ".join(good[:NAMED] + more), rows, answer)
     if m and not missing and rows["is"].isin(["negligible", "catastrophic"]).all():
         bars = {"negligible": f"below {criteria.negligible_speedup}x",
                 "catastrophic": f"more than {criteria.catastrophic_loss} points lost"}
@@ -87,12 +90,12 @@ def judge_table(table: pd.DataFrame, criteria: Criteria, missing: list[str] | No
         return CriterionVerdict("rejected", reject, f"reuse configurations: {counts}", rows, answer)
     if not m:
         return CriterionVerdict("undecided", confirm, "no reuse configuration with a complete record", rows, answer)
-    counts = ", ".join(f"{count} {name}" for name, count in rows["is"].value_counts().items())
+    counts = ", ".join(f"{name}: {count} of {m}" for name, count in rows["is"].value_counts().items())
     rule = f"confirmed asks for {confirm}; rejected asks for {reject}"
     if not missing and rows["is"].isin(["negligible", "catastrophic", "misses"]).all():
-        return CriterionVerdict("neither confirmed nor rejected", rule, f"{counts}: every one surely misses the bar "
+        return CriterionVerdict("neither confirmed nor rejected", rule, f"{counts}; every one surely misses the bar "
                                 "for success, not all by as much as rejection asks", rows, answer)
-    gaps = f"; {len(missing)} configurations are not complete" if missing else ""
+    gaps = f"; not complete: {len(missing)}" if missing else ""
     return CriterionVerdict("undecided", rule, counts + gaps, rows, answer)
 
 

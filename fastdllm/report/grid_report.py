@@ -19,12 +19,13 @@ NOTEBOOK = "90_report.ipynb"
 
 
 def write(grid: Grid) -> str:
-    """The report of a grid, beside its records; what it says.
+    """The report of a grid, beside its records, or where they would lie if only shipped ones are there; what it says.
 
     Raises ValueError if no configuration has a record yet; NotebookFailed if the notebook fails.
     """
     if not any((configuration.directory / records.SUMMARY).exists() for configuration in grid.configurations()):
-        raise ValueError(f"{grid.experiment}: no configuration has a record; allowed: a grid after `fastdllm grid run`")
+        from fastdllm.report.results import Results  # a second, where there is nothing of one's own
+        Results.own_or_shipped(grid).required()
     return execute(grid.save())
 
 

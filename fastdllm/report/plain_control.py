@@ -2,7 +2,9 @@
 
 Lowering the threshold costs accuracy and buys speed with no reuse at all, so it is what a reuse has to beat. "At least
 as fast" is by the cost model's seconds where the table has them (`predicted_seconds`), else by the clock's, and there
-only between runs of one executor on one device that were repeated: a clock that was read once is no measure.
+only between runs of one batch size and one executor on one device that were repeated: a clock that was read once is no
+measure. The cost model predicts batch 1 from the forwards of single prompts; those of a plain run are the same in any
+batch.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -18,10 +20,14 @@ import pandas as pd
 
 from fastdllm import stats
 from fastdllm.display.tables import REPEATS, interval_text, whole
+from fastdllm.lab.config.parameters import Parameters
+from fastdllm.lab.records.record import Record
 from fastdllm.report import tables
 from fastdllm.report.results import Outcomes, Results, without_reuse
 
 SLACK = 1.02        # so much slower still counts as equally fast
+CLOCKED = {"batch_size": "at batch", "executor": "on the executor", "device_name": "on"}    # what a clock depends on
+NONE_AS_FAST = "none is as fast"
 COLUMNS = ("control", "gain", "gain_low", "gain_high", "won", "lost_to_it", "gain_p")
 
 
@@ -31,9 +37,9 @@ def applies(table: pd.DataFrame) -> bool:
 
 
 def against_plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:
-    """The grid's table with the comparison: for each reuse row the configuration of its `control` ("": none is as
-    fast), the points won over it with their 95 % interval (paired where single answers are kept), problems won and
-    lost, McNemar's p.
+    """The grid's table with the comparison: for each reuse row the configuration of its `control` ("" where there is
+    none, and `no_control` says why), the points won over it with their 95 % interval (paired where single answers are
+    kept), problems won and lost, McNemar's p.
 
     `relative_speed` is each row's speed over that of the plain row of the highest threshold; NaN where the two times
     do not compare.
@@ -42,18 +48,45 @@ def against_plain(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     rows = table.to_dict("records")
     for row, record in zip(rows, results.records, strict=True):
         row |= dict.fromkeys(COLUMNS, math.nan) | {
-            "control": "", "family": without_reuse(record, "threshold"), "time": time_of(row),
+            "control": "", "no_control": "", "family": family(record), "time": time_of(row),
             "relative_speed": math.nan}
     for row in rows:
         plain = [other for other in rows if other["family"] == row["family"] and other["k"] == 1]
-        if plain:
-            reference = max(plain, key=lambda other: other["threshold"])
-            if comparable(reference, row):
-                row["relative_speed"] = reference["time"] / row["time"]
-        fast = [other for other in plain if other["time"] <= SLACK * row["time"] and comparable(other, row)]
+        timed = [other for other in plain if comparable(other, row)]
+        if timed:
+            row["relative_speed"] = max(timed, key=lambda other: other["threshold"])["time"] / row["time"]
+        fast = [other for other in timed if other["time"] <= SLACK * row["time"]]
         if row["k"] > 1 and fast:
             row |= gain(max(fast, key=lambda other: other["accuracy"]), row, results.outcomes)
+        elif row["k"] > 1:
+            row["no_control"] = NONE_AS_FAST if timed else nothing_timed(plain, row)
     return pd.DataFrame(rows).drop(columns=["family", "time"])
+
+
+def family(record: Record) -> str:
+    """Equal for two runs that differ in nothing but the reuse, the repeat, the threshold and the batch size."""
+    default = Parameters.model_fields["batch_size"].default
+    parameters = record.parameters.model_copy(update={"batch_size": default})
+    return without_reuse(record.model_copy(update={"parameters": parameters}), "threshold")
+
+
+def nothing_timed(plain: list[dict[str, Any]], row: dict[str, Any]) -> str:
+    """Which plain run is missing, without which nothing can be said of a reuse row's speed."""
+    if not plain:
+        return "no plain run of its other settings"
+    if row["time"] != row["time"]:
+        return "its own time is not known"
+    predicted = row_is_predicted(row)
+    if not predicted and row["runs"] < REPEATS:
+        return f"its clock was read fewer than {REPEATS} times"
+    timed = [other for other in plain if other["time"] == other["time"] and row_is_predicted(other) == predicted]
+    if not timed:
+        return f"no plain run {'with a predicted time' if predicted else 'timed by the clock'}"
+    missing = [f"{said} {row[name]}" for name, said in CLOCKED.items()
+               if row[name] not in {other[name] for other in timed}]
+    if not missing and not predicted and max(other["runs"] for other in timed) < REPEATS:
+        return f"no plain run that was timed {REPEATS} times"
+    return f"no plain run {' '.join(missing) or 'of its batch size, executor and device together'}"
 
 
 def time_of(row: dict[str, Any]) -> float:
@@ -63,13 +96,14 @@ def time_of(row: dict[str, Any]) -> float:
 
 
 def comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the times of two rows measure the same: two predicted ones do, and two repeated clocks on one device
-    with one executor.
+    """Whether the times of two rows are known and measure the same: two predicted ones do, and two repeated clocks at
+    one batch size on one device with one executor.
     """
+    if one["time"] != one["time"] or other["time"] != other["time"]:
+        return False
     if row_is_predicted(one) or row_is_predicted(other):
         return row_is_predicted(one) and row_is_predicted(other)
-    repeated = min(one["runs"], other["runs"]) >= REPEATS
-    return repeated and all(one[name] == other[name] for name in ("executor", "device_name"))
+    return min(one["runs"], other["runs"]) >= REPEATS and all(one[name] == other[name] for name in CLOCKED)
 
 
 def row_is_predicted(row: dict[str, Any]) -> bool:
@@ -100,7 +134,7 @@ def as_text(rows: pd.DataFrame) -> pd.DataFrame:
             "accuracy %": interval_text(row["accuracy"], row["low"], row["high"], scale=100), "n": whole(row["n"]),
             "forwards": whole(row["forwards_run"]),
             "speed": interval_text(row["relative_speed"], math.nan, math.nan, 2),
-            "best plain as fast": (row["control"] or "none is as fast") if reuses else "",
+            "best plain as fast": row["control"] or row["no_control"],
             "points won over it": interval_text(row["gain"], row["gain_low"], row["gain_high"]) if reuses else "",
             "won, lost": f"{row['won']:.0f}, {row['lost_to_it']:.0f}" if row["won"] == row["won"] else ""})
     table = pd.DataFrame(shown)
@@ -113,10 +147,11 @@ def caption(rows: pd.DataFrame) -> str:
     clock = " or ".join(name for name, used in (
         ("the cost model's prediction from the forwards", any(predicted)),
         (f"tokens/s by the clock, where each ran {REPEATS} times or more", not all(predicted))) if used)
+    batch = " (a prediction is of batch 1, whatever batch ran)" if any(predicted) else ""
     rule = ", ".join(sorted(set(rows["metric"])))
     return (f"accuracy by the rule {rule} with 95 % Wilson interval; speed: {clock}, over that of the plain row of the "
-            "highest threshold; best plain as fast: the most accurate configuration without reuse that is at least as "
-            "fast; points won over it: with the 95 % interval, on the same problems"
+            f"highest threshold{batch}; best plain as fast: the most accurate configuration without reuse that is at "
+            "least as fast; points won over it: with the 95 % interval, on the same problems"
             + (f". {ran_on}" if (ran_on := tables.executors(rows)) else ""))
 
 
@@ -126,7 +161,8 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     for row in rows[rows["k"] > 1].to_dict("records"):
         name = f"{row['task']} {row['config']}"
         if not row["control"]:
-            lines.append(f"{name}: no plain threshold of this grid is as fast")
+            lines.append(f"{name}: no plain threshold of this grid is as fast" if row["no_control"] == NONE_AS_FAST else
+                         f"{name}: nothing to hold it against: {row['no_control']}")
             continue
         lines.append(f"{name} against {row['control']}: "
                      f"{stats.say_difference(row['gain'], row['gain_low'], row['gain_high'], row['n'])}")

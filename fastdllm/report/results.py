@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +19,11 @@ import pandas as pd
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
+from fastdllm.lab.config.paths import short
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records.identity import CurrentFingerprints
 from fastdllm.lab.records.record import Record
-from fastdllm.report import cost_model
+from fastdllm.report import cost_model, shipped
 from fastdllm.report.verify_costs import relative_time
 from fastdllm.settings import Decoding, Reuse
 
@@ -46,14 +47,32 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Results:
-    """The configurations of a grid that have a record (complete, stale or imported), in the grid's order."""
+    """The configurations of a grid that have a record (complete, stale or imported), in the grid's order.
+
+    shipped: where the records are those that ship with the project, a sentence that says so; else "".
+    """
 
     grid: Grid
     states: list[status.ConfigurationState]
+    shipped: str = ""
 
     @classmethod
     def of(cls, grid: Grid, configurations: list[Configuration] | None = None) -> Results:
         return cls(grid, status.states(grid.configurations() if configurations is None else configurations))
+
+    @classmethod
+    def own_or_shipped(cls, grid: Grid, configurations: list[Configuration] | None = None) -> Results:
+        """The grid's own records; where it has none at all, those that ship with the project, as they ran."""
+        own = cls.of(grid, configurations)
+        if own.recorded:
+            return own
+        found = cls(grid, [shipped.state_of(state, grid) for state in own.states])
+        if not found.recorded:
+            return own
+        codes = ", ".join(dict.fromkeys(map(shipped.code, found.records)))
+        return replace(found, shipped=f"No run of {grid.experiment} here yet: these are the records that ship in "
+                                      f"{short(shipped.home(grid))} ({codes}); your own: `fastdllm grid run "
+                                      f"{grid.experiment}`")
 
     @classmethod
     def read(cls, directory: str | Path) -> Results:
@@ -64,7 +83,7 @@ class Results:
         if not path.is_file():
             raise ValueError(f"directory={str(directory)!r}; allowed: an experiment with a {GRID_FILE} "
                              "(`fastdllm grid report` writes it)")
-        return cls.of(Grid(**json.loads(path.read_text(encoding="utf-8"))))
+        return cls.own_or_shipped(Grid(**json.loads(path.read_text(encoding="utf-8"))))
 
     @classmethod
     def of_records(cls, directories: Sequence[Path]) -> Results:
@@ -80,6 +99,13 @@ class Results:
     @cached_property
     def recorded(self) -> list[tuple[status.ConfigurationState, Record]]:
         return [(state, state.record) for state in self.states if state.record is not None]
+
+    def required(self) -> Results:
+        """Itself. Raises ValueError if no configuration has a record."""
+        if not self.recorded:
+            raise ValueError(f"{self.grid.experiment}: no configuration has a record, and none with these settings "
+                             f"ships; allowed: a grid after `fastdllm grid run` or `submit`")
+        return self
 
     @property
     def records(self) -> list[Record]:
@@ -143,9 +169,11 @@ def run_key(record: Record) -> str:
 
 
 def read_outcomes(path: Path, record: Record) -> Outcomes | None:
-    """The answers in a samples.jsonl; None if there is no such file, ValueError if they are not the record's."""
+    """The answers in a samples.jsonl, or in what a compact record keeps of it, which knows no seconds; None if there is
+    neither, ValueError if they are not the record's.
+    """
     if not path.is_file():
-        return None
+        return shipped_outcomes(path.with_name(shipped.PROBLEMS), record)
     data = path.read_bytes()
     if record.samples_sha256 is not None and atomic.sha256(data) != record.samples_sha256:
         raise ValueError(f"{path}: these are not the samples that {records.SUMMARY} was made from; "
@@ -160,6 +188,16 @@ def read_outcomes(path: Path, record: Record) -> Outcomes | None:
                               # an answer for which nothing was drafted has no passes of its own to count
                               [row.get("forwards_run") or records.forwards(row["nfe"]) for row in rows]
                               if record.forwards_run is not None else None))
+
+
+def shipped_outcomes(path: Path, record: Record) -> Outcomes | None:
+    """The answers in a problems.csv; None if there is no such file."""
+    if not path.is_file():
+        return None
+    rows = shipped.read_problems(path, record)
+    right, tokens = (rows[name].to_numpy(np.float32) for name in ("right", "tokens"))
+    unknown = np.full(len(rows), np.nan)
+    return Outcomes(tuple(rows["id"]), right, tokens, unknown, unknown)
 
 
 def predicted_seconds(record: Record) -> float:

@@ -21,7 +21,7 @@ from fastdllm.display import claim as claims
 from fastdllm.display.tables import ONE_RUN, PREDICTED, REPEATS, Html, as_text, interval_text, only_predicted, together
 from fastdllm.lab import atomic
 from fastdllm.lab.config.paths import short
-from fastdllm.report import cost_model, criteria, plain_control, shipped_beside, summary_tables, tables
+from fastdllm.report import cost_model, criteria, plain_control, shipped_beside, summary_tables, tables, wrong_answers
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
@@ -63,9 +63,10 @@ class Report:
                        + (" with changes" if record.code.dirty else "") for record in records})
         ran = " to ".join(dict.fromkeys((days[0], days[-1])))
         stated = f"\n\n{self.results.grid.hypothesis.strip()}" if self.results.grid.hypothesis.strip() else ""
+        shipped = f"{self.results.shipped}.\n\n" if self.results.shipped else ""
         what = f"{_values(self.table['task'])}, rule {_values(self.table['metric'])}"
         return (f"# {self.results.grid.experiment}{stated}\n\n"
-                f"*{ran}; {what}; {' and '.join(where)}; {'; '.join(code)}*\n\n"
+                f"*{ran}; {what}; {' and '.join(where)}; {'; '.join(code)}*\n\n{shipped}"
                 f"**Answer.** {self.answer}")
 
     @property
@@ -99,10 +100,7 @@ class Report:
     @classmethod
     def of(cls, results: Results) -> Report:
         """Raises ValueError if no configuration of the grid has a record yet."""
-        if not results.recorded:
-            raise ValueError(f"{results.grid.experiment}: no configuration has a record; allowed: a grid after "
-                             "`fastdllm grid run` or `submit`")
-        table = tables.grid_table(results)
+        table = tables.grid_table(results.required())
         findings = rules.audit(sources.from_records(results.records))
         return cls(results, table, criteria.judge(results, table), findings)
 
@@ -123,8 +121,10 @@ def caption(table: pd.DataFrame) -> str:
                     if PREDICTED in set(table["speed_from"]) else "")
         speed = (f"tokens/s at batch {batches}, of one run each; speed-up: tokens/s against k=1 from at least "
                  f"{REPEATS} runs of each, with a 95 % interval{modelled}; seconds without loading and warm-up")
+    kept = table.loc[table["lost_low"].notna(), "p"].notna()
+    paired = "paired over the same problems" if kept.all() else "as two samples where single answers are not kept"
     return (f"accuracy by the rule {_values(table['metric'])} with 95 % Wilson interval; points lost (also in percent "
-            "of k=1's right answers) against k=1 with 95 % interval, paired over the same problems; the "
+            f"of k=1's right answers) against k=1 with 95 % interval, {paired}; the "
             f"verdict's intervals are wider, they hold for all configurations together; {speed}; NFE: forwards; as "
             f"data in {TABLE}" + (f". {ran_on}" if (ran_on := tables.executors(table)) else ""))
 
@@ -133,7 +133,7 @@ def entry(report: Report) -> str:
     """Log entries in the form of the template, one per task."""
     results, parts = report.results, []
     date = max(record.day for record in results.records)
-    folders = [state.configuration.directory.parent.name for state, _ in results.recorded]
+    folders = [state.configuration.directory.parent for state, _ in results.recorded]
     for folder, rows in report.table.groupby(folders, sort=False):
         used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
         one = rows[rows["k"] == 1]
@@ -144,14 +144,14 @@ def entry(report: Report) -> str:
         notes += filter(None, [tables.executors(report.table)])
         notes += [f"{f.level}: {f.statement}" for f in report.findings if f.level != "note"]
         parts.append("\n".join([
-            f"#### {date} - {results.grid.experiment}", f"- **Task**: {folder}", "- **Configuration**:",
+            f"#### {date} - {results.grid.experiment}", f"- **Task**: {folder.name}", "- **Configuration**:",
             f"  - Layer Reuse: k={_values(rows['k'])}", f"  - Layer Subset: {_values(rows['layers'])}",
             f"  - Other params: {others}", "- **Results**:",
             f"  - Accuracy: {_list(rows, _accuracy)}",
             f"  - Throughput: {_list(rows, lambda r: _rate(r._asdict()))}",
             f"  - Speedup: {_list(rows[rows['k'] > 1], _speedup)}"
             if len(one) else "  - Speedup: not measured (no k=1 configuration)",
-            "- **Notes**: " + "; ".join(notes), f"- **Logs**: `{short(results.grid.directory / str(folder))}`"]))
+            "- **Notes**: " + "; ".join(notes), f"- **Logs**: `{short(folder)}`"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,8 +163,9 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
     missing = "\n".join(f"- {state.configuration.path}: {state.state}{f' ({state.detail})' if state.detail else ''}"
                         for state in results.missing)
     return "\n".join([
-        f"# {grid.experiment}", "", f"Written {written} by `fastdllm grid report`; the records are in "
-        f"`{short(grid.directory)}`." + (f" Author: {grid.author}." if grid.author else ""), "",
+        f"# {grid.experiment}", "", f"Written {written} by `fastdllm grid report`. "
+        + (results.shipped or f"The records are in `{short(grid.directory)}`") + "."
+        + (f" Author: {grid.author}." if grid.author else ""), "",
         "## Hypothesis", "", grid.hypothesis.strip() or "_none stated_", "",
         f"Success: speed-up > {goal.speedup}x at less than {goal.points_lost} points lost. Rejected: every reuse "
         f"configuration below {goal.negligible_speedup}x or above {goal.catastrophic_loss} points.", "",
@@ -173,6 +174,8 @@ def page(report: Report, notes: str = NO_NOTES) -> str:
         Html(verdict.merged, JUDGED).markdown() if len(verdict.rows) else "", "",
         "## Results", "", Html(report.shown, report.caption).markdown(), "",
         "What the pairs say:", "", *[f"- {line}" for line in differences(report.table)], "",
+        *([f"<details><summary>{wrong.fold}</summary>", "", wrong.markdown(), "", "</details>", ""]
+          if (wrong := wrong_answers.shown(results)) else []),
         *plain_part(report), *([report.beside, ""] if report.beside else []),
         "## Best configuration per benchmark", "", Html(summary_tables.best(report.table), BEST).markdown(), "",
         "## Extraction rules", "", Html(summary_tables.rules_table(results), RULES).markdown(), "",
@@ -226,10 +229,12 @@ def differences(table: pd.DataFrame, most: int = 40) -> list[str]:
 
 
 def verdict_text(report: Report) -> str:
-    """The last cell of the report notebook: the answer, its rule behind the fold; Markdown."""
+    """The last cell of the report notebook: the outcome and why, its rule behind the fold; Markdown. The answer in
+    words stands above (`Report.heading`).
+    """
     judged = report.verdict
-    return claims.verdict([f"**{judged.outcome.capitalize()}.** {report.answer}"],
-                          [f"Why: {judged.why}.", f"Rule: {judged.rule}.",
+    return claims.verdict([f"**{judged.outcome.capitalize()}.** {judged.why[:1].upper()}{judged.why[1:]}."],
+                          [f"Rule: {judged.rule}.",
                            "More problems or repeats narrow the intervals; another model, threshold or batch size is "
                            "another grid."])
 
@@ -247,8 +252,9 @@ def summary_text(report: Report) -> str:
              for name, row in zip(names, rows, strict=True)] if len(rows) <= MOST_LINES else []
     states = [state.state for state in report.results.states if state.state != "not applicable"]
     folder = report.results.grid.report_directory
-    return "\n".join([*lines, report.answer, *filter(None, [tables.executors(report.table)]),
-                      f"{states.count('complete')} of {len(states)} configurations complete",
+    notes = filter(None, [report.results.shipped, tables.executors(report.table)])
+    return "\n".join([*notes, *lines, report.answer, f"{states.count('complete')} of "
+                      f"{stats.number_of(len(states), 'configuration')} complete",
                       f"log entry: {short(folder / ENTRY)}", f"results page: {short(folder / PAGE)}",
                       f"table: {short(folder / TABLE)}"])
 

@@ -16,7 +16,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastdllm import stats
 from fastdllm.errors import message
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config import grid_file
+from fastdllm.lab.config.grid import Configuration, Grid
 from fastdllm.lab.config.paths import executed, short
+from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.record import Record
 
 PUBLISHED = "published"         # the folder of executed/
@@ -97,7 +100,7 @@ def read(folder: Path | None = None) -> ShippedRecords:
                               f"no shipped record in {short(home)}: {missing}")
     frame = latest(pd.DataFrame(shared))
     return ShippedRecords(frame, {path: problems[path] for path in frame["path"]},
-                          f"{len(frame)} shipped records of {short(home)}")
+                          f"{stats.number_of(len(frame), 'shipped record')} of {short(home)}")
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -144,7 +147,8 @@ def read_problems(path: Path, record: Record) -> pd.DataFrame:
         raise ValueError(f"{path}: line {bad[0]}: right={rows['right'][bad[0] - 2]}; allowed: 0 or 1")
     totals = {"right": record.headline.correct, "tokens": record.tokens, "forwards": record.forwards}
     if len(rows) != record.n:
-        raise ValueError(f"{path}: {len(rows)} problems; allowed: n={record.n}, as {records.SUMMARY} has it")
+        raise ValueError(f"{path}: {stats.number_of(len(rows), 'problem')}; allowed: n={record.n}, as "
+                         f"{records.SUMMARY} has it")
     for name, total in totals.items():
         if rows[name].sum() != total:
             raise ValueError(f"{path}: {name}: {rows[name].sum()} in all; "
@@ -163,7 +167,7 @@ def read_texts(path: Path, ids: Sequence[str]) -> list[str]:
         raise ValueError(f"{path}: can't be read ({message(error)}); allowed: packed JSON lines with id and "
                          "text") from error
     if len(data) > MOST_TEXT or list(texts) != list(ids) or not all(isinstance(text, str) for text in texts.values()):
-        raise ValueError(f"{path}: {len(texts)} texts; allowed: one for each of the {len(ids)} problems of {PROBLEMS}, "
+        raise ValueError(f"{path}: texts: {len(texts)}; allowed: {len(ids)}, one for each problem of {PROBLEMS}, "
                          f"in their order, at most {MOST_TEXT} bytes")
     return list(texts.values())
 
@@ -173,6 +177,27 @@ def whole(path: Path, line: int, name: str, text: str | None) -> int:
     if text is None or not text.isdecimal():
         raise ValueError(f"{path}: line {line}: {name}={text!r}; allowed: a whole number")
     return int(text)
+
+
+def home(grid: Grid) -> Path:
+    """Where the records of a grid ship, if they do."""
+    return executed() / PUBLISHED / grid.experiment
+
+
+def state_of(state: ConfigurationState, grid: Grid) -> ConfigurationState:
+    """A configuration's state by the record of its settings that ships, as it ran; the same state where none does.
+
+    Raises ValueError for a record that can't be read.
+    """
+    configuration = state.configuration
+    directory = home(grid) / configuration.directory.relative_to(grid.directory)
+    if configuration.not_applicable or not (directory / records.SUMMARY).is_file():
+        return state
+    record = read_record(directory)
+    same = (fits(asked(configuration), settings_of(flat(record, configuration.path)))
+            and record.parameters.batch_size == configuration.parameters.batch_size)
+    return replace(state, configuration=replace(configuration, directory=directory), state="complete", record=record,
+                   detail="", shared_with=record.shared_from) if same else state
 
 
 def flat(record: Record, path: str) -> dict[str, Any]:
@@ -196,6 +221,12 @@ def settings_of(row: dict[str, Any]) -> tuple[Any, ...]:
     idle = {"layers": "", "policy": "output", "full_forwards": False} if row["k"] == 1 else {}
     values = {**row, **idle}
     return tuple(None if values[name] != values[name] else values[name] for name in SETTINGS)
+
+
+def asked(configuration: Configuration) -> tuple[Any, ...]:
+    """`settings_of` what a params file asks for."""
+    values = configuration.parameters.flat()
+    return settings_of(values | {"policy": Path(values["policy"]).stem, "layers": values["layers"] or ""})
 
 
 def fits(wanted: tuple[Any, ...], record: tuple[Any, ...]) -> bool:
@@ -237,8 +268,7 @@ def missing(shipped: ShippedRecords, params: Iterable[str] = GRIDS) -> pd.DataFr
         for configuration in grid_file.load(name).configurations():
             if configuration.not_applicable:
                 continue
-            values = configuration.parameters.flat()
-            key = settings_of(values | {"policy": Path(values["policy"]).stem, "layers": values["layers"] or ""})
+            values, key = configuration.parameters.flat(), asked(configuration)
             if key in seen or any(fits(key, other) for other in have):
                 continue
             seen.add(key)

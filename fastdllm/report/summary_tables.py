@@ -87,17 +87,12 @@ def comparison(low: float, high: float, score: float | None, model: str, whole: 
     return inside if whole else f"{inside}; {n} of {full:.0f} problems only, a different sample"
 
 
-def number_of(n: int, what: str) -> str:
-    """`1 configuration`, `9 configurations`."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def coverage(results: Results | None = None) -> pd.DataFrame:
     """Every benchmark of the suite: problems there are, published runs, what this grid has."""
     log, rows = prior_results.results(), []
     for task, size in prior_results.tasks().iterrows():
         part = log[log["task"] == task]
-        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {number_of(len(group), 'configuration')}"
+        runs = [f"{batch}{f' limit {limit}' if limit else ''}: {stats.number_of(len(group), 'configuration')}"
                 for (batch, limit), group in part.groupby(["batch", "limit"], sort=False)]
         row = {"benchmark": task,
                "problems": f"{size['n_full']:.0f}" if size["n_full"] == size["n_full"] else "generated",
@@ -111,7 +106,7 @@ def coverage(results: Results | None = None) -> pd.DataFrame:
             ]
             done = sum(state.state == "complete" for state in states)
             n = max((state.record.n for state in states if state.record), default=0)
-            row["here"] = f"{done} of {len(states)} configurations, n = {n}" if states else "not run"
+            row["here"] = f"{done} of {stats.number_of(len(states), 'configuration')}, n = {n}" if states else "not run"
         rows.append(row)
     return pd.DataFrame(rows)
 

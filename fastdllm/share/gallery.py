@@ -32,7 +32,7 @@ from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
 from fastdllm.share.inventory import Experiment
 from fastdllm.share.redact import Redactor, read_notebook, redactor
-from fastdllm.stats import span
+from fastdllm.stats import number_of, span
 from fastdllm.version import __version__
 
 DPI = 96        # of the headline figures
@@ -108,8 +108,8 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
     cells, sections = [], []
     for experiment, grid, states, runs in shown:
         name, shipped = experiment.key, experiment.shipped
-        log(f"{name}{' (shipped with the project)' if shipped else ''}: {len(states)} configurations, "
-            f"{len(runs)} notebooks")
+        log(f"{name}{' (shipped with the project)' if shipped else ''}: "
+            f"{number_of(len(states), 'configuration')}, {number_of(len(runs), 'notebook')}")
         own = [_configuration(draft, experiment, state) for state in states]
         notebooks = []
         for run in runs:

@@ -13,6 +13,7 @@ from fastdllm.report.audit.rules import audit, failing
 from fastdllm.report.audit.sources import from_records
 from fastdllm.share import bundle, inventory, redact
 from fastdllm.share.bundle import Item
+from fastdllm.stats import number_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Publication:
     def text(self) -> str:
         """One line for people."""
         total, packed = (sum(sizes) for sizes in zip(*((len(i.content), i.packed) for i in self.items), strict=True))
-        return (f"{self.experiment}: {len(self.items)} files, {total / 1e6:.2f} MB "
+        return (f"{self.experiment}: {number_of(len(self.items), 'file')}, {total / 1e6:.2f} MB "
                 f"(git would take {packed / 1e6:.2f} MB) -> {self.target}")
 
 

@@ -15,6 +15,7 @@ from fastdllm.lab import records
 from fastdllm.lab.records import steps as steps_file
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, Reuse
+from fastdllm.stats import number_of
 from fastdllm.ui.recording import Recording, title
 
 EMBEDDED = "tiny"   # this checkpoint was trained on single questions; a second turn is nothing that it knows
@@ -53,9 +54,8 @@ class AnswerProgress:
         kinds = ", ".join(f"{kind} {count}" for kind, count in self.nfe.items() if count)
         kept = f"; {self.kept} prompt tokens from the prefix cache" if self.kept else ""
         special = f" and {self.special} special (no text)" if self.special > 1 else ""      # a stop token goes unsaid
-        one = "" if self.tokens == 1 else "s"
-        return (f"{self.tokens} token{one}{special}, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, NFE "
-                f"{self.forwards} ({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
+        return (f"{number_of(self.tokens, 'token')}{special}, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, "
+                f"NFE {self.forwards} ({kinds}), {self.tokens / max(self.forwards, 1):.2f} tokens per forward{kept}")
 
 
 class Conversation:

@@ -19,6 +19,7 @@ from fastdllm.lab.config.paths import root
 from fastdllm.lab.records.record import forwards
 from fastdllm.lab.records.steps import Recorder
 from fastdllm.model.lm import LM, choose_dtype, load
+from fastdllm.stats import number_of
 from fastdllm.ui import controls
 from fastdllm.ui.asked import Asked
 from fastdllm.ui.controls import BackgroundJob, Controls, Live, Status, button, labelled, whole
@@ -152,7 +153,7 @@ class Panel(Live):
                 break
             if time.perf_counter() - shown > REFRESH:
                 self.progress.value = min(count, self.progress.max)
-                self.status.message(f"{count} tokens in {forwards(step.nfe)} forwards")
+                self.status.message(f"{number_of(count, 'token')} in {number_of(forwards(step.nfe), 'forward')}")
                 if self.live.value:
                     self._show(of_recorder(recorder), new)
                     new = False
@@ -173,12 +174,13 @@ class Panel(Live):
     def _conclude(self, recorder: Recorder, count: int, seconds: float) -> None:
         result = recorder.results.get(0)
         if result is None:
-            self.status.message(f"cancelled after {count} tokens")
+            self.status.message(f"cancelled after {number_of(count, 'token')}")
             return
         self.progress.value = self.progress.max
         nothing = " Nothing was reused: a run without a reuse step." if result.reused_nothing else ""
-        self.status.message(f"{len(result.tokens)} tokens in {forwards(result.nfe)} forwards and {seconds:.1f} s "
-                        f"(with trace), ended by {result.finish}.{nothing}")
+        self.status.message(f"{number_of(len(result.tokens), 'token')} in "
+                            f"{number_of(forwards(result.nfe), 'forward')} and {seconds:.1f} s (with trace), "
+                            f"ended by {result.finish}.{nothing}")
 
     def keep_run(self) -> None:
         """The run on the stage stays there, left of the next ones; pressed again, it leaves."""

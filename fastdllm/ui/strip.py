@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from fastdllm.display.figures import DECISIONS, MONO, token_label
+from fastdllm.stats import number_of
 from fastdllm.ui.recording import CODES, ROLES, Recording, first_difference
 
 COLOURS = tuple(DECISIONS[name] for name in CODES)
@@ -70,9 +71,10 @@ def described(run: Recording) -> str:
     counts = np.bincount(run.decisions.ravel(), minlength=len(CODES))
     decided = ", ".join(f"{name} {counts[code]}" for code, name in enumerate(CODES) if name and counts[code])
     ended = f", ended by {run.result['finish']}" if run.result else ""
-    accepted, wrong = np.count_nonzero(run.drafts), len(run.rejected)
-    drafted = f"; {accepted} forwards from accepted drafts, {wrong} tokens of rejected ones" * bool(accepted or wrong)
-    return (f"Denoising and decision map of {run.title}: {len(run.steps)} forwards{ended}; layer calls: "
+    accepted, wrong = int(np.count_nonzero(run.drafts)), len(run.rejected)
+    drafted = (f"; {number_of(accepted, 'forward')} from accepted drafts, {number_of(wrong, 'token')} of rejected ones"
+               if accepted or wrong else "")
+    return (f"Denoising and decision map of {run.title}: {number_of(len(run.steps), 'forward')}{ended}; layer calls: "
             f"{decided or 'not wrapped'}{drafted}")
 
 

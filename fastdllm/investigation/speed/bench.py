@@ -33,6 +33,7 @@ from fastdllm.model.config import ModelConfig
 from fastdllm.model.files import brief
 from fastdllm.report import cost_model
 from fastdllm.settings import Reuse
+from fastdllm.stats import number_of
 
 ROWS = (1, 4, 16, 32, 64, 128)
 SECONDS = 150.0      # larger batches are left out that would end later
@@ -116,9 +117,9 @@ class Prediction:
     def line(self) -> str:
         """One line for people."""
         slow, fast = (f"{each / 60:.1f}" for each in self.seconds)
-        return (f"{self.configuration.path}: {self.problems} problems of {self.tokens:.0f} tokens ({self.source}), "
-                f"batch {self.configuration.parameters.batch_size}: {slow} minutes at one token a forward, {fast} at "
-                f"two; {self.memory / 1e9:.1f} GB")
+        return (f"{self.configuration.path}: {number_of(self.problems, 'problem')} of {self.tokens:.0f} tokens "
+                f"({self.source}), batch {self.configuration.parameters.batch_size}: {slow} minutes at one token a "
+                f"forward, {fast} at two; {self.memory / 1e9:.1f} GB")
 
 
 def predictions(device: Device, shape: ModelConfig, configurations: list[Configuration]) -> list[Prediction]:

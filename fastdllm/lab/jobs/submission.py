@@ -24,6 +24,7 @@ from fastdllm.lab.jobs.plan import RunPlan, Unit
 from fastdllm.lab.jobs.script import ArrayTask, render
 from fastdllm.lab.records import journal
 from fastdllm.settings import Settings
+from fastdllm.stats import number_of
 
 FOLDER = "slurm"
 
@@ -76,7 +77,7 @@ def plan_grid(plan: RunPlan, *, report: bool = False) -> SubmissionPlan:
     tasks = tuple(_task(params, unit) for unit in plan.units())
     served = sum(1 + len(planned.shared_with) for planned in plan.run)
     shards = f" in {len(tasks)} shards" if len(tasks) > len(plan.run) else ""
-    title = f"{grid.experiment}: {len(plan.run)} runs{shards} for {served} configurations"
+    title = f"{grid.experiment}: {number_of(len(plan.run), 'run')}{shards} for {number_of(served, 'configuration')}"
     script = render(name, tasks, grid.slurm, folder, ("doctor", str(params), "--offline"), grid.caches, title)
     if not report:
         return SubmissionPlan(name, folder, script, tasks, grid, runs=plan)

@@ -12,6 +12,7 @@ from fastdllm.lab.config import grid_file, yaml_file
 from fastdllm.lab.config.paths import listed, look_up
 from fastdllm.lab.jobs import notebook_run, notebooks, runner
 from fastdllm.lab.jobs.plan import plan
+from fastdllm.stats import number_of
 
 EXPERIMENT = "notebooks"
 RUN_BY_GRIDS = ("10_cell", "90_report")      # these get their parameters from a grid
@@ -55,7 +56,7 @@ def run(smoke: bool = False, only: str = "", jobs: int = 2, force: bool = False)
     good = True
     for name in dict.fromkeys(entry.grid for entry in chosen if entry.grid and not smoke):
         grid = grid_file.load(name)
-        print(f"grid {name}: {len(grid.configurations())} configurations", flush=True)
+        print(f"grid {name}: {number_of(len(grid.configurations()), 'configuration')}", flush=True)
         good &= runner.run(plan(grid), grid.jobs or jobs)
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(lambda entry: notebook_run.run_notebook(
@@ -64,6 +65,6 @@ def run(smoke: bool = False, only: str = "", jobs: int = 2, force: bool = False)
             force, jobs), chosen))
     for entry, fine in zip(chosen, done, strict=True):
         print(f"{'✓' if fine else '✗'} {entry.path.stem}")
-    print(f"Completed: {sum(done)} / {len(done)} notebooks in {time.time() - began:.0f} s, "
+    print(f"Completed: {sum(done)} / {number_of(len(done), 'notebook')} in {time.time() - began:.0f} s, "
           f"in {notebook_run.notebook_directory(chosen[0].path, EXPERIMENT).parent}")
     return good and all(done)

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from fastdllm.report.audit.evidence import Evidence, Finding, Rule, names, same_number, settings_key
+from fastdllm.stats import number_of
 
 
 def which_result(evidence: Evidence) -> Iterator[Finding]:
@@ -77,12 +78,13 @@ def samples_disagree(evidence: Evidence) -> Iterator[Finding]:
             stated = row["metrics"].get(metric)
             if row["n_stated"] and row["n"] == row["n"] and count != row["n"]:
                 yield Finding("samples_disagree", "doubtful", (row["row"],),
-                              f"{row['row']}: {count} samples of {metric} beside results of n = {row['n']:.0f}",
+                              f"{row['row']}: {number_of(count, 'sample')} of {metric} beside results of "
+                              f"n = {row['n']:.0f}",
                               "certain that the numbers differ; samples may have been lost since")
             elif stated is not None and not row["group_means"] and not same_number(mean, stated):
                 yield Finding("samples_disagree", "impossible", (row["row"],),
-                              f"{row['row']}: {metric} is {stated:.4f} in the results and {mean:.4f} over their "
-                              f"{count} samples", "certain: the score is the mean of these samples")
+                              f"{row['row']}: {metric} is {stated:.4f} in the results and {mean:.4f} over "
+                              f"{number_of(count, 'sample')}", "certain: the score is the mean of these samples")
 
 
 def unreadable(evidence: Evidence) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ import pandas as pd
 from fastdllm.display.tables import Html
 from fastdllm.report.audit import agreement, claims, files, scores, speed
 from fastdllm.report.audit.evidence import LEVELS, Evidence, Finding, Level, Rule
+from fastdllm.stats import number_of
 
 FINDINGS = "one row a finding: the rule that fired, and the configurations or statements that it is about"
 
@@ -59,7 +60,7 @@ def shown(findings: Iterable[Finding], level: Level, fold: bool = False) -> Html
     own = [finding for finding in findings if finding.level == level]
     table = frame(own).drop(columns="level").assign(rows=[crossed(finding.rows) for finding in own])
     fired = ", ".join(f"`{rule}` {count}" for rule, count in table["rule"].value_counts(sort=False).items())
-    count = f"{len(table)} finding{'' if len(table) == 1 else 's'}"
+    count = number_of(len(table), "finding")
     return Html(table, FINDINGS, f"{count}: {fired}" if fold and fired else "")
 
 
@@ -69,7 +70,7 @@ def asked(findings: Iterable[Finding]) -> Html:
     table = pd.DataFrame([{"rule": name, "note": (rule.__doc__ or "").splitlines()[0], "findings": fired[name]}
                           for name, rule in rules().items()])
     return Html(table, "every rule that was asked, and how often it fired",
-                f"{len(table)} rules, of which {len(fired)} fired")
+                f"{number_of(len(table), 'rule')}, of which {len(fired)} fired")
 
 
 def compact(rows: Iterable[str]) -> str:
@@ -114,6 +115,6 @@ def summary(findings: list[Finding]) -> str:
     """One line: how many findings of each level."""
     if not findings:
         return "audit: no rule fired"
-    counts = [f"{(n := sum(f.level == level for f in findings))} {level}{'s' if level == 'note' and n != 1 else ''}"
-              for level in LEVELS]
-    return f"audit: {len(findings)} finding{'' if len(findings) == 1 else 's'} ({', '.join(counts)})"
+    own = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
+    counts = [number_of(n, level) if level == "note" else f"{n} {level}" for level, n in own.items()]
+    return f"audit: {number_of(len(findings), 'finding')} ({', '.join(counts)})"

@@ -136,11 +136,11 @@ class Pair:
             yield ("single answers are not kept on both sides: the interval is that of two samples, wider than a "
                    "paired one would be")
         elif not len(self.shared) == a.n == b.n:
-            yield f"compared on the {len(self.shared)} problems that both solved, of {a.n} and {b.n}"
+            yield f"compared on the {stats.number_of(len(self.shared), 'problem')} that both solved, of {a.n} and {b.n}"
         if self.shared is not None:
             hashes = self.shared[["prompt_hash_a", "prompt_hash_b"]].dropna()
             if other := int((hashes["prompt_hash_a"] != hashes["prompt_hash_b"]).sum()):
-                yield f"the prompts of {other} problems are worded differently"
+                yield f"{stats.number_of(other, 'prompt')} worded differently"
         yield f"tokens/s are not compared: {'; '.join(self.why_no_speed())}"
 
     def why_no_speed(self) -> Iterator[str]:
@@ -203,6 +203,11 @@ class Comparison:
         """A, B, C ...: what the sides are called in tables."""
         names = [chr(ord("A") + i) if i < 26 else f"A{i}" for i in range(len(self.sides))]
         return dict(zip(names, self.sides, strict=True))
+
+    @property
+    def without_answers(self) -> list[str]:
+        """The records of which no single answers are kept, by their letters."""
+        return [letter for letter, side in self.letters.items() if side.problems is None]
 
     def settings(self) -> pd.DataFrame:
         """What the records differ in, one row a name, one column a side: parameters, weights, problems, code, place."""

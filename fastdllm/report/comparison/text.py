@@ -81,7 +81,8 @@ def lines(pair: Pair, letter: str) -> Iterator[str]:
         parted = pair.first_steps["forward"].dropna()
         where = (f"at forward {', '.join(map(str, parted[:8]))}{' ...' if len(parted) > 8 else ''} (counted from 1)"
                  if len(parted) else "nowhere")
-        yield f"first differing step: {len(parted)} of {len(pair.first_steps)} traced problems part, {where}"
+        traced = stats.number_of(len(pair.first_steps), "traced problem")
+        yield f"first differing step: in {len(parted)} of {traced}, {where}"
     for caution in pair.cautions():
         yield f"note: {caution}"
     if pair.shared is not None and (turned := [*pair.turned("lost").index, *pair.turned("won").index]):
