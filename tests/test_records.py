@@ -11,6 +11,7 @@ from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import journal
 from fastdllm.lab.records.identity import CurrentFingerprints, identity
+from fastdllm.report import results
 
 FLAT = {"model": "tests/golden", "k": 2, "layers": "middle", "limit": 4, "dtype": "float32"}
 
@@ -167,3 +168,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         atomic.write(tmp_path / "blocked", json.dumps([1]))
     assert path.read_text() == "old"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_same_problems_at_another_path_are_the_same_problems(configuration, current):
+    """What was shared has its paths redacted, and stands beside what was not; other problems stay apart."""
+    record = lab_support.synthetic(configuration, current)
+
+    def at(path, dataset):
+        return record.model_copy(update={"parameters": record.parameters.model_copy(update={"data": path}),
+                                         "dataset": record.dataset.model_copy(update={"fingerprint": dataset})})
+    for key in (results.without_reuse, results.run_key):
+        assert key(at("data/test.jsonl", "f1")) == key(at("/elsewhere/test.jsonl", "f1")) != key(at("test.jsonl", "f2"))

@@ -19,6 +19,7 @@ import pandas as pd
 
 from fastdllm.lab import atomic, records
 from fastdllm.lab.config.grid import GRID_FILE, Configuration, Grid
+from fastdllm.lab.config.parameters import Parameters
 from fastdllm.lab.config.paths import short
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records.identity import CurrentFingerprints
@@ -116,7 +117,7 @@ class Results:
         """`records.frame` with three more columns: state, key (the run's settings without reuse and repeat), folder."""
         table = records.frame(self.records)
         table["state"] = [state.state for state, _ in self.recorded]
-        table["key"] = [baseline_key(record) for record in self.records]
+        table["key"] = [without_reuse(record) for record in self.records]
         table["run"] = [run_key(record) for record in self.records]
         table["folder"] = [str(state.configuration.directory) for state, _ in self.recorded]
         return table
@@ -151,21 +152,22 @@ def joined_name(directories: Sequence[Path]) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}_{atomic.sha256(name)[:6]}"
 
 
-def baseline_key(record: Record) -> str:
-    """Equal for two runs that differ in nothing but the reuse and the repeat."""
-    return record.parameters.model_copy(update={"reuse": Reuse(), "repeat": 0}).model_dump_json()
-
-
 def without_reuse(record: Record, *names: str) -> str:
     """Equal for two runs that differ in nothing but the reuse, the repeat, and these settings of decoding."""
     defaults = {name: Decoding.model_fields[name].default for name in names}
-    decoding = record.parameters.decoding.model_copy(update=defaults)
-    return record.parameters.model_copy(update={"reuse": Reuse(), "repeat": 0, "decoding": decoding}).model_dump_json()
+    parameters = by_content(record)
+    decoding = parameters.decoding.model_copy(update=defaults)
+    return parameters.model_copy(update={"reuse": Reuse(), "repeat": 0, "decoding": decoding}).model_dump_json()
 
 
 def run_key(record: Record) -> str:
     """Equal for two runs of one computation: repeats, and k=1 under several names."""
-    return record.parameters.model_copy(update={"repeat": 0}).key()
+    return by_content(record).model_copy(update={"repeat": 0}).key()
+
+
+def by_content(record: Record) -> Parameters:
+    """The parameters, the data file named by what it holds: the same problems may lie at several paths."""
+    return record.parameters.model_copy(update={"data": record.dataset.fingerprint or record.parameters.data})
 
 
 def read_outcomes(path: Path, record: Record) -> Outcomes | None:

@@ -192,7 +192,7 @@ def predicted_ratio(row: dict[str, Any], base: dict[str, Any]) -> float:
 def unequal_batching(row: dict[str, Any], base: dict[str, Any] | None) -> str:
     """What keeps a row's speed from being compared at equal batching with its baseline's; "" if nothing does.
 
-    The batch size is part of what makes the two comparable at all (`results.baseline_key`).
+    The batch size is part of what makes the two comparable at all (`results.without_reuse`).
     """
     if base is None or row["shards"] == base["shards"]:
         return ""
