@@ -103,9 +103,10 @@ def parameters(record: Record) -> Html:
 
 
 def idle(record: Record) -> set[str]:
-    """The parameters that do nothing in this run: no reuse has no layers, few policies read `similarity`."""
+    """The parameters that do nothing in this run: no reuse and drafts have no layers, few policies read `similarity`.
+    """
     reuse, decoding = record.parameters.reuse, record.parameters.decoding
-    return {*(() if reuse.active else ("layers", "policy", "full_forwards")),
+    return {*(() if reuse.active else ("layers", "policy", "full_forwards")), *(("layers",) if reuse.drafts else ()),
             *(() if reuse.active and asks_for_similarity(reuse) else ("similarity",)),
             *(() if decoding.temperature else ("top_p", "seed"))}
 

@@ -113,8 +113,8 @@ def a_larger_batch_is_faster(table: pd.DataFrame) -> Decision:
         return None, {"why": "only one batch size was measured"}
     first, larger = table.iloc[0], table.iloc[1:]
     if larger["ratio"].isna().any():
-        return None, {"why": f"one run each of batch {', '.join(map(str, table['batch_size']))}: not an effect that "
-                             "can be told from noise"}
+        return None, {"why": f"batch {', '.join(map(str, table['batch_size']))} ran once each, and one run can't tell "
+                             "a speed from noise"}
     sure = larger[larger["ratio_low"] > 1]
     best = (larger if sure.empty else sure).nlargest(1, "ratio").iloc[0]
     return len(sure) > 0, {"batch": best["batch_size"], "first": first["batch_size"], "ratio": best["ratio"],
@@ -162,8 +162,7 @@ def batch(table: pd.DataFrame) -> str:
     """12. What reuse gains at equal batch size, the fastest batch size and what it costs, whether answers depend on it.
     """
     once = "" if batching.repeated(table) else (
-        " Each configuration ran once: its clock is not an effect that can be told from noise, and three values of the "
-        "axis `repeat` measure it.")
+        " Three values of the axis `repeat` would measure the clock's noise.")
     return verdict([reuse_is_faster_at_some_batch_size(table), a_larger_batch_is_faster(table),
                     answers_do_not_depend_on_the_batch(table)],
                    [f"{RunLabel.of(table)}.{once} Less than 1.1x counts as no gain."])
