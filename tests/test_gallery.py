@@ -92,16 +92,16 @@ def test_the_index_sorts_and_filters(site, driver):
     names = [head.text for head in heads]
     config = names.index("Configuration")
     assert sorted(column(config)) == ["k1_first", "k1_middle", "k2_last_fails", "k2_middle"]
-    heads[names.index("Tokens/s")].click()
-    up = [float(value) for value in column(names.index("Tokens/s")) if value]
+    heads[names.index("Predicted tokens/s")].click()
+    up = [float(value) for value in column(names.index("Predicted tokens/s")) if value]
     assert up == sorted(up)
     assert len(up) == 3
     assert column(config)[-1] == "k2_last_fails", "cells without a value come last"
-    heads[names.index("Tokens/s")].click()
-    down = [float(value) for value in column(names.index("Tokens/s")) if value]
+    heads[names.index("Predicted tokens/s")].click()
+    down = [float(value) for value in column(names.index("Predicted tokens/s")) if value]
     assert down == up[::-1]
     assert column(config)[-1] == "k2_last_fails"
-    assert driver.find_elements(By.CSS_SELECTOR, 'th[aria-sort="descending"]')[0].text.startswith("Tokens/s")
+    assert driver.find_elements(By.CSS_SELECTOR, 'th[aria-sort="descending"]')[0].text.startswith("Predicted tokens/s")
 
     driver.find_element(By.ID, "text").send_keys("k2 middle")
     assert column(config) == ["k2_middle"]
@@ -167,7 +167,7 @@ def test_results_are_seen_at_1200_pixels_and_legible(site, driver, scheme):
         for head in driver.find_elements(By.CSS_SELECTOR, "#cells thead th")[:6]:
             assert head.rect["x"] + head.rect["width"] <= 1200, head.text
         seen = [head.text for head in driver.find_elements(By.CSS_SELECTOR, "#cells thead th")[:6]]
-        assert {"Accuracy", "Tokens/s"} <= set(seen)
+        assert {"Accuracy", "Predicted tokens/s"} <= set(seen)
         style = "const s = getComputedStyle(arguments[0]); return [s.color, s.backgroundColor]"
         _, paper = driver.execute_script(style, driver.find_element(By.TAG_NAME, "body"))
         assert (contrast(paper, "rgb(0, 0, 0)") < 2) == (scheme == "dark")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable
@@ -25,8 +26,9 @@ from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.config.paths import executed
 from fastdllm.lab.jobs.status import ConfigurationState
 from fastdllm.lab.records.identity import CurrentFingerprints
-from fastdllm.report import figures, hypotheses, shipped, tables
-from fastdllm.report.results import Results
+from fastdllm.lab.records.record import Record
+from fastdllm.report import cost_model, figures, hypotheses, shipped, tables
+from fastdllm.report.results import Results, predicted_seconds
 from fastdllm.share import bundle, inventory
 from fastdllm.share import notebook_pages as pages
 from fastdllm.share.bundle import Item
@@ -40,9 +42,9 @@ LINES = 30      # of configurations in one of them: it fits a screen
 ZIP_LIMIT = 20_000_000      # bytes: what a collaborator's mailbox takes
 # What a reader came for stands first: a window of 1200 pixels shows it without scrolling.
 # `wide` ones leave a narrow window.
-COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"), ("Tokens/s", "number"),
-           ("Tokens/forward", "number"), ("k", "number"), ("Layers", "wide"), ("Policy", "wide"), ("Revision", "wide"),
-           ("Experiment", ""), ("Node", "wide"), ("Date", "number wide"))
+COLUMNS = (("State", ""), ("Configuration", ""), ("Accuracy", "number"), ("n", "number"),
+           ("Predicted tokens/s", "number"), ("Tokens/forward", "number"), ("k", "number"), ("Layers", "wide"),
+           ("Policy", "wide"), ("Revision", "wide"), ("Experiment", ""), ("Node", "wide"), ("Date", "number wide"))
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def build(names: list[str] | None = None, output: Path | None = None, *, redact:
         cells=cells, notebooks=[page for section in sections for page in section["notebooks"]], columns=COLUMNS,
         states=sorted({cell["state"] for cell in cells}), redacted=redact, version=__version__,
         complete=sum(cell["state"] == "complete" for cell in applicable), applicable=len(applicable),
-        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", span=span)
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", span=span, shape=cost_model.SHAPE)
     draft.add(Path("index.html"), index)
     for asset, content in draft.writer.assets().items():
         draft.add(Path("assets") / asset, content)
@@ -219,7 +221,7 @@ def _configuration(draft: SiteDraft, experiment: Experiment, state: Configuratio
     """One row of the index; adds the cell's pages and downloads."""
     configuration, reuse = state.configuration, state.configuration.parameters.reuse
     record = draft.redactor.record(state.record) if state.record and draft.redactor else state.record
-    row = records.row(record) if record else None
+    row = records.row(record) | {"predicted": predicted_speed(record)} if record else None
     page_path = Path("cells") / experiment.key / configuration.directory.parent.name / configuration.directory.name
     entry: dict[str, Any] = {
         "state": state.state, "mark": state.mark, "detail": draft.text(state.detail), "experiment": experiment.name,
@@ -264,6 +266,11 @@ def _templates() -> Environment:
     made = Environment(loader=PackageLoader("fastdllm.share", "static"), autoescape=True, undefined=StrictUndefined)
     made.filters["breakable"], made.filters["figure"], made.filters["code"] = breakable, figure, code
     return made
+
+
+def predicted_speed(record: Record) -> float:
+    """Tokens/s that the cost model gives a record's forwards; NaN where it does not count them."""
+    return record.tokens / (predicted_seconds(record) or math.nan)
 
 
 def figure(number: float, form: str = ".0f") -> str:
