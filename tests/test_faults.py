@@ -116,7 +116,7 @@ def test_killed_between_the_last_writes(tmp_path, model, monkeypatch):
             with pytest.raises(Killed):
                 evaluate.finish(configuration.directory, run, good.model_copy(update={"seconds": 9.0}))
         state = status.state_of(configuration, current)
-        assert (state.state, state.detail) == ("partial", "2 of 2")
+        assert (state.state, state.detail) == ("partial", "2 of 2; the record is still to be written")
         assert finish(configuration) == ("record", own)      # nothing is decoded again
         assert records.read(configuration.directory).seconds == 9.0
         assert status.state_of(configuration, current).state == "complete"

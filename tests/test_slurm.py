@@ -222,7 +222,7 @@ def test_resubmission_runs_only_what_is_missing(story):
     before = {name: (each.configuration.directory / records.SUMMARY).stat().st_mtime_ns
               for name, each in cells.items() if name != "k2_last"}
     text = fastdllm("grid", "submit", str(story.files["array"]), "--dry-run")
-    assert "1 runs for 1 configurations" in text
+    assert "1 run for 1 configuration" in text
     assert not list(lost.glob(records.SUMMARY)), "a dry run submits nothing"
     fastdllm("grid", "submit", str(story.files["array"]))
     assert "left alone" in fastdllm("grid", "submit", str(story.files["array"])), "it is in the queue already"

@@ -133,7 +133,7 @@ def entry(report: Report) -> str:
     """Log entries in the form of the template, one per task."""
     results, parts = report.results, []
     date = max(record.day for record in results.records)
-    folders = [state.configuration.directory.parent for state, _ in results.recorded]
+    folders = pd.Series([state.configuration.directory.parent for state, _ in results.recorded], report.table.index)
     for folder, rows in report.table.groupby(folders, sort=False):
         used = next(record for record in results.records if record.task == rows["task"].iloc[0]).parameters
         one = rows[rows["k"] == 1]
