@@ -31,6 +31,12 @@ def grid(tmp_path: Path) -> Grid:
     return grid
 
 
+def test_an_entry_of_one_configuration_names_its_task(tmp_path: Path) -> None:
+    grid = Grid(experiment="x", output=str(tmp_path), limit=40, axes={"k": [2, 3], "layers": ["middle"]})
+    fill(grid, only=lambda configuration: configuration.name == "k2_middle")
+    assert "- **Task**: arithmetic_limit_40\n" in results_page.entry(results_page.Report.of(Results.of(grid)))
+
+
 def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
     text = results_page.entry(results_page.Report.of(Results.of(grid)))
     lines = [line.split(":")[0] for line in text.splitlines()]
