@@ -215,7 +215,7 @@ def test_panel_fits_the_window(driver, lab, shots):
         browser.wait(driver, ".fd-status", text="ended by")
         for width in (600, 900, 1300):
             driver.set_window_size(width, 1500)
-            browser.until(lambda: panel_fits(driver))
+            assert browser.until(lambda: panel_fits(driver)), width
             browser.into_view(driver, status)
             driver.save_screenshot(str(shots / f"panel_{width}.png"))
     finally:
@@ -391,9 +391,9 @@ def test_app_needs_no_other_host(driver, app):
 def test_app_ends_the_kernel_of_a_page_that_closes(driver, app):
     for _ in range(2):
         app_page(driver, app)
-    browser.until(lambda: 1 <= app_kernels(app) <= 2)      # the page's own, and at most the one before it, which ends
+    assert browser.until(lambda: 1 <= app_kernels(app) <= 2), "the page's own, and at most the one before, which ends"
     driver.get("about:blank")
-    browser.until(lambda: not app_kernels(app))
+    assert browser.until(lambda: not app_kernels(app))
 
 
 def test_app_log_follows_and_lets_read_back(driver, app, shots):
@@ -421,7 +421,7 @@ def test_app_log_follows_and_lets_read_back(driver, app, shots):
     assert abs(browser.js(driver, first, log) - stood) < 3, "who reads back is not moved by a new answer"
     browser.wait(driver, ".fd-clear:not([disabled])").click()
     browser.wait(driver, ".fd-log", text="Nothing said yet")
-    browser.until(lambda: not driver.find_elements(By.CSS_SELECTOR, ".fd-player .fd-pane"))    # nothing is left
+    assert browser.until(lambda: not driver.find_elements(By.CSS_SELECTOR, ".fd-player .fd-pane")), "nothing is left"
 
 
 def test_app_keeps_what_it_refuses(driver, app, shots):
@@ -493,11 +493,11 @@ def assert_chat_fits(driver, theme, shots):
         probe.style.color = paper; document.body.append(probe);
         const seen = [getComputedStyle(arguments[0].querySelector('p')).color, getComputedStyle(probe).color];
         probe.remove(); return seen""", log)) > 4.5
-    browser.until(lambda: light_arrow(driver) == (theme == "dark"))
+    assert browser.until(lambda: light_arrow(driver) == (theme == "dark"))
     try:
         for width in (480, 900, 1300):
             driver.set_window_size(width, 1500)
-            browser.until(lambda: chat_cut(driver) == [])
+            assert browser.until(lambda: chat_cut(driver) == []), width
             browser.into_view(driver, driver.find_element(By.CSS_SELECTOR, ".fd-message"))
             driver.save_screenshot(str(shots / f"chat_{theme}_{width}.png"))
     finally:
@@ -519,7 +519,7 @@ def test_app_fits_the_window(driver, app, shots):
     try:
         for width in (480, 900, 1300):
             driver.set_window_size(width, 1800)
-            browser.until(lambda: chat_cut(driver) == [])
+            assert browser.until(lambda: chat_cut(driver) == []), width
             driver.save_screenshot(str(shots / f"app_{width}.png"))
     finally:
         driver.set_window_size(size["width"], size["height"])
@@ -545,7 +545,7 @@ def test_app_follows_the_system_s_theme(driver, app, shots):
             assert browser.contrast(ground, paper) < 1.2, "one ground, to the edge of the window"
             assert [pair for pair in inks if browser.contrast(*pair) < 4.5] == []
             assert light_arrow(driver) == dark, "a light arrow on a dark field alone"
-            browser.until(lambda dark=dark: light_ink(driver) == dark)      # on a dark ground alone
+            assert browser.until(lambda dark=dark: light_ink(driver) == dark), "on a dark ground alone"
             driver.save_screenshot(str(shots / f"app_{system}.png"))
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
