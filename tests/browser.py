@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -22,7 +23,6 @@ from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -95,7 +95,8 @@ def lab(folder: Path, log: Path) -> Iterator[tuple[str, str]]:
     base = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
                f"--IdentityProvider.token={token}", "--ServerApp.root_dir=" + str(folder),
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     settings = log.parent / "settings"          # the person's own are neither read nor changed
     news = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
@@ -152,28 +153,22 @@ def becomes(driver: WebDriver, expression: str, wanted: object, seconds: float =
 
 
 def start_all(driver: WebDriver, base: str, token: str, notebook: str, seconds: float = PATIENCE) -> None:
-    """Open a notebook in JupyterLab and run all its cells, as a reader does: pressed again where nothing begins."""
+    """Open a notebook in JupyterLab and run all its cells.
+
+    Its indicator says "idle" before there is a kernel, and who runs a cell then is asked to select one.
+    """
     driver.get(f"{base}/lab/tree/{notebook}?token={token}&reset")
-    wait(driver, ".jp-Notebook .jp-Cell")
+    wait(driver, ".jp-Notebook .jp-Cell", seconds)
+    becomes(driver, f"window.jupyterapp.shell.currentWidget?.context?.path === {json.dumps(notebook)} && "
+                    "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus",
+            "connected", seconds)
     wait(driver, ".jp-Notebook-ExecutionIndicator[data-status=idle]", seconds)
-    end = time.monotonic() + seconds
-    while True:
-        js(driver, "document.querySelector('.jp-Notebook').focus()")
-        menu(driver, "Run", "Run All Cells")
-        if begins(driver, 20):
-            return
-        if time.monotonic() > end:
-            raise TimeoutError(f"{notebook}: no cell begins; {seen(driver, '.jp-Notebook-ExecutionIndicator')}")
-        print(f"{notebook}: nothing began; {seen(driver, '.jp-Notebook-ExecutionIndicator')}")
-        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)     # the menu, if it is still open
-
-
-def begins(driver: WebDriver, seconds: float) -> bool:
-    """Whether a cell of the notebook runs or has run by then: its prompt is not empty."""
+    js(driver, "document.querySelector('.jp-Notebook').focus()")
+    menu(driver, "Run", "Run All Cells")
     try:
-        return until(lambda: bool(re.search(r"\[(\*|\d+)\]", prompts(driver))), seconds)
-    except TimeoutError:
-        return False
+        until(lambda: re.search(r"\[(\*|\d+)\]", prompts(driver)), seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"{notebook}: no cell begins; {seen(driver, '.jp-Notebook-ExecutionIndicator')}") from error
 
 
 def prompts(driver: WebDriver) -> str:
