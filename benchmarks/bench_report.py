@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from report_support import fill
 
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import results_page
+from fastdllm.report import content, results_page
 from fastdllm.report.results import Results
 
 
@@ -39,7 +39,7 @@ def main(configurations: int = 1000) -> None:
         results = Results.of(grid)
         print(f"states              {time.perf_counter() - began:6.2f} s")
         then = time.perf_counter()
-        report = results_page.Report.of(results)
+        report = content.Report.of(results)
         print(f"tables and audit    {time.perf_counter() - then:6.2f} s")
         then = time.perf_counter()
         results_page.write(report)

@@ -33,9 +33,10 @@ from fastdllm import Decoding, Execution, Reuse
 from fastdllm.decode.drafts import Memory, OldLogits, tree
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
-from fastdllm.decode.loop import PLAIN, Engine
+from fastdllm.decode.loop import Engine
 from fastdllm.decode.pack_executor import OneByOne, Together
 from fastdllm.decode.packs import Layout, Pack, State
+from fastdllm.decode.policies import PLAIN
 from fastdllm.decode.step import Forward
 from fastdllm.investigation.speed.measure import seconds_of, synchronise
 from fastdllm.lab import atomic

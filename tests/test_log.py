@@ -16,7 +16,17 @@ from report_support import fill
 from fastdllm.display.claim import MOST_WORDS, words_before_fold
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Grid
-from fastdllm.report import cell_report, criteria, grid_report, plain_control, results_page, tables, wrong_answers
+from fastdllm.report import (
+    cell_report,
+    content,
+    criteria,
+    grid_report,
+    log_entry,
+    plain_control,
+    results_page,
+    tables,
+    wrong_answers,
+)
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
 
@@ -34,11 +44,11 @@ def grid(tmp_path: Path) -> Grid:
 def test_an_entry_of_one_configuration_names_its_task(tmp_path: Path) -> None:
     grid = Grid(experiment="x", output=str(tmp_path), limit=40, axes={"k": [2, 3], "layers": ["middle"]})
     fill(grid, only=lambda configuration: configuration.name == "k2_middle")
-    assert "- **Task**: arithmetic_limit_40\n" in results_page.entry(results_page.Report.of(Results.of(grid)))
+    assert "- **Task**: arithmetic_limit_40\n" in log_entry.entry(content.Report.of(Results.of(grid)))
 
 
 def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
-    text = results_page.entry(results_page.Report.of(Results.of(grid)))
+    text = log_entry.entry(content.Report.of(Results.of(grid)))
     lines = [line.split(":")[0] for line in text.splitlines()]
     assert lines == ["#### 2026-11-21 - x", "- **Task**", "- **Configuration**", "  - Layer Reuse",
                      "  - Layer Subset", "  - Other params", "- **Results**", "  - Accuracy",
@@ -49,7 +59,7 @@ def test_entry_has_the_form_of_the_template(grid: Grid) -> None:
 
 
 def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
-    report = results_page.Report.of(Results.of(grid))
+    report = content.Report.of(Results.of(grid))
     path, *_ = results_page.write(report)
     text = path.read_text()
     for part in ("Reuse pays.", "A. Author", "## Verdict", "undecided", "Rule:", "Best configuration per benchmark",
@@ -64,7 +74,7 @@ def test_page_says_everything_and_keeps_the_notes(grid: Grid) -> None:
 
 
 def test_the_answer_says_what_speeds_side_by_side_are_worth(grid: Grid) -> None:
-    report = results_page.Report.of(Results.of(grid))
+    report = content.Report.of(Results.of(grid))
     found = [Finding("side_by_side", "note", ("a", "b"), "2 of 2 runs", "certain")]
     assert "hold for this run" not in results_page.page(replace(report, findings=found)), "a prediction needs no clock"
     timed = replace(report, findings=[], table=report.table.assign(speed_from="one run"))
@@ -74,7 +84,7 @@ def test_the_answer_says_what_speeds_side_by_side_are_worth(grid: Grid) -> None:
 
 
 def test_what_is_said_of_several_configurations_is_said_once(grid: Grid) -> None:
-    report = results_page.Report.of(Results.of(grid))
+    report = content.Report.of(Results.of(grid))
     lines = results_page.differences(report.table)
     assert [line.split(":")[0] for line in lines] == ["arithmetic k2 first, middle, last each",
                                                       "arithmetic k3 first, middle each"]
@@ -82,7 +92,7 @@ def test_what_is_said_of_several_configurations_is_said_once(grid: Grid) -> None
 
 
 def test_a_report_begins_with_what_ran_when_where_and_on_what_code(grid: Grid) -> None:
-    heading = results_page.Report.of(Results.of(grid)).heading
+    heading = content.Report.of(Results.of(grid)).heading
     record = Results.of(grid).records[0]
     assert heading.startswith("# x\n\nReuse pays.\n\n*2026-11-21; ")
     assert "arithmetic, rule strict; " in heading
@@ -92,7 +102,7 @@ def test_a_report_begins_with_what_ran_when_where_and_on_what_code(grid: Grid) -
 
 def test_an_answer_speaks_of_runs_side_by_side_where_it_holds_a_clocked_speed(grid: Grid) -> None:
     """Not where speeds are predicted, missing, or of executors that don't compare."""
-    report, finding = results_page.Report.of(Results.of(grid)), Finding("side_by_side", "note", (), "", "")
+    report, finding = content.Report.of(Results.of(grid)), Finding("side_by_side", "note", (), "", "")
     reuse = report.table["speed_from"] != "baseline"
     for speed_from, speedup, said in (("one run", 1.1, True), (tables.PREDICTED, 1.1, False),
                                       ("not compared: device A, baseline's B", math.nan, False)):
@@ -109,7 +119,7 @@ def test_a_report_holds_reuse_against_lowering_the_threshold_where_the_grid_has_
         {"k": 1, "threshold": 0.9}, {"k": 1, "threshold": 0.5},
         *({"k": 2, "layers": "middle", "policy": policy, "threshold": 0.9} for policy in ("residual", "replay"))])
     fill(control)
-    report = results_page.Report.of(Results.of(control))
+    report = content.Report.of(Results.of(control))
     assert report.against_plain is not None
     lines = plain_control.sentences(report.against_plain)
     assert len(lines) == 2
@@ -118,12 +128,12 @@ def test_a_report_holds_reuse_against_lowering_the_threshold_where_the_grid_has_
     for text in ((control.directory / "results.md").read_text(), html):
         assert "Against lowering the threshold" in text and "points won over it" in text
         assert all(line in text for line in lines)
-    single = results_page.Report.of(Results.of(grid))
+    single = content.Report.of(Results.of(grid))
     assert single.against_plain is None and "Against lowering the threshold" not in results_page.page(single)
 
 
 def test_a_page_without_its_marks_is_not_overwritten(grid: Grid) -> None:
-    report = results_page.Report.of(Results.of(grid))
+    report = content.Report.of(Results.of(grid))
     path, *_ = results_page.write(report)
     path.write_text("my own page")
     with pytest.raises(ValueError, match="marks of the notes"):
@@ -155,7 +165,7 @@ def test_report_command_writes_notebook_html_page_and_entry(grid: Grid, capfd: p
     assert [fault for shown in page_support.tables(cells) for fault in page_support.bare(shown)] == []
     verdict = "".join(cells[-1]["outputs"][0]["data"]["text/markdown"])
     assert verdict.startswith("**Undecided.** Open: 5 of 5; not complete: 1")
-    answer = results_page.Report.of(Results.of(grid)).answer
+    answer = content.Report.of(Results.of(grid)).answer
     assert shown.count(answer) == 1 and (grid.directory / "results.md").read_text().count(answer) == 1
     assert "fastdllm explore x/arithmetic_limit_40/k2_middle --problem" in shown
     assert words_before_fold(verdict) <= MOST_WORDS
@@ -177,18 +187,18 @@ def test_wrong_answers_lead_to_their_player(grid: Grid) -> None:
     command = row["step by step"].strip("`")
     assert command.endswith(f"k2_last --problem {wrong[0]}")
     assert command in cell_report.samples_html(records.read(home), samples)
-    assert command in results_page.page(results_page.Report.of(Results.of(grid)))
+    assert command in results_page.page(content.Report.of(Results.of(grid)))
 
 
 def test_where_no_wrong_answer_is_known_none_is_shown(tmp_path: Path) -> None:
     right = Grid(experiment="x", output=str(tmp_path), limit=4, axes={"k": [1, 2], "layers": ["first"]})
     fill(right, lambda configuration: (1.0, 0.02, 60))
     assert wrong_answers.shown(Results.of(right)) is None
-    assert "fastdllm explore" not in results_page.page(results_page.Report.of(Results.of(right)))
+    assert "fastdllm explore" not in results_page.page(content.Report.of(Results.of(right)))
 
 
 def test_the_verdict_of_a_grid_of_many_good_configurations_stays_short(grid: Grid) -> None:
-    report = results_page.Report.of(Results.of(grid))
+    report = content.Report.of(Results.of(grid))
     good = pd.concat([report.table.assign(
         config=report.table["config"] + f"_b{i}", k=2, state="complete", speedup=1.5, speed_low=1.4, speed_high=1.6,
         lost=1.0, lost_low=0.5, lost_high=1.5) for i in range(9)])

@@ -11,7 +11,7 @@ from benchmarks import bench_ticks
 from fastdllm import Decoding, Execution, Reuse
 from fastdllm.decode.fast import Fast
 from fastdllm.decode.generate import build
-from fastdllm.decode.loop import Plain
+from fastdllm.decode.plain import Plain
 from fastdllm.decode.policies import OutputPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.store import serves
 from fastdllm.model.graphs import SLOW, rounded
@@ -139,7 +139,7 @@ def test_rows_that_are_dropped_under_way_take_in_nothing(shallow):
 
 @pytest.mark.parametrize(("batch", "halves_from"), [(3, 64), (4, 2), (1, 64)])
 def test_steps_are_told_of_while_the_device_runs_the_next(shallow, batch, halves_from):
-    """Each once, in its row's order, with another launch begun before; those of a row that is alone at once."""
+    """Each once, in its row's order, with another launch begun before, and only what has landed."""
     ids, events = prompts(10), []
     engine, _ = build(shallow, ids, DECODING, Reuse(), "fixed", Execution(batch_size=batch, executor="fast"), None)
     want = {row.index: row.forwards for row in drained(engine, ids)}
@@ -163,7 +163,7 @@ def test_steps_are_told_of_while_the_device_runs_the_next(shallow, batch, halves
         names = [name for name, *_ in events]
         busy.append(names.count("launched") > names.count("landed"))
     assert count == want == {row.index: row.forwards for row in engine.finished}
-    assert sum(busy) > 0.8 * len(busy) if batch > 1 else not any(busy)
+    assert sum(busy) > 0.8 * len(busy)
 
 
 def drained(engine, ids):

@@ -22,7 +22,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import GRID_FILE, Grid
 from fastdllm.lab.jobs import status
 from fastdllm.lab.records import locks
-from fastdllm.report import results_page
+from fastdllm.report import content, results_page
 from fastdllm.report.results import Results
 from fastdllm.share import gallery, inventory
 
@@ -55,7 +55,7 @@ def test_the_report_of_a_part_leaves_that_of_the_whole_as_it_was(study):
     whole, small = meant(study), meant(study, limit=3)
     for grid in (whole, small):
         fill(grid)
-        results_page.write(results_page.Report.of(Results.read(grid.save())))
+        results_page.write(content.Report.of(Results.read(grid.save())))
     assert "20" in (whole.directory / results_page.PAGE).read_text()
     pages = {path.relative_to(whole.directory).as_posix() for path in whole.directory.rglob(results_page.PAGE)}
     assert pages == {"results.md", "reports/limit_3/results.md"}

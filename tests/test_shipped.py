@@ -18,7 +18,7 @@ from fastdllm.lab.config import grid_file
 from fastdllm.lab.config.grid import Grid
 from fastdllm.lab.jobs.status import states
 from fastdllm.lab.records.provenance import Code
-from fastdllm.report import grid_report, results_page, shipped, shipped_beside, tables
+from fastdllm.report import content, grid_report, log_entry, results_page, shipped, shipped_beside, tables
 from fastdllm.report.results import Results
 
 ROOT = Path(__file__).parent.parent
@@ -119,11 +119,11 @@ def test_what_does_not_agree_is_refused_with_file_and_field(home, broken, words)
 
 def test_a_damaged_or_missing_summary_is_refused_with_its_file(home):
     path = home / "made" / "arithmetic_limit_12" / "k2_first" / "summary.json"
-    content = json.loads(path.read_text())
-    del content["checksum"]
-    content["n"] = "many"
-    content["checksum"] = atomic.sha256(atomic.canonical(content))
-    path.write_text(json.dumps(content))
+    record = json.loads(path.read_text())
+    del record["checksum"]
+    record["n"] = "many"
+    record["checksum"] = atomic.sha256(atomic.canonical(record))
+    path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"summary\.json: .*n='many'; allowed: a whole number"):
         shipped.read(home)
     path.unlink()
@@ -189,11 +189,11 @@ def test_what_differs_is_not_put_below_a_grid_and_its_absence_is_one_line(real_o
 def test_where_nothing_ships_the_line_says_so_and_another_model_has_none(real_one, grid, tmp_path):
     assert "no such folder" in shipped_beside.markdown(real_one, shipped.read(tmp_path / "none"))
     assert shipped_beside.markdown(Results.of(grid)) == ""
-    assert "The same model on GSM8K" not in results_page.page(results_page.Report.of(Results.of(grid)))
+    assert "The same model on GSM8K" not in results_page.page(content.Report.of(Results.of(grid)))
 
 
 def test_the_page_of_a_report_has_what_ships_of_its_model(real_one):
-    page = results_page.page(results_page.Report.of(real_one))
+    page = results_page.page(content.Report.of(real_one))
     assert "## The same model on GSM8K\n\n| " in page
     for task in ("gsm8k_words", "gsm8k_equations"):
         assert f"| {task} | k1 | " in page and f"| {task} | k2 middle | " in page
@@ -224,10 +224,10 @@ def test_a_grid_that_never_ran_here_shows_what_ships_and_says_so(cloned, tmp_pat
     params = tmp_path / "made.yml"
     params.write_text(grid.model_dump_json(exclude_defaults=True))
     assert command("grid", "table", params).startswith(f"{results.shipped}\n\n| config |")
-    report = results_page.Report.of(results)
+    report = content.Report.of(results)
     for text in (report.heading, results_page.page(report), results_page.summary_text(report)):
         assert text.count(results.shipped) == 1
-    assert "executed/published/made/arithmetic_limit_12`" in results_page.entry(report)
+    assert "executed/published/made/arithmetic_limit_12`" in log_entry.entry(report)
     assert "made/arithmetic_limit_12/k2_first --problem" in results_page.page(report)
     said = command("grid", "report", params)
     assert results.shipped in said and (grid.directory / "90_report.html").exists()
@@ -251,8 +251,8 @@ def test_shipped_records_of_other_settings_are_not_those_of_a_grid(cloned, chang
 
 def test_points_lost_are_paired_only_where_single_answers_are_kept(cloned):
     grid, _ = cloned
-    assert "paired over the same problems" in results_page.caption(tables.grid_table(Results.own_or_shipped(grid)))
+    assert "paired over the same problems" in content.caption(tables.grid_table(Results.own_or_shipped(grid)))
     for path in shipped.home(grid).rglob(shipped.PROBLEMS):
         path.unlink()
     table = tables.grid_table(Results.own_or_shipped(grid))
-    assert table["lost_low"].notna().any() and "paired over" not in results_page.caption(table)
+    assert table["lost_low"].notna().any() and "paired over" not in content.caption(table)

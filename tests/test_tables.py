@@ -27,7 +27,7 @@ from fastdllm.display.tables import (
 from fastdllm.investigation.collapse.inspection import merged_prompts
 from fastdllm.lab import records
 from fastdllm.lab.config.grid import Configuration, Grid
-from fastdllm.report import cost_model, figures, plain_control, results_page, summary_tables, tables
+from fastdllm.report import content, cost_model, figures, plain_control, summary_tables, tables
 from fastdllm.report.results import Results
 
 AXES = {"k": [1, 2, 3], "layers": ["first", "middle", "last"]}
@@ -283,10 +283,10 @@ def test_a_table_says_which_speed_up_is_predicted_where_others_are_timed(results
 def test_a_table_of_several_executors_names_them_and_one_of_one_does_not(results: Results) -> None:
     table = tables.grid_table(results)
     assert tables.executors(table) == ""
-    assert "executor" not in results_page.caption(table)
+    assert "executor" not in content.caption(table)
     table.loc[table["k"] == 3, "executor"] = "eager"
     table.loc[table["config"] == "k2_last", "executor"] = ""
-    said = results_page.caption(table)
+    said = content.caption(table)
     assert "9 configurations ran on different executors: fast (5), not recorded (1), eager (3)" in said
     assert "clocks are not compared" in said
 

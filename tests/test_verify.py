@@ -15,8 +15,8 @@ import fastdllm
 from fastdllm import Decoding, Execution, Reuse, tasks
 from fastdllm.decode.drafts import Memory, OldLogits, chain, tree
 from fastdllm.decode.generate import build
-from fastdllm.decode.loop import Plain
 from fastdllm.decode.pack_executor import Together
+from fastdllm.decode.plain import Plain
 from fastdllm.decode.revisions import REVISIONS
 from fastdllm.decode.step import Prediction
 from fastdllm.decode.verify import PASS_TOKENS, Verify, drafts_fit

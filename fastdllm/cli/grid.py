@@ -247,8 +247,8 @@ def table(params: Annotated[str | None, PARAMS] = None, task: Annotated[str | No
     """
     from fastdllm.display.tables import Html, as_text
     from fastdllm.report import plain_control, shipped_beside, tables
+    from fastdllm.report.content import COUNTS, caption
     from fastdllm.report.results import Results
-    from fastdllm.report.results_page import COUNTS, caption
     grid, configurations = read(params, task, limit, config, changes)
     results = Results.own_or_shipped(grid, configurations).required()
     rows = tables.grid_table(results)

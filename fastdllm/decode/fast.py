@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from fastdllm.decode.drafts import choose
 from fastdllm.decode.executor import Eager, group, no_hooks
 from fastdllm.decode.policies import OutputPolicy, ReplayPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.step import Forward, Prediction
+from fastdllm.decode.ticks import Part, Tick, launches, parts_of
 from fastdllm.model.errors import NonFiniteLogits
-from fastdllm.model.graphs import Graphs, Packed, Run, Shape, rounded
+from fastdllm.model.graphs import FIELDS, Graphs, Rows, Run, Shape, rounded
 from fastdllm.model.network import Network
 from fastdllm.model.static import TritonOps
 from fastdllm.settings import Decoding
@@ -44,20 +45,12 @@ def runs(layers: tuple[int, ...]) -> tuple[Run, ...]:
     return tuple(stretches)
 
 
-MOST_ROWS = 512         # of a packed tick: 4096 tokens at the usual small block
+class Call(NamedTuple):
+    """One launch: its shape and data, and which of its rows (or readers) says what of which forward."""
 
-
-class Part(NamedTuple):
-    """Tokens of a forward that see each other, and so go in together: a block of a prompt, or all of another forward.
-    """
-
-    index: int                       # of its forward among those of the call
-    start: int
-    end: int                         # keys below it are visible
-    tokens: tuple[int, ...]
-    entry: int                       # where among the stored outputs its first token reads or writes
-    reuses: bool
-    read: tuple[int, ...]            # offsets in the part whose predictions are wanted
+    shape: Shape
+    rows: Rows
+    read: list[tuple[int, int]]      # index of a forward, row
 
 
 class Fast:
@@ -81,7 +74,8 @@ class Fast:
         self.runs = runs(policy.layers) if policy else ()
         replayed_anywhere = policy is not None and policy.keeps_logits and policy.reuse.full_forwards
         self.packed = not replayed_anywhere and (isinstance(self.graphs.ops, TritonOps) if packed is None else packed)
-        self.predicted: dict[int, list[tuple[float, float]]] = {}      # slot -> token, confidence at each offset
+        self.idle = tuple(self.graphs.idle_row(Shape(1, self.small, 0))[-len(FIELDS):])
+        self.predicted: dict[int, list[tuple[int, float]]] = {}      # slot -> token, confidence at each offset
 
     @property
     def overlaps(self) -> bool:
@@ -114,102 +108,72 @@ class Fast:
             replayed = [self._replay(forward) for forward in forwards]
             return lambda: replayed
         entries = [self._entry(forward, plan) for forward, plan in zip(forwards, plans, strict=True)]
-        first = group(forwards[0], plans[0])
+        under_way = [(self.graphs.launch(call.shape, call.rows), call.read)
+                     for call in self._calls(forwards, plans, entries)]
+
+        def predictions() -> list[Prediction]:
+            said = dict[int, tuple[Any, ...]]()
+            for done, read in under_way:
+                tokens, confidence, unmask = done()
+                for index, row in read:
+                    said[index] = tokens[row], confidence[row], unmask[row]
+            return [self._prediction(forward, plan, *said.get(index, ((), (), ())))
+                    for index, (forward, plan) in enumerate(zip(forwards, plans, strict=True))]
+        return predictions
+
+    def _calls(self, forwards: list[Forward], plans: list[ReusePlan], entries: list[int]) -> Iterator[Call]:
+        """What is to be launched for some forwards: as few launches as their tokens need."""
+        reuses, first = [plan.decision == "reuse" for plan in plans], group(forwards[0], plans[0])
         if self.packed and (forwards[0].kind == "prefill" or any(
                 group(forward, plan) != first for forward, plan in zip(forwards, plans, strict=True))):
-            return self._pack(forwards, plans, entries)
+            parts = list[Part]()
+            for index, (forward, entry, reusing) in enumerate(zip(forwards, entries, reuses, strict=True)):
+                parts += parts_of(index, forward, entry, reusing, self.width)
+            if any(reuses):
+                parts.sort(key=lambda part: part.reuses)
+            yield from (self._tick(launch) for launch in launches(parts, self.small))
+        else:
+            yield self._alike(forwards, reuses, entries)
+
+    def _alike(self, forwards: list[Forward], reuses: list[bool], entries: list[int]) -> Call:
+        """Forwards of one width, a row each, or of a prompt a row for each block; the last of its rows is read."""
         width, read = min(forwards[0].width, self.width), max(len(forward.read) for forward in forwards)
-        reuses = [plan.decision == "reuse" for plan in plans]
-        rows, last = list[list[int]](), [0] * len(forwards)      # last: which of its rows a forward is read from
+        rows, last = list[list[int]](), list[tuple[int, int]]()
         for index in sorted(range(len(forwards)), key=lambda index: reuses[index]):      # as `Shape.running` wants it
             rows += self._rows(forwards[index], width, read, entries[index])
-            last[index] = len(rows) - 1
-        reusing, storing = sum(reuses), self._stores(entries, reuses)
+            last.append((index, len(rows) - 1))
+        reusing, storing = sum(reuses), self._stores(zip(entries, reuses, strict=True))
         shape = Shape(self.graphs.bucket(len(rows)), width, read, skipped=self.runs if reusing else (),
                       running=len(rows) - reusing if reusing else 0, keep=self.runs if storing else (),
                       residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing),
                       everything=any(map(self._replayed_anywhere, forwards)), shared=len(rows) > len(forwards))
-        done = self.graphs.launch(shape, rows)
+        return Call(shape, rows, last)
 
-        def predictions() -> list[Prediction]:
-            packed = done()
-            return [self._prediction(forward, plan, *(part[row] for part in packed))
-                    for forward, plan, row in zip(forwards, plans, last, strict=True)]
-        return predictions
-
-    def _stores(self, entries: list[int], reuses: list[bool]) -> bool:
-        """Whether an output is to be stored of what runs every layer."""
-        return self.policy is not None and any(entry != self.graphs.spare_entry and not reuse
-                                               for entry, reuse in zip(entries, reuses, strict=True))
-
-    def _pack(self, forwards: list[Forward], plans: list[ReusePlan],
-              entries: list[int]) -> Callable[[], list[Prediction]]:
-        """All forwards in as few launches as their tokens need: those that run every layer first."""
-        parts = list[Part]()
-        for index, (forward, plan, entry) in enumerate(zip(forwards, plans, entries, strict=True)):
-            reuses = plan.decision == "reuse"
-            if forward.kind == "prefill":
-                parts += self._blocks(index, forward, entry, reuses)
-            else:
-                parts.append(Part(index, forward.start, forward.end, forward.tokens, entry, reuses, forward.read))
-        parts.sort(key=lambda part: part.reuses)
-        launches, size = [list[Part]()], 0
-        for part in parts:
-            size += len(part.tokens) // self.small
-            if size > MOST_ROWS and launches[-1]:
-                launches.append([])
-                size = len(part.tokens) // self.small
-            launches[-1].append(part)
-        pending = [(launch, self._tick(launch, forwards)) for launch in launches]
-
-        def predictions() -> list[Prediction]:
-            said: dict[int, list[list[float]]] = {}
-            for launch, done in pending:
-                packed = done()
-                for row, part in enumerate(part for part in launch if part.read):
-                    said[part.index] = [values[row] for values in packed]
-            return [self._prediction(forward, plan, *said.get(index, ([], [], [])))
-                    for index, (forward, plan) in enumerate(zip(forwards, plans, strict=True))]
-        return predictions
-
-    def _blocks(self, index: int, forward: Forward, entry: int, reuses: bool) -> Iterator[Part]:
-        """The blocks of a prompt."""
-        for begin in range(0, forward.width, self.width):
-            start, end = forward.start + begin, begin + self.width
-            yield Part(index, start, start + self.width, forward.tokens[begin:end], entry, reuses,
-                       tuple(offset - begin for offset in forward.read if begin <= offset < end))
-
-    def _tick(self, parts: list[Part], forwards: list[Forward]) -> Callable[[], Packed]:
-        """One launch: rows of the parts that run every layer, those of the others, and readers that look anywhere."""
-        read = max(len(part.read) for part in parts)
-        reusing = [part for part in parts if part.reuses]
-        rows, readers, empty = list[list[int]](), list[list[int]](), [0] * (2 * read)
-        for part in parts:
-            if reusing and part is reusing[0]:
-                self._fill(rows, read)      # so that few sizes are captured
-                running = len(rows)
-            if part.read:
-                idle, masked = [0] * (read - len(part.read)), forwards[part.index].masked or [1] * len(part.read)
-                first = len(rows) * self.small
-                readers.append([*[first + offset for offset in part.read], *idle, *masked, *idle])
-            slot = forwards[part.index].slot
-            rows += [[*part.tokens[begin:begin + self.small], *empty, slot, part.start + begin, part.end,
-                      part.entry + begin] for begin in range(0, len(part.tokens), self.small)]
-        many = self.graphs.bucket(len(readers)) if readers else 0
-        self._fill(rows, read, many)
-        for row, reader in zip(rows, readers, strict=False):
-            row[self.small:self.small + 2 * read] = reader
-        storing = self._stores([part.entry for part in parts], [part.reuses for part in parts])
-        shape = Shape(len(rows), self.small, read, readers=many, skipped=self.runs if reusing else (),
-                      running=running if reusing else 0, keep=self.runs if storing else (),
+    def _tick(self, parts: list[Part]) -> Call:
+        """Rows of the parts that run every layer, those of the others, and readers that look anywhere."""
+        tick = Tick(self.small, max(len(part.read) for part in parts), self.idle)
+        reusing = sum(part.reuses for part in parts)
+        if reusing:
+            tick.add(parts[:-reusing])
+            tick.fill(self._rounded(tick.rows))      # so that few sizes are captured
+        running = tick.rows
+        tick.add(parts[len(parts) - reusing:] if reusing else parts)
+        many = self.graphs.bucket(tick.readers) if tick.readers else 0
+        tick.fill(max(self._rounded(tick.rows), many))
+        storing = self._stores((part.entry, part.reuses) for part in parts)
+        shape = Shape(tick.rows, self.small, tick.read, readers=many, skipped=self.runs if reusing else (),
+                      running=running, keep=self.runs if storing else (),
                       residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing), shared=True)
-        return self.graphs.launch(shape, rows)
+        return Call(shape, tick.data(), tick.readings)
 
-    def _fill(self, rows: list[list[int]], read: int, least: int = 0) -> None:
-        """Add idle rows up to a size that graphs are captured for."""
-        if self.graphs.captures:
-            idle = self.graphs.idle_row(Shape(1, self.small, read))
-            rows += [list(idle) for _ in range(max(rounded(len(rows)), least) - len(rows))]
+    def _rounded(self, rows: int) -> int:
+        """The size of a tick of so many rows: with idle ones up to a size that graphs are captured for."""
+        return rounded(rows) if self.graphs.captures else rows
+
+    def _stores(self, rows: Iterable[tuple[int, bool]]) -> bool:
+        """Whether an output is to be stored of what runs every layer: of some entry, by a row that does not reuse."""
+        return self.policy is not None and any(entry != self.graphs.spare_entry and not reuses
+                                               for entry, reuses in rows)
 
     def _entry(self, forward: Forward, plan: ReusePlan) -> int:
         """Where among the stored outputs a forward reads, if it reuses, or writes; the spare entry if it does neither.
@@ -245,8 +209,8 @@ class Fast:
         return (self.policy is not None and self.policy.keeps_logits and self.policy.reuse.full_forwards
                 and forward.small_block is not None)
 
-    def _prediction(self, forward: Forward, plan: ReusePlan, tokens: list[float], confidence: list[float],
-                    unmask: list[float]) -> Prediction:
+    def _prediction(self, forward: Forward, plan: ReusePlan, tokens: Sequence[int], confidence: Sequence[float],
+                    unmask: Sequence[bool]) -> Prediction:
         """What a row of `Graphs.run` says of a forward; `replay` holds it by position of the block."""
         count, decisions = len(forward.read), ()
         if (total := sum(confidence[:count])) != total:
@@ -254,17 +218,16 @@ class Fast:
         if self.policy is not None and forward.small_block is not None:
             decisions = (plan.decision,) * len(self.policy.layers)
             if self.policy.keeps_logits:
-                held = self.predicted.setdefault(forward.slot, [(0.0, 0.0)] * self.block)
+                held = self.predicted.setdefault(forward.slot, [(0, 0.0)] * self.block)
                 where = (*forward.read, *range(forward.width))      # the latter only where everything is predicted
                 for at, pair in zip(where, zip(tokens, confidence, strict=True), strict=False):
                     held[(forward.replace_position or 0) + at] = pair
-        return Prediction(tuple(map(int, tokens[:count])), tuple(confidence[:count]), tuple(map(bool, unmask[:count])),
-                          decisions)
+        return Prediction(tuple(tokens[:count]), tuple(confidence[:count]), tuple(unmask[:count]), decisions)
 
     def _replay(self, forward: Forward) -> Prediction:
         """Sample the last predictions again; no device is involved."""
         offset = forward.replace_position or 0
         pairs = [self.predicted[forward.slot][offset + i] for i in forward.read]
         confidence = tuple(value for _, value in pairs)
-        return Prediction(tuple(int(token) for token, _ in pairs), confidence,
+        return Prediction(tuple(token for token, _ in pairs), confidence,
                           choose(confidence, forward.masked, self.threshold))

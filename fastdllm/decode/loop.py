@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, get_args
+from collections.abc import Iterator
+from typing import Protocol, get_args
 
 import torch
 
@@ -14,26 +12,17 @@ from fastdllm.decode.executor import Eager, Executor
 from fastdllm.decode.fast import Fast, supported
 from fastdllm.decode.pack_executor import OneByOne, PackExecutor, Together
 from fastdllm.decode.packs import Layout
-from fastdllm.decode.policies import OutputPolicy, ReusePlan, policy_class
+from fastdllm.decode.plain import Plain
+from fastdllm.decode.policies import OutputPolicy, policy_class
 from fastdllm.decode.row import Row
 from fastdllm.decode.rules import Rules
-from fastdllm.decode.step import Forward, Prediction, Step
+from fastdllm.decode.step import Step
 from fastdllm.decode.threads import in_one_thread
 from fastdllm.decode.trace import Trace
 from fastdllm.decode.verify import Verify, drafts_fit
 from fastdllm.model import cpu
 from fastdllm.model.lm import LM
 from fastdllm.settings import Decoding, ExecutorName, Reuse
-
-PLAIN = ReusePlan("bypass", "no policy")
-
-
-class Work(NamedTuple):
-    """One state of one row that a tick runs forward."""
-
-    row: Row
-    forward: Forward
-    plan: ReusePlan
 
 
 class Turn(Protocol):
@@ -49,81 +38,6 @@ class Turn(Protocol):
     def rest(self) -> Iterator[Step]:
         """Steps that were done and not told of yet, once no row is left."""
         ...
-
-
-HALVES_FROM = 64        # rows of a batch: two launches of half of them cost no more than one of all
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """Work that was launched: each landing waits for the predictions of the work with these indices."""
-
-    work: list[Work]
-    landings: list[tuple[list[int], Callable[[], list[Prediction]]]]
-
-
-class Plain:
-    """One step of every row. Work that can run together (equal `Executor.key`: the same kind of forward, and layers
-    that run alike) is one batch.
-
-    While a GPU runs a batch its caller is told of the steps before, and has time for texts and files (a row that is
-    alone is watched by someone: it is told of at once). Of large batches a tick also takes in what one half came to
-    while the device runs the other.
-    """
-
-    def __init__(self, executor: Executor, policy: OutputPolicy | None, halves_from: int = HALVES_FROM):
-        self.executor, self.policy, self.halves_from = executor, policy, halves_from
-        self.flights: deque[Flight] = deque()
-        self.untold: list[Step] = []
-
-    def tick(self, rows: list[Row]) -> Iterator[Step]:
-        """Schedule work, run it, and let the rows take in what was predicted."""
-        self._begin(rows)
-        yield from self.rest()
-        steps = self._land(self.flights.popleft(), rows)
-        if self.executor.overlaps and len(rows) > 1:
-            self.untold += steps
-        else:
-            yield from steps
-
-    def rest(self) -> Iterator[Step]:
-        """Steps that were done and not told of yet."""
-        untold, self.untold = self.untold, []
-        return iter(untold)
-
-    def _begin(self, rows: list[Row]) -> None:
-        """Launch what no flight carries yet, all of it or by halves."""
-        halves = self.executor.overlaps and len(rows) >= self.halves_from
-        if halves or not self.flights:
-            away = {id(item.row) for flight in self.flights for item in flight.work}
-            here = [row for row in rows if id(row) not in away]
-            for part in (here[::2], here[1::2]) if halves and not self.flights else (here,):
-                if part:
-                    self.flights.append(self._launch([self._work(row, row.next()) for row in part]))
-
-    def _work(self, row: Row, forward: Forward) -> Work:
-        """What a row needs now, and what the policy makes of it."""
-        denoising = forward.small_block is not None
-        return Work(row, forward, self.policy.plan(forward) if self.policy and denoising else PLAIN)
-
-    def _launch(self, work: list[Work]) -> Flight:
-        """Begin all work, batch by batch."""
-        batches: dict[tuple[object, ...], list[int]] = {}
-        for index, item in enumerate(work):
-            batches.setdefault(self.executor.key(item.forward, item.plan), []).append(index)
-        return Flight(work, [(batch, self.executor.launch([work[i].forward for i in batch],
-                                                          [work[i].plan for i in batch]))
-                             for batch in batches.values()])
-
-    def _land(self, flight: Flight, rows: list[Row]) -> Iterator[Step]:
-        """Steps in the order of the work; a row that was abandoned on its way takes in nothing."""
-        predictions = {index: prediction for batch, landing in flight.landings
-                       for index, prediction in zip(batch, landing(), strict=True)}
-        alive = set(map(id, rows))
-        for index, item in enumerate(flight.work):
-            if id(item.row) in alive:
-                item.row.forwards_run += not item.plan.skip
-                yield item.row.apply(item.forward, predictions[index], replayed=item.plan.skip)
 
 
 class Engine:
@@ -171,7 +85,7 @@ class Engine:
     def steps(self, prompts: Iterator[tuple[int, list[int]]]) -> Iterator[Step]:
         """Denoise all prompts (index, token ids); yields every forward of every row.
 
-        On a GPU, rows of a batch may be a step further than what was yielded of them, and have finished already.
+        On a GPU, rows may be a step further than what was yielded of them, and have finished already.
         Raises DecodingError (model/errors.py) where a row can't go on.
         """
         while True:

@@ -35,6 +35,9 @@ class ReusePlan:
         return self.decision, self.skip, None if self.columns is None else len(self.columns)
 
 
+PLAIN = ReusePlan("bypass", "no policy")
+
+
 class Original:
     """The layer itself, for a policy that wants it computed."""
 

@@ -45,6 +45,7 @@ class Row:
         self.saw_stop = False
         self.looked_to = -1                  # how far the tokens were final when the end was last looked for
         self.block: list[int] = []
+        self.clean = 0                       # see `_clean`; looked up once a step, for the device waits
         target = self.length // rules.block * rules.block
         if prefix >= target and self.length % rules.block:
             self._open_block()
@@ -54,8 +55,14 @@ class Row:
         self.start = self.prefix
         tail = self.tokens[self.start:]
         self.block = tail + [self.rules.mask_id] * (self.rules.block - len(tail))
+        self.clean = self._clean()
         self.step = 0
         self.has_cache = False
+
+    def _clean(self) -> int:
+        """How many tokens of the block stand before its first masked position."""
+        mask = self.rules.mask_id
+        return self.block.index(mask) if mask in self.block else len(self.block)
 
     def next(self) -> Forward:
         """The forward this row needs now. Not to be called once `finish` is set."""
@@ -66,65 +73,77 @@ class Row:
             part = tuple(self.tokens[self.prefix:last])
             return self._forward("prefill", self.prefix, part, last, (len(part) - 1,) if carried else ())
         end = self.start + rules.block
-        if rules.mask_id not in self.block:
+        if self.clean == rules.block:
             return self._forward("commit", self.start, tuple(self.block), end, (rules.block - 1,))
-        small_block = self.block.index(rules.mask_id) // rules.small
+        small_block = self.clean // rules.small
         offset = small_block * rules.small
         part = self.block[offset:offset + rules.small]
         masked = tuple([token == rules.mask_id for token in part])
         every_k = rules.revision.full_block_every_k and (rules.k <= 1 or self.step % rules.k == 0)
         if not rules.block_cache or not self.has_cache or masked[0] or every_k:
             return self._forward("full", self.start, tuple(self.block), end, predicting(offset, rules.small), masked,
-                                 small_block)
+                                 small_block, offset)
         return self._forward("small", self.start + offset, tuple(part), end, predicting(0, rules.small), masked,
-                             small_block)
+                             small_block, offset)
 
     def _forward(self, kind: str, start: int, tokens: tuple[int, ...], end: int, read: tuple[int, ...],
-                 masked: tuple[bool, ...] = (), small_block: int | None = None) -> Forward:
-        offset = 0 if small_block is None else small_block * self.rules.small
-        return Forward(row=self.index, slot=self.slot, index=self.forwards, kind=kind,
-                       block=start // self.rules.block, small_block=small_block,
-                       step=None if small_block is None else self.step, start=start, tokens=tokens, end=end,
-                       read=read, masked=masked, replace_position=offset if kind == "small" else None,
-                       offset=offset, block_cache=bool(self.block) and self.has_cache)
+                 masked: tuple[bool, ...] = (), small_block: int | None = None, offset: int = 0) -> Forward:
+        return Forward(self.index, self.slot, self.forwards, kind, start // self.rules.block, small_block,
+                       None if small_block is None else self.step, start, tokens, end, read, masked,
+                       offset if kind == "small" else None, offset, bool(self.block) and self.has_cache)
 
     def apply(self, forward: Forward, prediction: Prediction, replayed: bool = False) -> Step:
+        """`take` and tell of it."""
+        self.take(forward, prediction, replayed)
+        return self.told(forward, prediction, replayed)
+
+    def take(self, forward: Forward, prediction: Prediction, replayed: bool = False) -> None:
         """Take in what a forward predicted; sets `finish` when the row is done.
 
         Raises NothingUnmasked for a step that leaves its small block as it was.
         """
-        size = self.rules.block
         self.forwards += 1
         self.nfe["replay" if replayed else forward.kind] += 1
         for decision in prediction.decisions:
             self.decisions[decision] += 1
-        unmasked, confidence, revealed = [False] * size, [NAN] * size, False
-        if denoised := forward.small_block is not None:
-            mask = self.rules.mask_id
-            said = zip(forward.masked, prediction.tokens, prediction.confidence, prediction.unmask, strict=False)
-            for position, (masked, token, sure, reveal) in enumerate(said, forward.offset):
-                if masked:
-                    confidence[position] = sure
-                if reveal and token != mask:      # what is predicted to be masked stays masked
-                    self.block[position], unmasked[position], revealed = token, True, True
-                    self.saw_stop |= token in self.rules.stop_ids
-            if not revealed:
-                raise NothingUnmasked(self._stuck(forward, prediction))
-            self.step += 1
-            self.steps += 1
-            self.has_cache |= forward.kind == "full" and self.rules.block_cache
-        start, tokens = (self.start, tuple(self.block)) if self.block else (forward.start, forward.tokens[-size:])
-        if not denoised:
+        if forward.small_block is None:
             self._advance(forward, prediction)
+        else:
+            self._unmask(forward, prediction)
         if self.rules.revision.termination == "exact":
             self._stop_exactly()
         else:
             self._stop_as_upstream(forward)
         if self.finish:
             self.seconds = time.perf_counter() - self.began
-        return Step(row=self.index, block=start // size, small_block=forward.small_block, step=forward.step,
+
+    def told(self, forward: Forward, prediction: Prediction, replayed: bool = False) -> Step:
+        """The step that `take` just took; to be called before it takes the next one."""
+        rules = self.rules
+        unmasked, confidence, denoised = [False] * rules.block, [NAN] * rules.block, forward.small_block is not None
+        said = zip(forward.masked, prediction.tokens, prediction.confidence, prediction.unmask, strict=False)
+        for position, (masked, token, sure, reveal) in enumerate(said, forward.offset):
+            if masked:
+                confidence[position] = sure
+            unmasked[position] = reveal and token != rules.mask_id
+        start, tokens = (self.start, tuple(self.block)) if denoised else (forward.start, forward.tokens[-rules.block:])
+        return Step(row=self.index, block=start // rules.block, small_block=forward.small_block, step=forward.step,
                     kind="replay" if replayed else forward.kind, start=start, tokens=tokens,
                     unmasked=tuple(unmasked), confidence=tuple(confidence), nfe=dict(self.nfe))
+
+    def _unmask(self, forward: Forward, prediction: Prediction) -> None:
+        """After a denoising forward: what it unmasks stands in the block; what is predicted to be masked stays so."""
+        rules, revealed = self.rules, False
+        for i, reveal in enumerate(prediction.unmask):
+            if reveal and (token := prediction.tokens[i]) != rules.mask_id:
+                self.block[forward.offset + i], revealed = token, True
+                self.saw_stop |= token in rules.stop_ids
+        if not revealed:
+            raise NothingUnmasked(self._stuck(forward, prediction))
+        self.clean = self._clean()
+        self.step += 1
+        self.steps += 1
+        self.has_cache |= forward.kind == "full" and rules.block_cache
 
     def _stuck(self, forward: Forward, prediction: Prediction) -> str:
         """What is wrong where a step unmasked nothing; the next would be the same again, without end."""
@@ -153,8 +172,7 @@ class Row:
         return text[:text.index(self.rules.mask_id)] if self.rules.mask_id in text else text
 
     def _stop_exactly(self) -> None:
-        mask, block = self.rules.mask_id, self.block
-        clean = self.start + (block.index(mask) if mask in block else len(block)) if block else len(self.tokens)
+        clean = self.start + self.clean if self.block else len(self.tokens)
         if clean == self.looked_to:      # what was unmasked lies behind a mask: nothing new is final
             return
         seen, self.looked_to = max(0, self.looked_to - self.length), clean

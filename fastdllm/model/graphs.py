@@ -8,9 +8,11 @@ machine without CUDA the same code runs uncaptured, on `CpuOps` in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdllm.model import cpu, kernels
@@ -21,12 +23,12 @@ from fastdllm.model.positions import RowPositions
 from fastdllm.model.static import TorchOps, TritonOps, pick
 
 Run = tuple[int, int]                 # first and last of contiguous layers
-Packed = list[list[list[float]]]      # tokens, confidence, unmask: each [rows][n]
+Rows = list[list[int]] | NDArray[np.int64]                                # [rows, columns], see `Shape.columns`
+Packed = tuple[list[list[int]], list[list[float]], list[list[bool]]]      # tokens, confidence, unmask: each [rows][n]
 FIELDS = ("slot", "start", "end", "entry")
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """What one graph computes. `entry` in the data says where among the stored outputs [slots * block] a row reads or
     writes: rows that do neither have the spare entry."""
 
@@ -88,6 +90,12 @@ def buckets(most: int) -> list[int]:
     return [size for size in sizes if size < most] + [most]
 
 
+def packed(results: NDArray[np.float32]) -> Packed:
+    """What a forward said, from [3, rows, n]."""
+    tokens, confidence, unmask = results
+    return tokens.astype(np.int64).tolist(), confidence.tolist(), (unmask != 0).tolist()
+
+
 class Captured:
     """One shape on CUDA: its buffers and its graph. The buffers serve one forward at a time."""
 
@@ -105,7 +113,7 @@ class Captured:
             self.device_in.copy_(self.incoming, non_blocking=True)
             self.outgoing.copy_(graphs.compute(shape, self.device_in), non_blocking=True)
 
-    def launch(self, rows: list[list[int]]) -> Callable[[], Packed]:
+    def launch(self, rows: Rows) -> Callable[[], Packed]:
         """Begin; what is returned waits for the end."""
         self.busy = True
         self.rows[:len(rows)] = rows
@@ -114,9 +122,10 @@ class Captured:
         self.done.record(self.stream)
 
         def result() -> Packed:
-            self.done.synchronize()      # the only one
+            while not self.done.query():      # the only wait; in `synchronize` the caches of what follows grow cold
+                pass
             self.busy = False
-            return self.results[:, :self.readers or len(rows)].tolist()
+            return packed(self.results[:, :self.readers or len(rows)])
         return result
 
 
@@ -158,7 +167,7 @@ class Graphs:
         """Data of an idle row: it computes on the spare slot, and nobody reads it."""
         return [0] * (shape.width + 2 * shape.read) + [self.cache.slots - 1, 0, shape.width, self.spare_entry]
 
-    def run(self, shape: Shape, rows: list[list[int]]) -> Packed:
+    def run(self, shape: Shape, rows: Rows) -> Packed:
         """Run one forward of `rows` (as `Shape.columns` says); tokens, confidence, unmask, each [rows][n].
 
         With `shape.everything` a second half follows: tokens and confidence at all positions, [rows][width]. With
@@ -166,19 +175,20 @@ class Graphs:
         """
         return self.launch(shape, rows)()
 
-    @torch.inference_mode()
-    def launch(self, shape: Shape, rows: list[list[int]]) -> Callable[[], Packed]:
+    def launch(self, shape: Shape, rows: Rows) -> Callable[[], Packed]:
         """Begin `run`; what is returned waits for its end. A shape that is under way already is captured once more."""
         self.synchronisations += 1
-        for stored in (*shape.skipped, *shape.keep):
-            self.store(stored)
-        if not self.captures:
-            done = self.compute(shape, torch.tensor(rows)).tolist()
-            return lambda: done
-        same = self.captured.setdefault(shape, [])
-        captured = next((each for each in same if not each.busy), None)
-        if captured is None:
-            same.append(captured := Captured(self, shape))
+        for each in self.captured.get(shape, ()):
+            if not each.busy:
+                return each.launch(rows)
+        with torch.inference_mode():
+            for stored in (*shape.skipped, *shape.keep):
+                self.store(stored)
+            if not self.captures:
+                done = packed(self.compute(shape, torch.as_tensor(rows)).numpy())
+                return lambda: done
+            captured = Captured(self, shape)
+        self.captured.setdefault(shape, []).append(captured)
         return captured.launch(rows)
 
     def store(self, run: Run) -> Tensor:

@@ -139,7 +139,7 @@ class TorchOps:
 TILINGS: dict[str, tuple[Tiling | None, Tiling | None]] = {
     "qkv": (None, None),
     "o": (Tiling(64, 128, 2, 6, 4, True, 16), Tiling(64, 128, 2, 6, 4, True, 16)),
-    "gate_up": (Tiling(32, 128, 1, 4, prefetch=4), Tiling(64, 128, 1, 4, 4, True, 2)),
+    "gate_up": (Tiling(32, 128, 1, 5, prefetch=4), Tiling(64, 128, 1, 4, 4, True, 2)),
     "down": (Tiling(64, 128, 2, 6, 4, True, 4), Tiling(64, 128, 2, 6, 4, True, 2)),
     "head": (Tiling(128, 128, 1, 5, 4, True), Tiling(128, 128, 1, 5, 8, True, 4)),
 }
