@@ -14,6 +14,7 @@ from fastdllm.decode.generate import build
 from fastdllm.decode.plain import Plain
 from fastdllm.decode.policies import OutputPolicy, ResidualPolicy, ReusePlan
 from fastdllm.decode.store import serves
+from fastdllm.decode.ticks import Part, Tick
 from fastdllm.model.graphs import SLOW, rounded
 
 DECODING = Decoding(threshold=0.6, max_new_tokens=40, stop_ids=(510,), mask_id=511)
@@ -171,6 +172,44 @@ def drained(engine, ids):
     engine.finished.clear()
     list(engine.steps(iter(enumerate(ids))))
     return engine.finished
+
+
+@pytest.mark.parametrize(("small", "seed"), [(4, 1), (8, 2), (8, 3), (16, 4)])
+def test_the_data_of_a_tick_say_for_each_row_and_reader_what_it_is(small, seed):
+    """Tokens and place of each row in the order of the parts, idle rows where they are filled in, readers on top."""
+    draw, idle = random.Random(seed), (9, 0, small, 99)
+
+    def part(index):
+        width = draw.choice((small, 32))
+        read = draw.choice(((), (width - 1,), tuple(range(small))))
+        return Part(index, draw.randrange(8), draw.randrange(0, 96, 8), 128, tuple(draw.choices(range(500), k=width)),
+                    draw.randrange(64), False, read, tuple(draw.random() < 0.5 for _ in read))
+    before, after = [part(index) for index in range(5)], [part(index) for index in range(5, 12)]
+    tick = Tick(small, small, idle)
+    tick.add(before)
+    gap = tick.rows
+    tick.fill(gap + 3)
+    tick.add(after)
+    end = tick.rows
+    tick.fill(end + 2)
+    data, row, readers = tick.data(), 0, []
+    assert data.shape == (end + 2, 3 * small + 4) and len(tick.readings) == tick.readers
+    for each in before + after:
+        if row == gap:
+            assert all(tuple(fields) == idle for fields in data[gap:gap + 3, -4:])
+            row += 3
+        if each.read:
+            readers.append((each.index, [row * small + offset for offset in each.read], list(each.masked)))
+        for begin in range(0, len(each.tokens), small):
+            assert tuple(data[row, :small]) == each.tokens[begin:begin + small]
+            assert tuple(data[row, -4:]) == (each.slot, each.start + begin, each.end, each.entry + begin)
+            row += 1
+    assert row == end and all(tuple(fields) == idle for fields in data[end:, -4:])
+    assert tick.readings == [(index, number) for number, (index, *_) in enumerate(readers)]
+    for (_, where, masked), said in zip(readers, data.tolist(), strict=False):
+        assert said[small:small + len(where)] == where
+        assert said[2 * small:3 * small] == [*masked, *[0] * (small - len(masked))]
+    assert not data[len(readers):, small:3 * small].any()
 
 
 def test_sizes_that_are_captured():

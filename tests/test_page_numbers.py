@@ -224,9 +224,14 @@ def test_packed_ticks_are_their_record():
         assert int(unpacked) == round(apart["tokens_per_second"])
         loop = runs.get(("plain loop", batch))
         assert plain == (str(round(loop["tokens_per_second"])) if loop else "")
-    assert numbers(r"on another host made (\S+), (\S+) and (\S+) %", text) == shares(
-        "h100_batches_2026-11-27_other_card.json")
-    assert numbers(r"on a third, (\S+), (\S+) and (\S+) %", text) == shares("h100_batches_2026-11-26.json")
+    assert numbers(r"launched apart makes (\S+) %", text) == (f"{100 * runs['unpacked', 1]['share']:.1f}",)
+    files = ["h100_batches_2026-11-27.json", "h100_batches_2026-11-27_other_card.json",
+             "h100_batches_2026-11-27_before.json"]
+    assert numbers(r"on another card and host made (\S+), (\S+) and (\S+) %", text) == shares(files[1])
+    assert numbers(r"a third one made (\S+), (\S+) and (\S+) %", text) == shares(files[2])
+    loops = [next(run for run in measured(file)["runs"] if run["engine"] == "plain loop") for file in files]
+    assert numbers(r"made (\d+), (\d+) and (\d+) tokens/s on these three", text) == tuple(
+        f"{loop['tokens_per_second']:.0f}" for loop in loops)
 
 
 def test_two_gpus_are_their_record():
