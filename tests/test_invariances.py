@@ -90,7 +90,7 @@ def test_subset_does_not_matter_to_output_reuse(tiny, questions, k):
     assert sum(row["reuse"] for row in counts[0]) > 0
 
 
-def same_alone_and_in_batches(lm, prompts, decoding, reuse):
+def assert_same_alone_and_in_batches(lm, prompts, decoding, reuse):
     """Alone, all together, and through two slots: the same tokens and the same forwards."""
     alone = fastdllm.generate(lm, prompts, decoding=decoding, reuse=reuse, batch_size=1)
     together = fastdllm.generate(lm, prompts, decoding=decoding, reuse=reuse)
@@ -107,14 +107,14 @@ def same_alone_and_in_batches(lm, prompts, decoding, reuse):
                                    Reuse(k=2, layers="1-2", policy="replay")], ids=lambda reuse: reuse.policy)
 def test_row_does_not_depend_on_its_batch(shallow, golden_prompts, reuse):
     prompts = [golden_prompts[name] for name in ("p5", "p33", "p40", "p64")]
-    same_alone_and_in_batches(shallow, prompts, QUICK.model_copy(update={"mask_id": 511, "stop_ids": ()}), reuse)
+    assert_same_alone_and_in_batches(shallow, prompts, QUICK.model_copy(update={"mask_id": 511, "stop_ids": ()}), reuse)
 
 
 @pytest.mark.parametrize("reuse", [Reuse(), Reuse(k=3, layers="middle", policy="adaptive", similarity=0.9)],
                          ids=lambda reuse: reuse.policy)
 def test_a_row_of_the_trained_checkpoint_does_not_depend_on_its_batch(tiny, questions, reuse):
     """Rows that stop, each at its time."""
-    same_alone_and_in_batches(tiny, questions[::2], QUICK, reuse)
+    assert_same_alone_and_in_batches(tiny, questions[::2], QUICK, reuse)
 
 
 def test_longer_limit_changes_nothing_until_the_stop(tiny, questions):

@@ -256,7 +256,7 @@ def test_help_is_a_reference():
             assert f"{name} = {field.default!r}  ({field.description})" in text, name
 
 
-@pytest.mark.parametrize("name", ["cli", "decode", "model", "tasks", "lab/config", "lab/jobs", "lab/records"])
+@pytest.mark.parametrize("name", ["cli", "decode", "model", "report", "tasks", "lab/config", "lab/jobs", "lab/records"])
 def test_a_room_of_many_files_says_what_each_is_for(name):
     """Its docstring lists them by job: every file once, and none that is not there."""
     text = ast.get_docstring(ast.parse((ROOT / "fastdllm" / name / "__init__.py").read_text()))

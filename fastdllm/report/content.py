@@ -13,13 +13,7 @@ from functools import cached_property
 import pandas as pd
 
 from fastdllm.display.tables import ONE_RUN, PREDICTED, REPEATS, as_text, only_predicted
-from fastdllm.report import (
-    cost_model,
-    criteria,
-    plain_control,
-    shipped_beside,
-    tables,
-)
+from fastdllm.report import cost_model, criteria, plain_control, shipped_beside, tables
 from fastdllm.report.audit import rules, sources
 from fastdllm.report.audit.evidence import Finding
 from fastdllm.report.results import Results
