@@ -21,11 +21,12 @@ from fastdllm.decode.revisions import get
 from fastdllm.model import attention, attention_parts, kernels, shared_attention
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.errors import NonFiniteLogits
-from fastdllm.model.graphs import buckets
+from fastdllm.model.graphs import buckets, packed
 from fastdllm.model.lm import LM
 from fastdllm.model.network import Network, rotate
 from fastdllm.model.positions import RowPositions
 from fastdllm.model.products import Tiling, Workspace, linear
+from fastdllm.model.static import TorchOps
 
 GOLDEN = Path(__file__).parent / "golden"
 DECODING = Decoding(threshold=0.6, max_new_tokens=40, stop_ids=(510,), mask_id=511)
@@ -354,7 +355,8 @@ def test_predict_kernel():
     logits = torch.randn(8, 10007, device="cuda", dtype=torch.bfloat16)
     logits[2, 77] = logits[2, 9000] = logits[3, 1] = 9
     masked = torch.tensor([[1, 1, 1, 0, 7], [0, 1, 1, 1, 7]], device="cuda")[:, :4] != 0      # rows lie apart
-    tokens, confidence, reveal = kernels.predict(logits, masked, 0.9).flatten(1)
+    tokens, bits, reveal = kernels.predict(logits, masked, 0.9).flatten(1)
+    confidence = bits.view(torch.float32)
     want = logits.float().softmax(-1)
     assert tokens.long().tolist() == want.argmax(-1).tolist() and tokens[2] == 77
     assert torch.allclose(confidence, want.max(-1).values, rtol=1e-4)
@@ -362,7 +364,28 @@ def test_predict_kernel():
     assert reveal.nonzero().flatten().tolist() == best
     assert kernels.predict(logits, masked, 0.0)[2].bool().tolist() == masked.tolist()
     logits[1, 3], logits[3, 9] = float("nan"), float("inf")
-    assert kernels.predict(logits, masked, 0.9)[1].flatten().isnan().nonzero().flatten().tolist() == [1, 3]
+    bits = kernels.predict(logits, masked, 0.9)[1].flatten()
+    assert bits.view(torch.float32).isnan().nonzero().flatten().tolist() == [1, 3]
+
+
+@gpu
+@pytest.mark.parametrize("size", [0, 1, 1024, 5000])
+def test_copies_to_and_from_pinned_memory(size):
+    there, source = torch.zeros(size, 3, dtype=torch.int64, device="cuda"), torch.randint(99, (size, 3)).pin_memory()
+    back = torch.zeros_like(source).pin_memory()
+    kernels.copy(source, there)
+    kernels.copy(there, back)
+    torch.cuda.synchronize()
+    assert torch.equal(there.cpu(), source) and torch.equal(back, source)
+
+
+def test_predictions_keep_every_bit():
+    """Tokens and confidence share integers: neither is rounded, and what is not a number stays so."""
+    tokens, masked = torch.tensor([[(1 << 24) + 1, 3]]), torch.tensor([[True, False]])
+    confidence = torch.tensor([[1 / 3, float("nan")]])
+    said = packed(TorchOps.unmask(tokens, confidence, masked, 0.9).numpy())
+    assert said[0] == tokens.tolist() and said[2] == masked.tolist()
+    assert said[1][0][0] == confidence[0, 0].item() and said[1][0][1] != said[1][0][1]
 
 
 def error(ours: torch.Tensor, want: torch.Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastdllm.decode.drafts import choose
@@ -45,6 +45,14 @@ def runs(layers: tuple[int, ...]) -> tuple[Run, ...]:
     return tuple(stretches)
 
 
+def alike(forwards: Sequence[Forward], plans: Sequence[ReusePlan]) -> bool:
+    """Whether all of them are of one `group`."""
+    if len(forwards) == 1:
+        return True
+    first = group(forwards[0], plans[0])
+    return all(group(forward, plan) == first for forward, plan in zip(forwards, plans, strict=True))
+
+
 class Call(NamedTuple):
     """One launch: its shape and data, and which of its rows (or readers) says what of which forward."""
 
@@ -72,8 +80,10 @@ class Fast:
         self.width, self.small = network.config.bd_size, decoding.small_block
         self.graphs = Graphs(network, self.cache, self.block, decoding.threshold, slots)
         self.runs = runs(policy.layers) if policy else ()
-        replayed_anywhere = policy is not None and policy.keeps_logits and policy.reuse.full_forwards
-        self.packed = not replayed_anywhere and (isinstance(self.graphs.ops, TritonOps) if packed is None else packed)
+        # Predictions at all positions of a block may be replayed: those of a small forward are read in the small block
+        # of the forward before it, those of a full one anywhere.
+        self.everything = policy is not None and policy.keeps_logits and policy.reuse.full_forwards
+        self.packed = not self.everything and (isinstance(self.graphs.ops, TritonOps) if packed is None else packed)
         self.idle = tuple(self.graphs.idle_row(Shape(1, self.small, 0))[-len(FIELDS):])
         self.predicted: dict[int, list[tuple[int, float]]] = {}      # slot -> token, confidence at each offset
 
@@ -107,9 +117,8 @@ class Fast:
         if plans[0].skip:
             replayed = [self._replay(forward) for forward in forwards]
             return lambda: replayed
-        entries = [self._entry(forward, plan) for forward, plan in zip(forwards, plans, strict=True)]
         under_way = [(self.graphs.launch(call.shape, call.rows), call.read)
-                     for call in self._calls(forwards, plans, entries)]
+                     for call in self._calls(forwards, plans)]
 
         def predictions() -> list[Prediction]:
             said = dict[int, tuple[Any, ...]]()
@@ -121,59 +130,60 @@ class Fast:
                     for index, (forward, plan) in enumerate(zip(forwards, plans, strict=True))]
         return predictions
 
-    def _calls(self, forwards: list[Forward], plans: list[ReusePlan], entries: list[int]) -> Iterator[Call]:
+    def _calls(self, forwards: list[Forward], plans: list[ReusePlan]) -> Iterator[Call]:
         """What is to be launched for some forwards: as few launches as their tokens need."""
-        reuses, first = [plan.decision == "reuse" for plan in plans], group(forwards[0], plans[0])
-        if self.packed and (forwards[0].kind == "prefill" or any(
-                group(forward, plan) != first for forward, plan in zip(forwards, plans, strict=True))):
-            parts = list[Part]()
-            for index, (forward, entry, reusing) in enumerate(zip(forwards, entries, reuses, strict=True)):
-                parts += parts_of(index, forward, entry, reusing, self.width)
-            if any(reuses):
-                parts.sort(key=lambda part: part.reuses)
-            yield from (self._tick(launch) for launch in launches(parts, self.small))
+        parts = list[Part]()
+        for index, (forward, plan) in enumerate(zip(forwards, plans, strict=True)):
+            parts += parts_of(index, forward, self._entry(forward, plan), plan.decision == "reuse", self.width)
+        reusing = sum([part.reuses for part in parts])
+        if reusing:
+            parts.sort(key=lambda part: part.reuses)
+        if self.packed and (forwards[0].kind == "prefill" or not alike(forwards, plans)):
+            yield from map(self._tick, launches(parts, self.small))
         else:
-            yield self._alike(forwards, reuses, entries)
+            everything = self.everything and any(forward.small_block is not None for forward in forwards)
+            yield self._rows(parts, reusing, everything, shared=len(parts) > len(forwards))
 
-    def _alike(self, forwards: list[Forward], reuses: list[bool], entries: list[int]) -> Call:
-        """Forwards of one width, a row each, or of a prompt a row for each block; the last of its rows is read."""
-        width, read = min(forwards[0].width, self.width), max(len(forward.read) for forward in forwards)
-        rows, last = list[list[int]](), list[tuple[int, int]]()
-        for index in sorted(range(len(forwards)), key=lambda index: reuses[index]):      # as `Shape.running` wants it
-            rows += self._rows(forwards[index], width, read, entries[index])
-            last.append((index, len(rows) - 1))
-        reusing, storing = sum(reuses), self._stores(zip(entries, reuses, strict=True))
-        shape = Shape(self.graphs.bucket(len(rows)), width, read, skipped=self.runs if reusing else (),
-                      running=len(rows) - reusing if reusing else 0, keep=self.runs if storing else (),
-                      residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing),
-                      everything=any(map(self._replayed_anywhere, forwards)), shared=len(rows) > len(forwards))
-        return Call(shape, rows, last)
+    def _rows(self, parts: list[Part], reusing: int, everything: bool, shared: bool) -> Call:
+        """A row for each of these parts, which are equally long."""
+        read, rows, readings = max([len(part.read) for part in parts]), list[list[int]](), list[tuple[int, int]]()
+        for index, slot, start, end, tokens, entry, _, offsets, masked in parts:
+            if offsets:
+                readings.append((index, len(rows)))
+            idle = [0] * (read - len(offsets))
+            rows.append([*tokens, *offsets, *idle, *masked, *idle, slot, start, end, entry])
+        shape = Shape(self.graphs.bucket(len(rows)), len(parts[0].tokens), read, everything=everything, shared=shared)
+        return Call(self._reused(shape, parts, reusing, len(rows) - reusing), rows, readings)
 
     def _tick(self, parts: list[Part]) -> Call:
         """Rows of the parts that run every layer, those of the others, and readers that look anywhere."""
         tick = Tick(self.small, max(len(part.read) for part in parts), self.idle)
         reusing = sum(part.reuses for part in parts)
+        tick.add(parts[:len(parts) - reusing])
         if reusing:
-            tick.add(parts[:-reusing])
             tick.fill(self._rounded(tick.rows))      # so that few sizes are captured
         running = tick.rows
-        tick.add(parts[len(parts) - reusing:] if reusing else parts)
+        tick.add(parts[len(parts) - reusing:])
         many = self.graphs.bucket(tick.readers) if tick.readers else 0
         tick.fill(max(self._rounded(tick.rows), many))
-        storing = self._stores((part.entry, part.reuses) for part in parts)
-        shape = Shape(tick.rows, self.small, tick.read, readers=many, skipped=self.runs if reusing else (),
-                      running=running, keep=self.runs if storing else (),
-                      residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing), shared=True)
-        return Call(shape, tick.data(), tick.readings)
+        shape = Shape(tick.rows, self.small, tick.read, readers=many, shared=True)
+        return Call(self._reused(shape, parts, reusing, running), tick.data(), tick.readings)
+
+    def _reused(self, shape: Shape, parts: list[Part], reusing: int, running: int) -> Shape:
+        """The shape with the layers that so many parts, the last ones, reuse, and with those that others store.
+
+        `running` rows, the first ones, are of parts that run every layer.
+        """
+        if self.policy is None:
+            return shape
+        storing = any(part.entry != self.graphs.spare_entry for part in parts[:len(parts) - reusing])
+        return shape._replace(skipped=self.runs if reusing else (), running=running if reusing else 0,
+                              keep=self.runs if storing else (),
+                              residual=isinstance(self.policy, ResidualPolicy) and bool(reusing or storing))
 
     def _rounded(self, rows: int) -> int:
         """The size of a tick of so many rows: with idle ones up to a size that graphs are captured for."""
         return rounded(rows) if self.graphs.captures else rows
-
-    def _stores(self, rows: Iterable[tuple[int, bool]]) -> bool:
-        """Whether an output is to be stored of what runs every layer: of some entry, by a row that does not reuse."""
-        return self.policy is not None and any(entry != self.graphs.spare_entry and not reuses
-                                               for entry, reuses in rows)
 
     def _entry(self, forward: Forward, plan: ReusePlan) -> int:
         """Where among the stored outputs a forward reads, if it reuses, or writes; the spare entry if it does neither.
@@ -189,25 +199,6 @@ class Fast:
             for layer in policy.layers:
                 start = policy.store.note(layer, forward)
         return self.graphs.spare_entry if start is None or policy.keeps_logits else forward.slot * self.block + start
-
-    def _rows(self, forward: Forward, width: int, read: int, entry: int) -> list[list[int]]:
-        """Of a prefill each block is a row of its own, attending to what stands before its end; the last one is read.
-        """
-        rows = []
-        for begin in range(0, forward.width, width):
-            start, offsets, masked = forward.start + begin, [0] * read, [0] * read
-            if begin + width == forward.width:
-                offsets[:len(forward.read)] = [offset - begin for offset in forward.read]
-                masked[:len(forward.read)] = forward.masked or [1] * len(forward.read)
-            rows.append([*forward.tokens[begin:begin + width], *offsets, *masked, forward.slot, start,
-                         forward.end if forward.kind == "small" else start + width, entry])
-        return rows
-
-    def _replayed_anywhere(self, forward: Forward) -> bool:
-        """Whether predictions at all of its positions may be replayed: those of a small forward are read in the small
-        block of the forward before it, those of a full one anywhere."""
-        return (self.policy is not None and self.policy.keeps_logits and self.policy.reuse.full_forwards
-                and forward.small_block is not None)
 
     def _prediction(self, forward: Forward, plan: ReusePlan, tokens: Sequence[int], confidence: Sequence[float],
                     unmask: Sequence[bool]) -> Prediction:

@@ -70,33 +70,39 @@ class Plain:
 
     def _begin(self, rows: list[Row]) -> None:
         """Launch what no flight carries yet, all of it or by halves."""
-        halves = self.executor.overlaps and len(rows) >= self.halves_from
-        if halves or not self.flights:
+        if len(rows) < self.halves_from or not self.executor.overlaps:
+            if not self.flights:
+                self._launch(rows)
+        elif self.flights:
             away = {id(item.row) for flight in self.flights for item in flight.work}
-            here = [row for row in rows if id(row) not in away]
-            for part in (here[::2], here[1::2]) if halves and not self.flights else (here,):
-                if part:
-                    self.flights.append(self._launch([self._work(row, row.next()) for row in part]))
+            self._launch([row for row in rows if id(row) not in away])
+        else:
+            self._launch(rows[::2])
+            self._launch(rows[1::2])
 
     def _work(self, row: Row, forward: Forward) -> Work:
         """What a row needs now, and what the policy makes of it."""
         denoising = forward.small_block is not None
         return Work(row, forward, self.policy.plan(forward) if self.policy and denoising else PLAIN)
 
-    def _launch(self, work: list[Work]) -> Flight:
-        """Begin all work, batch by batch."""
+    def _launch(self, rows: list[Row]) -> None:
+        """Begin a flight of what these rows need, batch by batch."""
+        if not rows:
+            return
+        work = [self._work(row, row.next()) for row in rows]
         batches: dict[tuple[object, ...], list[int]] = {}
         for index, item in enumerate(work):
             batches.setdefault(self.executor.key(item.forward, item.plan), []).append(index)
-        return Flight(work, [(batch, self.executor.launch([work[i].forward for i in batch],
-                                                          [work[i].plan for i in batch]))
-                             for batch in batches.values()])
+        self.flights.append(Flight(work, [(batch, self.executor.launch([work[i].forward for i in batch],
+                                                                       [work[i].plan for i in batch]))
+                                          for batch in batches.values()]))
 
     def _land(self, flight: Flight, rows: list[Row]) -> Iterator[tuple[Work, Prediction]]:
         """Work that was taken in, in order; a row that was abandoned on its way takes in nothing."""
-        predictions = {index: prediction for batch, landing in flight.landings
-                       for index, prediction in zip(batch, landing(), strict=True)}
-        alive = set(map(id, rows))
+        predictions = dict[int, Prediction]()
+        for batch, landing in flight.landings:
+            predictions.update(zip(batch, landing(), strict=True))
+        alive = {id(row) for row in rows}
         for index, item in enumerate(flight.work):
             if id(item.row) in alive:
                 item.take(predictions[index])

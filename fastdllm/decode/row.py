@@ -45,7 +45,7 @@ class Row:
         self.saw_stop = False
         self.looked_to = -1                  # how far the tokens were final when the end was last looked for
         self.block: list[int] = []
-        self.clean = 0                       # see `_clean`; looked up once a step, for the device waits
+        self.clean = 0                       # of the open block, see `_clean`: looked up once a step
         target = self.length // rules.block * rules.block
         if prefix >= target and self.length % rules.block:
             self._open_block()
@@ -166,11 +166,6 @@ class Row:
         """The prompt, clean tokens, and the open block as it stands."""
         return self.tokens[:self.start] + self.block if self.block else self.tokens
 
-    def _final(self) -> list[int]:
-        """Generated tokens whose predecessors are all unmasked."""
-        text = self._text()[self.length:]
-        return text[:text.index(self.rules.mask_id)] if self.rules.mask_id in text else text
-
     def _stop_exactly(self) -> None:
         clean = self.start + self.clean if self.block else len(self.tokens)
         if clean == self.looked_to:      # what was unmasked lies behind a mask: nothing new is final
@@ -188,8 +183,8 @@ class Row:
 
     def _stop_as_upstream(self, forward: Forward) -> None:
         rules = self.rules
-        if self.saw_stop and rules.mask_id not in self.block:
-            text = self._final()
+        if self.saw_stop and self.clean == len(self.block):
+            text = self._text()[self.length:]
             stop = next(i for i, token in enumerate(text) if token in rules.stop_ids)
             self.generated, self.finish = text[:stop + 1], "stop"
         elif forward.kind == "commit":

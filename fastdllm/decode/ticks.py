@@ -29,19 +29,20 @@ class Part(NamedTuple):
     entry: int                       # where among the stored outputs its first token reads or writes
     reuses: bool
     read: tuple[int, ...]            # offsets in the part whose predictions are wanted
-    masked: tuple[bool, ...]         # of the positions that are predicted
+    masked: tuple[bool, ...]         # of the positions that are predicted: one for each of `read`
 
 
 def parts_of(index: int, forward: Forward, entry: int, reuses: bool, width: int) -> Iterable[Part]:
     """A forward as it goes in: a prompt by blocks of so many tokens, everything else whole."""
-    masked = forward.masked or (True,) * len(forward.read)
     if forward.kind != "prefill":
         return (Part(index, forward.slot, forward.start, forward.end, forward.tokens, entry, reuses, forward.read,
-                     masked),)
-    return [Part(index, forward.slot, start, start + width, forward.tokens[begin:begin + width], entry, reuses,
-                 tuple(offset - begin for offset in forward.read if begin <= offset < begin + width), masked)
-            for begin, start in zip(range(0, forward.width, width), range(forward.start, forward.end, width),
-                                    strict=True)]
+                     forward.masked or (True,) * len(forward.read)),)
+    parts = []
+    for begin, start in zip(range(0, forward.width, width), range(forward.start, forward.end, width), strict=True):
+        read = tuple(offset - begin for offset in forward.read if begin <= offset < begin + width)
+        parts.append(Part(index, forward.slot, start, start + width, forward.tokens[begin:begin + width], entry, reuses,
+                          read, (True,) * len(read)))
+    return parts
 
 
 def launches(parts: list[Part], small: int) -> Iterator[list[Part]]:

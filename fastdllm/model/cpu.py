@@ -185,4 +185,4 @@ def read(hidden: Tensor, head: Tensor, least: Tensor) -> Tuple[Tensor, Tensor]:
     logits = torch.mm(hidden, head).div_(length(hidden, least))
     top, tokens = logits.max(1, keepdim=True)
     confidence = (logits - top).exp_().sum(1).reciprocal_()
-    return tokens.float(), confidence.masked_fill_(~logits.sum(1).isfinite(), float("nan"))
+    return tokens, confidence.masked_fill_(~logits.sum(1).isfinite(), float("nan"))

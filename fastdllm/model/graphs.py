@@ -7,6 +7,7 @@ machine without CUDA the same code runs uncaptured, on `CpuOps` in float32.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -90,10 +91,9 @@ def buckets(most: int) -> list[int]:
     return [size for size in sizes if size < most] + [most]
 
 
-def packed(results: NDArray[np.float32]) -> Packed:
-    """What a forward said, from [3, rows, n]."""
-    tokens, confidence, unmask = results
-    return tokens.astype(np.int64).tolist(), confidence.tolist(), (unmask != 0).tolist()
+def packed(results: NDArray[np.int32]) -> Packed:
+    """What a forward said, from [3, rows, n]: see `Graphs.compute`."""
+    return results[0].tolist(), results[1].view(np.float32).tolist(), (results[2] != 0).tolist()
 
 
 class Captured:
@@ -105,19 +105,21 @@ class Captured:
         self.incoming = torch.tensor([self.idle] * shape.rows).pin_memory()
         self.rows, self.device_in = self.incoming.numpy(), self.incoming.to(device)
         result = graphs.compute(shape, self.device_in)       # warms up: compiles kernels, sizes the output
-        self.outgoing = torch.zeros(result.shape, pin_memory=True)
+        self.outgoing = torch.zeros(result.shape, dtype=torch.int32, pin_memory=True)
+        graphs.ops.copy(result, self.outgoing)
         self.results, self.done = self.outgoing.numpy(), torch.cuda.Event()
         torch.cuda.synchronize(device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=graphs.pool):
-            self.device_in.copy_(self.incoming, non_blocking=True)
-            self.outgoing.copy_(graphs.compute(shape, self.device_in), non_blocking=True)
+            graphs.ops.copy(self.incoming, self.device_in)
+            graphs.ops.copy(graphs.compute(shape, self.device_in), self.outgoing)
 
     def launch(self, rows: Rows) -> Callable[[], Packed]:
         """Begin; what is returned waits for the end."""
         self.busy = True
         self.rows[:len(rows)] = rows
-        self.rows[len(rows):] = self.idle
+        if len(rows) < len(self.rows):
+            self.rows[len(rows):] = self.idle
         self.graph.replay()
         self.done.record(self.stream)
 
@@ -161,7 +163,7 @@ class Graphs:
         """The smallest batch size that graphs are captured for and that holds `rows`; without graphs, `rows`."""
         if not self.captures:
             return rows
-        return next((size for size in self.buckets if size >= rows), -(-rows // 8) * 8)
+        return self.buckets[bisect_left(self.buckets, rows)] if rows <= self.buckets[-1] else -(-rows // 8) * 8
 
     def idle_row(self, shape: Shape) -> list[int]:
         """Data of an idle row: it computes on the spare slot, and nobody reads it."""
@@ -199,7 +201,10 @@ class Graphs:
         return self.stored[run[1]]
 
     def compute(self, shape: Shape, data: Tensor) -> Tensor:
-        """The forward itself: no host decision depends on `data` [rows, columns]. Returns float32, see `run`."""
+        """The forward itself: no host decision depends on `data` [rows, columns].
+
+        Returns int32 [3, rows, n]: tokens, the bits of their confidence in float32, and what to unmask; see `run`.
+        """
         rows, width, read = shape.rows, shape.width, shape.read
         slots, starts, ends, entries = data[:, -len(FIELDS):].unbind(1)
         entry = entries
@@ -232,10 +237,10 @@ class Graphs:
             if running < rows:
                 hidden = torch.cat([hidden, served])
         if not read:
-            return torch.zeros(3, rows, 0, device=data.device)
+            return torch.zeros(3, rows, 0, dtype=torch.int32, device=data.device)
         if not shape.everything:
             return self.ops.predict(hidden if trim else pick(hidden, where), masked != 0, self.threshold)
         every = self.ops.predict(hidden, torch.ones(rows, width, dtype=torch.int64, device=data.device) != 0,
                                  self.threshold)
-        tokens, confidence = every[0].gather(1, where), every[1].gather(1, where)
+        tokens, confidence = every[0].gather(1, where), every[1].view(torch.float32).gather(1, where)
         return torch.cat([self.ops.unmask(tokens, confidence, masked != 0, self.threshold), every], dim=2)

@@ -38,7 +38,7 @@ class PackGraphs(Graphs):
                 *[0, 1, *[0] * (2 * STRETCHES - 2)] * width, *[0] * shape.read]
 
     def compute(self, shape: Shape, data: Tensor) -> Tensor:
-        """Tokens, confidence and a flag without meaning, each [rows or readers, read], from data
+        """As `Graphs.compute`, each [rows or readers, read], with a flag that means nothing, from data
         [rows, sum(parts(shape))]."""
         rows, width, read = shape.rows, shape.width, shape.read
         slots, tokens, positions, places, sees, where = data.split_with_sizes(parts(shape), 1)

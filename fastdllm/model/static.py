@@ -114,8 +114,8 @@ class TorchOps:
         return self.network.logits(hidden)
 
     def predict(self, hidden: Float[Tensor, "N D"], masked: Bool[Tensor, "R n"],
-                threshold: float) -> Float[Tensor, "3 R n"]:
-        """Argmax and its probability in float32 (nan where a logit is not finite), and what to unmask.
+                threshold: float) -> Int[Tensor, "3 R n"]:
+        """Argmax, its probability in float32 (its bits; nan where a logit is not finite), and what to unmask.
 
         Unmasked are masked positions above the threshold, and always the most confident one, ties to the left.
         """
@@ -123,15 +123,20 @@ class TorchOps:
         top, tokens = logits.max(-1)
         confidence = 1.0 / (logits - top[:, None]).exp().sum(-1)
         confidence = torch.where(logits.sum(-1).isfinite(), confidence, torch.nan).view(masked.shape)
-        return self.unmask(tokens.view(masked.shape).float(), confidence, masked, threshold)
+        return self.unmask(tokens.view(masked.shape), confidence, masked, threshold)
 
     @staticmethod
     def unmask(tokens: Tensor, confidence: Tensor, masked: Tensor, threshold: float) -> Tensor:
-        """Choose the positions to unmask; all [R, n] in, [3, R, n] out."""
+        """Choose the positions to unmask; all [R, n] in, int32 [3, R, n] out: confidence as its bits."""
         best = torch.where(masked, confidence, -torch.inf).argmax(1, keepdim=True)
         offsets = torch.arange(masked.shape[1], device=masked.device)
         reveal = ((confidence > threshold) | (offsets == best)) & masked
-        return torch.stack([tokens, confidence, reveal.float()])
+        return torch.stack([tokens.int(), confidence.view(torch.int32), reveal.int()])
+
+    @staticmethod
+    def copy(source: Tensor, into: Tensor) -> None:
+        """into = source, of which one may be pinned memory of the host."""
+        into.copy_(source, non_blocking=True)
 
 
 # How products of few rows are cut, for up to 16 and up to 64 rows: found on an H200 with `benchmarks/tune.py`.
@@ -219,6 +224,11 @@ class TritonOps(TorchOps):
 
     def predict(self, hidden: Tensor, masked: Tensor, threshold: float) -> Tensor:
         return kernels.predict(self.logits(hidden), masked, threshold)
+
+    @staticmethod
+    def copy(source: Tensor, into: Tensor) -> None:
+        """By a kernel, which begins earlier than the driver's copy."""
+        kernels.copy(source, into)
 
     @staticmethod
     def norm(hidden: Tensor, module: RMSNorm) -> Tensor:
