@@ -32,6 +32,7 @@ from fastdllm.report.cost_model import Need, least_seconds
 TARGETS = {1: 0.85, 32: 0.75, 128: 0.78}      # share of the bound, by batch
 TOKENS = 160                                  # of the longest answer
 ALONE = 8                                     # prompts at batch 1
+ROUNDS_ALONE = 3                              # so many times the rounds: a run takes a third of the others' time
 ENGINES: dict[str, bool | None] = {"packed": True, "unpacked": False, "default": None}
 
 
@@ -97,7 +98,7 @@ def measure(lm: LM, options: argparse.Namespace, bandwidth: float, flops: float)
         bound, some, most = 0.0, prompts[:count], limits[:count]
         for name in options.engines:
             engine = engine_with(ENGINES[name], lm, some, TOKENS, batch, most)
-            runs, steps = timed(engine, some, options.rounds)
+            runs, steps = timed(engine, some, options.rounds * (ROUNDS_ALONE if batch == 1 else 1))
             needs = [needs_of(row, prompt, lm.config.bd_size) for row, prompt in zip(steps, some, strict=True)]
             bound = bound_seconds(lm.config, needs, batch, bandwidth, flops, lm.dtype.itemsize)
             made = sum(len(row.generated) for row in engine.finished)
@@ -138,7 +139,8 @@ def main() -> None:
                         help="default: what executor='fast' is")
     parser.add_argument("--plain", type=int, nargs="*", default=[1, 32, 128], help="batches of the plain loop, too")
     parser.add_argument("--prompts", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=1, help="runs for the clock, behind one to warm up")
+    parser.add_argument("--rounds", type=int, default=1,
+                        help="runs for the clock, behind one to warm up; three times as many at batch 1")
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
     parser.add_argument("--small", action="store_true", help="thin layers, to try it out")
     options = parser.parse_args()

@@ -224,13 +224,17 @@ def test_packed_ticks_are_their_record():
         assert int(unpacked) == round(apart["tokens_per_second"])
         loop = runs.get(("plain loop", batch))
         assert plain == (str(round(loop["tokens_per_second"])) if loop else "")
-    assert numbers(r"launched apart makes (\S+) %", text) == (f"{100 * runs['unpacked', 1]['share']:.1f}",)
-    files = ["h100_batches_2026-11-27.json", "h100_batches_2026-11-27_other_card.json",
-             "h100_batches_2026-11-27_before.json"]
-    assert numbers(r"on another card and host made (\S+), (\S+) and (\S+) %", text) == shares(files[1])
-    assert numbers(r"a third one made (\S+), (\S+) and (\S+) %", text) == shares(files[2])
-    loops = [next(run for run in measured(file)["runs"] if run["engine"] == "plain loop") for file in files]
-    assert numbers(r"made (\d+), (\d+) and (\d+) tokens/s on these three", text) == tuple(
+    files = [f"h100_batches_2026-11-27{which}.json" for which in ("", "_other_card", "_halved", "_before")]
+    reports = [measured(file) for file in files]
+    assert numbers(r"a slower host, made (\S+), (\S+) and (\S+) %", text) == shares(files[1])
+    assert numbers(r"of the host's work made (\S+), (\S+) and (\S+) %", text) == shares(files[2])
+    assert numbers(r"a fourth one made (\S+), (\S+) and (\S+) %", text) == shares(files[3])
+    assert numbers(r"missed by (\S+) points on the other", text) == (f"{85 - float(shares(files[1])[0]):.1f}",)
+    assert numbers(r"two seconds \((\d+) TFLOP/s.*?of its copies \((\S+) TB/s\)", text) == (
+        f"{reports[0]['matrix_flops'] / 1e12:.0f}", f"{reports[0]['copy_bandwidth'] / 1e12:.2f}")
+    assert numbers(r"with copies at (\S+) TB/s", text) == (f"{reports[1]['copy_bandwidth'] / 1e12:.2f}",)
+    loops = [next(run for run in report["runs"] if run["engine"] == "plain loop") for report in reports]
+    assert numbers(r"made (\d+), (\d+), (\d+) and (\d+) tokens/s on these four", text) == tuple(
         f"{loop['tokens_per_second']:.0f}" for loop in loops)
 
 
