@@ -1,4 +1,5 @@
-"""A packed tick: forwards of all kinds in one launch, cut into rows as long as a small block.
+"""What forwards consist of when they are launched, and a packed tick: parts of all kinds in one launch, cut into rows
+as long as a small block.
 
 While its data are put together the device waits, and there are dozens of forwards: each adds to a few lists of plain
 numbers, and the rest is done for all of them at once.

@@ -165,7 +165,7 @@ def predict(logits: Tensor, masked: Tensor, threshold: float) -> Tensor:
 def copy(source: Tensor, into: Tensor) -> None:
     """into = source, contiguous and of one size; between the device and pinned memory of the host, too.
 
-    In a graph of few tokens it takes half as long as a copy by the driver.
+    With one at either end, the graph of one row takes 9 to 15 us less than with the driver's copies (7B's shape, H100).
     """
     if size := source.numel():
         _copy[(triton.cdiv(size, 1024),)](source, into, size, BLOCK=1024)
