@@ -104,7 +104,8 @@ class Captured:
         self.idle, self.readers, self.busy = graphs.idle_row(shape), shape.readers, False
         self.incoming = torch.tensor([self.idle] * shape.rows).pin_memory()
         self.rows, self.device_in = self.incoming.numpy(), self.incoming.to(device)
-        result = graphs.compute(shape, self.device_in)       # warms up: compiles kernels, sizes the output
+        graphs.ops.copy(self.incoming, self.device_in)       # warms up: not every driver loads kernels in a capture
+        result = graphs.compute(shape, self.device_in)       # likewise, and sizes the output
         self.outgoing = torch.zeros(result.shape, dtype=torch.int32, pin_memory=True)
         graphs.ops.copy(result, self.outgoing)
         self.results, self.done = self.outgoing.numpy(), torch.cuda.Event()
