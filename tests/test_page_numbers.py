@@ -232,6 +232,11 @@ def test_packed_ticks_are_their_record():
     assert numbers(r"missed by (\S+) points on the other", text) == (f"{85 - float(shares(files[1])[0]):.1f}",)
     assert numbers(r"two seconds \((\d+) TFLOP/s.*?of its copies \((\S+) TB/s\)", text) == (
         f"{reports[0]['matrix_flops'] / 1e12:.0f}", f"{reports[0]['copy_bandwidth'] / 1e12:.2f}")
+    rounds = [{run["batch"]: str(len(run["seconds"])) for run in report["runs"] if run["engine"] == "packed"}
+              for report in reports[:2]]
+    assert numbers(r"shortest of (\d+) runs counts at batch 1, of (\d+) at the others", text) == (
+        rounds[0][1], rounds[0][32]) and rounds[0][32] == rounds[0][128]
+    assert set(numbers(r"the shortest of (\d+) runs at each batch", text)) == set(rounds[1].values())
     assert numbers(r"with copies at (\S+) TB/s", text) == (f"{reports[1]['copy_bandwidth'] / 1e12:.2f}",)
     loops = [next(run for run in report["runs"] if run["engine"] == "plain loop") for report in reports]
     assert numbers(r"made (\d+), (\d+), (\d+) and (\d+) tokens/s on these four", text) == tuple(
